@@ -1,0 +1,33 @@
+# make demo   shows why a real network saw a dog and a cat in one photograph
+# make test   runs the tests
+# Both make .venv and install into it first. PYTHON=... picks the interpreter that makes it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint test-slow clean
+
+demo: $(INSTALLED)
+	$(BIN)/captum-cav demo --output captum_cav_demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable ".[coverage]"
+	$(BIN)/python -m pytest -m slow
+
+$(INSTALLED): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) captum_cav_demo build dist *.egg-info

@@ -1,0 +1,34 @@
+"""Contribution Analysis Visualization (CAV) for PyTorch, as Captum attributions.
+
+Which parts of this picture gave the network its score for this class? The score is followed back through the network;
+in every layer each input gets its share of the output. Not to be confused with Concept Activation Vectors
+(``captum.concept.CAV``).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from captum_cav import rules as rules
+    from captum_cav import visualization as visualization
+    from captum_cav.attribution import InputCAV, LayerCAV, NeuronCAV
+
+__version__ = "0.1.0"
+__all__ = ["InputCAV", "LayerCAV", "NeuronCAV", "rules", "visualization"]
+
+_ATTRIBUTIONS = ("InputCAV", "LayerCAV", "NeuronCAV")
+
+
+def __getattr__(name: str) -> Any:
+    # Captum imports matplotlib; whoever imports only this package's name should not wait for either.
+    if name in _ATTRIBUTIONS:
+        return getattr(importlib.import_module("captum_cav.attribution"), name)
+    if name in __all__:
+        return importlib.import_module(f"captum_cav.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,547 @@
+"""Contribution Analysis Visualization as Captum attributions: of layers, of inputs, of one neuron.
+
+The method is Kakishita and Hattori's; equation numbers are their paper's. For every unit ``x_i`` of a layer, the
+*contribution ratio* ``beta[x_i -> p]`` is the share of the score ``p`` that came from it. Chained from the score back
+(equations 5 and 6), it equals ``x_i * c_i / p``, where the coefficient ``c`` is what ordinary autograd computes once
+every operation is replaced by its surrogate (:mod:`captum_cav.rules`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+from captum.attr import GradientAttribution, LayerAttribution, NeuronAttribution
+from captum.log import log_usage
+
+from captum_cav import _captum, checks
+from captum_cav.errors import CAVError, CAVTypeError, LayerError, ModelError
+from captum_cav.propagation import forward
+from captum_cav.propagation.marks import tensors_in
+from captum_cav.propagation.operation import Rule
+
+Normalize: TypeAlias = Literal["score", "abs"] | None
+Attributions: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...]
+_NORMALIZATIONS = ("score", "abs", None)
+_UNKNOWNS = ("error", "gradient")
+
+
+class _Contributions(GradientAttribution):  # type: ignore[misc]
+    """What the attributions share: options, one forward pass, ratios and their delta."""
+
+    forward_func: Callable[..., Any]
+
+    def _configure(
+        self, rules: Mapping[Callable[..., Any], Rule] | None, normalize: Normalize, on_unknown: str
+    ) -> None:
+        checks.check_model(self.forward_func)
+        if normalize not in _NORMALIZATIONS:
+            raise CAVError(f'normalize is {normalize!r}; expected "score", "abs" or None.')
+        if on_unknown not in _UNKNOWNS:
+            raise CAVError(f'on_unknown is {on_unknown!r}; expected "error" or "gradient".')
+        for key in rules or {}:
+            if isinstance(key, (type, torch.nn.Module)) or not callable(key):
+                raise CAVTypeError(f"rules has the key {key!r}; expected a torch function, as torch.relu.")
+        self._rules = dict(rules or {})
+        self._normalize = normalize
+        self._on_unknown = on_unknown
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """A contribution is an activation times its coefficient."""
+        return True
+
+    def has_convergence_delta(self) -> bool:
+        """``return_convergence_delta`` is supported."""
+        return True
+
+    def compute_convergence_delta(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Not to be had afterwards: the shares of constants are measured in the backward pass itself.
+
+        Raises:
+            CAVError: always; pass ``return_convergence_delta=True`` to ``attribute`` instead.
+        """
+        raise CAVError(
+            "the delta needs the shares of constants, which only the backward pass can measure; call "
+            "attribute(..., return_convergence_delta=True)."
+        )
+
+    def _run(
+        self,
+        inputs: Any,
+        additional_forward_args: Any,
+        sites: Sequence[forward.Site] = (),
+        *,
+        tap_inputs: bool = False,
+        stop_at_sites: bool = False,
+        with_account: bool,
+    ) -> forward.Forward:
+        additional = additional_forward_args
+        if additional is None:
+            additional = ()
+        elif not isinstance(additional, tuple):
+            additional = (additional,)
+        return forward.run(
+            self.forward_func,
+            checks.check_inputs(self.forward_func, inputs),
+            additional,
+            sites,
+            tap_inputs=tap_inputs,
+            stop_at_sites=stop_at_sites,
+            rules=self._rules,
+            on_unknown=self._on_unknown,
+            with_account=with_account,
+        )
+
+    def _scores(self, output: Any, target: Any) -> torch.Tensor:
+        output = checks.check_output(output)
+        checks.check_target(output, target)
+        scores = _captum.select_scores(output, target)
+        if self._normalize is not None:
+            checks.warn_near_zero(scores, output)
+        return scores
+
+    def _contributions(
+        self,
+        passed: forward.Forward,
+        scores: torch.Tensor,
+        chosen: Sequence[int],
+        names: Sequence[str],
+        *,
+        with_delta: bool,
+        keep_graph: bool = False,
+        grad_kwargs: dict[str, Any] | None = None,
+    ) -> tuple[list[tuple[torch.Tensor, ...]], list[torch.Tensor]]:
+        """Contributions of each chosen tap and, if asked for, what they and the constants leave unexplained."""
+        if not scores.requires_grad:
+            raise ModelError(_independent(", ".join(names)))
+        grad_kwargs = dict(grad_kwargs or {})
+        materialize = grad_kwargs.pop("materialize_grads", False)
+        wants_graph = bool(grad_kwargs.get("create_graph", False))
+        values = scores.detach()
+        seeds = torch.ones_like(values)
+        if self._normalize is not None:
+            seeds = seeds / (values if self._normalize == "score" else values.abs())
+        # An operation may keep its samples in any dimension. What is linear in the seeds can be split by sample all
+        # the same: a sample's part of a sum is its seed times the sum's derivative by that seed.
+        split = with_delta and len(seeds) > 1
+        if split:
+            seeds.requires_grad_()
+            grad_kwargs["create_graph"] = True
+        with torch.enable_grad():
+            coefficients = passed.coefficients(scores, seeds, chosen, keep_graph or split, **grad_kwargs)
+            contributions = []
+            for index, name, found in zip(chosen, names, coefficients, strict=True):
+                if not materialize and all(part is None for part in found):
+                    raise ModelError(_independent(name))
+                contributions.append(
+                    tuple(
+                        torch.zeros_like(value) if part is None else value * part
+                        for value, part in zip(passed.taps[index].values, found, strict=True)
+                    )
+                )
+            deltas = []
+            if with_delta:
+                assert passed.account is not None
+                shares = passed.account.settle(len(passed.taps))
+                for index, parts in zip(chosen, contributions, strict=True):
+                    total = shares[index].to(seeds.device)
+                    for part in parts:
+                        total = total + part.sum(dtype=torch.float64)
+                    explained = total.reshape(1)
+                    if split:
+                        (by_seed,) = torch.autograd.grad(total, seeds, retain_graph=True)
+                        explained = by_seed.double() * seeds.detach()
+                    deltas.append((values * seeds.detach() - explained).detach().to(values.dtype))
+        if not wants_graph:
+            contributions = [tuple(part.detach() for part in parts) for parts in contributions]
+        return contributions, deltas
+
+
+def _independent(name: str) -> str:
+    return (
+        f"the score does not depend on {name} by anything that carries contributions (it is computed before the layer, "
+        "under torch.no_grad(), from detached tensors, or weighs only: gates and attention weights carry nothing)."
+    )
+
+
+class LayerCAV(LayerAttribution, _Contributions):  # type: ignore[misc]
+    """Contribution ratios of the units of any layers: which parts gave the network its score.
+
+    Nothing about the model is assumed, changed or retrained. All layers come out of one forward and one backward pass,
+    and nothing before the first of them builds a graph.
+
+    For networks of linear operations, ReLU and max pooling the ratios equal activation x gradient / score; elsewhere
+    (tanh, GELU, gates, layer norm, attention, ...) they differ.
+
+    Args:
+        forward_func: the model, or any callable that returns scores of shape (N,) or (N, ...).
+        layer: a module, its qualified name (where ``forward_func`` is a module), or a list of either.
+        device_ids: accepted for Captum's signature; the forward pass runs where the model is.
+        rules: rules for torch functions, before the defaults: ``{torch.special.i0: rules.pass_through}``.
+        normalize: ``"score"``, the paper's ratios ``x * c / p``, whose signs turn round where the score is negative;
+            ``"abs"``, the same divided by ``|p|``, so that positive always raised the score; None for contributions in
+            units of the score, as LRP gives them.
+        on_unknown: ``"error"`` refuses an operation without a rule; ``"gradient"`` warns and passes its gradient on.
+        call: which call of a layer that the forward pass reaches several times: 0 for the first, -1 for the last.
+
+    Raises:
+        LayerError: for a layer that is not the model's; names near matches.
+
+    Source: Kakishita and Hattori, equations 1-9.
+
+    Example::
+
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+        >>> for parameter, values in zip(net.parameters(), ([[1., 1.], [1., -1.]], [0., 0.], [[1., 2.]], [1.])):
+        ...     _ = parameter.data.copy_(torch.tensor(values))
+        >>> x = torch.tensor([[3., 1.]])            # hidden: 4 and 2; score: 1 * 4 + 2 * 2 + 1 = 9
+        >>> LayerCAV(net, "1").attribute(x)         # 4/9 from each hidden unit, 1/9 from the bias
+        tensor([[0.4444, 0.4444]])
+        >>> LayerCAV(net, "0", normalize=None).attribute(x, return_convergence_delta=True)
+        (tensor([[4., 4.]]), tensor([0.]))
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: torch.nn.Module | str | Sequence[torch.nn.Module | str],
+        device_ids: list[int] | None = None,
+        *,
+        rules: Mapping[Callable[..., Any], Rule] | None = None,
+        normalize: Normalize = "score",
+        on_unknown: str = "error",
+        call: int | None = None,
+    ) -> None:
+        several = isinstance(layer, (list, tuple))
+        found = [checks.find_layer(forward_func, one) for one in (layer if several else [layer])]  # type: ignore[union-attr]
+        if not found:
+            raise LayerError("layer is an empty list; expected at least one layer.")
+        modules = [module for _, module in found]
+        LayerAttribution.__init__(self, forward_func, modules if several else modules[0], device_ids)
+        GradientAttribution.__init__(self, forward_func)
+        self._configure(rules, normalize, on_unknown)
+        self._several = several
+        self._names = [name for name, _ in found]
+        self._modules = modules
+        self._call = call
+
+    @log_usage(part_of_slo=True)
+    def attribute(
+        self,
+        inputs: Any,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        attr_dim_summation: bool = False,
+        return_convergence_delta: bool = False,
+        grad_kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Contribution ratios of the layer's units to each sample's score.
+
+        Args:
+            inputs: a tensor of shape (N, ...) or a tuple of such; finite, on the model's device.
+            target: which output is the score, in any of Captum's forms: an index, a tuple of indices, a list or 1-D
+                tensor of one a sample; negative indices count from the end. None where the output is one score each.
+            additional_forward_args: further arguments of ``forward_func``, a tuple or a single one; they do not carry.
+            attribute_to_layer_input: whether to attribute to the layer's input instead of its output.
+            relu_attributions: whether to set negative contributions to 0.
+            attr_dim_summation: whether to sum dimension 1 (channels), keeping it with size 1: the paper's map.
+            return_convergence_delta: whether to measure, too, what stays unexplained.
+            grad_kwargs: passed on to :func:`torch.autograd.grad`; ``{"materialize_grads": True}`` gives zeros for a
+                layer that the score does not depend on.
+
+        Returns:
+            A tensor of the layer's shape, a tuple of them where the layer gives several tensors, a list of either for a
+            list of layers. With ``return_convergence_delta`` a pair of that and, for each layer, a tensor of shape
+            (N,): ``1 - ratios of the layer - shares of the constants behind it`` (in units of the score with
+            ``normalize=None``), near 0 wherever the layer cuts the network, and elsewhere what bypasses the layer.
+
+        Raises:
+            InputError, TargetError, LayerError, ModelError, CAVTypeError, UnsupportedOperationError: see
+                :mod:`captum_cav.errors`; the model is left as it was.
+        """
+        (result,) = self._attribute(
+            inputs,
+            [target],
+            additional_forward_args,
+            attribute_to_layer_input,
+            relu_attributions,
+            attr_dim_summation,
+            return_convergence_delta,
+            grad_kwargs,
+        )
+        return result
+
+    def attribute_targets(
+        self,
+        inputs: Any,
+        targets: Sequence[Any],
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        attr_dim_summation: bool = False,
+        return_convergence_delta: bool = False,
+        grad_kwargs: dict[str, Any] | None = None,
+    ) -> list[Any]:
+        """Contribution ratios for several targets: one forward pass, and one backward pass a target.
+
+        Args:
+            inputs: as for :meth:`attribute`.
+            targets: targets, each in any of the forms that :meth:`attribute` takes.
+            additional_forward_args, attribute_to_layer_input, relu_attributions, attr_dim_summation,
+                return_convergence_delta, grad_kwargs: as for :meth:`attribute`.
+
+        Returns:
+            A list with what :meth:`attribute` returns for each target.
+
+        Example::
+
+            >>> import torch
+            >>> net = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Linear(2, 3))
+            >>> maps = LayerCAV(net, "0").attribute_targets(torch.ones(1, 2), targets=[0, 2])
+            >>> [tuple(ratios.shape) for ratios in maps]
+            [(1, 2), (1, 2)]
+        """
+        return self._attribute(
+            inputs,
+            list(targets),
+            additional_forward_args,
+            attribute_to_layer_input,
+            relu_attributions,
+            attr_dim_summation,
+            return_convergence_delta,
+            grad_kwargs,
+        )
+
+    def _attribute(
+        self,
+        inputs: Any,
+        targets: list[Any],
+        additional_forward_args: Any,
+        attribute_to_layer_input: bool,
+        relu_attributions: bool,
+        attr_dim_summation: bool,
+        return_convergence_delta: bool,
+        grad_kwargs: dict[str, Any] | None,
+    ) -> list[Any]:
+        sites = [forward.Site(module, attribute_to_layer_input) for module in self._modules]
+        passed = self._run(inputs, additional_forward_args, sites, with_account=return_convergence_delta)
+        chosen = [self._chosen(calls, name, passed) for calls, name in zip(passed.calls, self._names, strict=True)]
+        names = [f"layer {name}" for name in self._names]
+        results = []
+        for number, target in enumerate(targets, 1):
+            contributions, deltas = self._contributions(
+                passed,
+                self._scores(passed.output, target),
+                chosen,
+                names,
+                with_delta=return_convergence_delta,
+                keep_graph=number < len(targets),
+                grad_kwargs=grad_kwargs,
+            )
+            layers = [
+                _as_captum(tuple(_finished(part, relu_attributions, attr_dim_summation) for part in parts))
+                for parts in contributions
+            ]
+            attributions: Any = layers if self._several else layers[0]
+            if return_convergence_delta:
+                results.append((attributions, deltas if self._several else deltas[0]))
+            else:
+                results.append(attributions)
+        return results
+
+    def _chosen(self, calls: list[int], name: str, passed: forward.Forward) -> int:
+        """The tap of the call that was asked for."""
+        if not calls:
+            raise LayerError(
+                f"layer {name} was not reached by the forward pass; pick one that this input runs through."
+            )
+        if self._call is None and len(calls) > 1:
+            raise LayerError(
+                f"layer {name} was reached {len(calls)} times; choose one with call=0 ... {len(calls) - 1} "
+                "(-1 for the last)."
+            )
+        try:
+            index = calls[self._call or 0]
+        except IndexError:
+            raise LayerError(
+                f"layer {name} was reached {len(calls)} times; call={self._call} is out of range."
+            ) from None
+        if not passed.taps[index].values:
+            raise CAVTypeError(f"layer {name} gave no floating-point tensor; pick a layer whose units carry numbers.")
+        return index
+
+
+class InputCAV(_Contributions):
+    """Contribution ratios of the inputs themselves: the finest map.
+
+    Args:
+        forward_func: the model, or any callable that returns scores of shape (N,) or (N, ...).
+        rules, normalize, on_unknown: as for :class:`LayerCAV`.
+
+    Source: Kakishita and Hattori, equations 1-9.
+
+    Example::
+
+        >>> import torch
+        >>> InputCAV(lambda x: x[:, 0] + 3 * x[:, 1]).attribute(torch.tensor([[1., 1.]]))
+        tensor([[0.2500, 0.7500]])
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        *,
+        rules: Mapping[Callable[..., Any], Rule] | None = None,
+        normalize: Normalize = "score",
+        on_unknown: str = "error",
+    ) -> None:
+        GradientAttribution.__init__(self, forward_func)
+        self._configure(rules, normalize, on_unknown)
+
+    @log_usage(part_of_slo=True)
+    def attribute(
+        self,
+        inputs: Any,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        attr_dim_summation: bool = False,
+        return_convergence_delta: bool = False,
+        grad_kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Contribution ratios of each element of the inputs.
+
+        Args:
+            inputs: a floating-point tensor of shape (N, ...) or a tuple of such.
+            target, additional_forward_args, attr_dim_summation, return_convergence_delta, grad_kwargs: as for
+                :meth:`LayerCAV.attribute`.
+
+        Returns:
+            A tensor, or a tuple of tensors where ``inputs`` is a tuple, each of its input's shape; with
+            ``return_convergence_delta`` a pair of that and the delta of shape (N,).
+
+        Raises:
+            CAVTypeError: for integer inputs, which carry nothing; attribute at the embedding layer instead.
+        """
+        _check_floating(inputs)
+        passed = self._run(inputs, additional_forward_args, tap_inputs=True, with_account=return_convergence_delta)
+        (parts,), deltas = self._contributions(
+            passed,
+            self._scores(passed.output, target),
+            [0],
+            ["the inputs"],
+            with_delta=return_convergence_delta,
+            grad_kwargs=grad_kwargs,
+        )
+        parts = tuple(_finished(part, False, attr_dim_summation) for part in parts)
+        attributions: Attributions = parts if isinstance(inputs, (tuple, list)) else parts[0]
+        return (attributions, deltas[0]) if return_convergence_delta else attributions
+
+
+class NeuronCAV(NeuronAttribution, _Contributions):  # type: ignore[misc]
+    """Contribution ratios of the inputs to one neuron of a layer, instead of a class score.
+
+    The forward pass ends at the layer.
+
+    Args:
+        forward_func: the model or any callable.
+        layer: a module or its qualified name.
+        device_ids: accepted for Captum's signature.
+        rules, normalize, on_unknown: as for :class:`LayerCAV`; "score" means the neuron's value.
+
+    Source: Kakishita and Hattori, equations 1-9 with the neuron in the place of the score.
+
+    Example::
+
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False), torch.nn.Linear(2, 5))
+        >>> _ = net[0].weight.data.copy_(torch.tensor([[1., 1.], [1., 3.]]))
+        >>> NeuronCAV(net, net[0]).attribute(torch.tensor([[1., 1.]]), neuron_selector=1)
+        tensor([[0.2500, 0.7500]])
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: torch.nn.Module | str,
+        device_ids: list[int] | None = None,
+        *,
+        rules: Mapping[Callable[..., Any], Rule] | None = None,
+        normalize: Normalize = "score",
+        on_unknown: str = "error",
+    ) -> None:
+        self._name, module = checks.find_layer(forward_func, layer)
+        NeuronAttribution.__init__(self, forward_func, module)
+        GradientAttribution.__init__(self, forward_func)
+        self.device_ids = device_ids
+        self._configure(rules, normalize, on_unknown)
+
+    @log_usage(part_of_slo=True)
+    def attribute(
+        self,
+        inputs: Any,
+        neuron_selector: int | tuple[int | slice, ...] | Callable[..., torch.Tensor],
+        additional_forward_args: Any = None,
+        attribute_to_neuron_input: bool = False,
+        return_convergence_delta: bool = False,
+        grad_kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Contribution ratios of each element of the inputs to a neuron's value.
+
+        Args:
+            inputs: a floating-point tensor of shape (N, ...) or a tuple of such.
+            neuron_selector: which neuron, as in Captum: an index, a tuple of indices or slices behind the batch
+                dimension (a slice sums its neurons), or a function of the layer's output.
+            additional_forward_args, return_convergence_delta, grad_kwargs: as for :meth:`LayerCAV.attribute`.
+            attribute_to_neuron_input: whether the neuron is one of the layer's input instead of its output.
+
+        Returns:
+            As :meth:`InputCAV.attribute`.
+
+        Raises:
+            LayerError: if the forward pass does not reach the layer.
+        """
+        _check_floating(inputs)
+        site = forward.Site(self.layer, attribute_to_neuron_input)
+        passed = self._run(
+            inputs,
+            additional_forward_args,
+            [site],
+            tap_inputs=True,
+            stop_at_sites=True,
+            with_account=return_convergence_delta,
+        )
+        if not passed.calls[0]:
+            raise LayerError(f"layer {self._name} was not reached by the forward pass.")
+        values = tuple(t for t in tensors_in(passed.output) if t.requires_grad)
+        scores = _captum.select_neuron(values, neuron_selector)
+        if self._normalize is not None:
+            checks.warn_near_zero(scores, values[0])
+        (parts,), deltas = self._contributions(
+            passed, scores, [0], ["the inputs"], with_delta=return_convergence_delta, grad_kwargs=grad_kwargs
+        )
+        attributions: Attributions = parts if isinstance(inputs, (tuple, list)) else parts[0]
+        return (attributions, deltas[0]) if return_convergence_delta else attributions
+
+
+def _check_floating(inputs: Any) -> None:
+    for tensor in inputs if isinstance(inputs, (tuple, list)) else (inputs,):
+        if isinstance(tensor, torch.Tensor) and not (tensor.is_floating_point() or tensor.is_complex()):
+            raise CAVTypeError(
+                f"inputs are {tensor.dtype}, which carry no contributions; use LayerCAV at the embedding layer, or "
+                "pass floating-point inputs."
+            )
+
+
+def _finished(part: torch.Tensor, relu: bool, summed: bool) -> torch.Tensor:
+    if summed:
+        part = part.sum(1, keepdim=True)
+    return part.relu() if relu else part
+
+
+def _as_captum(parts: tuple[torch.Tensor, ...]) -> Attributions:
+    return parts if len(parts) > 1 else parts[0]

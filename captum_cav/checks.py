@@ -1,0 +1,200 @@
+"""What must hold before anything runs: each check raises one clear error or returns what the caller needs."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+
+from captum_cav.errors import CAVTypeError, InputError, LayerError, ModelError, ScoreWarning, TargetError
+
+_NEAR_ZERO = 1e-6
+
+
+def check_model(forward_func: Any) -> None:
+    """Refuse what cannot be followed: what is not callable, and scripted code."""
+    if not callable(forward_func):
+        raise CAVTypeError(
+            f"forward_func is a {type(forward_func).__name__}; expected a torch.nn.Module or another callable."
+        )
+    if isinstance(forward_func, torch.jit.ScriptFunction):
+        raise ModelError(
+            "forward_func is a scripted function, whose operations cannot be seen; pass its Python original."
+        )
+    if isinstance(forward_func, torch.nn.Module):
+        for name, module in forward_func.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                which = f"module {name!r}" if name else "the model"
+                raise ModelError(
+                    f"{which} is a scripted or traced module, whose operations cannot be seen; "
+                    "pass the eager model it was made from."
+                )
+
+
+def check_inputs(forward_func: Callable[..., Any], inputs: Any) -> tuple[torch.Tensor, ...]:
+    """The inputs as a tuple of finite, non-empty tensors on the model's device, outside inference mode."""
+    if torch.is_inference_mode_enabled():
+        raise ModelError(
+            "attribute() was called under torch.inference_mode(), where torch records no graph; leave it, or use "
+            "torch.no_grad() instead, which is fine."
+        )
+    devices = set()
+    if isinstance(forward_func, torch.nn.Module):
+        for parameter in forward_func.parameters():
+            devices.add(parameter.device)
+            if parameter.is_inference():
+                raise ModelError(
+                    "the model's parameters were created under torch.inference_mode(); build or load it outside."
+                )
+    tensors = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+    if not tensors:
+        raise InputError("inputs is an empty tuple; expected at least one tensor.")
+    for index, tensor in enumerate(tensors):
+        which = f"inputs[{index}]" if len(tensors) > 1 else "inputs"
+        if not isinstance(tensor, torch.Tensor):
+            raise CAVTypeError(f"{which} is a {type(tensor).__name__}; expected a tensor or a tuple of tensors.")
+        if tensor.is_complex():
+            raise CAVTypeError(f"{which} is complex ({tensor.dtype}); contributions are defined for real numbers.")
+        if tensor.numel() == 0:
+            raise InputError(f"{which} is empty (shape {tuple(tensor.shape)}); expected at least one sample.")
+        if tensor.is_inference():
+            raise InputError(f"{which} was created under torch.inference_mode(); pass {which}.clone() made outside it.")
+        if devices and tensor.device not in devices:
+            places = ", ".join(sorted(map(str, devices)))
+            raise InputError(f"{which} is on {tensor.device} and the model on {places}; move one with .to(device).")
+        if tensor.is_floating_point():
+            _check_finite(tensor, which)
+    return tensors
+
+
+def _check_finite(tensor: torch.Tensor, which: str) -> None:
+    if bool(torch.isfinite(tensor).all()):
+        return
+    rows = torch.isfinite(tensor.reshape(len(tensor) if tensor.dim() else 1, -1)).all(1)
+    samples = (~rows).nonzero().flatten().tolist()
+    raise InputError(f"{which} holds NaN or infinity in {_samples(samples)}; expected finite numbers.")
+
+
+def find_layer(forward_func: Callable[..., Any], layer: Any) -> tuple[str, torch.nn.Module]:
+    """A layer given as a module or by its qualified name.
+
+    Returns:
+        A name for messages, and the module.
+    """
+    is_module = isinstance(forward_func, torch.nn.Module)
+    if isinstance(layer, str):
+        if not is_module:
+            raise LayerError(
+                f"layer {layer!r} is a name, but forward_func is not a module to look it up in; pass the layer module."
+            )
+        known = dict(forward_func.named_modules())  # type: ignore[attr-defined]
+        if layer not in known:
+            raise LayerError(f"unknown layer {layer!r}{did_you_mean(layer, known)}; see model.named_modules().")
+        return repr(layer), known[layer]
+    if not isinstance(layer, torch.nn.Module):
+        raise CAVTypeError(
+            f"layer is a {type(layer).__name__}; expected a torch.nn.Module, its qualified name, or a list of either."
+        )
+    if not is_module:
+        return type(layer).__name__, layer
+    for name, module in forward_func.named_modules():  # type: ignore[attr-defined]
+        if module is layer:
+            return repr(name), layer
+    raise LayerError(
+        f"the given layer ({type(layer).__name__}) does not belong to this model ({type(forward_func).__name__}); "
+        "take it from the same model object."
+    )
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'a' or 'b'?)``, or nothing where no name is near."""
+    near = difflib.get_close_matches(word, [name for name in known if name], n=3, cutoff=0.5)
+    return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+
+
+def check_output(output: Any) -> torch.Tensor:
+    """The model's output as a tensor with a first dimension of samples."""
+    if not isinstance(output, torch.Tensor):
+        raise CAVTypeError(
+            f"the model returned a {type(output).__name__}; expected a tensor of scores. Pass a function that picks it, "
+            "as forward_func=lambda *x: model(*x).logits, or [0]."
+        )
+    return output.reshape(1) if output.dim() == 0 else output
+
+
+def check_target(output: torch.Tensor, target: Any) -> None:
+    """Refuse a target that does not select one score a sample from the output (in any of Captum's forms)."""
+    shape = tuple(output.shape)
+    samples, choices = shape[0], shape[1:]
+    if target is None:
+        if output.numel() != samples:
+            raise TargetError(
+                f"target is missing: the model gives {output[0].numel()} values a sample (output shape {shape}); "
+                f"pass {_example(choices)}."
+            )
+        return
+    if isinstance(target, torch.Tensor):
+        if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+            raise CAVTypeError(f"target is a tensor of {target.dtype}; expected integers, as {_example(choices)}.")
+        if target.numel() == 1:
+            _check_index(int(target), choices, "target", shape)
+            return
+        if target.dim() != 1:
+            raise TargetError(
+                f"target has shape {tuple(target.shape)}; expected one index for each of {samples} samples."
+            )
+        target = target.tolist()
+    if isinstance(target, list):
+        if len(target) != samples:
+            raise TargetError(f"target lists {len(target)} entries for {samples} samples; expected one for each.")
+        for sample, entry in enumerate(target):
+            _check_index(entry, choices, f"target[{sample}]", shape)
+    else:
+        _check_index(target, choices, "target", shape)
+
+
+def _check_index(entry: Any, choices: Sequence[int], which: str, shape: tuple[int, ...]) -> None:
+    indices = entry if isinstance(entry, tuple) else (entry,)
+    if not all(isinstance(index, int) and not isinstance(index, bool) for index in indices):
+        raise CAVTypeError(
+            f"{which} is {entry!r} ({type(entry).__name__}); expected an integer, a tuple of integers, or a list or "
+            f"tensor of one a sample, as {_example(choices)}."
+        )
+    if len(indices) != len(choices):
+        raise TargetError(
+            f"{which} is {entry!r}, which selects {len(indices)} of the {len(choices)} dimensions behind the batch "
+            f"(output shape {shape}); pass {_example(choices)}."
+        )
+    for index, size in zip(indices, choices, strict=True):
+        if not -size <= index < size:
+            raise TargetError(f"{which} is {entry!r}, out of range for output shape {shape}: 0 to {size - 1}.")
+
+
+def _example(choices: Sequence[int]) -> str:
+    if not choices:
+        return "no target"
+    if len(choices) == 1:
+        return f"target=i with i from 0 to {choices[0] - 1}"
+    return f"target=(i, ...) with one index for each of the sizes {tuple(choices)}"
+
+
+def warn_near_zero(scores: torch.Tensor, output: torch.Tensor) -> None:
+    """Warn where a score is at or near zero, compared with the sample's other scores."""
+    rows = output.detach().reshape(len(scores), -1).abs()
+    scale = rows.amax(1) if rows.shape[1] > 1 else torch.ones_like(rows[:, 0])
+    near = (scores.detach().abs() <= _NEAR_ZERO * scale).nonzero().flatten().tolist()
+    if near:
+        warnings.warn(
+            f"the score of {_samples(near)} is at or near zero, so ratios to it are huge or not finite; "
+            "normalize=None gives contributions in units of the score instead.",
+            ScoreWarning,
+            stacklevel=4,
+        )
+
+
+def _samples(indices: list[int]) -> str:
+    shown = ", ".join(map(str, indices[:5])) + (", ..." if len(indices) > 5 else "")
+    return f"sample {shown}" if len(indices) == 1 else f"samples {shown}"

@@ -1,0 +1,55 @@
+"""The account of constants: how much of the score came from biases and other tensors that only add.
+
+Where an operation's output has a part ``k`` that no input carries (a bias, a batch-norm shift, a positional
+embedding, the 1 in ``x + 1``), that part's contribution is ``k * c`` with ``c`` the output's own coefficient
+(equations 3 and 4 of the paper: the bias is one more input, always 1). A hook reads ``c`` in the one backward pass.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+class Account:
+    """Shares of constants, collected while one backward pass runs.
+
+    Each share is a differentiable function of the gradient that seeds the backward pass, so that it can be split by
+    sample afterwards without knowing where an operation keeps its batch dimension.
+    """
+
+    def __init__(self) -> None:
+        self._shares: list[tuple[int, torch.Tensor]] = []
+
+    def watch(self, output: torch.Tensor, part: torch.Tensor, taps: int) -> None:
+        """Measure the share of a constant part of an output when the backward pass reaches it.
+
+        Args:
+            output: carrier tensor.
+            part: its constant part, any shape that broadcasts to the output's.
+            taps: bit set of the layers that the output descends from.
+        """
+        # A mask of -inf has no finite share; its coefficient is exactly zero.
+        part = torch.nan_to_num(part.detach(), nan=0.0, posinf=0.0, neginf=0.0)
+
+        def measure(coefficients: torch.Tensor) -> None:
+            reduced = coefficients.sum_to_size(part.shape)
+            self._shares.append((taps, (part * reduced).sum(dtype=torch.float64)))
+
+        output.register_hook(measure)  # type: ignore[no-untyped-call]
+
+    def settle(self, count: int) -> list[torch.Tensor]:
+        """Close the account of one backward pass.
+
+        Args:
+            count: number of tapped layers.
+
+        Returns:
+            For each layer, the sum of the shares of all constants behind it, a float64 scalar.
+        """
+        totals = [torch.zeros((), dtype=torch.float64) for _ in range(count)]
+        for taps, share in self._shares:
+            for index in range(count):
+                if taps >> index & 1:
+                    totals[index] = totals[index].to(share.device) + share
+        self._shares.clear()
+        return totals

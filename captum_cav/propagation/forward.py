@@ -1,0 +1,181 @@
+"""One forward pass under the propagation, and what is read off it backwards."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+from captum_cav.propagation.account import Account
+from captum_cav.propagation.marks import tensors_in
+from captum_cav.propagation.mode import Propagation
+from captum_cav.propagation.operation import Rule
+from captum_cav.propagation.taps import Tapped
+
+# RemovableHandle numbers its hooks without a lock: two threads could get the same number and replace each other's.
+_REGISTERING = threading.Lock()
+
+
+class Site(NamedTuple):
+    """Where to tap: a module's output or input."""
+
+    module: torch.nn.Module
+    of_input: bool
+
+
+class _Reached(BaseException):
+    """Ends a forward pass early, where nothing behind the site matters."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__()
+        self.value = value
+
+
+@dataclass
+class Forward:
+    """What a forward pass left: its output and the graph behind the taps.
+
+    Attributes:
+        output: what the model returned, or the tapped value at which the pass was ended.
+        calls: for each site, the indices of its taps in ``taps``, one a call of the module.
+        taps: what was tapped, in the order of the forward pass; the inputs first where they were tapped.
+        account: the account of constants, or None.
+    """
+
+    output: Any
+    calls: list[list[int]]
+    taps: list[Tapped]
+    account: Account | None
+
+    def coefficients(
+        self, scores: torch.Tensor, seeds: torch.Tensor, chosen: Sequence[int], keep_graph: bool, **grad_kwargs: Any
+    ) -> list[list[torch.Tensor | None]]:
+        """Contribution coefficients ``c`` of the chosen taps: one backward pass for all of them.
+
+        Args:
+            scores: shape (N,), the scores to explain.
+            seeds: shape (N,), the coefficient of each score: 1, or 1/score for ratios.
+            chosen: indices of taps.
+            keep_graph: whether another backward pass will follow.
+            grad_kwargs: passed on to :func:`torch.autograd.grad`.
+
+        Returns:
+            For each chosen tap, the coefficient of each of its tensors; None where the score does not depend on it.
+        """
+        edges = [edge for index in chosen for edge in self.taps[index].edges]
+        options = {"retain_graph": keep_graph or None, "allow_unused": True, **grad_kwargs}
+        found = iter(torch.autograd.grad(scores, edges, seeds, **options))
+        return [[next(found) for _ in self.taps[index].edges] for index in chosen]
+
+
+def run(
+    forward_func: Callable[..., Any],
+    inputs: tuple[Any, ...],
+    additional: tuple[Any, ...],
+    sites: Sequence[Site],
+    *,
+    tap_inputs: bool = False,
+    stop_at_sites: bool = False,
+    rules: Mapping[Callable[..., Any], Rule],
+    on_unknown: str,
+    with_account: bool,
+) -> Forward:
+    """Run a forward pass with every operation replaced by its surrogate.
+
+    Args:
+        forward_func: the model or any callable.
+        inputs: the model's inputs; tensors among them are detached.
+        additional: further arguments, passed on as they are.
+        sites: where to tap.
+        tap_inputs: whether to tap the inputs too, as the first tap.
+        stop_at_sites: whether to end the pass once every site was reached.
+        rules: rules by torch function, before the defaults.
+        on_unknown: ``"error"`` or ``"gradient"``.
+        with_account: whether to measure the shares of constants.
+
+    Returns:
+        The output and what was tapped. Nothing is left on the model, whether this returns or raises.
+    """
+    account = Account() if with_account else None
+    mode = Propagation(rules, on_unknown, account, lambda module: _name_in(forward_func, module))
+    inputs = tuple(value.detach() if isinstance(value, torch.Tensor) else value for value in inputs)
+    calls: list[list[int]] = [[] for _ in sites]
+
+    def at_site(index: int, value: Any) -> Any:
+        calls[index].append(len(mode.taps))
+        value = mode.tap(value)
+        if stop_at_sites and all(calls):
+            raise _Reached(value)
+        return value
+
+    for tensor in tensors_in(list(inputs)):
+        mode.mark_input(tensor)
+    output = None
+    with _random_state_kept(inputs), torch.enable_grad(), _hooked(sites, at_site, mode):
+        if tap_inputs:
+            inputs = mode.tap(inputs)
+        try:
+            with mode:
+                output = forward_func(*inputs, *additional)
+        except _Reached as reached:
+            output = reached.value
+    return Forward(output, calls, mode.taps, account)
+
+
+def _name_in(forward_func: Callable[..., Any], module: torch.nn.Module) -> str:
+    named = forward_func.named_modules() if isinstance(forward_func, torch.nn.Module) else ()
+    return next((name for name, known in named if known is module), "")
+
+
+@contextmanager
+def _random_state_kept(inputs: tuple[Any, ...]) -> Iterator[None]:
+    devices = {tensor.device for tensor in tensors_in(list(inputs)) if tensor.is_cuda}
+    with torch.random.fork_rng(devices=sorted(device.index for device in devices)):
+        yield
+
+
+@contextmanager
+def _hooked(sites: Sequence[Site], at_site: Callable[[int, Any], Any], mode: Propagation) -> Iterator[None]:
+    """Follow the forward pass of this thread through its modules, and tap those of the sites."""
+    thread = threading.get_ident()
+
+    def enter(module: torch.nn.Module, args: Any) -> None:
+        if threading.get_ident() == thread:
+            mode.enter_module(module)
+
+    def leave(module: torch.nn.Module, args: Any, output: Any) -> None:
+        if threading.get_ident() == thread and mode.modules and mode.modules[-1] is module:
+            mode.leave_module()
+
+    def tap_output(index: int) -> Callable[..., Any]:
+        def hook(module: torch.nn.Module, args: Any, output: Any) -> Any:
+            return at_site(index, output) if threading.get_ident() == thread else None
+
+        return hook
+
+    def tap_input(index: int) -> Callable[..., Any]:
+        def hook(module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
+            return at_site(index, (args, kwargs)) if threading.get_ident() == thread else None
+
+        return hook
+
+    with ExitStack() as hooks:
+        with _REGISTERING:
+            handles = [
+                register_module_forward_pre_hook(enter),
+                register_module_forward_hook(leave, always_call=True),
+                *(
+                    site.module.register_forward_pre_hook(tap_input(index), with_kwargs=True)
+                    if site.of_input
+                    else site.module.register_forward_hook(tap_output(index))
+                    for index, site in enumerate(sites)
+                ),
+            ]
+            for handle in handles:
+                hooks.callback(handle.remove)
+        yield

@@ -1,0 +1,68 @@
+"""Taps: where the propagation reads the contributions of a layer.
+
+A tap hands a tensor on unchanged and remembers its value and its place in the graph. The first tap that the forward
+pass meets is where the graph begins: nothing before it requires grad.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.utils._pytree import tree_map
+
+
+class _HandOn(torch.autograd.Function):
+    """Identity that requires grad although its input may not.
+
+    The output shares the input's memory without being a view or a leaf, so that the model may write into it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, anchor: torch.Tensor) -> torch.Tensor:
+        return value.detach()
+
+    @staticmethod
+    def backward(ctx: Any, coefficients: torch.Tensor) -> tuple[torch.Tensor | None, None]:
+        return (coefficients if ctx.needs_input_grad[0] else None), None
+
+
+class Tapped:
+    """The tensors of one layer in one call: their values and their places in the graph."""
+
+    def __init__(self) -> None:
+        self.values: list[torch.Tensor] = []
+        self.edges: list[GradientEdge] = []
+
+    def preserve(self, storage: int) -> None:
+        """Keep the value of a tensor whose memory is about to be written over."""
+        for index, value in enumerate(self.values):
+            if value.untyped_storage().data_ptr() == storage:
+                self.values[index] = value.clone()
+
+
+def tap(value: Any, mark: Callable[[torch.Tensor, torch.Tensor], None]) -> tuple[Any, Tapped]:
+    """Tap every floating-point tensor of a layer's input or output.
+
+    Args:
+        value: a tensor or a (nested) tuple, list, dict or registered container of tensors.
+        mark: called with each tensor that is handed on and the tensor that it stands for.
+
+    Returns:
+        The same structure with tapped tensors in it, and what was tapped.
+    """
+    tapped = Tapped()
+    anchor = torch.zeros((), requires_grad=True)
+
+    def hand_on(leaf: Any) -> Any:
+        if not (isinstance(leaf, torch.Tensor) and leaf.is_floating_point()):
+            return leaf
+        carrier = _HandOn.apply(leaf, anchor)
+        tapped.values.append(leaf.detach())
+        tapped.edges.append(get_gradient_edge(carrier))
+        mark(carrier, leaf)
+        return carrier
+
+    return tree_map(hand_on, value), tapped

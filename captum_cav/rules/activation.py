@@ -1,0 +1,183 @@
+"""Elementwise activations: an output's contribution goes to its own input alone (equation 7).
+
+``beta = 1`` for i = j means ``c_x = c_y * y / x``: not the derivative but the ratio. Where ``f(0) = 0`` the ratio has
+a limit at 0. Where it has none (sigmoid, softplus, exp) an input at 0 cannot carry what it gave, and ``f(0)`` counts as
+a constant there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from captum_cav.errors import ModelError
+from captum_cav.propagation.operation import Operation, Rule
+
+
+class _Activation(torch.autograd.Function):
+    """A value whose coefficient reaches the input times a slope."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, value: torch.Tensor, slope: torch.Tensor, in_place: bool) -> torch.Tensor:
+        ctx.save_for_backward(slope)
+        if in_place:
+            ctx.mark_dirty(x)
+            return x
+        return value.detach()
+
+    @staticmethod
+    def backward(ctx: Any, coefficients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        (slope,) = ctx.saved_tensors
+        return coefficients * slope, None, None, None
+
+
+def _evaluate(
+    operation: Operation, keep: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The input (or what ``keep`` makes of it) before, and the value after; neither of them a carrier."""
+    x: torch.Tensor = operation.args[0].detach()
+    if keep is None and operation.in_place:
+        keep = torch.clone
+    before = x if keep is None else keep(x)
+    return before, operation.function(x, *operation.args[1:], **operation.kwargs)
+
+
+def odd_at_zero(limit: float) -> Rule:
+    """Pass-through for a function with ``f(0) = 0``.
+
+    Args:
+        limit: what ``f(x) / x`` tends to at 0.
+    """
+
+    def rule(operation: Operation) -> Any:
+        x, value = _evaluate(operation)
+        slope = torch.div(value, x).nan_to_num_(nan=limit)
+        return _Activation.apply(operation.args[0], value, slope, operation.in_place)
+
+    return rule
+
+
+def pass_through(operation: Operation) -> torch.Tensor:
+    """Pass-through for any elementwise function, the paper's equation 7.
+
+    Inputs nearer to 0 than the rounding of 1 carry nothing; what the function gives there counts as a constant.
+    """
+    x, value = _evaluate(operation)
+    if value.shape != x.shape:
+        raise ValueError(
+            f"pass_through is for elementwise operations; {operation.name!r} made {tuple(value.shape)} of "
+            f"{tuple(x.shape)}."
+        )
+    silent = x.abs() < torch.finfo(x.dtype).eps
+    slope = torch.div(value, x).masked_fill_(silent, 0.0)
+    output: torch.Tensor = _Activation.apply(operation.args[0], value, slope, operation.in_place)
+    if operation.counts_constants:
+        operation.add_constant(output, torch.where(silent, value, 0.0))
+    return output
+
+
+def saturated(operation: Operation) -> Any:
+    """ReLU6 and hardtanh from 0 up: slope 1 until the bound, ``bound / x`` beyond, 0 below 0."""
+    positive, value = _evaluate(operation, lambda x: x.clamp(min=torch.finfo(x.dtype).tiny))
+    slope = torch.div(value, positive, out=positive)
+    return _Activation.apply(operation.args[0], value, slope, operation.in_place)
+
+
+def hardtanh(operation: Operation) -> Any:
+    """Hardtanh: as ReLU6 where its lower bound is 0, else pass-through with limit 1."""
+    rule = saturated if operation.argument(1, "min_val", -1.0) == 0 else odd_at_zero(1.0)
+    return rule(operation)
+
+
+def silu(operation: Operation) -> Any:
+    """SiLU: ``x * sigmoid(x)``, whose ratio is the sigmoid."""
+    slope, value = _evaluate(operation, torch.sigmoid)
+    return _Activation.apply(operation.args[0], value, slope, operation.in_place)
+
+
+def through_zero(operation: Operation) -> Any:
+    """Piecewise linear through 0 (ReLU, leaky ReLU, absolute value): the gradient is the ratio."""
+    return operation.value()
+
+
+def power(operation: Operation) -> Any:
+    """``x ** n``: pass-through; a negative power is a weight, as the reciprocal of a statistic."""
+    x, exponent = operation.argument(0, "input"), operation.argument(1, "exponent")
+    if isinstance(exponent, (int, float)):
+        if exponent == 1:
+            return operation.value()
+        return odd_at_zero(0.0)(operation) if exponent > 0 else pass_through(operation)
+    if operation.carries(x) and not operation.carries(exponent):
+        return pass_through(operation)
+    return operation.gradient()
+
+
+def randomised_relu(operation: Operation) -> Any:
+    """RReLU at rest: a leaky ReLU. At work it is refused."""
+    if operation.argument(3, "training", False):
+        raise ModelError("rrelu would act at random (training=True); call model.eval() first.")
+    return operation.value()
+
+
+def glu(operation: Operation) -> Any:
+    """``a * sigmoid(b)`` of the two halves, written out: the gate is a weight."""
+    x, dim = operation.argument(0, "input"), operation.argument(1, "dim", -1)
+
+    def written_out() -> Any:
+        signal, gate = x.chunk(2, dim)
+        return signal * gate.sigmoid()
+
+    return operation.inside(written_out)
+
+
+# What f(x) / x tends to at 0.
+_LIMITS: dict[str, float] = {
+    "tanh": 1.0,
+    "elu": 1.0,
+    "celu": 1.0,
+    "selu": 1.0507009873554805 * 1.6732632423543772,
+    "gelu": 0.5,
+    "hardswish": 0.5,
+    "mish": math.tanh(math.log(2.0)),
+    "softsign": 1.0,
+    "tanhshrink": 0.0,
+    "softshrink": 0.0,
+    "square": 0.0,
+    "sqrt": 0.0,
+    "sin": 1.0,
+    "tan": 1.0,
+    "sinh": 1.0,
+    "asin": 1.0,
+    "atan": 1.0,
+    "asinh": 1.0,
+    "atanh": 1.0,
+    "expm1": 1.0,
+    "log1p": 1.0,
+    "erf": 2.0 / math.sqrt(math.pi),
+    "special_erf": 2.0 / math.sqrt(math.pi),
+    "special_expm1": 1.0,
+    "special_log1p": 1.0,
+}
+# No limit at 0.
+_PASSED: list[str] = """
+    sigmoid special_expit hardsigmoid softplus logsigmoid exp exp2 cos cosh log log2 log10 erfc clamp clamp_min
+    clamp_max clip threshold log_softmax softmax softmin reciprocal rsqrt
+""".split()
+_THROUGH_ZERO: list[str] = "relu leaky_relu prelu _prelu_kernel abs hardshrink".split()
+
+RULES: dict[str, Rule] = {
+    **{name: odd_at_zero(limit) for name, limit in _LIMITS.items()},
+    **dict.fromkeys(_PASSED, pass_through),
+    **dict.fromkeys(_THROUGH_ZERO, through_zero),
+    "hardtanh": hardtanh,
+    "relu6": saturated,
+    "silu": silu,
+    "pow": power,
+    "rrelu": randomised_relu,
+    "glu": glu,
+}
+MAKING_WEIGHTS = frozenset(("sigmoid", "special_expit", "hardsigmoid", "softmax", "reciprocal", "rsqrt"))
+KEEPING_WEIGHTS = frozenset(("clamp", "clamp_min", "clamp_max", "clip"))

@@ -1,0 +1,72 @@
+"""Attention: the softmax weights are constants and contributions flow through the values.
+
+That is what the rules of softmax (a weight) and of products (weights do not carry) give once attention is written out.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from captum_cav.errors import ModelError
+from captum_cav.propagation.operation import Operation, Rule
+
+
+def scaled_dot_product_attention(operation: Operation) -> Any:
+    """``softmax(q k^T / sqrt(d) + mask) v``; only the values carry."""
+    query, key, value, mask = (
+        operation.argument(position, name) for position, name in enumerate(("query", "key", "value", "attn_mask"))
+    )
+    if operation.argument(4, "dropout_p", 0.0) > 0:
+        raise ModelError(
+            "scaled_dot_product_attention would drop at random (dropout_p > 0); call model.eval() first, or pass "
+            "dropout_p=self.dropout if self.training else 0."
+        )
+    if not operation.carries(value):
+        return operation.value().detach()
+    if operation.kwargs.get("enable_gqa", False):
+        repeats = query.shape[-3] // key.shape[-3]
+        key = key.repeat_interleave(repeats, -3)
+        # The values carry: their repetition is an operation like any other.
+        value = operation.inside(value.repeat_interleave, repeats, -3)
+    weights = attention_weights(
+        query.detach(),
+        key.detach(),
+        mask.detach() if isinstance(mask, torch.Tensor) else None,
+        bool(operation.argument(5, "is_causal", False)),
+        operation.kwargs.get("scale"),
+    )
+    return operation.inside(torch.matmul, weights, value)
+
+
+def attention_weights(
+    query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, causal: bool, scale: float | None
+) -> torch.Tensor:
+    """Attention weights as :func:`torch.nn.functional.scaled_dot_product_attention` defines them.
+
+    Args:
+        query: shape (..., L, E).
+        key: shape (..., S, E).
+        mask: boolean (True attends) or additive, broadcastable to (..., L, S).
+        causal: whether a query sees only keys at its own or earlier positions.
+        scale: factor of the products; 1 / sqrt(E) by default.
+
+    Returns:
+        Shape (..., L, S), each row summing to 1; a row that attends to nothing is 0.
+    """
+    scores = query @ key.transpose(-2, -1) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    if causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if mask is None:
+        return torch.softmax(scores, -1)
+    scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+    # A fully masked row is 0 / 0.
+    return torch.nan_to_num(torch.softmax(scores, -1), nan=0.0)
+
+
+RULES: dict[str, Rule] = {
+    "scaled_dot_product_attention": scaled_dot_product_attention,
+    "multi_head_attention_forward": Operation.reentered,
+}

@@ -1,0 +1,167 @@
+"""Linear operations: an input's contribution is its summand of the output (equations 1-4 and 9).
+
+For ``y = W x + b`` the shares ``x_i w_ji / y_j`` chained by equation 5 are ``x * (W^T c_y)``: autograd's own gradient.
+What a surrogate adds is the account of what does not carry: biases, and tensors that are merely added.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from captum_cav.errors import ModelError
+from captum_cav.propagation.marks import tensors_in
+from captum_cav.propagation.operation import Operation, Rule
+from captum_cav.rules.product import product
+
+
+def linear(operation: Operation) -> Any:
+    """The operation itself: right wherever the output is linear in the carriers and nothing else adds to it."""
+    return operation.value()
+
+
+def additive(operation: Operation) -> Any:
+    """Sums, joins and selections of several tensors, some of which may be constants.
+
+    The constants' part is what the operation returns when every tensor that depends on the inputs is zero.
+    """
+    if not (operation.counts_constants and _has_constant(operation)):
+        return operation.value()
+    args = operation.without_inputs(operation.args)
+    if operation.in_place and args[0] is operation.args[0]:
+        args = (args[0].clone(), *args[1:])
+    output = operation.value()
+    part = operation.function(*args, **{key: operation.without_inputs(v) for key, v in operation.kwargs.items()})
+    if output is None:  # x[i] = y
+        operation.add_constant(operation.args[0], args[0])
+    else:
+        operation.add_constant(output, part)
+    return output
+
+
+def _has_constant(operation: Operation) -> bool:
+    arguments = [*operation.args, *operation.kwargs.values()]
+    if any(tensor.is_floating_point() and operation.is_constant(tensor) for tensor in tensors_in(arguments)):
+        return True
+    operands = operation.args[:2] if operation.name in ("add", "sub", "rsub") else arguments
+    return operation.name in _WITH_NUMBERS and any(isinstance(value, (int, float)) for value in operands)
+
+
+def affine(operation: Operation) -> Any:
+    """Convolution and linear layers: a product of input and weight, plus a bias with its own share."""
+    bias = operation.argument(2, "bias")
+    if bias is None:
+        return product(operation)
+    ones = [1] * _SPATIAL_DIMENSIONS.get(operation.name, 0)
+    x, weight = operation.argument(0, "input"), operation.argument(1, "weight")
+    if operation.carries(weight) or operation.carries(bias):
+        rest = {key: value for key, value in operation.kwargs.items() if key not in ("input", "weight", "bias")}
+        return operation.inside(
+            lambda: operation.function(x, weight, None, *operation.args[3:], **rest) + bias.reshape(-1, *ones)
+        )
+    output = operation.value()
+    if operation.is_constant(bias):
+        operation.add_constant(output, bias.reshape(-1, *ones))
+    return output
+
+
+def bilinear(operation: Operation) -> Any:
+    """``torch.nn.Bilinear``: a product of three factors, plus a bias."""
+    x1, x2, weight, bias = (
+        operation.argument(position, name) for position, name in enumerate(("input1", "input2", "weight", "bias"))
+    )
+    if bias is None:
+        return product(operation)
+    return operation.inside(lambda: F.bilinear(x1, x2, weight) + bias)
+
+
+def addmm(operation: Operation) -> Any:
+    """``beta * input + alpha * (a @ b)`` and its batched kin, written out."""
+    added, a, b = (operation.argument(i, name) for i, name in enumerate(_ADDMM_ARGUMENTS[operation.name]))
+    beta, alpha = operation.kwargs.get("beta", 1), operation.kwargs.get("alpha", 1)
+    return operation.inside(lambda: added * beta + torch.matmul(a, b) * alpha)
+
+
+def addcmul(operation: Operation) -> Any:
+    """``input + value * a * b`` or, for addcdiv, ``input + value * a / b``, written out."""
+    added, a, b = (operation.argument(i, name) for i, name in enumerate(("input", "tensor1", "tensor2")))
+    value = operation.kwargs.get("value", 1)
+    return operation.inside(lambda: added + value * (a * b if operation.name == "addcmul" else a / b))
+
+
+def lerp(operation: Operation) -> Any:
+    """``start + weight * (end - start)``, written out."""
+    start, end, weight = (operation.argument(i, name) for i, name in enumerate(("input", "end", "weight")))
+    return operation.inside(lambda: start + weight * (end - start))
+
+
+def dropout(operation: Operation) -> Any:
+    """Dropout at rest: identity. At work it is refused."""
+    if operation.argument(2, "train" if "train" in operation.kwargs else "training", True):
+        probability = operation.argument(1, "p", 0.5)
+        if probability > 0:
+            raise ModelError(
+                f"{operation.name} would act at random (training=True, p={probability}); call model.eval() first, or "
+                "pass training=self.training to the functional form."
+            )
+    return operation.value()
+
+
+_SPATIAL_DIMENSIONS = {
+    "conv1d": 1,
+    "conv2d": 2,
+    "conv3d": 3,
+    "conv_transpose1d": 1,
+    "conv_transpose2d": 2,
+    "conv_transpose3d": 3,
+}
+_WITH_NUMBERS = frozenset(
+    ("add", "sub", "rsub", "where", "masked_fill", "index_fill", "setitem", "scatter", "pad", "constant_pad_nd")
+)
+_ADDMM_ARGUMENTS = {
+    "addmm": ("input", "mat1", "mat2"),
+    "addmv": ("input", "mat", "vec"),
+    "baddbmm": ("input", "batch1", "batch2"),
+}
+
+# One carrier in, its elements out, perhaps scaled by fixed numbers: the gradient is the rule.
+_LINEAR = """
+    T H mT mH real view view_as reshape reshape_as flatten unflatten ravel squeeze unsqueeze permute transpose swapaxes
+    swapdims movedim moveaxis t contiguous clone alias to type type_as float double half bfloat16 cpu cuda chunk split
+    tensor_split split_with_sizes hsplit vsplit dsplit unbind getitem select narrow index_select gather take
+    take_along_dim masked_select unfold fold im2col col2im expand expand_as broadcast_to broadcast_tensors repeat tile
+    repeat_interleave roll flip fliplr flipud rot90 diagonal diag diag_embed tril triu as_strided
+    pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle
+    sum nansum mean nanmean cumsum diff trace neg positive
+    avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+    _adaptive_avg_pool2d interpolate upsample upsample_nearest upsample_bilinear max_unpool1d max_unpool2d
+    max_unpool3d embedding _pack_padded_sequence _pad_packed_sequence requires_grad retain_grad register_hook
+    view_as_real view_as_complex deg2rad rad2deg
+""".split()
+# Several tensors, any of which may be a constant.
+_ADDITIVE = """
+    add sub rsub cat concat concatenate stack hstack vstack dstack column_stack row_stack where masked_fill copy
+    masked_scatter index_put index_add index_copy index_fill setitem scatter scatter_add slice_scatter select_scatter
+    diagonal_scatter pad constant_pad_nd
+""".split()
+_DROPOUTS = "dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout".split()
+# What torch itself treats as a constant of the forward pass.
+_CONSTANT = """
+    detach data zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty
+    new_tensor
+""".split()
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(_LINEAR + _CONSTANT, linear),
+    **dict.fromkeys(_ADDITIVE, additive),
+    **dict.fromkeys([*_SPATIAL_DIMENSIONS, "linear"], affine),
+    **dict.fromkeys(_ADDMM_ARGUMENTS, addmm),
+    **dict.fromkeys(("addcmul", "addcdiv"), addcmul),
+    **dict.fromkeys(_DROPOUTS, dropout),
+    "bilinear": bilinear,
+    "lerp": lerp,
+}
+# A view, a scaled copy or a sum of weights is a weight.
+KEEPING_WEIGHTS = frozenset([*_LINEAR, *_ADDITIVE, *_DROPOUTS])

@@ -1,0 +1,91 @@
+"""Products of several carriers.
+
+A product has no equation in the paper. Where one factor is a *weight* (a gate, attention weights, the reciprocal of a
+statistic) it is a coefficient like any other and the signal carries everything. Otherwise each of ``m`` factors
+carries an ``m``-th: for ``y`` linear in each factor, ``sum_k x_k * dy/dx_k = m y``, so the gradient divided by ``m``
+conserves.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from captum_cav.propagation.marks import tensors_in
+from captum_cav.propagation.operation import Operation, Rule
+
+
+class _Scaled(torch.autograd.Function):
+    """The value unchanged, its coefficient times a number."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, factor: float) -> torch.Tensor:
+        ctx.factor = factor
+        return value.detach()
+
+    @staticmethod
+    def backward(ctx: Any, coefficients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return coefficients * ctx.factor, None
+
+
+def product(operation: Operation) -> Any:
+    """Multiplications of any kind: elementwise, matrix, einsum, convolution with a computed kernel."""
+    carriers = [t for t in tensors_in([operation.args, operation.kwargs]) if operation.carries(t)]
+    if len(carriers) == 1:
+        return operation.value()
+    weights = [t for t in carriers if operation.is_weight(t)]
+    held = {id(t) for t in weights} if len(weights) < len(carriers) else set()
+    factors = len(carriers) - sum(id(t) in held for t in carriers)
+    first = operation.args[0]
+    # Written in place, the first factor's own value is still needed by the others' shares.
+    overwritten = operation.in_place and factors > 1
+
+    def factor(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            if id(value) in held and not (operation.in_place and value is first):
+                return value.detach()
+            return value.clone() if overwritten and value is first else value
+        return type(value)(map(factor, value)) if type(value) in (tuple, list) else value
+
+    args = tuple(map(factor, operation.args))
+    output = operation.function(*args, **{key: factor(value) for key, value in operation.kwargs.items()})
+    if factors == 1:
+        return output
+    shared = _Scaled.apply(output, 1 / factors)
+    return first.copy_(shared) if overwritten else shared
+
+
+def division(operation: Operation) -> Any:
+    """``a / b``: what divides is a statistic, a weight; the numerator carries."""
+    a, b = operation.argument(0, "input"), operation.argument(1, "other")
+    if operation.name == "rdiv":
+        return operation.inside(lambda: a.reciprocal() * b)
+    if not operation.carries(b):
+        return operation.value()
+    if operation.carries(a):
+        return operation.function(a, b.detach(), **_without(operation.kwargs, "input", "other"))
+    if operation.in_place or operation.kwargs.get("rounding_mode") is not None:
+        return operation.gradient()
+    return operation.inside(lambda: b.reciprocal() * a)
+
+
+def _without(kwargs: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {key: value for key, value in kwargs.items() if key not in names}
+
+
+def homogeneous(operation: Operation) -> Any:
+    """Norms, standard deviations, variances: ``sum_i x_i * dy/dx_i = degree * y`` (Euler), so gradient / degree."""
+    output = operation.value()
+    return _Scaled.apply(output, 0.5) if operation.name == "var" else output
+
+
+_PRODUCTS = "mul matmul mm bmm mv dot inner outer ger vdot einsum tensordot kron chain_matmul linalg_multi_dot".split()
+_DEGREE_ONE = "norm std linalg_norm linalg_vector_norm linalg_matrix_norm frobenius_norm nuclear_norm".split()
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(_PRODUCTS, product),
+    **dict.fromkeys(("div", "rdiv"), division),
+    **dict.fromkeys([*_DEGREE_ONE, "var"], homogeneous),
+}
+KEEPING_WEIGHTS = frozenset([*_PRODUCTS, "div", "rdiv"])

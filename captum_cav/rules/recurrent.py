@@ -1,0 +1,131 @@
+"""Recurrent layers, written out step by step: gates weigh, states and inputs carry.
+
+Torch runs ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` as one fused operation. Here each step is an affine map, a gate and a
+tanh, and each of those meets its own rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from captum_cav.errors import ModelError
+from captum_cav.propagation.operation import Operation, Rule
+
+Weights = Sequence[Any]
+State = tuple[torch.Tensor, ...]
+Step = Callable[[torch.Tensor, State, Weights], State]
+
+
+def lstm_step(x: torch.Tensor, state: State, weights: Weights) -> State:
+    """One step of an LSTM: the cell state sums what the gates let pass."""
+    h, c = state
+    w_ih, w_hh, b_ih, b_hh = weights[:4]
+    i, f, g, o = (F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh)).chunk(4, -1)
+    c = _gate(f) * c + _gate(i) * torch.tanh(g)
+    h = _gate(o) * torch.tanh(c)
+    if len(weights) == 5:
+        h = F.linear(h, weights[4])
+    return h, c
+
+
+def gru_step(x: torch.Tensor, state: State, weights: Weights) -> State:
+    """One step of a GRU."""
+    (h,) = state
+    w_ih, w_hh, b_ih, b_hh = weights
+    r_x, z_x, n_x = F.linear(x, w_ih, b_ih).chunk(3, -1)
+    r_h, z_h, n_h = F.linear(h, w_hh, b_hh).chunk(3, -1)
+    reset, update = _gate(r_x + r_h), _gate(z_x + z_h)
+    new = torch.tanh(n_x + reset * n_h)
+    return ((1 - update) * new + update * h,)
+
+
+def rnn_step(activation: Callable[[torch.Tensor], torch.Tensor]) -> Step:
+    """One step of a plain RNN with the given activation."""
+
+    def step(x: torch.Tensor, state: State, weights: Weights) -> State:
+        w_ih, w_hh, b_ih, b_hh = weights
+        return (activation(F.linear(x, w_ih, b_ih) + F.linear(state[0], w_hh, b_hh)),)
+
+    return step
+
+
+def _gate(x: torch.Tensor) -> torch.Tensor:
+    # Detached: a gate weighs its state even where that state is a constant.
+    return torch.sigmoid(x).detach()
+
+
+def recurrent(step: Step, states: int) -> Rule:
+    """Rule of a recurrent layer.
+
+    Args:
+        step: one time step of one direction of one layer.
+        states: how many tensors a state has: 2 for an LSTM, else 1.
+    """
+
+    def rule(operation: Operation) -> Any:
+        if isinstance(operation.args[-1], bool) and len(operation.args) == 9:
+            x, hx, parameters, biased, layers, dropout, training, bidirectional, batch_first = operation.args
+        else:
+            return operation.gradient()
+        if training and dropout > 0 and layers > 1:
+            raise ModelError(f"{operation.name} would drop at random between its layers; call model.eval() first.")
+        hidden = tuple(hx) if states == 2 else (hx,)
+        projected = states == 2 and hidden[0].shape[-1] != hidden[1].shape[-1]
+        per_cell = (4 if biased else 2) + projected
+        cells = [_weights(parameters[k : k + per_cell], biased) for k in range(0, len(parameters), per_cell)]
+
+        def written_out() -> tuple[torch.Tensor, ...]:
+            sequence = list(x.unbind(1 if batch_first else 0))
+            directions = 2 if bidirectional else 1
+            final: list[State] = []
+            for layer in range(layers):
+                outputs = []
+                for direction in range(directions):
+                    cell = layer * directions + direction
+                    state: State = tuple(part[cell] for part in hidden)
+                    steps = []
+                    for x_t in reversed(sequence) if direction else sequence:
+                        state = step(x_t, state, cells[cell])
+                        steps.append(state[0])
+                    outputs.append(steps[::-1] if direction else steps)
+                    final.append(state)
+                sequence = [torch.cat(both, -1) if bidirectional else both[0] for both in zip(*outputs, strict=True)]
+            stacked = torch.stack(sequence, 1 if batch_first else 0)
+            return (stacked, *(torch.stack(parts) for parts in zip(*final, strict=True)))
+
+        return operation.inside(written_out)
+
+    return rule
+
+
+def recurrent_cell(step: Step, states: int) -> Rule:
+    """Rule of ``nn.LSTMCell`` and its kin: one step."""
+
+    def rule(operation: Operation) -> Any:
+        x, hx, *weights = operation.args
+        state = tuple(hx) if states == 2 else (hx,)
+        padded = [*weights, *[None] * (4 - len(weights))]
+        result = operation.inside(step, x, state, padded)
+        return result if states == 2 else result[0]
+
+    return rule
+
+
+def _weights(parameters: Sequence[torch.Tensor], biased: bool) -> Weights:
+    return parameters if biased else [*parameters[:2], None, None, *parameters[2:]]
+
+
+RULES: dict[str, Rule] = {
+    "lstm": recurrent(lstm_step, 2),
+    "gru": recurrent(gru_step, 1),
+    "rnn_tanh": recurrent(rnn_step(torch.tanh), 1),
+    "rnn_relu": recurrent(rnn_step(torch.relu), 1),
+    "lstm_cell": recurrent_cell(lstm_step, 2),
+    "gru_cell": recurrent_cell(gru_step, 1),
+    "rnn_tanh_cell": recurrent_cell(rnn_step(torch.tanh), 1),
+    "rnn_relu_cell": recurrent_cell(rnn_step(torch.relu), 1),
+}
