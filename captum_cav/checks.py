@@ -119,8 +119,8 @@ def check_output(output: Any) -> torch.Tensor:
     """The model's output as a tensor with a first dimension of samples."""
     if not isinstance(output, torch.Tensor):
         raise CAVTypeError(
-            f"the model returned a {type(output).__name__}; expected a tensor of scores. Pass a function that picks it, "
-            "as forward_func=lambda *x: model(*x).logits, or [0]."
+            f"the model returned a {type(output).__name__}; expected a tensor of scores. Pass a function that picks "
+            "it, as forward_func=lambda *x: model(*x).logits, or [0]."
         )
     return output.reshape(1) if output.dim() == 0 else output
 

@@ -34,8 +34,9 @@ from torch import nn
 from torchvision.transforms import functional as pictures
 
 from captum_cav.errors import CAVTypeError, InputError, ModelError
+from captum_cav.visualization import spatial_map
 
-__all__ = ["EfficientNetLite0", "Network", "demo_picture", "load", "load_factory", "open_picture"]
+__all__ = ["EfficientNetLite0", "Network", "demo_picture", "find_depths", "load", "load_factory", "open_picture"]
 
 
 @dataclass(frozen=True)
@@ -289,6 +290,69 @@ def load_factory(spec: str, weights: str | os.PathLike[str] | None = None) -> Ne
     if weights is not None:
         _fill(network.model, _read_state(weights), network.name, os.fspath(weights))
     return network
+
+
+def find_depths(model: nn.Module, inputs: torch.Tensor, count: int) -> tuple[str, ...]:
+    """Layers at which to look at a network: one a resolution, from the last toward the input.
+
+    Args:
+        model: maps ``inputs`` to scores.
+        inputs: shape (N, 3, H, W).
+        count: how many layers.
+
+    Returns:
+        Up to ``count`` qualified names of modules that run once and give maps: the last of each resolution, the
+        coarsest first. Where there are fewer resolutions, as in a vision transformer, layers between fill up.
+
+    Raises:
+        InputError: no layer gives maps.
+
+    Example::
+
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 2))
+        >>> find_depths(model, torch.zeros(1, 3, 8, 8), 5)
+        ('2', '1', '0')
+    """
+    size = (inputs.shape[-2], inputs.shape[-1])
+    grids: dict[str, list[tuple[int, int]]] = {}
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            try:
+                grid = spatial_map(output, size).shape[1:]
+            except (AttributeError, InputError):  # a tuple, or no maps
+                return
+            grids.setdefault(name, []).append((grid[0], grid[1]))
+
+        return hook
+
+    handles = [module.register_forward_hook(note(name)) for name, module in model.named_modules() if name]
+    try:
+        with torch.no_grad():
+            model(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    once = {name: calls[0] for name, calls in grids.items() if len(calls) == 1 and min(calls[0]) > 1}
+    if not once:
+        raise InputError("no layer of the network gives maps that could be laid over a picture")
+    # A dictionary keeps the order in which layers were done; the outermost of a resolution is no branch of a block.
+    order = list(once)
+    last_of_each: dict[tuple[int, int], str] = {}
+    for name, grid in once.items():
+        if name.count(".") <= last_of_each.get(grid, name).count("."):
+            last_of_each[grid] = name
+    chosen = sorted(last_of_each.values(), key=order.index)[-count:]
+    # Members of plain containers are a network's stages and blocks.
+    blocks = [name for name in order if type(model.get_submodule(name.rpartition(".")[0])) in _CONTAINERS]
+    between = [name for name in blocks if name not in chosen]
+    missing = min(count - len(chosen), len(between))
+    chosen += [between[index * len(between) // missing] for index in range(missing)]
+    return tuple(sorted(chosen, key=order.index, reverse=True))
+
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList)
 
 
 def open_picture(path: str | os.PathLike[str]) -> Image.Image:

@@ -1,7 +1,7 @@
 """The paper's equations 1-9 written out with dense matrices in float64: no gradient, no shortcut.
 
-Each layer gives ``beta[i, j]``, the contribution ratio of its input ``i`` to its output ``j``, and the ratio of its bias
-to each output. The chain (equations 5 and 6) multiplies them from the score back. One sample at a time.
+Each layer gives ``beta[i, j]``, the contribution ratio of its input ``i`` to its output ``j``, and the ratio of its
+bias to each output. The chain (equations 5 and 6) multiplies them from the score back. One sample at a time.
 """
 
 from __future__ import annotations
