@@ -95,9 +95,10 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
         )
 
     def _scores(self, output: Any, target: Any) -> torch.Tensor:
-        output = checks.check_output(output)
-        checks.check_target(output, target)
-        scores = _captum.select_scores(output, target)
+        with torch.enable_grad():
+            output = checks.check_output(output)
+            checks.check_target(output, target)
+            scores = _captum.select_scores(output, target)
         if self._normalize is not None:
             checks.warn_near_zero(scores, output)
         return scores
@@ -118,7 +119,6 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
             raise ModelError(_independent(", ".join(names)))
         grad_kwargs = dict(grad_kwargs or {})
         materialize = grad_kwargs.pop("materialize_grads", False)
-        wants_graph = bool(grad_kwargs.get("create_graph", False))
         values = scores.detach()
         seeds = torch.ones_like(values)
         if self._normalize is not None:
@@ -154,9 +154,7 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
                         (by_seed,) = torch.autograd.grad(total, seeds, retain_graph=True)
                         explained = by_seed.double() * seeds.detach()
                     deltas.append((values * seeds.detach() - explained).detach().to(values.dtype))
-        if not wants_graph:
-            contributions = [tuple(part.detach() for part in parts) for parts in contributions]
-        return contributions, deltas
+        return [tuple(part.detach() for part in parts) for parts in contributions], deltas
 
 
 def _independent(name: str) -> str:
@@ -518,7 +516,8 @@ class NeuronCAV(NeuronAttribution, _Contributions):  # type: ignore[misc]
         if not passed.calls[0]:
             raise LayerError(f"layer {self._name} was not reached by the forward pass.")
         values = tuple(t for t in tensors_in(passed.output) if t.requires_grad)
-        scores = _captum.select_neuron(values, neuron_selector)
+        with torch.enable_grad():
+            scores = _captum.select_neuron(values, neuron_selector)
         if self._normalize is not None:
             checks.warn_near_zero(scores, values[0])
         (parts,), deltas = self._contributions(

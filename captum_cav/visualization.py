@@ -95,7 +95,7 @@ def spatial_map(attributions: torch.Tensor, picture_size: tuple[int, int]) -> to
 
 
 # How far a grid's proportions may be from the picture's: unpadded convolutions take as much from the shorter side.
-_MOST_DISTORTION = math.log(1.5)
+_MOST_DISTORTION = math.log(1.25)
 _MOST_EXTRA_TOKENS = 6
 
 

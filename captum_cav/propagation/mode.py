@@ -23,8 +23,6 @@ _ADVICE = """{operation!r}{where} has no rule for how it passes contributions on
 or rules.linear where y is linear in its input, or your own function of a rules.Operation.
 on_unknown="gradient" goes on with its plain gradient instead."""
 
-_RANDOM_IN_TRAINING = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.dropout._DropoutNd, torch.nn.RReLU)
-
 
 class Propagation(TorchFunctionMode):
     """Replaces, while active, every operation on a contribution-carrying tensor by its surrogate.
@@ -110,7 +108,7 @@ class Propagation(TorchFunctionMode):
 
     def enter_module(self, module: torch.nn.Module) -> None:
         """Refuse a module that would act at random or change itself; remember where the forward pass is."""
-        if module.training and isinstance(module, _RANDOM_IN_TRAINING) and getattr(module, "p", 1.0) > 0:
+        if module.training and _differs_in_training(module):
             raise ModelError(
                 f"{self._describe(module)} is in training mode, where it acts at random or changes its statistics; "
                 "call model.eval() first."
@@ -224,3 +222,11 @@ class Propagation(TorchFunctionMode):
     def _describe(self, module: torch.nn.Module) -> str:
         name = self._name_of(module)
         return f"module {name!r} ({type(module).__name__})" if name else f"the module {type(module).__name__}"
+
+
+def _differs_in_training(module: torch.nn.Module) -> bool:
+    if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+        return module.p > 0
+    if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+        return module.track_running_stats
+    return isinstance(module, torch.nn.RReLU)

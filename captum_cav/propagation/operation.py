@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -90,7 +89,7 @@ def identify(function: Callable[..., Any]) -> Identity:
         return Identity(None, False, None)
     switch = None
     if isinstance(function, types.FunctionType):
-        parameters = list(inspect.signature(function).parameters)
+        parameters = function.__code__.co_varnames[: function.__code__.co_argcount]
         switch = parameters.index("inplace") if "inplace" in parameters else None
     if raw.startswith("__") and raw.endswith("__"):
         plain = raw.strip("_")

@@ -38,22 +38,20 @@ def product(operation: Operation) -> Any:
     held = {id(t) for t in weights} if len(weights) < len(carriers) else set()
     factors = len(carriers) - sum(id(t) in held for t in carriers)
     first = operation.args[0]
-    # Written in place, the first factor's own value is still needed by the others' shares.
-    overwritten = operation.in_place and factors > 1
+    # Written over, the first factor is still needed: by the others' shares, or because it must not carry.
+    overwritten = operation.in_place and (factors > 1 or id(first) in held)
 
     def factor(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
-            if id(value) in held and not (operation.in_place and value is first):
-                return value.detach()
-            return value.clone() if overwritten and value is first else value
+            value, is_first = (value.detach() if id(value) in held else value), value is first
+            return value.clone() if overwritten and is_first else value
         return type(value)(map(factor, value)) if type(value) in (tuple, list) else value
 
     args = tuple(map(factor, operation.args))
     output = operation.function(*args, **{key: factor(value) for key, value in operation.kwargs.items()})
-    if factors == 1:
-        return output
-    shared = _Scaled.apply(output, 1 / factors)
-    return first.copy_(shared) if overwritten else shared
+    if factors > 1:
+        output = _Scaled.apply(output, 1 / factors)
+    return first.copy_(output) if overwritten else output
 
 
 def division(operation: Operation) -> Any:
