@@ -135,23 +135,21 @@ def show_map(picture: Any, panel: Panel, axes: tuple[Figure, Axes] | None = None
         axis.imshow(picture)
         axis.set_title(panel.title, fontsize=9)
         return figure, axis
-    scaled, full = _scaled(panel, picture.shape[:2])
-    if not panel.signed:
+    if panel.signed:
+        axis.imshow(picture.mean(2), cmap="gray", vmin=0, vmax=255)
+    else:
         axis.imshow(picture)
+    scaled, full = _scaled(panel, picture.shape[:2])
     if full > 0:
         captum_visualization.visualize_image_attr(
             scaled,
-            picture if panel.signed else None,
-            "blended_heat_map" if panel.signed else "heat_map",
+            method="heat_map",
             sign="all" if panel.signed else "positive",
             plt_fig_axis=axes,
             outlier_perc=0,
             cmap=_SIGNED if panel.signed else _HEAT,
-            alpha_overlay=1.0,
             use_pyplot=False,
         )
-    elif panel.signed:
-        axis.imshow(picture.mean(2), cmap="gray", vmin=0, vmax=255)
     axis.set_title(_title(panel, full), fontsize=9)
     return figure, axis
 

@@ -12,7 +12,7 @@ from captum.attr import LayerAttribution, LayerGradCam, LayerGradientXActivation
 from torch import nn
 from torch.nn import functional as F
 
-from captum_cav import InputCAV, LayerCAV, NeuronCAV
+from captum_cav import InputCAV, LayerCAV, NeuronCAV, rules
 from tests.networks import network, shape_of
 
 LAYERS = ["maxpool", "layer1", "layer2", "layer3", "layer4"]
@@ -412,3 +412,26 @@ def test_functional_and_module_forms_give_the_same_map() -> None:
     ours, delta = InputCAV(functional).attribute(SAMPLES, 1, return_convergence_delta=True)
     assert_same(ours, InputCAV(net).attribute(SAMPLES, 1))
     assert delta.abs().max() < 1e-12
+
+
+# Rules of one's own ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", [torch.tanh, torch.Tensor.tanh, F.tanh], ids=["torch", "Tensor", "functional"])
+def test_a_rule_for_a_torch_function_governs_it_in_every_form(key: Any) -> None:
+    net = small_net()
+    gradient = LayerCAV(net, "0", rules={key: rules.linear}, normalize=None).attribute(SAMPLES, 0)
+    hidden = net[0](SAMPLES)
+    at_tanh = LayerCAV(net, "1", normalize=None).attribute(SAMPLES, 0)
+    expected = at_tanh / hidden.tanh() * (1 - hidden.tanh() ** 2) * hidden
+    torch.testing.assert_close(gradient, expected.detach(), rtol=1e-8, atol=1e-10)
+
+
+def test_a_rule_of_ones_own_is_a_function_of_the_operation() -> None:
+    def stop(operation: rules.Operation) -> torch.Tensor:
+        assert operation.name == "sigmoid"
+        return operation.value().detach()
+
+    x = torch.randn(2, 3, dtype=torch.float64)
+    found = InputCAV(lambda x: (x + torch.sigmoid(x)).sum(1), rules={torch.sigmoid: stop}, normalize=None).attribute(x)
+    assert_same(found, x)

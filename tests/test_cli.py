@@ -115,7 +115,9 @@ def test_an_output_folder_that_cannot_be_written_is_named(tmp_path: Path, capsys
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
     assert cli.main(["demo", "--output", str(blocked / "folder")]) == 2
-    assert re.search(r"cannot write to the folder .*file/folder: .+; choose another with --output", capsys.readouterr().err)
+    assert re.search(
+        r"cannot write to the folder .*file/folder: .+; choose another with --output", capsys.readouterr().err
+    )
 
 
 def test_cuda_is_refused_where_there_is_none(

@@ -244,10 +244,6 @@ class InjectedError(Exception):
     """Nobody else raises or expects this."""
 
 
-class InjectedBaseError(BaseException):
-    """Not even an Exception."""
-
-
 def inject(monkeypatch: pytest.MonkeyPatch, module: nn.Module, error: BaseException) -> None:
     """Let a module raise once its forward pass is done."""
     original = module.forward
@@ -265,7 +261,7 @@ def ways_through(name: str) -> list[Attribution]:
     return [attribution for way, attribution in ATTRIBUTIONS.items() if way not in too_early]
 
 
-@pytest.mark.parametrize("kind", [InjectedError, InjectedBaseError, KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("kind", [InjectedError, KeyboardInterrupt])
 @pytest.mark.parametrize("name", [name for name, _ in ResidualNet().named_modules()], ids=lambda name: name or "model")
 def test_a_module_that_raises_leaves_nothing(
     name: str, kind: type[BaseException], monkeypatch: pytest.MonkeyPatch
@@ -308,7 +304,7 @@ def test_a_refusal_leaves_nothing() -> None:
     net, x = residual_net(), picture()
     net.block2.norm.train()
     for attribution in ATTRIBUTIONS.values():
-        with left_as_it_was(net, x), pytest.raises(RuntimeError, match="call model.eval"):
+        with left_as_it_was(net, x), pytest.raises(RuntimeError, match=r"call model\.eval"):
             attribution(net, x)
     net.block2.norm.eval()
     with left_as_it_was(net, x), pytest.raises(ValueError, match="out of range"):

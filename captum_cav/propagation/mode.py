@@ -31,7 +31,7 @@ class Propagation(TorchFunctionMode):
     are detached as they are met, so nothing before the first tap builds a graph and no parameter ever joins one.
 
     Args:
-        rules: rules that take precedence over the defaults, by torch function.
+        rules: rules that take precedence over the defaults, by torch function in any of its forms.
         on_unknown: ``"error"`` or ``"gradient"``: what to do where no rule is known.
         account: collects the shares of constants; None to leave them out.
         name_of: gives the qualified name of a module, for messages.
@@ -49,7 +49,8 @@ class Propagation(TorchFunctionMode):
         self.taps: list[Tapped] = []
         self.modules: list[torch.nn.Module] = []
         self._run = object()
-        self._rules = rules
+        # By plain name, so that a rule for torch.relu governs F.relu and Tensor.relu_ too.
+        self._rules = {identify(function).name or function: rule for function, rule in rules.items()}
         self._on_unknown = on_unknown
         self._name_of = name_of
         self._paused = False
@@ -160,9 +161,8 @@ class Propagation(TorchFunctionMode):
         return value
 
     def _rule(self, func: Callable[..., Any], identity: Identity) -> Rule:
-        if func in self._rules:
-            return self._rules[func]
-        return DEFAULTS.get(identity.name or "", Operation.gradient)
+        own = self._rules.get(identity.name or func)
+        return own or DEFAULTS.get(identity.name or "", Operation.gradient)
 
     def _mark(self, output: Any, name: str | None, sources: list[Mark]) -> None:
         taps = 0

@@ -138,7 +138,7 @@ _LINEAR = """
     avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
     _adaptive_avg_pool2d interpolate upsample upsample_nearest upsample_bilinear max_unpool1d max_unpool2d
     max_unpool3d embedding _pack_padded_sequence _pad_packed_sequence requires_grad retain_grad register_hook
-    view_as_real view_as_complex deg2rad rad2deg
+    deg2rad rad2deg
 """.split()
 # Several tensors, any of which may be a constant.
 _ADDITIVE = """

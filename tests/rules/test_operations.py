@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from captum_cav import InputCAV
@@ -226,7 +225,9 @@ OTHERS: dict[str, tuple[Function, Function]] = {
     ),
     "causal attention": (
         lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True, scale=0.5),
-        lambda x: torch.softmax((x @ x.mT / 2).masked_fill(~torch.ones(4, 4).tril().bool(), -math.inf), -1).detach() @ x,
+        lambda x: (
+            torch.softmax((x @ x.mT / 2).masked_fill(~torch.ones(4, 4).tril().bool(), -math.inf), -1).detach() @ x
+        ),
     ),
     "masked attention": (
         lambda x: F.scaled_dot_product_attention(x, x, x, C[..., :4]),
@@ -288,7 +289,19 @@ def test_an_operation_follows_its_rule(name: str) -> None:
     check(*OTHERS[name])
 
 
-IN_PLACE = ["relu", "relu6", "silu", "elu", "celu", "selu", "mish", "hardswish", "hardsigmoid", "leaky_relu", "hardtanh"]
+IN_PLACE = [
+    "relu",
+    "relu6",
+    "silu",
+    "elu",
+    "celu",
+    "selu",
+    "mish",
+    "hardswish",
+    "hardsigmoid",
+    "leaky_relu",
+    "hardtanh",
+]
 
 
 @pytest.mark.parametrize("name", IN_PLACE)
