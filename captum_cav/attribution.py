@@ -16,7 +16,7 @@ from captum.attr import GradientAttribution, LayerAttribution, NeuronAttribution
 from captum.log import log_usage
 
 from captum_cav import _captum, checks
-from captum_cav.errors import CAVError, CAVTypeError, LayerError, ModelError
+from captum_cav.errors import CAVError, CAVTypeError, LayerError, ModelError, OptionError
 from captum_cav.propagation import forward
 from captum_cav.propagation.marks import tensors_in
 from captum_cav.propagation.operation import Rule
@@ -37,9 +37,9 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
     ) -> None:
         checks.check_model(self.forward_func)
         if normalize not in _NORMALIZATIONS:
-            raise CAVError(f'normalize is {normalize!r}; expected "score", "abs" or None.')
+            raise OptionError(f'normalize is {normalize!r}; expected "score", "abs" or None.')
         if on_unknown not in _UNKNOWNS:
-            raise CAVError(f'on_unknown is {on_unknown!r}; expected "error" or "gradient".')
+            raise OptionError(f'on_unknown is {on_unknown!r}; expected "error" or "gradient".')
         for key in rules or {}:
             if isinstance(key, (type, torch.nn.Module)) or not callable(key):
                 raise CAVTypeError(f"rules has the key {key!r}; expected a torch function, as torch.relu.")
@@ -115,10 +115,13 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
         grad_kwargs: dict[str, Any] | None = None,
     ) -> tuple[list[tuple[torch.Tensor, ...]], list[torch.Tensor]]:
         """Contributions of each chosen tap and, if asked for, what they and the constants leave unexplained."""
-        if not scores.requires_grad:
-            raise ModelError(_independent(", ".join(names)))
         grad_kwargs = dict(grad_kwargs or {})
         materialize = grad_kwargs.pop("materialize_grads", False)
+        if not scores.requires_grad:
+            if not materialize:
+                raise ModelError(_independent(", ".join(names)))
+            # All of it is constants: the backward pass starts, and reaches no layer.
+            scores = scores + torch.zeros_like(scores).requires_grad_()
         values = scores.detach()
         seeds = torch.ones_like(values)
         if self._normalize is not None:
@@ -151,7 +154,7 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
                         total = total + part.sum(dtype=torch.float64)
                     explained = total.reshape(1)
                     if split:
-                        (by_seed,) = torch.autograd.grad(total, seeds, retain_graph=True)
+                        (by_seed,) = torch.autograd.grad(total + 0 * seeds.sum(), seeds, retain_graph=True)
                         explained = by_seed.double() * seeds.detach()
                     deltas.append((values * seeds.detach() - explained).detach().to(values.dtype))
         return [tuple(part.detach() for part in parts) for parts in contributions], deltas

@@ -11,6 +11,10 @@ class CAVError(Exception):
     """Base of everything that captum_cav raises on purpose."""
 
 
+class OptionError(CAVError, ValueError):
+    """An option whose value is not one of those that it takes."""
+
+
 class InputError(CAVError, ValueError):
     """Inputs that cannot be explained: empty, not finite, on another device."""
 

@@ -104,7 +104,7 @@ def test_what_a_user_can_mend_is_one_line_and_status_2(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main([*arguments, "--output", str(tmp_path)]) == 2
-    error = capsys.readouterr().err
+    error = capsys.readouterr().err.split("\r")[-1].lstrip()  # behind a progress bar that was wiped
     assert error.startswith("captum-cav: error: ")
     assert error.count("\n") == 1
     assert re.search(message, error)

@@ -23,6 +23,15 @@ Function = Callable[[torch.Tensor], torch.Tensor]
 SHAPE = (2, 3, 12, 12)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_core() -> Iterator[None]:
+    """The tensors are tiny: on a busy machine, torch's own threads waiting for each other cost ten times the work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 # Networks -------------------------------------------------------------------------------------------------------
 
 
@@ -566,6 +575,19 @@ def test_an_activation_that_the_user_keeps_is_seen_to_be_alive() -> None:
     kept.clear()
     gc.collect()
     assert alive(watched) == 0
+
+
+def test_nothing_before_the_first_requested_layer_builds_a_graph() -> None:
+    net, x = residual_net(), picture()
+    with_graph: dict[str, bool] = {}
+    for name, module in net.named_modules():
+        module.register_forward_hook(
+            lambda _, args, output, name=name: with_graph.__setitem__(name, output.requires_grad)
+        )
+    LayerCAV(net, ["head", "block2"]).attribute(x.requires_grad_(), 1)
+    # The layer's own hook of the user comes before the tap.
+    assert {name for name, grows in with_graph.items() if grows} == {"pool", "flatten", "head", ""}
+    assert len(with_graph) == len(list(net.named_modules()))
 
 
 def live_tensors() -> int:

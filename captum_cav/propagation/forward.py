@@ -122,6 +122,7 @@ def run(
         try:
             with mode:
                 output = forward_func(*inputs, *additional)
+            mode.check_seen(output)
         except _Reached as reached:
             output = reached.value
     return Forward(output, calls, mode.taps, account)

@@ -102,10 +102,18 @@ class Propagation(TorchFunctionMode):
             held = get_mark(source, self._run)
             set_mark(carrier, Mark(self._run, bit | (held.taps if held else 0), held is not None and held.weight))
 
-        with self.paused():
+        # A layer that the model runs under no_grad may carry all the same, once the model has left it.
+        with self.paused(), torch.enable_grad():
+            self.check_seen(value)
             handed_on, tapped = tap(value, mark)
         self.taps.append(tapped)
         return handed_on
+
+    def check_seen(self, value: Any) -> None:
+        """Refuse tensors of the forward pass that were made by something the mode did not see."""
+        for tensor in tensors_in(value):
+            if tensor.grad_fn is not None and get_mark(tensor, self._run) is None:
+                raise self._unseen(tensor, "the end of the forward pass" if not self.modules else "a requested layer")
 
     def enter_module(self, module: torch.nn.Module) -> None:
         """Refuse a module that would act at random or change itself; remember where the forward pass is."""
@@ -138,12 +146,15 @@ class Propagation(TorchFunctionMode):
         in_place = writes_in_place(identity, args, kwargs)
         if in_place:
             self._preserve(args[0])
-        carriers = [mark for tensor, mark in found if tensor.requires_grad]
-        if not carriers:
+        if not any(tensor.requires_grad for tensor, _ in found):
             output = func(*args, **kwargs)
-        else:
-            output = self._rule(func, identity)(Operation(identity, func, args, kwargs, in_place, self))
-        self._mark(args[0] if output is None and args else output, identity.name, carriers or [found[0][1]])
+            self._mark(args[0] if output is None and args else output, identity.name, found)
+            return output
+        operation = Operation(identity, func, args, kwargs, in_place, self)
+        output = self._rule(func, identity)(operation)
+        if not operation.written_out:
+            found = [(tensor, mark) for tensor, mark in found if id(tensor) not in operation.held]
+            self._mark(args[0] if output is None else output, identity.name, found)
         return output
 
     def _admit(self, value: Any, found: list[tuple[torch.Tensor, Mark]], func: Callable[..., Any]) -> Any:
@@ -154,7 +165,7 @@ class Propagation(TorchFunctionMode):
                 found.append((value, mark))
             elif value.requires_grad:
                 if value.grad_fn is not None:
-                    raise self._unseen(value, func)
+                    raise self._unseen(value, repr(identify(func).name or getattr(func, "__name__", func)))
                 return value.detach()
         elif type(value) in (tuple, list):
             return type(value)(self._admit(item, found, func) for item in value)
@@ -164,16 +175,22 @@ class Propagation(TorchFunctionMode):
         own = self._rules.get(identity.name or func)
         return own or DEFAULTS.get(identity.name or "", Operation.gradient)
 
-    def _mark(self, output: Any, name: str | None, sources: list[Mark]) -> None:
-        taps = 0
-        for source in sources:
-            taps |= source.taps
-        weight = name in MAKING_WEIGHTS or (name in KEEPING_WEIGHTS and all(source.weight for source in sources))
-        mark = Mark(self._run, taps, weight)
+    def _mark(self, output: Any, name: str | None, sources: list[tuple[torch.Tensor, Mark]]) -> None:
+        """Mark what an operation made of its sources."""
+        taps, bypassing = 0, False
+        for tensor, mark in sources:
+            if tensor.requires_grad:
+                taps |= mark.taps
+            else:
+                bypassing = True
+        weight = name in MAKING_WEIGHTS or (name in KEEPING_WEIGHTS and all(mark.weight for _, mark in sources))
         for tensor in tensors_in(output):
-            # Without a graph below a carrier: detached by the model, or a weight. That counts as a constant.
-            if tensor.requires_grad == bool(taps) and tensor.is_floating_point():
-                set_mark(tensor, mark)
+            if tensor.is_floating_point():
+                if tensor.requires_grad:
+                    set_mark(tensor, Mark(self._run, taps, weight))
+                elif bypassing:
+                    set_mark(tensor, Mark(self._run, 0, weight))
+                # Made of carriers alone and without a graph, it was detached by the model: a constant.
 
     def _preserve(self, target: Any) -> None:
         """Keep tapped values apart from a tensor that the model is about to write into."""
@@ -205,12 +222,12 @@ class Propagation(TorchFunctionMode):
             _ADVICE.format(operation=name, where=self._where(), key=key or f"the function {name}")
         )
 
-    def _unseen(self, tensor: torch.Tensor, func: Callable[..., Any]) -> UnsupportedOperationError:
+    def _unseen(self, tensor: torch.Tensor, destination: str) -> UnsupportedOperationError:
         node = tensor.grad_fn
         assert node is not None
         return UnsupportedOperationError(
             f"A tensor of shape {tuple(tensor.shape)} that requires grad reached "
-            f"{identify(func).name or getattr(func, '__name__', func)!r}{self._where()} but was made by "
+            f"{destination}{self._where()} but was made by "
             f"{node.name()!r}, which captum_cav could not see (a custom autograd.Function, a scripted function, or a "
             "tensor computed before the forward pass). Write that step in torch operations, or detach the tensor if "
             "it should count as a constant."

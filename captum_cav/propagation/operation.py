@@ -132,9 +132,11 @@ class Operation:
         args: its positional arguments, parameters detached.
         kwargs: its keyword arguments, parameters detached.
         in_place: whether the call writes into its first argument.
+        held: identities of carriers that the rule held constant, so that the output does not descend from them.
+        written_out: whether the rule ran other operations instead, each of which met a rule of its own.
     """
 
-    __slots__ = ("_propagation", "args", "function", "in_place", "kwargs", "name")
+    __slots__ = ("_propagation", "args", "function", "held", "in_place", "kwargs", "name", "written_out")
 
     def __init__(
         self,
@@ -150,6 +152,8 @@ class Operation:
         self.args = args
         self.kwargs = kwargs
         self.in_place = in_place
+        self.held: set[int] = set()
+        self.written_out = False
         self._propagation = propagation
 
     def value(self) -> Any:
@@ -170,9 +174,14 @@ class Operation:
         """Whether a value is sigmoid- or softmax-like: it weighs what it multiplies."""
         return isinstance(value, torch.Tensor) and self._propagation.is_weight(value)
 
-    def is_constant(self, value: Any) -> bool:
-        """Whether a value does not depend on the inputs."""
-        return not any(map(self._propagation.depends_on_inputs, tensors_in(value)))
+    def depends_on_inputs(self, value: Any) -> bool:
+        """Whether a value holds a tensor that was computed from the inputs."""
+        return any(map(self._propagation.depends_on_inputs, tensors_in(value)))
+
+    def hold(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor as a constant: a weight, a statistic. It passes no contributions on."""
+        self.held.add(id(tensor))
+        return tensor.detach()
 
     @property
     def counts_constants(self) -> bool:
@@ -198,6 +207,7 @@ class Operation:
 
     def inside(self, composite: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run a function written in torch so that each operation inside it meets its own rule."""
+        self.written_out = True
         with self._propagation:
             return composite(*args, **kwargs)
 

@@ -59,7 +59,7 @@ def tap(value: Any, mark: Callable[[torch.Tensor, torch.Tensor], None]) -> tuple
     def hand_on(leaf: Any) -> Any:
         if not (isinstance(leaf, torch.Tensor) and leaf.is_floating_point()):
             return leaf
-        carrier = _HandOn.apply(leaf, anchor)
+        carrier = _HandOn.apply(leaf if leaf.grad_fn is not None else leaf.detach(), anchor)
         tapped.values.append(leaf.detach())
         tapped.edges.append(get_gradient_edge(carrier))
         mark(carrier, leaf)

@@ -24,6 +24,8 @@ def scaled_dot_product_attention(operation: Operation) -> Any:
             "scaled_dot_product_attention would drop at random (dropout_p > 0); call model.eval() first, or pass "
             "dropout_p=self.dropout if self.training else 0."
         )
+    for weighing in (query, key):
+        operation.hold(weighing)
     if not operation.carries(value):
         return operation.value().detach()
     if operation.kwargs.get("enable_gqa", False):

@@ -43,7 +43,7 @@ def additive(operation: Operation) -> Any:
 
 def _has_constant(operation: Operation) -> bool:
     arguments = [*operation.args, *operation.kwargs.values()]
-    if any(tensor.is_floating_point() and operation.is_constant(tensor) for tensor in tensors_in(arguments)):
+    if any(tensor.is_floating_point() and not operation.depends_on_inputs(tensor) for tensor in tensors_in(arguments)):
         return True
     operands = operation.args[:2] if operation.name in ("add", "sub", "rsub") else arguments
     return operation.name in _WITH_NUMBERS and any(isinstance(value, (int, float)) for value in operands)
@@ -62,7 +62,7 @@ def affine(operation: Operation) -> Any:
             lambda: operation.function(x, weight, None, *operation.args[3:], **rest) + bias.reshape(-1, *ones)
         )
     output = operation.value()
-    if operation.is_constant(bias):
+    if not operation.depends_on_inputs(bias):
         operation.add_constant(output, bias.reshape(-1, *ones))
     return output
 

@@ -51,7 +51,7 @@ def layer_norm(operation: Operation) -> Any:
         return operation.inside(lambda: _scaled_and_shifted(F.layer_norm(x, shape, eps=epsilon), weight, bias))
     value, _, scale = torch.native_layer_norm(x.detach(), shape, weight, bias, epsilon)
     output: torch.Tensor = _Standardised.apply(x, value, scale, weight, tuple(range(-len(shape), 0)))
-    if bias is not None and operation.is_constant(bias):
+    if bias is not None and not operation.depends_on_inputs(bias):
         operation.add_constant(output, bias)
     return output
 

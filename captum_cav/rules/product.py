@@ -31,19 +31,18 @@ class _Scaled(torch.autograd.Function):
 
 def product(operation: Operation) -> Any:
     """Multiplications of any kind: elementwise, matrix, einsum, convolution with a computed kernel."""
-    carriers = [t for t in tensors_in([operation.args, operation.kwargs]) if operation.carries(t)]
-    if len(carriers) == 1:
-        return operation.value()
-    weights = [t for t in carriers if operation.is_weight(t)]
-    held = {id(t) for t in weights} if len(weights) < len(carriers) else set()
-    factors = len(carriers) - sum(id(t) in held for t in carriers)
+    signals = [t for t in tensors_in([operation.args, operation.kwargs]) if operation.depends_on_inputs(t)]
+    weights = [t for t in signals if operation.is_weight(t)]
+    # A weight weighs whatever depends on the inputs, whether or not that carries contributions of a tapped layer.
+    held = {id(t) for t in weights} if len(weights) < len(signals) else set()
+    factors = sum(operation.carries(t) and id(t) not in held for t in signals)
     first = operation.args[0]
     # Written over, the first factor is still needed: by the others' shares, or because it must not carry.
     overwritten = operation.in_place and (factors > 1 or id(first) in held)
 
     def factor(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
-            value, is_first = (value.detach() if id(value) in held else value), value is first
+            value, is_first = (operation.hold(value) if id(value) in held else value), value is first
             return value.clone() if overwritten and is_first else value
         return type(value)(map(factor, value)) if type(value) in (tuple, list) else value
 
@@ -61,8 +60,8 @@ def division(operation: Operation) -> Any:
         return operation.inside(lambda: a.reciprocal() * b)
     if not operation.carries(b):
         return operation.value()
-    if operation.carries(a):
-        return operation.function(a, b.detach(), **_without(operation.kwargs, "input", "other"))
+    if operation.depends_on_inputs(a):
+        return operation.function(a, operation.hold(b), **_without(operation.kwargs, "input", "other"))
     if operation.in_place or operation.kwargs.get("rounding_mode") is not None:
         return operation.gradient()
     return operation.inside(lambda: b.reciprocal() * a)
