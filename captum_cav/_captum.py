@@ -14,8 +14,7 @@ def select_scores(output: torch.Tensor, target: Any) -> torch.Tensor:
 
     Args:
         output: shape (N, ...), the model's output.
-        target: an index, a tuple of indices, or a list or tensor of one per sample; None if ``output`` is one score a
-            sample.
+        target: a tuple of indices, a list of one per sample, or None if ``output`` is one score a sample.
 
     Returns:
         Shape (N,).

@@ -35,7 +35,6 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
     def _configure(
         self, rules: Mapping[Callable[..., Any], Rule] | None, normalize: Normalize, on_unknown: str
     ) -> None:
-        checks.check_model(self.forward_func)
         if normalize not in _NORMALIZATIONS:
             raise OptionError(f'normalize is {normalize!r}; expected "score", "abs" or None.')
         if on_unknown not in _UNKNOWNS:
@@ -97,8 +96,7 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
     def _scores(self, output: Any, target: Any) -> torch.Tensor:
         with torch.enable_grad():
             output = checks.check_output(output)
-            checks.check_target(output, target)
-            scores = _captum.select_scores(output, target)
+            scores = _captum.select_scores(output, checks.resolve_target(output, target))
         if self._normalize is not None:
             checks.warn_near_zero(scores, output)
         return scores
@@ -216,6 +214,7 @@ class LayerCAV(LayerAttribution, _Contributions):  # type: ignore[misc]
         on_unknown: str = "error",
         call: int | None = None,
     ) -> None:
+        checks.check_model(forward_func)
         several = isinstance(layer, (list, tuple))
         found = [checks.find_layer(forward_func, one) for one in (layer if several else [layer])]  # type: ignore[union-attr]
         if not found:
@@ -401,6 +400,7 @@ class InputCAV(_Contributions):
         normalize: Normalize = "score",
         on_unknown: str = "error",
     ) -> None:
+        checks.check_model(forward_func)
         GradientAttribution.__init__(self, forward_func)
         self._configure(rules, normalize, on_unknown)
 
@@ -475,6 +475,7 @@ class NeuronCAV(NeuronAttribution, _Contributions):  # type: ignore[misc]
         normalize: Normalize = "score",
         on_unknown: str = "error",
     ) -> None:
+        checks.check_model(forward_func)
         self._name, module = checks.find_layer(forward_func, layer)
         NeuronAttribution.__init__(self, forward_func, module)
         GradientAttribution.__init__(self, forward_func)

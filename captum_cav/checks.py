@@ -95,9 +95,7 @@ def find_layer(forward_func: Callable[..., Any], layer: Any) -> tuple[str, torch
             raise LayerError(f"unknown layer {layer!r}{did_you_mean(layer, known)}; see model.named_modules().")
         return repr(layer), known[layer]
     if not isinstance(layer, torch.nn.Module):
-        raise CAVTypeError(
-            f"layer is a {type(layer).__name__}; expected a torch.nn.Module, its qualified name, or a list of either."
-        )
+        raise CAVTypeError(f"layer is a {type(layer).__name__}; expected a torch.nn.Module or its qualified name.")
     if not is_module:
         return type(layer).__name__, layer
     for name, module in forward_func.named_modules():  # type: ignore[attr-defined]
@@ -125,23 +123,33 @@ def check_output(output: Any) -> torch.Tensor:
     return output.reshape(1) if output.dim() == 0 else output
 
 
-def check_target(output: torch.Tensor, target: Any) -> None:
-    """Refuse a target that does not select one score a sample from the output (in any of Captum's forms)."""
+def resolve_target(output: torch.Tensor, target: Any) -> list[tuple[int, ...]] | tuple[int, ...] | None:
+    """A target in any of Captum's forms as indices behind the batch dimension.
+
+    Args:
+        output: shape (N, ...), the model's output.
+        target: an index, a tuple of indices, a list or 1-D tensor of one a sample, or None.
+
+    Returns:
+        A tuple of indices from 0 on for all samples, a list of one a sample, or None for one score a sample.
+
+    Raises:
+        TargetError, CAVTypeError: where it does not select one score a sample.
+    """
     shape = tuple(output.shape)
-    samples, choices = shape[0], shape[1:]
+    samples = shape[0]
     if target is None:
         if output.numel() != samples:
             raise TargetError(
                 f"target is missing: the model gives {output[0].numel()} values a sample (output shape {shape}); "
-                f"pass {_example(choices)}."
+                f"pass {_example(shape)}."
             )
-        return
+        return None
     if isinstance(target, torch.Tensor):
         if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
-            raise CAVTypeError(f"target is a tensor of {target.dtype}; expected integers, as {_example(choices)}.")
+            raise CAVTypeError(f"target is a tensor of {target.dtype}; expected integers, as {_example(shape)}.")
         if target.numel() == 1:
-            _check_index(int(target), choices, "target", shape)
-            return
+            return _indices(int(target), "target", shape)
         if target.dim() != 1:
             raise TargetError(
                 f"target has shape {tuple(target.shape)}; expected one index for each of {samples} samples."
@@ -150,30 +158,30 @@ def check_target(output: torch.Tensor, target: Any) -> None:
     if isinstance(target, list):
         if len(target) != samples:
             raise TargetError(f"target lists {len(target)} entries for {samples} samples; expected one for each.")
-        for sample, entry in enumerate(target):
-            _check_index(entry, choices, f"target[{sample}]", shape)
-    else:
-        _check_index(target, choices, "target", shape)
+        return [_indices(entry, f"target[{sample}]", shape) for sample, entry in enumerate(target)]
+    return _indices(target, "target", shape)
 
 
-def _check_index(entry: Any, choices: Sequence[int], which: str, shape: tuple[int, ...]) -> None:
+def _indices(entry: Any, which: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     indices = entry if isinstance(entry, tuple) else (entry,)
     if not all(isinstance(index, int) and not isinstance(index, bool) for index in indices):
         raise CAVTypeError(
             f"{which} is {entry!r} ({type(entry).__name__}); expected an integer, a tuple of integers, or a list or "
-            f"tensor of one a sample, as {_example(choices)}."
+            f"tensor of one a sample, as {_example(shape)}."
         )
-    if len(indices) != len(choices):
+    if len(indices) != len(shape) - 1:
         raise TargetError(
-            f"{which} is {entry!r}, which selects {len(indices)} of the {len(choices)} dimensions behind the batch "
-            f"(output shape {shape}); pass {_example(choices)}."
+            f"{which} is {entry!r}, which selects {len(indices)} of the {len(shape) - 1} dimensions behind the batch "
+            f"(output shape {shape}); pass {_example(shape)}."
         )
-    for index, size in zip(indices, choices, strict=True):
+    for index, size in zip(indices, shape[1:], strict=True):
         if not -size <= index < size:
             raise TargetError(f"{which} is {entry!r}, out of range for output shape {shape}: 0 to {size - 1}.")
+    return tuple(index % size for index, size in zip(indices, shape[1:], strict=True))
 
 
-def _example(choices: Sequence[int]) -> str:
+def _example(shape: Sequence[int]) -> str:
+    choices = shape[1:]
     if not choices:
         return "no target"
     if len(choices) == 1:

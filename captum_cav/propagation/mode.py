@@ -15,7 +15,7 @@ from captum_cav.propagation.account import Account
 from captum_cav.propagation.marks import Mark, get_mark, set_mark, tensors_in
 from captum_cav.propagation.operation import Identity, Operation, Rule, identify, writes_in_place
 from captum_cav.propagation.taps import Tapped, tap
-from captum_cav.rules import DEFAULTS, KEEPING_WEIGHTS, MAKING_WEIGHTS, QUERIES
+from captum_cav.rules import DEFAULTS, GUARDS, KEEPING_WEIGHTS, MAKING_WEIGHTS, QUERIES
 
 _ADVICE = """{operation!r}{where} has no rule for how it passes contributions on. Define one for this attribution:
     from captum_cav import rules
@@ -141,16 +141,18 @@ class Propagation(TorchFunctionMode):
         args = tuple([self._admit(value, found, func) for value in args])
         if kwargs:
             kwargs = {key: self._admit(value, found, func) for key, value in kwargs.items()}
+        in_place = writes_in_place(identity, args, kwargs)
+        operation = Operation(identity, func, args, kwargs, in_place, self)
+        if identity.name in GUARDS:
+            GUARDS[identity.name](operation)
         if not found:
             return func(*args, **kwargs)
-        in_place = writes_in_place(identity, args, kwargs)
         if in_place:
             self._preserve(args[0])
         if not any(tensor.requires_grad for tensor, _ in found):
             output = func(*args, **kwargs)
             self._mark(args[0] if output is None and args else output, identity.name, found)
             return output
-        operation = Operation(identity, func, args, kwargs, in_place, self)
         output = self._rule(func, identity)(operation)
         if not operation.written_out:
             found = [(tensor, mark) for tensor, mark in found if id(tensor) not in operation.held]
@@ -205,7 +207,7 @@ class Propagation(TorchFunctionMode):
         """Run an operation without a rule if nothing is carried through it or its gradient was asked for."""
         if self._on_unknown == "gradient":
             warnings.warn(
-                f"{operation.name!r}{self._where()} has no rule; its plain gradient was passed on.",
+                f"{operation.name!r}{self.where()} has no rule; its plain gradient was passed on.",
                 UnsupportedOperationWarning,
                 stacklevel=2,
             )
@@ -218,8 +220,10 @@ class Propagation(TorchFunctionMode):
     def unsupported(self, name: str, function: Callable[..., Any] | None = None) -> UnsupportedOperationError:
         """The error for an operation without a rule."""
         key = torch.overrides.resolve_name(function) if function is not None else None
+        if isinstance(function, torch._ops.OpOverload):
+            key = f"torch.ops.{key}"
         return UnsupportedOperationError(
-            _ADVICE.format(operation=name, where=self._where(), key=key or f"the function {name}")
+            _ADVICE.format(operation=name, where=self.where(), key=key or f"the function {name}")
         )
 
     def _unseen(self, tensor: torch.Tensor, destination: str) -> UnsupportedOperationError:
@@ -227,13 +231,14 @@ class Propagation(TorchFunctionMode):
         assert node is not None
         return UnsupportedOperationError(
             f"A tensor of shape {tuple(tensor.shape)} that requires grad reached "
-            f"{destination}{self._where()} but was made by "
+            f"{destination}{self.where()} but was made by "
             f"{node.name()!r}, which captum_cav could not see (a custom autograd.Function, a scripted function, or a "
             "tensor computed before the forward pass). Write that step in torch operations, or detach the tensor if "
             "it should count as a constant."
         )
 
-    def _where(self) -> str:
+    def where(self) -> str:
+        """The innermost module of the forward pass, for messages."""
         return f" in {self._describe(self.modules[-1])}" if self.modules else ""
 
     def _describe(self, module: torch.nn.Module) -> str:

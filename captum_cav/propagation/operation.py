@@ -184,6 +184,11 @@ class Operation:
         return tensor.detach()
 
     @property
+    def where(self) -> str:
+        """Where in the model it ran, for messages: `` in module 'layer1' (Layer)``, or nothing."""
+        return self._propagation.where()
+
+    @property
     def counts_constants(self) -> bool:
         """Whether anyone asked for the shares of constants; measuring them costs a little."""
         return self._propagation.account is not None

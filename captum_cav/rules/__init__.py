@@ -14,6 +14,7 @@ from captum_cav.rules.activation import pass_through
 from captum_cav.rules.linear import additive, linear
 from captum_cav.rules.pooling import winner_takes_all
 from captum_cav.rules.product import product
+from captum_cav.rules.training import GUARDS as GUARDS
 
 __all__ = ["Operation", "Rule", "additive", "linear", "pass_through", "product", "winner_takes_all"]
 

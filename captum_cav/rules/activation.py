@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from captum_cav.errors import ModelError
 from captum_cav.propagation.operation import Operation, Rule
 
 
@@ -115,13 +114,6 @@ def power(operation: Operation) -> Any:
     return operation.gradient()
 
 
-def randomised_relu(operation: Operation) -> Any:
-    """RReLU at rest: a leaky ReLU. At work it is refused."""
-    if operation.argument(3, "training", False):
-        raise ModelError("rrelu would act at random (training=True); call model.eval() first.")
-    return operation.value()
-
-
 def glu(operation: Operation) -> Any:
     """``a * sigmoid(b)`` of the two halves, written out: the gate is a weight."""
     x, dim = operation.argument(0, "input"), operation.argument(1, "dim", -1)
@@ -166,7 +158,7 @@ _PASSED: list[str] = """
     sigmoid special_expit hardsigmoid softplus logsigmoid log_sigmoid exp exp2 cos cosh log log2 log10 erfc
     clamp clamp_min clamp_max clip threshold _threshold log_softmax softmax softmin reciprocal rsqrt
 """.split()
-_THROUGH_ZERO: list[str] = "relu leaky_relu prelu _prelu_kernel abs hardshrink".split()
+_THROUGH_ZERO: list[str] = "relu leaky_relu rrelu prelu _prelu_kernel abs hardshrink".split()
 
 RULES: dict[str, Rule] = {
     **{name: odd_at_zero(limit) for name, limit in _LIMITS.items()},
@@ -176,7 +168,6 @@ RULES: dict[str, Rule] = {
     "relu6": saturated,
     "silu": silu,
     "pow": power,
-    "rrelu": randomised_relu,
     "glu": glu,
 }
 MAKING_WEIGHTS = frozenset(("sigmoid", "special_expit", "hardsigmoid", "softmax", "reciprocal", "rsqrt"))

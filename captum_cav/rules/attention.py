@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from captum_cav.errors import ModelError
 from captum_cav.propagation.operation import Operation, Rule
 
 
@@ -19,11 +18,6 @@ def scaled_dot_product_attention(operation: Operation) -> Any:
     query, key, value, mask = (
         operation.argument(position, name) for position, name in enumerate(("query", "key", "value", "attn_mask"))
     )
-    if operation.argument(4, "dropout_p", 0.0) > 0:
-        raise ModelError(
-            "scaled_dot_product_attention would drop at random (dropout_p > 0); call model.eval() first, or pass "
-            "dropout_p=self.dropout if self.training else 0."
-        )
     for weighing in (query, key):
         operation.hold(weighing)
     if not operation.carries(value):

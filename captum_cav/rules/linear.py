@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from captum_cav.errors import ModelError
 from captum_cav.propagation.marks import tensors_in
 from captum_cav.propagation.operation import Operation, Rule
 from captum_cav.rules.product import product
@@ -97,18 +96,6 @@ def lerp(operation: Operation) -> Any:
     return operation.inside(lambda: start + weight * (end - start))
 
 
-def dropout(operation: Operation) -> Any:
-    """Dropout at rest: identity. At work it is refused."""
-    if operation.argument(2, "train" if "train" in operation.kwargs else "training", True):
-        probability = operation.argument(1, "p", 0.5)
-        if probability > 0:
-            raise ModelError(
-                f"{operation.name} would act at random (training=True, p={probability}); call model.eval() first, or "
-                "pass training=self.training to the functional form."
-            )
-    return operation.value()
-
-
 _SPATIAL_DIMENSIONS = {
     "conv1d": 1,
     "conv2d": 2,
@@ -126,7 +113,7 @@ _ADDMM_ARGUMENTS = {
     "baddbmm": ("input", "batch1", "batch2"),
 }
 
-# One carrier in, its elements out, perhaps scaled by fixed numbers: the gradient is the rule.
+# One carrier in, its elements out, perhaps scaled by fixed numbers: the gradient is the rule. Dropout is at rest here.
 _LINEAR = """
     T H mT mH real view view_as reshape reshape_as flatten unflatten ravel squeeze unsqueeze permute transpose swapaxes
     swapdims movedim moveaxis t contiguous clone alias to type type_as float double half bfloat16 cpu cuda chunk split
@@ -139,6 +126,7 @@ _LINEAR = """
     _adaptive_avg_pool2d interpolate upsample upsample_nearest upsample_bilinear max_unpool1d max_unpool2d
     max_unpool3d embedding _pack_padded_sequence _pad_packed_sequence requires_grad retain_grad register_hook
     deg2rad rad2deg
+    dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout
 """.split()
 # Several tensors, any of which may be a constant.
 _ADDITIVE = """
@@ -146,7 +134,6 @@ _ADDITIVE = """
     masked_scatter index_put index_add index_copy index_fill setitem scatter scatter_add slice_scatter select_scatter
     diagonal_scatter pad constant_pad_nd
 """.split()
-_DROPOUTS = "dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout".split()
 # What torch itself treats as a constant of the forward pass.
 _CONSTANT = """
     detach data zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty
@@ -159,9 +146,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys([*_SPATIAL_DIMENSIONS, "linear"], affine),
     **dict.fromkeys(_ADDMM_ARGUMENTS, addmm),
     **dict.fromkeys(("addcmul", "addcdiv"), addcmul),
-    **dict.fromkeys(_DROPOUTS, dropout),
     "bilinear": bilinear,
     "lerp": lerp,
 }
 # A view, a scaled copy or a sum of weights is a weight.
-KEEPING_WEIGHTS = frozenset([*_LINEAR, *_ADDITIVE, *_DROPOUTS])
+KEEPING_WEIGHTS = frozenset([*_LINEAR, *_ADDITIVE])

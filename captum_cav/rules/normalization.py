@@ -6,12 +6,12 @@ RMS norm have a surrogate each; the others are written out in their terms.
 
 from __future__ import annotations
 
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
-from captum_cav.errors import ModelError
 from captum_cav.propagation.operation import Operation, Rule
 
 
@@ -68,16 +68,23 @@ def rms_norm(operation: Operation) -> Any:
     return _Standardised.apply(x, operation.value().detach(), scale, weight, ())
 
 
+def statistics_and_affine(operation: Operation) -> dict[str, Any]:
+    """Input, running statistics, weight and bias of batch and instance norm.
+
+    ``torch.nn.functional`` and ``torch`` order them differently.
+    """
+    statistics, affine = ("running_mean", "running_var"), ("weight", "bias")
+    functional = isinstance(operation.function, FunctionType)
+    order = ("input", *(statistics + affine if functional else affine + statistics))
+    return {name: operation.argument(position, name) for position, name in enumerate(order)}
+
+
 def batch_norm(operation: Operation) -> Any:
     """Batch norm: linear with running statistics; with the batch's own (none are kept), as layer norm."""
-    x, mean, variance, weight, bias = (
-        operation.argument(position, name)
-        for position, name in enumerate(("input", "running_mean", "running_var", "weight", "bias"))
-    )
-    training, epsilon = operation.argument(5, "training", False), operation.argument(7, "eps", 1e-5)
-    if training and mean is not None:
-        raise ModelError("batch_norm would change its running statistics (training=True); call model.eval() first.")
-    if training:
+    given = statistics_and_affine(operation)
+    x, mean, variance, weight, bias = (given[name] for name in _NORM_ARGUMENTS)
+    epsilon = operation.argument(7, "eps", 1e-5)
+    if operation.argument(5, "training", False):
 
         def of_the_batch() -> torch.Tensor:
             channels_first = x.transpose(0, 1)
@@ -110,15 +117,11 @@ def group_norm(operation: Operation) -> Any:
 
 def instance_norm(operation: Operation) -> Any:
     """Instance norm: a group a channel, or batch norm where it uses running statistics."""
-    x, mean, variance, weight, bias, of_input = (
-        operation.argument(position, name)
-        for position, name in enumerate(("input", "running_mean", "running_var", "weight", "bias", "use_input_stats"))
-    )
+    given = statistics_and_affine(operation)
+    x, mean, variance, weight, bias = (given[name] for name in _NORM_ARGUMENTS)
     epsilon = operation.argument(7, "eps", 1e-5)
-    if of_input is False:
+    if not operation.argument(5, "use_input_stats", True):
         return operation.inside(F.batch_norm, x, mean, variance, weight, bias, eps=epsilon)
-    if mean is not None:
-        raise ModelError("instance_norm would change its running statistics; call model.eval() first.")
     return operation.inside(_grouped, x, x.shape[1], weight, bias, epsilon)
 
 
@@ -138,6 +141,8 @@ def _scaled_and_shifted(x: torch.Tensor, weight: torch.Tensor | None, bias: torc
     scaled = x if weight is None else x * weight
     return scaled if bias is None else scaled + bias
 
+
+_NORM_ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias")
 
 RULES: dict[str, Rule] = {
     "layer_norm": layer_norm,

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from captum_cav.errors import ModelError
 from captum_cav.propagation.operation import Operation, Rule
 
 Weights = Sequence[Any]
@@ -67,12 +66,9 @@ def recurrent(step: Step, states: int) -> Rule:
     """
 
     def rule(operation: Operation) -> Any:
-        if isinstance(operation.args[-1], bool) and len(operation.args) == 9:
-            x, hx, parameters, biased, layers, dropout, training, bidirectional, batch_first = operation.args
-        else:
+        if not isinstance(operation.args[3], bool):  # a packed sequence, whose batch sizes come second
             return operation.gradient()
-        if training and dropout > 0 and layers > 1:
-            raise ModelError(f"{operation.name} would drop at random between its layers; call model.eval() first.")
+        x, hx, parameters, biased, layers, _, _, bidirectional, batch_first = operation.args
         hidden = tuple(hx) if states == 2 else (hx,)
         projected = states == 2 and hidden[0].shape[-1] != hidden[1].shape[-1]
         per_cell = (4 if biased else 2) + projected
