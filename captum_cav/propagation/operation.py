@@ -160,6 +160,11 @@ class Operation:
         """What the function returns, differentiated as torch does."""
         return self.function(*self.args, **self.kwargs)
 
+    def constant_value(self) -> Any:
+        """What the function returns, without a graph: a surrogate gives it one."""
+        with torch.no_grad():
+            return self.value()
+
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """The argument given at a position or by name."""
         if position < len(self.args):

@@ -65,7 +65,7 @@ def rms_norm(operation: Operation) -> Any:
     dims = tuple(range(-len(shape), 0))
     epsilon = torch.finfo(x.dtype).eps if epsilon is None else epsilon
     scale = torch.rsqrt(x.detach().square().mean(dims, keepdim=True) + epsilon)
-    return _Standardised.apply(x, operation.value().detach(), scale, weight, ())
+    return _Standardised.apply(x, operation.constant_value(), scale, weight, ())
 
 
 def statistics_and_affine(operation: Operation) -> dict[str, Any]:
@@ -99,11 +99,13 @@ def batch_norm(operation: Operation) -> Any:
                 F.batch_norm(x, mean, variance, eps=epsilon), _per_channel(weight, x), _per_channel(bias, x)
             )
         )
-    output = operation.value()
+    scale = torch.rsqrt(variance + epsilon)
+    scale = _per_channel(scale if weight is None else scale * weight, x)
+    # Not torch's own gradient: on CPU it is wrong where the coefficients come in another memory layout than the input.
+    output: torch.Tensor = _Standardised.apply(x, operation.constant_value(), scale, None, ())
     if operation.counts_constants:
-        scale = torch.rsqrt(variance + epsilon)
-        shift = -mean * (scale if weight is None else scale * weight)
-        operation.add_constant(output, (shift if bias is None else shift + bias).reshape(-1, *[1] * (x.dim() - 2)))
+        shift = -_per_channel(mean, x) * scale
+        operation.add_constant(output, shift if bias is None else shift + _per_channel(bias, x))
     return output
 
 
@@ -133,7 +135,7 @@ def _grouped(
     return _scaled_and_shifted(standard, _per_channel(weight, x), _per_channel(bias, x))
 
 
-def _per_channel(values: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor | None:
+def _per_channel(values: Any, x: torch.Tensor) -> Any:
     return None if values is None else values.reshape(-1, *[1] * (x.dim() - 2))
 
 

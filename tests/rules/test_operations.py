@@ -289,6 +289,24 @@ def test_an_operation_follows_its_rule(name: str) -> None:
     check(*OTHERS[name])
 
 
+def test_batch_norm_is_right_in_any_memory_layout() -> None:
+    """One sample's coefficients arrive transposed, as from tokens of a feature map: torch's own gradient is wrong."""
+    mean, log_variance, weight, bias = fixed(4, 4, seed=22).reshape(4, 4, 1, 1)
+
+    def tokens(maps: torch.Tensor) -> torch.Tensor:
+        return maps.flatten(2).transpose(1, 2)
+
+    def by_torch(x: torch.Tensor) -> torch.Tensor:
+        statistics = (mean.flatten(), log_variance.exp().flatten(), weight.flatten(), bias.flatten())
+        return tokens(F.batch_norm(x.reshape(1, 4, 3, 4), *statistics))
+
+    def by_hand(x: torch.Tensor) -> torch.Tensor:
+        deviation = (log_variance.exp() + 1e-5).sqrt()
+        return tokens((x.reshape(1, 4, 3, 4) - mean) / deviation * weight + bias)
+
+    check(by_torch, by_hand)
+
+
 IN_PLACE = [
     "relu",
     "relu6",
