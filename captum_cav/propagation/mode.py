@@ -141,17 +141,20 @@ class Propagation(TorchFunctionMode):
         args = tuple([self._admit(value, found, func) for value in args])
         if kwargs:
             kwargs = {key: self._admit(value, found, func) for key, value in kwargs.items()}
-        in_place = writes_in_place(identity, args, kwargs)
-        operation = Operation(identity, func, args, kwargs, in_place, self)
-        if identity.name in GUARDS:
-            GUARDS[identity.name](operation)
-        if not found:
+        guard = GUARDS.get(identity.name or "")
+        if not found and guard is None:
             return func(*args, **kwargs)
+        in_place = writes_in_place(identity, args, kwargs)
+        sources = [tensor for tensor, _ in found]
+        operation = Operation(identity, func, args, kwargs, sources, in_place, self)
+        if guard is not None:
+            guard(operation)
         if in_place:
             self._preserve(args[0])
-        if not any(tensor.requires_grad for tensor, _ in found):
+        if not any(tensor.requires_grad for tensor in sources):
             output = func(*args, **kwargs)
-            self._mark(args[0] if output is None and args else output, identity.name, found)
+            if found:
+                self._mark(args[0] if output is None else output, identity.name, found)
             return output
         output = self._rule(func, identity)(operation)
         if not operation.written_out:
@@ -170,7 +173,7 @@ class Propagation(TorchFunctionMode):
                     raise self._unseen(value, repr(identify(func).name or getattr(func, "__name__", func)))
                 return value.detach()
         elif type(value) in (tuple, list):
-            return type(value)(self._admit(item, found, func) for item in value)
+            return type(value)([self._admit(item, found, func) for item in value])
         return value
 
     def _rule(self, func: Callable[..., Any], identity: Identity) -> Rule:
@@ -186,7 +189,7 @@ class Propagation(TorchFunctionMode):
             else:
                 bypassing = True
         weight = name in MAKING_WEIGHTS or (name in KEEPING_WEIGHTS and all(mark.weight for _, mark in sources))
-        for tensor in tensors_in(output):
+        for tensor in (output,) if isinstance(output, torch.Tensor) else tensors_in(output):
             if tensor.is_floating_point():
                 if tensor.requires_grad:
                     set_mark(tensor, Mark(self._run, taps, weight))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -131,12 +131,13 @@ class Operation:
         function: the function that was called.
         args: its positional arguments, parameters detached.
         kwargs: its keyword arguments, parameters detached.
+        sources: the tensors among them that depend on the inputs, some of which carry.
         in_place: whether the call writes into its first argument.
         held: identities of carriers that the rule held constant, so that the output does not descend from them.
         written_out: whether the rule ran other operations instead, each of which met a rule of its own.
     """
 
-    __slots__ = ("_propagation", "args", "function", "held", "in_place", "kwargs", "name", "written_out")
+    __slots__ = ("_propagation", "args", "function", "held", "in_place", "kwargs", "name", "sources", "written_out")
 
     def __init__(
         self,
@@ -144,6 +145,7 @@ class Operation:
         function: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        sources: Sequence[torch.Tensor],
         in_place: bool,
         propagation: Propagation,
     ) -> None:
@@ -151,6 +153,7 @@ class Operation:
         self.function = function
         self.args = args
         self.kwargs = kwargs
+        self.sources = sources
         self.in_place = in_place
         self.held: set[int] = set()
         self.written_out = False
@@ -159,11 +162,6 @@ class Operation:
     def value(self) -> Any:
         """What the function returns, differentiated as torch does."""
         return self.function(*self.args, **self.kwargs)
-
-    def constant_value(self) -> Any:
-        """What the function returns, without a graph: a surrogate gives it one."""
-        with torch.no_grad():
-            return self.value()
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """The argument given at a position or by name."""

@@ -6,6 +6,7 @@ RMS norm have a surrogate each; the others are written out in their terms.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
@@ -22,14 +23,14 @@ class _Standardised(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: torch.Tensor,
-        value: torch.Tensor,
+        evaluate: Callable[[], torch.Tensor],
         scale: torch.Tensor,
         weight: torch.Tensor | None,
         centred_dims: tuple[int, ...],
     ) -> torch.Tensor:
         ctx.save_for_backward(scale, weight)
         ctx.centred_dims = centred_dims
-        return value.detach()
+        return evaluate()
 
     @staticmethod
     def backward(ctx: Any, coefficients: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
@@ -50,7 +51,7 @@ def layer_norm(operation: Operation) -> Any:
     if operation.carries(weight) or operation.carries(bias):
         return operation.inside(lambda: _scaled_and_shifted(F.layer_norm(x, shape, eps=epsilon), weight, bias))
     value, _, scale = torch.native_layer_norm(x.detach(), shape, weight, bias, epsilon)
-    output: torch.Tensor = _Standardised.apply(x, value, scale, weight, tuple(range(-len(shape), 0)))
+    output: torch.Tensor = _Standardised.apply(x, lambda: value, scale, weight, tuple(range(-len(shape), 0)))
     if bias is not None and not operation.depends_on_inputs(bias):
         operation.add_constant(output, bias)
     return output
@@ -65,7 +66,7 @@ def rms_norm(operation: Operation) -> Any:
     dims = tuple(range(-len(shape), 0))
     epsilon = torch.finfo(x.dtype).eps if epsilon is None else epsilon
     scale = torch.rsqrt(x.detach().square().mean(dims, keepdim=True) + epsilon)
-    return _Standardised.apply(x, operation.constant_value(), scale, weight, ())
+    return _Standardised.apply(x, operation.value, scale, weight, ())
 
 
 def statistics_and_affine(operation: Operation) -> dict[str, Any]:
@@ -102,7 +103,9 @@ def batch_norm(operation: Operation) -> Any:
     scale = torch.rsqrt(variance + epsilon)
     scale = _per_channel(scale if weight is None else scale * weight, x)
     # Not torch's own gradient: on CPU it is wrong where the coefficients come in another memory layout than the input.
-    output: torch.Tensor = _Standardised.apply(x, operation.constant_value(), scale, None, ())
+    output: torch.Tensor = _Standardised.apply(
+        x, lambda: torch.batch_norm(x, weight, bias, mean, variance, False, 0.0, epsilon, True), scale, None, ()
+    )
     if operation.counts_constants:
         shift = -_per_channel(mean, x) * scale
         operation.add_constant(output, shift if bias is None else shift + _per_channel(bias, x))

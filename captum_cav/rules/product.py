@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from captum_cav.propagation.marks import tensors_in
 from captum_cav.propagation.operation import Operation, Rule
 
 
@@ -31,7 +30,9 @@ class _Scaled(torch.autograd.Function):
 
 def product(operation: Operation) -> Any:
     """Multiplications of any kind: elementwise, matrix, einsum, convolution with a computed kernel."""
-    signals = [t for t in tensors_in([operation.args, operation.kwargs]) if operation.depends_on_inputs(t)]
+    signals = operation.sources
+    if len(signals) == 1:
+        return operation.value()
     weights = [t for t in signals if operation.is_weight(t)]
     # A weight weighs whatever depends on the inputs, whether or not that carries contributions of a tapped layer.
     held = {id(t) for t in weights} if len(weights) < len(signals) else set()

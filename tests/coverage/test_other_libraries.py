@@ -14,8 +14,8 @@ pytestmark = pytest.mark.slow
 
 TIMM = (
     "resnet26d seresnet18 efficientnet_b0 tf_efficientnet_lite0 mobilenetv3_small_050 regnetx_002 dpn48b convnext_atto "
-    "vit_tiny_patch16_224 deit_tiny_distilled_patch16_224 mixer_s32_224 xcit_nano_12_p16_224 poolformer_s12 resmlp_12_224 "
-    "ghostnet_050 hardcorenas_a res2net50_14w_8s skresnet18 repvgg_a0 vovnet39a"
+    "vit_tiny_patch16_224 deit_tiny_distilled_patch16_224 mixer_s32_224 xcit_nano_12_p16_224 poolformer_s12 "
+    "resmlp_12_224 ghostnet_050 hardcorenas_a res2net50_14w_8s skresnet18 repvgg_a0 vovnet39a"
 ).split()
 
 TINY = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
