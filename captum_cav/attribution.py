@@ -16,7 +16,7 @@ from captum.attr import GradientAttribution, LayerAttribution, NeuronAttribution
 from captum.log import log_usage
 
 from captum_cav import _captum, checks
-from captum_cav.errors import CAVError, CAVTypeError, LayerError, ModelError, OptionError
+from captum_cav.errors import CAVTypeError, LayerError, ModelError, OptionError, UnavailableError
 from captum_cav.propagation import forward
 from captum_cav.propagation.marks import tensors_in
 from captum_cav.propagation.operation import Rule
@@ -39,9 +39,14 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
             raise OptionError(f'normalize is {normalize!r}; expected "score", "abs" or None.')
         if on_unknown not in _UNKNOWNS:
             raise OptionError(f'on_unknown is {on_unknown!r}; expected "error" or "gradient".')
-        for key in rules or {}:
+        for key, rule in (rules or {}).items():
             if isinstance(key, (type, torch.nn.Module)) or not callable(key):
                 raise CAVTypeError(f"rules has the key {key!r}; expected a torch function, as torch.relu.")
+            if not callable(rule):
+                raise CAVTypeError(
+                    f"the rule of {key!r} is a {type(rule).__name__}; expected a function of a rules.Operation, as "
+                    "rules.pass_through."
+                )
         self._rules = dict(rules or {})
         self._normalize = normalize
         self._on_unknown = on_unknown
@@ -59,9 +64,9 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
         """Not to be had afterwards: the shares of constants are measured in the backward pass itself.
 
         Raises:
-            CAVError: always; pass ``return_convergence_delta=True`` to ``attribute`` instead.
+            UnavailableError: always; pass ``return_convergence_delta=True`` to ``attribute`` instead.
         """
-        raise CAVError(
+        raise UnavailableError(
             "the delta needs the shares of constants, which only the backward pass can measure; call "
             "attribute(..., return_convergence_delta=True)."
         )
@@ -73,7 +78,8 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
         sites: Sequence[forward.Site] = (),
         *,
         tap_inputs: bool = False,
-        stop_at_sites: bool = False,
+        keep_carriers: bool = False,
+        end_at_call: int | None = None,
         with_account: bool,
     ) -> forward.Forward:
         additional = additional_forward_args
@@ -87,7 +93,8 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
             additional,
             sites,
             tap_inputs=tap_inputs,
-            stop_at_sites=stop_at_sites,
+            keep_carriers=keep_carriers,
+            end_at_call=end_at_call,
             rules=self._rules,
             on_unknown=self._on_unknown,
             with_account=with_account,
@@ -226,6 +233,7 @@ class LayerCAV(LayerAttribution, _Contributions):  # type: ignore[misc]
         self._several = several
         self._names = [name for name, _ in found]
         self._modules = modules
+        _check_call(call)
         self._call = call
 
     @log_usage(part_of_slo=True)
@@ -330,7 +338,7 @@ class LayerCAV(LayerAttribution, _Contributions):  # type: ignore[misc]
     ) -> list[Any]:
         sites = [forward.Site(module, attribute_to_layer_input) for module in self._modules]
         passed = self._run(inputs, additional_forward_args, sites, with_account=return_convergence_delta)
-        chosen = [self._chosen(calls, name, passed) for calls, name in zip(passed.calls, self._names, strict=True)]
+        chosen = [_choose(passed, site, name, self._call) for site, name in enumerate(self._names)]
         names = [f"layer {name}" for name in self._names]
         results = []
         for number, target in enumerate(targets, 1):
@@ -353,27 +361,6 @@ class LayerCAV(LayerAttribution, _Contributions):  # type: ignore[misc]
             else:
                 results.append(attributions)
         return results
-
-    def _chosen(self, calls: list[int], name: str, passed: forward.Forward) -> int:
-        """The tap of the call that was asked for."""
-        if not calls:
-            raise LayerError(
-                f"layer {name} was not reached by the forward pass; pick one that this input runs through."
-            )
-        if self._call is None and len(calls) > 1:
-            raise LayerError(
-                f"layer {name} was reached {len(calls)} times; choose one with call=0 ... {len(calls) - 1} "
-                "(-1 for the last)."
-            )
-        try:
-            index = calls[self._call or 0]
-        except IndexError:
-            raise LayerError(
-                f"layer {name} was reached {len(calls)} times; call={self._call} is out of range."
-            ) from None
-        if not passed.taps[index].values:
-            raise CAVTypeError(f"layer {name} gave no floating-point tensor; pick a layer whose units carry numbers.")
-        return index
 
 
 class InputCAV(_Contributions):
@@ -446,13 +433,13 @@ class InputCAV(_Contributions):
 class NeuronCAV(NeuronAttribution, _Contributions):  # type: ignore[misc]
     """Contribution ratios of the inputs to one neuron of a layer, instead of a class score.
 
-    The forward pass ends at the layer.
+    What runs behind the layer runs as ever, and needs no rules.
 
     Args:
         forward_func: the model or any callable.
         layer: a module or its qualified name.
         device_ids: accepted for Captum's signature.
-        rules, normalize, on_unknown: as for :class:`LayerCAV`; "score" means the neuron's value.
+        rules, normalize, on_unknown, call: as for :class:`LayerCAV`; "score" means the neuron's value.
 
     Source: Kakishita and Hattori, equations 1-9 with the neuron in the place of the score.
 
@@ -474,12 +461,15 @@ class NeuronCAV(NeuronAttribution, _Contributions):  # type: ignore[misc]
         rules: Mapping[Callable[..., Any], Rule] | None = None,
         normalize: Normalize = "score",
         on_unknown: str = "error",
+        call: int | None = None,
     ) -> None:
         checks.check_model(forward_func)
         self._name, module = checks.find_layer(forward_func, layer)
         NeuronAttribution.__init__(self, forward_func, module)
         GradientAttribution.__init__(self, forward_func)
         self.device_ids = device_ids
+        _check_call(call)
+        self._call = call
         self._configure(rules, normalize, on_unknown)
 
     @log_usage(part_of_slo=True)
@@ -514,12 +504,15 @@ class NeuronCAV(NeuronAttribution, _Contributions):  # type: ignore[misc]
             additional_forward_args,
             [site],
             tap_inputs=True,
-            stop_at_sites=True,
+            keep_carriers=True,
+            # Which call is the last is not known in advance.
+            end_at_call=None if (self._call or 0) < 0 else self._call or 0,
             with_account=return_convergence_delta,
         )
-        if not passed.calls[0]:
-            raise LayerError(f"layer {self._name} was not reached by the forward pass.")
-        values = tuple(t for t in tensors_in(passed.output) if t.requires_grad)
+        index = _choose(passed, 0, self._name, self._call)
+        kept = passed.carriers[passed.calls[0].index(index)]
+        values = tuple(tensor for tensor in tensors_in(kept) if tensor.requires_grad)
+        checks.check_neuron(neuron_selector, values)
         with torch.enable_grad():
             scores = _captum.select_neuron(values, neuron_selector)
         if self._normalize is not None:
@@ -529,6 +522,29 @@ class NeuronCAV(NeuronAttribution, _Contributions):  # type: ignore[misc]
         )
         attributions: Attributions = parts if isinstance(inputs, (tuple, list)) else parts[0]
         return (attributions, deltas[0]) if return_convergence_delta else attributions
+
+
+def _check_call(call: Any) -> None:
+    if call is not None and (not isinstance(call, int) or isinstance(call, bool)):
+        raise CAVTypeError(f"call is {call!r} ({type(call).__name__}); expected 0 for the first call, -1 for the last.")
+
+
+def _choose(passed: forward.Forward, site: int, name: str, call: int | None) -> int:
+    """The tap of the call of a layer that was asked for."""
+    calls = passed.calls[site]
+    if not calls:
+        raise LayerError(f"layer {name} was not reached by the forward pass; pick one that this input runs through.")
+    if call is None and len(calls) > 1:
+        raise LayerError(
+            f"layer {name} was reached {len(calls)} times; choose one with call=0 ... {len(calls) - 1} "
+            "(-1 for the last)."
+        )
+    if not -len(calls) <= (call or 0) < len(calls):
+        raise LayerError(f"layer {name} was reached {len(calls)} times; call={call} is out of range.")
+    index = calls[call or 0]
+    if not passed.taps[index].values:
+        raise CAVTypeError(f"layer {name} gave no floating-point tensor; pick a layer whose units carry numbers.")
+    return index
 
 
 def _check_floating(inputs: Any) -> None:

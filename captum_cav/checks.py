@@ -20,6 +20,8 @@ def check_model(forward_func: Any) -> None:
         raise CAVTypeError(
             f"forward_func is a {type(forward_func).__name__}; expected a torch.nn.Module or another callable."
         )
+    if type(forward_func).__name__ == "OptimizedModule":
+        raise ModelError("forward_func is a compiled module; pass its eager original, model._orig_mod.")
     if isinstance(forward_func, torch.jit.ScriptFunction):
         raise ModelError(
             "forward_func is a scripted function, whose operations cannot be seen; pass its Python original."
@@ -180,6 +182,24 @@ def _indices(entry: Any, which: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(index % size for index, size in zip(indices, shape[1:], strict=True))
 
 
+def check_neuron(selector: Any, values: tuple[torch.Tensor, ...]) -> None:
+    """Refuse a neuron selector that does not select from the layer's tensors; a function is taken as it is."""
+    if callable(selector):
+        return
+    shape = tuple(values[0].shape)
+    indices = selector if isinstance(selector, tuple) else (selector,)
+    expected = f"one integer or slice for each of the sizes {shape[1:]}, or a function of the layer's output"
+    if not all(isinstance(index, (int, slice)) and not isinstance(index, bool) for index in indices):
+        raise CAVTypeError(f"neuron_selector is {selector!r} ({type(selector).__name__}); expected {expected}.")
+    if len(values) > 1:
+        raise TargetError(f"the layer gives {len(values)} tensors; pass a function that selects from them.")
+    if len(indices) != len(shape) - 1:
+        raise TargetError(f"neuron_selector is {selector!r} for a layer of shape {shape}; expected {expected}.")
+    for index, size in zip(indices, shape[1:], strict=True):
+        if isinstance(index, int) and not -size <= index < size:
+            raise TargetError(f"neuron_selector is {selector!r}, out of range for a layer of shape {shape}.")
+
+
 def _example(shape: Sequence[int]) -> str:
     choices = shape[1:]
     if not choices:
@@ -190,13 +210,13 @@ def _example(shape: Sequence[int]) -> str:
 
 
 def warn_near_zero(scores: torch.Tensor, output: torch.Tensor) -> None:
-    """Warn where a score is at or near zero, compared with the sample's other scores."""
+    """Warn where a score is not finite, or at or near zero compared with the sample's other scores."""
     rows = output.detach().reshape(len(scores), -1).abs()
     scale = rows.amax(1) if rows.shape[1] > 1 else torch.ones_like(rows[:, 0])
-    near = (scores.detach().abs() <= _NEAR_ZERO * scale).nonzero().flatten().tolist()
-    if near:
+    meaningless = (~(scores.detach().abs() > _NEAR_ZERO * scale) | scores.detach().isinf()).nonzero().flatten().tolist()
+    if meaningless:
         warnings.warn(
-            f"the score of {_samples(near)} is at or near zero, so ratios to it are huge or not finite; "
+            f"the score of {_samples(meaningless)} is at or near zero or not finite, so ratios to it mean nothing; "
             "normalize=None gives contributions in units of the score instead.",
             ScoreWarning,
             stacklevel=4,

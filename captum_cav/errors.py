@@ -39,8 +39,12 @@ class UnsupportedOperationError(CAVError, NotImplementedError):
     """An operation met a contribution and no rule says how it passes contributions on."""
 
 
+class UnavailableError(CAVError, NotImplementedError):
+    """A method of Captum's interface that cannot be answered afterwards."""
+
+
 class ScoreWarning(UserWarning):
-    """A score at or near zero: ratios to it are meaningless."""
+    """A score at or near zero or not finite: ratios to it are meaningless."""
 
 
 class UnsupportedOperationWarning(UserWarning):

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from captum_cav import InputCAV, LayerCAV, NeuronCAV, rules
+from captum_cav.errors import CAVError, CAVTypeError, LayerError, ModelError, ScoreWarning, TargetError
 from tests.networks import network, shape_of
 
 LAYERS = ["maxpool", "layer1", "layer2", "layer3", "layer4"]
@@ -307,14 +308,47 @@ def test_a_slice_of_neurons_is_explained_as_their_sum() -> None:
     assert delta.abs().max() < 1e-12
 
 
-def test_the_forward_pass_ends_at_the_neuron() -> None:
-    class Broken(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            raise AssertionError("never reached")
-
-    net = nn.Sequential(nn.Linear(3, 2), Broken())
-    x = torch.randn(1, 3)
+def test_what_runs_behind_a_neuron_needs_no_rules_and_may_write_into_its_layer() -> None:
+    net = nn.Sequential(nn.Linear(3, 2), nn.ReLU(inplace=True), Apply(torch.special.i0), nn.Linear(2, 1)).double()
+    x = torch.randn(2, 3, dtype=torch.float64)
     assert_same(NeuronCAV(net, "0").attribute(x, 1), InputCAV(net[0]).attribute(x, 1))
+
+
+class Apply(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
+
+
+def test_a_neuron_of_a_layer_that_is_reached_twice_is_one_of_a_call() -> None:
+    torch.manual_seed(6)
+    net = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3)).double()
+    net = nn.Sequential(*net, *net)
+    x = torch.randn(2, 3, dtype=torch.float64)
+    with pytest.raises(LayerError, match="reached 2 times; choose one with call=0"):
+        NeuronCAV(net, net[2]).attribute(x, 1)
+    assert_same(NeuronCAV(net, net[2], call=0).attribute(x, 1), InputCAV(net[:3]).attribute(x, 1))
+    assert_same(NeuronCAV(net, net[2], call=-1).attribute(x, 1), InputCAV(net).attribute(x, 1))
+
+
+@pytest.mark.parametrize(
+    ("selector", "error", "message"),
+    [
+        (99, TargetError, r"neuron_selector is 99, out of range for a layer of shape \(3, 6\)"),
+        ((1, 2), TargetError, r"neuron_selector is \(1, 2\) for a layer of shape \(3, 6\); expected one integer"),
+        ("a", CAVTypeError, r"neuron_selector is 'a' \(str\); expected one integer or slice for each of the sizes"),
+        (None, CAVTypeError, r"neuron_selector is None \(NoneType\)"),
+    ],
+    ids=str,
+)
+def test_a_neuron_that_is_not_there_is_refused(selector: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        NeuronCAV(small_net(), "3").attribute(SAMPLES, selector)
 
 
 # Beside Captum -----------------------------------------------------------------------------------------------------
@@ -435,3 +469,46 @@ def test_a_rule_of_ones_own_is_a_function_of_the_operation() -> None:
     x = torch.randn(2, 3, dtype=torch.float64)
     found = InputCAV(lambda x: (x + torch.sigmoid(x)).sum(1), rules={torch.sigmoid: stop}, normalize=None).attribute(x)
     assert_same(found, x)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rules": {torch.relu: "x"}}, "the rule of .*relu.* is a str; expected a function of a rules.Operation"),
+        ({"call": "x"}, r"call is 'x' \(str\); expected 0 for the first call"),
+        ({"call": True}, r"call is True \(bool\)"),
+    ],
+    ids=str,
+)
+def test_options_of_a_wrong_type_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(CAVTypeError, match=message):
+        LayerCAV(small_net(), "1", **options)
+
+
+def test_the_delta_cannot_be_had_afterwards() -> None:
+    with pytest.raises(NotImplementedError, match="return_convergence_delta=True") as caught:
+        LayerCAV(small_net(), "1").compute_convergence_delta(SAMPLES, SAMPLES, SAMPLES)
+    assert isinstance(caught.value, CAVError)
+
+
+def test_a_score_that_is_not_a_number_is_warned_of() -> None:
+    with pytest.warns(ScoreWarning, match="score of sample 1 is at or near zero or not finite"):
+        InputCAV(lambda x: x.log().sum(1)).attribute(torch.tensor([[2.0, 3.0], [-1.0, 2.0]]))
+
+
+def test_writing_into_a_carrier_without_a_record_is_refused() -> None:
+    def forgetful(x: torch.Tensor) -> torch.Tensor:
+        y = x * 2
+        with torch.no_grad():
+            y.clamp_(min=0)
+        return y.sum(1)
+
+    with pytest.raises(
+        ModelError, match=r"'clamp' writes into a tensor that carries contributions while .* under torch\.no_grad"
+    ):
+        InputCAV(forgetful).attribute(torch.randn(2, 3))
+
+
+def test_a_compiled_model_is_refused_by_name() -> None:
+    with pytest.raises(ModelError, match=r"pass its eager original, model\._orig_mod"):
+        LayerCAV(torch.compile(small_net()), "1")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._pytree import tree_map
 
 from captum_cav.propagation.account import Account
 from captum_cav.propagation.marks import tensors_in
@@ -28,26 +29,20 @@ class Site(NamedTuple):
     of_input: bool
 
 
-class _Reached(BaseException):
-    """Ends a forward pass early, where nothing behind the site matters."""
-
-    def __init__(self, value: Any) -> None:
-        super().__init__()
-        self.value = value
-
-
 @dataclass
 class Forward:
     """What a forward pass left: its output and the graph behind the taps.
 
     Attributes:
-        output: what the model returned, or the tapped value at which the pass was ended.
+        output: what the model returned.
+        carriers: for each call of a site, the tensors that carry contributions there, where they were to be kept.
         calls: for each site, the indices of its taps in ``taps``, one a call of the module.
         taps: what was tapped, in the order of the forward pass; the inputs first where they were tapped.
         account: the account of constants, or None.
     """
 
     output: Any
+    carriers: list[Any]
     calls: list[list[int]]
     taps: list[Tapped]
     account: Account | None
@@ -80,7 +75,8 @@ def run(
     sites: Sequence[Site],
     *,
     tap_inputs: bool = False,
-    stop_at_sites: bool = False,
+    keep_carriers: bool = False,
+    end_at_call: int | None = None,
     rules: Mapping[Callable[..., Any], Rule],
     on_unknown: str,
     with_account: bool,
@@ -93,7 +89,8 @@ def run(
         additional: further arguments, passed on as they are.
         sites: where to tap.
         tap_inputs: whether to tap the inputs too, as the first tap.
-        stop_at_sites: whether to end the pass once every site was reached.
+        keep_carriers: whether to keep the tensors of each call of a site that carry its contributions.
+        end_at_call: the call of a site at which contributions end and the model goes on with plain tensors.
         rules: rules by torch function, before the defaults.
         on_unknown: ``"error"`` or ``"gradient"``.
         with_account: whether to measure the shares of constants.
@@ -105,27 +102,29 @@ def run(
     mode = Propagation(rules, on_unknown, account, lambda module: _name_in(forward_func, module))
     inputs = tuple(value.detach() if isinstance(value, torch.Tensor) else value for value in inputs)
     calls: list[list[int]] = [[] for _ in sites]
+    carriers: list[Any] = []
 
     def at_site(index: int, value: Any) -> Any:
         calls[index].append(len(mode.taps))
+        ends = len(calls[index]) - 1 == end_at_call
         value = mode.tap(value)
-        if stop_at_sites and all(calls):
-            raise _Reached(value)
+        if keep_carriers:
+            carriers.append(value)
+            # In memory of its own: the model may write into it.
+            value = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, value)
+        if ends:
+            value = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, value)
         return value
 
     for tensor in tensors_in(list(inputs)):
         mode.mark_input(tensor)
-    output = None
     with _random_state_kept(inputs), torch.enable_grad(), _hooked(sites, at_site, mode):
         if tap_inputs:
             inputs = mode.tap(inputs)
-        try:
-            with mode:
-                output = forward_func(*inputs, *additional)
-            mode.check_seen(output)
-        except _Reached as reached:
-            output = reached.value
-    return Forward(output, calls, mode.taps, account)
+        with mode:
+            output = forward_func(*inputs, *additional)
+        mode.check_seen(output)
+    return Forward(output, carriers, calls, mode.taps, account)
 
 
 def _name_in(forward_func: Callable[..., Any], module: torch.nn.Module) -> str:

@@ -69,6 +69,13 @@ class Propagation(TorchFunctionMode):
     def add_constant(self, operation: Operation, output: torch.Tensor, part: torch.Tensor) -> None:
         """Enter a constant part of an operation's output in the account."""
         if self.account is not None and output.requires_grad:
+            base = output._base
+            if operation.in_place and base is not None:
+                # What was written into a view goes on in its base.
+                whole = torch.zeros_like(base)
+                offset = output.storage_offset() - base.storage_offset()
+                whole.as_strided(output.shape, output.stride(), offset).copy_(part)
+                output, part = base, whole
             self.account.watch(output, part, self._descent(operation))
 
     def _descent(self, operation: Operation) -> int:
@@ -151,6 +158,7 @@ class Propagation(TorchFunctionMode):
             guard(operation)
         if in_place:
             self._preserve(args[0])
+            self._check_recorded(args[0], identity.name)
         if not any(tensor.requires_grad for tensor in sources):
             output = func(*args, **kwargs)
             if found:
@@ -203,6 +211,13 @@ class Propagation(TorchFunctionMode):
             storage = target.untyped_storage().data_ptr()
             for tapped in self.taps:
                 tapped.preserve(storage)
+
+    def _check_recorded(self, target: Any, name: str | None) -> None:
+        if isinstance(target, torch.Tensor) and target.requires_grad and not torch.is_grad_enabled():
+            raise ModelError(
+                f"{name!r}{self.where()} writes into a tensor that carries contributions while the model is under "
+                "torch.no_grad(), so nothing records what became of them; pick a layer behind it."
+            )
 
     # Messages ---------------------------------------------------------------------------------------------------
 

@@ -105,7 +105,7 @@ _SPATIAL_DIMENSIONS = {
     "conv_transpose3d": 3,
 }
 _WITH_NUMBERS = frozenset(
-    ("add", "sub", "rsub", "where", "masked_fill", "index_fill", "setitem", "scatter", "pad", "constant_pad_nd")
+    ("add", "sub", "rsub", "fill", "where", "masked_fill", "index_fill", "setitem", "scatter", "pad", "constant_pad_nd")
 )
 _ADDMM_ARGUMENTS = {
     "addmm": ("input", "mat1", "mat2"),
@@ -130,9 +130,9 @@ _LINEAR = """
 """.split()
 # Several tensors, any of which may be a constant.
 _ADDITIVE = """
-    add sub rsub cat concat concatenate stack hstack vstack dstack column_stack row_stack where masked_fill copy
-    masked_scatter index_put index_add index_copy index_fill setitem scatter scatter_add slice_scatter select_scatter
-    diagonal_scatter pad constant_pad_nd
+    add sub rsub fill zero copy cat concat concatenate stack hstack vstack dstack column_stack row_stack where
+    masked_fill masked_scatter index_put index_add index_copy index_fill setitem scatter scatter_add slice_scatter
+    select_scatter diagonal_scatter pad constant_pad_nd
 """.split()
 # What torch itself treats as a constant of the forward pass.
 _CONSTANT = """

@@ -106,6 +106,14 @@ OTHERS: dict[str, tuple[Function, Function]] = {
     "masked_fill": (lambda x: x.masked_fill(MASK, 0.7), lambda x: torch.where(MASK, 0.7, x)),
     "pad": (lambda x: F.pad(x, (1, 2), value=0.4), lambda x: F.pad(x, (1, 2), value=0.4)),
     "setitem": (lambda x: written(x, lambda y: y.__setitem__((0, 1), B)), lambda x: _replaced(x * 1.5, (0, 1), B)),
+    "zero in place": (
+        lambda x: written(x, lambda y: y[:, 0].zero_()),
+        lambda x: _replaced(x * 1.5, (slice(None), 0), 0 * B),
+    ),
+    "fill in place": (
+        lambda x: written(x, lambda y: y[:, 0].fill_(0.3)),
+        lambda x: _replaced(x * 1.5, (slice(None), 0), 0 * B + 0.3),
+    ),
     "into a constant": (
         lambda x: _replaced(C, (slice(None), 1), x[:, 0]),
         lambda x: torch.cat([C[:, :1], x[:, :1], C[:, 2:]], 1),
