@@ -15,6 +15,7 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 from torchvision.transforms import functional as pictures
 
@@ -273,7 +274,7 @@ class TestTorchvisionModels:
         if suffix == ".pth":
             torch.save(small.state_dict(), path)
         else:
-            pytest.importorskip("safetensors.torch").save_file(small.state_dict(), path)
+            save_file(small.state_dict(), path)
         network = zoo.load("mobilenet_v3_small", path)
         x = network.preprocess(zoo.demo_picture())[None]
         with torch.no_grad():
