@@ -512,3 +512,15 @@ def test_writing_into_a_carrier_without_a_record_is_refused() -> None:
 def test_a_compiled_model_is_refused_by_name() -> None:
     with pytest.raises(ModelError, match=r"pass its eager original, model\._orig_mod"):
         LayerCAV(torch.compile(small_net()), "1")
+
+
+@pytest.mark.parametrize("on_unknown", ["error", "gradient"])
+def test_what_gives_no_numbers_needs_no_rule(on_unknown: str) -> None:
+    """Comparisons and arg-max carry nothing; neither is refused nor warned of (a warning is an error here)."""
+    x = torch.tensor([[1.0, -2.0, 3.0]])
+
+    def chosen(x: torch.Tensor) -> torch.Tensor:
+        return torch.where(x > 0, x, 0 * x).gather(1, x.argmax(1, keepdim=True))[:, 0]
+
+    ratios = InputCAV(chosen, on_unknown=on_unknown).attribute(x)
+    assert_same(ratios, torch.tensor([[0.0, 0.0, 1.0]]))

@@ -223,16 +223,15 @@ class Propagation(TorchFunctionMode):
 
     def handle_unknown(self, operation: Operation) -> Any:
         """Run an operation without a rule if nothing is carried through it or its gradient was asked for."""
-        if self._on_unknown == "gradient":
+        output = operation.value()
+        if any(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors_in(output)):
+            if self._on_unknown == "error":
+                raise self.unsupported(operation.name, operation.function)
             warnings.warn(
                 f"{operation.name!r}{self.where()} has no rule; its plain gradient was passed on.",
                 UnsupportedOperationWarning,
                 stacklevel=2,
             )
-            return operation.value()
-        output = operation.value()
-        if any(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors_in(output)):
-            raise self.unsupported(operation.name, operation.function)
         return output
 
     def unsupported(self, name: str, function: Callable[..., Any] | None = None) -> UnsupportedOperationError:

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from captum_cav import InputCAV
+from captum_cav.errors import UnsupportedOperationError
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 X = torch.randn(2, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
@@ -368,3 +370,14 @@ def test_without_a_limit_at_zero_the_value_there_is_a_constants(name: str) -> No
     expected = torch.stack([torch.zeros(1, dtype=torch.float64), function(x[:, 1])], 1)
     torch.testing.assert_close(contributions, expected)
     assert delta.abs().item() < 1e-12
+
+
+def test_packed_sequences_are_refused_by_name() -> None:
+    lstm = nn.LSTM(6, 3, batch_first=True).double().eval()
+
+    def model(x: torch.Tensor) -> torch.Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([4, 2]), batch_first=True)
+        return lstm(packed)[1][0][0].sum(1)
+
+    with pytest.raises(UnsupportedOperationError, match=r"'lstm' in the module LSTM has no rule"):
+        InputCAV(model).attribute(X)
