@@ -79,11 +79,11 @@ class Propagation(TorchFunctionMode):
             self.account.watch(output, part, self._descent(operation))
 
     def _descent(self, operation: Operation) -> int:
-        """The tapped layers from which an operation's arguments come."""
+        """The tapped layers from which an operation's output comes."""
         taps = 0
-        for tensor in tensors_in([operation.args, operation.kwargs]):
+        for tensor in operation.sources:
             mark = get_mark(tensor, self._run)
-            taps |= mark.taps if mark is not None else 0
+            taps |= mark.taps if mark is not None and id(tensor) not in operation.held else 0
         return taps
 
     # What the driver does ---------------------------------------------------------------------------------------

@@ -206,9 +206,11 @@ class Operation:
         self._propagation.add_constant(self, output, part)
 
     def without_inputs(self, value: Any) -> Any:
-        """A (nested) argument with every tensor that depends on the inputs replaced by zeros."""
+        """A (nested) argument with every tensor of numbers that depend on the inputs replaced by zeros."""
         if isinstance(value, torch.Tensor):
-            return torch.zeros_like(value) if self._propagation.depends_on_inputs(value) else value
+            # Integers are indices: they say where, and carry nothing.
+            numbers = value.is_floating_point() and self._propagation.depends_on_inputs(value)
+            return torch.zeros_like(value) if numbers else value
         if type(value) in (tuple, list):
             return type(value)(map(self.without_inputs, value))
         return value
@@ -217,7 +219,8 @@ class Operation:
         """Run a function written in torch so that each operation inside it meets its own rule."""
         self.written_out = True
         with self._propagation:
-            return composite(*args, **kwargs)
+            output = composite(*args, **kwargs)
+            return self.args[0].copy_(output) if self.in_place else output
 
     def reentered(self) -> Any:
         """Run the Python body of this operation so that each operation inside it meets its own rule."""

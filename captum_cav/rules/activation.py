@@ -7,12 +7,14 @@ a constant there.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from captum_cav.errors import OptionError
 from captum_cav.propagation.operation import Operation, Rule
 
 
@@ -34,69 +36,88 @@ class _Activation(torch.autograd.Function):
 
 
 def _evaluate(
-    operation: Operation, keep: Callable[[torch.Tensor], torch.Tensor] | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The input (or what ``keep`` makes of it) before, and the value after; neither of them a carrier."""
-    x: torch.Tensor = operation.args[0].detach()
-    if keep is None and operation.in_place:
-        keep = torch.clone
-    before = x if keep is None else keep(x)
-    return before, operation.function(x, *operation.args[1:], **operation.kwargs)
+    operation: Operation, keep: Callable[[torch.Tensor], torch.Tensor] = lambda x: x
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The carrier, what ``keep`` makes of its value before, and the value after; the last two are no carriers."""
+    args, kwargs = operation.args, dict(operation.kwargs)
+    carrier, *rest = args or (kwargs.pop("input"),)
+    x = carrier.detach()
+    before = keep(x)
+    if operation.in_place and before is x:
+        before = x.clone()
+    return carrier, before, operation.function(x, *rest, **kwargs)
 
 
-def odd_at_zero(limit: float) -> Rule:
+def _of_one(rule: Rule) -> Rule:
+    """Refuse an activation of which more than the input depends on the inputs, as a computed bound or slope."""
+
+    @functools.wraps(rule)
+    def checked(operation: Operation) -> Any:
+        return rule(operation) if len(operation.sources) == 1 else operation.gradient()
+
+    return checked
+
+
+def limited(limit: float) -> Rule:
     """Pass-through for a function with ``f(0) = 0``.
 
     Args:
         limit: what ``f(x) / x`` tends to at 0.
     """
 
+    @_of_one
     def rule(operation: Operation) -> Any:
-        x, value = _evaluate(operation)
+        carrier, x, value = _evaluate(operation)
         slope = torch.div(value, x).nan_to_num_(nan=limit)
-        return _Activation.apply(operation.args[0], value, slope, operation.in_place)
+        return _Activation.apply(carrier, value, slope, operation.in_place)
 
     return rule
 
 
-def pass_through(operation: Operation) -> torch.Tensor:
+@_of_one
+def pass_through(operation: Operation) -> Any:
     """Pass-through for any elementwise function, the paper's equation 7.
 
     Inputs nearer to 0 than the rounding of 1 carry nothing; what the function gives there counts as a constant.
     """
-    x, value = _evaluate(operation)
+    carrier, x, value = _evaluate(operation)
     if value.shape != x.shape:
-        raise ValueError(
+        raise OptionError(
             f"pass_through is for elementwise operations; {operation.name!r} made {tuple(value.shape)} of "
-            f"{tuple(x.shape)}."
+            f"{tuple(x.shape)}. Use rules.linear where y is linear in its input, or a rule of your own."
         )
     silent = x.abs() < torch.finfo(x.dtype).eps
     slope = torch.div(value, x).masked_fill_(silent, 0.0)
-    output: torch.Tensor = _Activation.apply(operation.args[0], value, slope, operation.in_place)
+    output: torch.Tensor = _Activation.apply(carrier, value, slope, operation.in_place)
     if operation.counts_constants:
         operation.add_constant(output, torch.where(silent, value, 0.0))
     return output
 
 
+@_of_one
 def saturated(operation: Operation) -> Any:
     """ReLU6 and hardtanh from 0 up: slope 1 until the bound, ``bound / x`` beyond, 0 below 0."""
-    positive, value = _evaluate(operation, lambda x: x.clamp(min=torch.finfo(x.dtype).tiny))
+    carrier, positive, value = _evaluate(operation, lambda x: x.clamp(min=torch.finfo(x.dtype).tiny))
     slope = torch.div(value, positive, out=positive)
-    return _Activation.apply(operation.args[0], value, slope, operation.in_place)
+    return _Activation.apply(carrier, value, slope, operation.in_place)
 
 
 def hardtanh(operation: Operation) -> Any:
-    """Hardtanh: as ReLU6 where its lower bound is 0, else pass-through with limit 1."""
-    rule = saturated if operation.argument(1, "min_val", -1.0) == 0 else odd_at_zero(1.0)
-    return rule(operation)
+    """Hardtanh: as ReLU6 where its lower bound is 0; elsewhere pass-through, with limit 1 if 0 is within the bounds."""
+    low, high = operation.argument(1, "min_val", -1.0), operation.argument(2, "max_val", 1.0)
+    if low == 0:
+        return saturated(operation)
+    return (limited(1.0) if low < 0 < high else pass_through)(operation)
 
 
+@_of_one
 def silu(operation: Operation) -> Any:
     """SiLU: ``x * sigmoid(x)``, whose ratio is the sigmoid."""
-    slope, value = _evaluate(operation, torch.sigmoid)
-    return _Activation.apply(operation.args[0], value, slope, operation.in_place)
+    carrier, slope, value = _evaluate(operation, torch.sigmoid)
+    return _Activation.apply(carrier, value, slope, operation.in_place)
 
 
+@_of_one
 def through_zero(operation: Operation) -> Any:
     """Piecewise linear through 0 (ReLU, leaky ReLU, absolute value): the gradient is the ratio."""
     return operation.value()
@@ -105,13 +126,9 @@ def through_zero(operation: Operation) -> Any:
 def power(operation: Operation) -> Any:
     """``x ** n``: pass-through; a negative power is a weight, as the reciprocal of a statistic."""
     x, exponent = operation.argument(0, "input"), operation.argument(1, "exponent")
-    if isinstance(exponent, (int, float)):
-        if exponent == 1:
-            return operation.value()
-        return odd_at_zero(0.0)(operation) if exponent > 0 else pass_through(operation)
-    if operation.carries(x) and not operation.carries(exponent):
-        return pass_through(operation)
-    return operation.gradient()
+    if isinstance(exponent, (int, float)) and exponent > 0:
+        return limited(1.0 if exponent == 1 else 0.0)(operation)
+    return pass_through(operation) if operation.carries(x) else operation.gradient()
 
 
 def glu(operation: Operation) -> Any:
@@ -161,7 +178,7 @@ _PASSED: list[str] = """
 _THROUGH_ZERO: list[str] = "relu leaky_relu rrelu prelu _prelu_kernel abs hardshrink".split()
 
 RULES: dict[str, Rule] = {
-    **{name: odd_at_zero(limit) for name, limit in _LIMITS.items()},
+    **{name: limited(limit) for name, limit in _LIMITS.items()},
     **dict.fromkeys(_PASSED, pass_through),
     **dict.fromkeys(_THROUGH_ZERO, through_zero),
     "hardtanh": hardtanh,

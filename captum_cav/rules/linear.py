@@ -55,7 +55,7 @@ def affine(operation: Operation) -> Any:
         return product(operation)
     ones = [1] * _SPATIAL_DIMENSIONS.get(operation.name, 0)
     x, weight = operation.argument(0, "input"), operation.argument(1, "weight")
-    if operation.carries(weight) or operation.carries(bias):
+    if len(operation.sources) > 1:
         rest = {key: value for key, value in operation.kwargs.items() if key not in ("input", "weight", "bias")}
         return operation.inside(
             lambda: operation.function(x, weight, None, *operation.args[3:], **rest) + bias.reshape(-1, *ones)

@@ -37,9 +37,9 @@ def product(operation: Operation) -> Any:
     # A weight weighs whatever depends on the inputs, whether or not that carries contributions of a tapped layer.
     held = {id(t) for t in weights} if len(weights) < len(signals) else set()
     factors = sum(operation.carries(t) and id(t) not in held for t in signals)
-    first = operation.args[0]
+    first = operation.args[0] if operation.in_place else None
     # Written over, the first factor is still needed: by the others' shares, or because it must not carry.
-    overwritten = operation.in_place and (factors > 1 or id(first) in held)
+    overwritten = first is not None and (factors > 1 or id(first) in held)
 
     def factor(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
@@ -51,7 +51,7 @@ def product(operation: Operation) -> Any:
     output = operation.function(*args, **{key: factor(value) for key, value in operation.kwargs.items()})
     if factors > 1:
         output = _Scaled.apply(output, 1 / factors)
-    return first.copy_(output) if overwritten else output
+    return operation.args[0].copy_(output) if overwritten else output
 
 
 def division(operation: Operation) -> Any:
@@ -63,9 +63,10 @@ def division(operation: Operation) -> Any:
         return operation.value()
     if operation.depends_on_inputs(a):
         return operation.function(a, operation.hold(b), **_without(operation.kwargs, "input", "other"))
-    if operation.in_place or operation.kwargs.get("rounding_mode") is not None:
+    if operation.kwargs.get("rounding_mode") is not None:
         return operation.gradient()
-    return operation.inside(lambda: b.reciprocal() * a)
+    # Written over, the constant is still needed: it is the slope.
+    return operation.inside(lambda: b.reciprocal() * (a.clone() if operation.in_place else a))
 
 
 def _without(kwargs: dict[str, Any], *names: str) -> dict[str, Any]:

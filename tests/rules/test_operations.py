@@ -15,8 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from captum_cav import InputCAV
-from captum_cav.errors import UnsupportedOperationError
+from captum_cav import InputCAV, LayerCAV
+from captum_cav.errors import OptionError, UnsupportedOperationError
+from captum_cav.rules import pass_through
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 X = torch.randn(2, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
@@ -133,6 +134,14 @@ OTHERS: dict[str, tuple[Function, Function]] = {
         lambda x: torch.cat([x[..., :1] + C[..., :1], x[..., 1:]], 2),
     ),
     "lerp": (lambda x: torch.lerp(x, C, 0.3), lambda x: 0.7 * x + 0.3 * C),
+    "lerp in place": (lambda x: written(x, lambda y: y.lerp_(C, 0.3)), lambda x: 0.7 * 1.5 * x + 0.3 * C),
+    "addcmul in place": (lambda x: written(x, lambda y: y.addcmul_(C, x)), lambda x: 1.5 * x + C * x),
+    "addmm in place": (lambda x: written(x[0], lambda y: y.addmm_(x[1] @ W, W)), lambda x: 1.5 * x[0] + x[1] @ W @ W),
+    "number divided in place": (
+        lambda x: written(0 * x + C, lambda y: y.div_(x.exp())),
+        lambda x: (0 * x + C) * 1.5 / x.exp().detach(),
+    ),
+    "constant divided in place": (lambda x: C.clone().div_(x), lambda x: ratio(lambda y: C / y)(x)),
     "linear": (lambda x: F.linear(x, W, B), lambda x: x @ W.T + B),
     "addmm": (lambda x: torch.addmm(B, x[0], W, beta=2, alpha=3), lambda x: 2 * B + 3 * x[0] @ W),
     "baddbmm": (
@@ -370,6 +379,53 @@ def test_without_a_limit_at_zero_the_value_there_is_a_constants(name: str) -> No
     expected = torch.stack([torch.zeros(1, dtype=torch.float64), function(x[:, 1])], 1)
     torch.testing.assert_close(contributions, expected)
     assert delta.abs().item() < 1e-12
+
+
+def test_arguments_by_name_are_found() -> None:
+    check(lambda x: torch.tanh(input=x), ratio(torch.tanh))
+    check(lambda x: torch.softmax(input=x, dim=-1), ratio(lambda x: x.softmax(-1)))
+    check(lambda x: F.silu(input=x) @ W, lambda x: ratio(F.silu)(x) @ W)
+    check(lambda x: torch.mul(input=x, other=x.sigmoid()), lambda x: x * x.sigmoid().detach())
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.clamp(x, min=0.1 * x.flip(-1)),
+        lambda x: F.prelu(x, x[0, 0, :4]),
+    ],
+    ids=["clamp", "prelu"],
+)
+def test_an_activation_whose_parameters_depend_on_the_inputs_is_refused(function: Function) -> None:
+    with pytest.raises(UnsupportedOperationError, match="has no rule"):
+        InputCAV(lambda x: function(x).sum((1, 2))).attribute(X)
+
+
+@pytest.mark.parametrize("bounds", [(0.2, 1.0), (-1.0, -0.2)], ids=str)
+def test_a_hardtanh_that_is_not_zero_at_zero_stays_finite(bounds: tuple[float, float]) -> None:
+    x = torch.tensor([[0.0, 0.5]], dtype=torch.float64)
+    found, delta = InputCAV(lambda x: F.hardtanh(x, *bounds).sum(1), normalize=None).attribute(
+        x - 0 * x, return_convergence_delta=True
+    )
+    torch.testing.assert_close(found[0, 1], F.hardtanh(x, *bounds)[0, 1])
+    assert found[0, 0] == 0
+    assert delta.abs().item() < 1e-12
+
+
+def test_integer_inputs_stay_indices_in_the_account() -> None:
+    embedding = nn.Embedding(4, 6).double()
+
+    def model(ids: torch.Tensor) -> torch.Tensor:
+        return embedding(ids).sum(-1).scatter_add(1, ids, C[..., 0]) @ torch.arange(4.0).double()
+
+    ids = torch.tensor([[3, 1, 0, 2], [1, 1, 2, 3]])
+    _, delta = LayerCAV(model, embedding, normalize=None).attribute(ids, return_convergence_delta=True)
+    assert delta.abs().max() < 1e-9
+
+
+def test_pass_through_of_what_is_not_elementwise_is_refused() -> None:
+    with pytest.raises(OptionError, match="pass_through is for elementwise operations; 'sum' made"):
+        InputCAV(lambda x: x.sum((1, 2)), rules={torch.sum: pass_through}).attribute(X)
 
 
 def test_packed_sequences_are_refused_by_name() -> None:
