@@ -133,7 +133,7 @@ def resolve_target(output: torch.Tensor, target: Any) -> list[tuple[int, ...]] |
         target: an index, a tuple of indices, a list or 1-D tensor of one a sample, or None.
 
     Returns:
-        A tuple of indices from 0 on for all samples, a list of one a sample, or None for one score a sample.
+        A tuple of indices for all samples, a list of one a sample, or None for one score a sample.
 
     Raises:
         TargetError, CAVTypeError: where it does not select one score a sample.
@@ -179,7 +179,7 @@ def _indices(entry: Any, which: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     for index, size in zip(indices, shape[1:], strict=True):
         if not -size <= index < size:
             raise TargetError(f"{which} is {entry!r}, out of range for output shape {shape}: 0 to {size - 1}.")
-    return tuple(index % size for index, size in zip(indices, shape[1:], strict=True))
+    return indices
 
 
 def check_neuron(selector: Any, values: tuple[torch.Tensor, ...]) -> None:

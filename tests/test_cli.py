@@ -36,6 +36,10 @@ def test_demo_explains_dog_and_cat_at_five_depths(tmp_path: Path, capsys: pytest
             raised, lowered, constants, unexplained = map(float, row[3:])
             assert raised + lowered + constants == pytest.approx(100, abs=0.2)
             assert abs(unexplained) < 0.01
+    # Behind the last feature layer the classifier's bias is the only constant.
+    network = zoo.load("efficientnet_lite0")
+    for row, target, score in zip(rows_of(printed, "head"), (235, 281), (5.68, 5.47), strict=True):
+        assert float(row[5]) == pytest.approx(100 * float(network.model.classifier.bias[target]) / score, abs=0.1)
     with Image.open(tmp_path / "contributions.png") as drawn:
         assert drawn.width > 1000
         assert np.asarray(drawn).std() > 20
