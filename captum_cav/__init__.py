@@ -11,12 +11,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from captum_cav import presets as presets
     from captum_cav import rules as rules
     from captum_cav import visualization as visualization
     from captum_cav.attribution import InputCAV, LayerCAV, NeuronCAV
 
 __version__ = "0.1.0"
-__all__ = ["InputCAV", "LayerCAV", "NeuronCAV", "rules", "visualization"]
+__all__ = ["InputCAV", "LayerCAV", "NeuronCAV", "presets", "rules", "visualization"]
 
 _ATTRIBUTIONS = ("InputCAV", "LayerCAV", "NeuronCAV")
 

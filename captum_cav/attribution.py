@@ -15,16 +15,20 @@ import torch
 from captum.attr import GradientAttribution, LayerAttribution, NeuronAttribution
 from captum.log import log_usage
 
-from captum_cav import _captum, checks
+from captum_cav import _captum, checks, presets, scores
 from captum_cav.errors import CAVTypeError, LayerError, ModelError, OptionError, UnavailableError
 from captum_cav.propagation import forward
+from captum_cav.propagation.explanation import RuleTable
 from captum_cav.propagation.marks import tensors_in
-from captum_cav.propagation.operation import Rule
+from captum_cav.propagation.overrides import Rulebook
+from captum_cav.rules import zero
 
 Normalize: TypeAlias = Literal["score", "abs"] | None
 Attributions: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...]
+Rules: TypeAlias = Mapping[Any, Any] | str | None
 _NORMALIZATIONS = ("score", "abs", None)
 _UNKNOWNS = ("error", "gradient")
+_SCORES = ("output", "log_odds")
 
 
 class _Contributions(GradientAttribution):  # type: ignore[misc]
@@ -32,22 +36,15 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
 
     forward_func: Callable[..., Any]
 
-    def _configure(
-        self, rules: Mapping[Callable[..., Any], Rule] | None, normalize: Normalize, on_unknown: str
-    ) -> None:
+    def _configure(self, rules: Rules, normalize: Normalize, on_unknown: str, score: scores.Score = "output") -> None:
         if normalize not in _NORMALIZATIONS:
             raise OptionError(f'normalize is {normalize!r}; expected "score", "abs" or None.')
         if on_unknown not in _UNKNOWNS:
             raise OptionError(f'on_unknown is {on_unknown!r}; expected "error" or "gradient".')
-        for key, rule in (rules or {}).items():
-            if isinstance(key, (type, torch.nn.Module)) or not callable(key):
-                raise CAVTypeError(f"rules has the key {key!r}; expected a torch function, as torch.relu.")
-            if not callable(rule):
-                raise CAVTypeError(
-                    f"the rule of {key!r} is a {type(rule).__name__}; expected a function of a rules.Operation, as "
-                    "rules.pass_through."
-                )
-        self._rules = dict(rules or {})
+        if score not in _SCORES:
+            raise OptionError(f'score is {score!r}; expected "output" or "log_odds".')
+        self._rules = Rulebook(presets.find(rules), self.forward_func)
+        self._score = score
         self._normalize = normalize
         self._on_unknown = on_unknown
 
@@ -80,7 +77,8 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
         tap_inputs: bool = False,
         keep_carriers: bool = False,
         end_at_call: int | None = None,
-        with_account: bool,
+        with_account: bool = False,
+        explained: bool = False,
     ) -> forward.Forward:
         additional = additional_forward_args
         if additional is None:
@@ -98,20 +96,21 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
             rules=self._rules,
             on_unknown=self._on_unknown,
             with_account=with_account,
+            explained=explained,
         )
 
-    def _scores(self, output: Any, target: Any) -> torch.Tensor:
+    def _scores(self, output: Any, target: Any) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.enable_grad():
             output = checks.check_output(output)
-            scores = _captum.select_scores(output, checks.resolve_target(output, target))
+            values, constants = scores.select(output, target, self._score)
         if self._normalize is not None:
-            checks.warn_near_zero(scores, output)
-        return scores
+            checks.warn_near_zero(values, output)
+        return values, constants
 
     def _contributions(
         self,
         passed: forward.Forward,
-        scores: torch.Tensor,
+        score: tuple[torch.Tensor, torch.Tensor],
         chosen: Sequence[int],
         names: Sequence[str],
         *,
@@ -119,15 +118,19 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
         keep_graph: bool = False,
         grad_kwargs: dict[str, Any] | None = None,
     ) -> tuple[list[tuple[torch.Tensor, ...]], list[torch.Tensor]]:
-        """Contributions of each chosen tap and, if asked for, what they and the constants leave unexplained."""
+        """Contributions of each chosen tap and, if asked for, what they and the constants leave unexplained.
+
+        The score comes with the part of it that no output carries.
+        """
+        selected, constants = score
         grad_kwargs = dict(grad_kwargs or {})
         materialize = grad_kwargs.pop("materialize_grads", False)
-        if not scores.requires_grad:
+        if not selected.requires_grad:
             if not materialize:
                 raise ModelError(_independent(", ".join(names)))
             # All of it is constants: the backward pass starts, and reaches no layer.
-            scores = scores + torch.zeros_like(scores).requires_grad_()
-        values = scores.detach()
+            selected = selected + torch.zeros_like(selected).requires_grad_()
+        values = selected.detach()
         seeds = torch.ones_like(values)
         if self._normalize is not None:
             seeds = seeds / (values if self._normalize == "score" else values.abs())
@@ -138,14 +141,15 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
             seeds.requires_grad_()
             grad_kwargs["create_graph"] = True
         with torch.enable_grad():
-            coefficients = passed.coefficients(scores, seeds, chosen, keep_graph or split, **grad_kwargs)
+            coefficients = passed.coefficients(selected, seeds, chosen, keep_graph or split, **grad_kwargs)
             contributions = []
+            zeros_carry = passed.mode.zeros_carry
             for index, name, found in zip(chosen, names, coefficients, strict=True):
                 if not materialize and all(part is None for part in found):
                     raise ModelError(_independent(name))
                 contributions.append(
                     tuple(
-                        torch.zeros_like(value) if part is None else value * part
+                        torch.zeros_like(value) if part is None else zero.contributions(value, part, zeros_carry)
                         for value, part in zip(passed.taps[index].values, found, strict=True)
                     )
                 )
@@ -161,7 +165,7 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
                     if split:
                         (by_seed,) = torch.autograd.grad(total + 0 * seeds.sum(), seeds, retain_graph=True)
                         explained = by_seed.double() * seeds.detach()
-                    deltas.append((values * seeds.detach() - explained).detach().to(values.dtype))
+                    deltas.append(((values - constants) * seeds.detach() - explained).detach().to(values.dtype))
         return [tuple(part.detach() for part in parts) for parts in contributions], deltas
 
 
@@ -185,12 +189,17 @@ class LayerCAV(LayerAttribution, _Contributions):  # type: ignore[misc]
         forward_func: the model, or any callable that returns scores of shape (N,) or (N, ...).
         layer: a module, its qualified name (where ``forward_func`` is a module), or a list of either.
         device_ids: accepted for Captum's signature; the forward pass runs where the model is.
-        rules: rules for torch functions, before the defaults: ``{torch.special.i0: rules.pass_through}``.
+        rules: how contributions flow, where not by the defaults: a preset as ``presets.gamma()`` or its name, or a
+            mapping whose most specific key wins: a module, a qualified name or pattern (``"features.*"``), a type of
+            module, a torch function; to a rule, several of which the first that governs an operation rules it, one of
+            Captum's rules, or a function of a :class:`captum_cav.rules.Operation`. ``module.rule = ...`` is honoured.
         normalize: ``"score"``, the paper's ratios ``x * c / p``, whose signs turn round where the score is negative;
             ``"abs"``, the same divided by ``|p|``, so that positive always raised the score; None for contributions in
             units of the score, as LRP gives them.
         on_unknown: ``"error"`` refuses an operation without a rule; ``"gradient"`` warns and passes its gradient on.
         call: which call of a layer that the forward pass reaches several times: 0 for the first, -1 for the last.
+        score: what is explained: ``"output"``, the target's output; ``"log_odds"``, that output less the log-sum-exp of
+            all others: what speaks for the class rather than for any other.
 
     Raises:
         LayerError: for a layer that is not the model's; names near matches.
@@ -216,10 +225,11 @@ class LayerCAV(LayerAttribution, _Contributions):  # type: ignore[misc]
         layer: torch.nn.Module | str | Sequence[torch.nn.Module | str],
         device_ids: list[int] | None = None,
         *,
-        rules: Mapping[Callable[..., Any], Rule] | None = None,
+        rules: Rules = None,
         normalize: Normalize = "score",
         on_unknown: str = "error",
         call: int | None = None,
+        score: scores.Score = "output",
     ) -> None:
         checks.check_model(forward_func)
         several = isinstance(layer, (list, tuple))
@@ -229,7 +239,7 @@ class LayerCAV(LayerAttribution, _Contributions):  # type: ignore[misc]
         modules = [module for _, module in found]
         LayerAttribution.__init__(self, forward_func, modules if several else modules[0], device_ids)
         GradientAttribution.__init__(self, forward_func)
-        self._configure(rules, normalize, on_unknown)
+        self._configure(rules, normalize, on_unknown, score)
         self._several = several
         self._names = [name for name, _ in found]
         self._modules = modules
@@ -325,6 +335,31 @@ class LayerCAV(LayerAttribution, _Contributions):  # type: ignore[misc]
             grad_kwargs,
         )
 
+    def explain_rules(self, inputs: Any, additional_forward_args: Any = None) -> RuleTable:
+        """Which operation behind the layers met which rule, and why.
+
+        Args:
+            inputs, additional_forward_args: as for :meth:`attribute`.
+
+        Returns:
+            A row for each operation that ran, in order: the module, the operation, the rule, the key of ``rules`` that
+            chose it or the default, and which of the tensors it takes were held constant. Prints itself as a table.
+
+        Example::
+
+            >>> import torch
+            >>> from captum_cav import rules
+            >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Tanh(), torch.nn.Linear(2, 1))
+            >>> LayerCAV(net, "0", rules={"2": rules.EpsilonRule(0.1)}).explain_rules(torch.ones(1, 2))
+            module  operation  rule                      because of  constant
+            1       tanh       pass_through              default
+            2       linear     EpsilonRule(epsilon=0.1)  '2'
+        """
+        sites = [forward.Site(module, False) for module in self._modules]
+        passed = self._run(inputs, additional_forward_args, sites, explained=True)
+        assert passed.log is not None
+        return passed.log.table()
+
     def _attribute(
         self,
         inputs: Any,
@@ -368,7 +403,7 @@ class InputCAV(_Contributions):
 
     Args:
         forward_func: the model, or any callable that returns scores of shape (N,) or (N, ...).
-        rules, normalize, on_unknown: as for :class:`LayerCAV`.
+        rules, normalize, on_unknown, score: as for :class:`LayerCAV`.
 
     Source: Kakishita and Hattori, equations 1-9.
 
@@ -383,13 +418,21 @@ class InputCAV(_Contributions):
         self,
         forward_func: Callable[..., Any],
         *,
-        rules: Mapping[Callable[..., Any], Rule] | None = None,
+        rules: Rules = None,
         normalize: Normalize = "score",
         on_unknown: str = "error",
+        score: scores.Score = "output",
     ) -> None:
         checks.check_model(forward_func)
         GradientAttribution.__init__(self, forward_func)
-        self._configure(rules, normalize, on_unknown)
+        self._configure(rules, normalize, on_unknown, score)
+
+    def explain_rules(self, inputs: Any, additional_forward_args: Any = None) -> RuleTable:
+        """Which operation met which rule, and why: as :meth:`LayerCAV.explain_rules`, from the inputs on."""
+        _check_floating(inputs)
+        passed = self._run(inputs, additional_forward_args, tap_inputs=True, explained=True)
+        assert passed.log is not None
+        return passed.log.table()
 
     @log_usage(part_of_slo=True)
     def attribute(
@@ -458,7 +501,7 @@ class NeuronCAV(NeuronAttribution, _Contributions):  # type: ignore[misc]
         layer: torch.nn.Module | str,
         device_ids: list[int] | None = None,
         *,
-        rules: Mapping[Callable[..., Any], Rule] | None = None,
+        rules: Rules = None,
         normalize: Normalize = "score",
         on_unknown: str = "error",
         call: int | None = None,
@@ -514,11 +557,16 @@ class NeuronCAV(NeuronAttribution, _Contributions):  # type: ignore[misc]
         values = tuple(tensor for tensor in tensors_in(kept) if tensor.requires_grad)
         checks.check_neuron(neuron_selector, values)
         with torch.enable_grad():
-            scores = _captum.select_neuron(values, neuron_selector)
+            neuron = _captum.select_neuron(values, neuron_selector)
         if self._normalize is not None:
-            checks.warn_near_zero(scores, values[0])
+            checks.warn_near_zero(neuron, values[0])
         (parts,), deltas = self._contributions(
-            passed, scores, [0], ["the inputs"], with_delta=return_convergence_delta, grad_kwargs=grad_kwargs
+            passed,
+            (neuron, torch.zeros_like(neuron.detach())),
+            [0],
+            ["the inputs"],
+            with_delta=return_convergence_delta,
+            grad_kwargs=grad_kwargs,
         )
         attributions: Attributions = parts if isinstance(inputs, (tuple, list)) else parts[0]
         return (attributions, deltas[0]) if return_convergence_delta else attributions

@@ -474,7 +474,7 @@ def test_a_rule_of_ones_own_is_a_function_of_the_operation() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rules": {torch.relu: "x"}}, "the rule of .*relu.* is a str; expected a function of a rules.Operation"),
+        ({"rules": {torch.relu: "x"}}, "the rule of .*relu.* is a str; expected a rule as rules.GammaRule"),
         ({"call": "x"}, r"call is 'x' \(str\); expected 0 for the first call"),
         ({"call": True}, r"call is True \(bool\)"),
     ],

@@ -37,6 +37,15 @@ class Account:
 
         output.register_hook(measure)  # type: ignore[no-untyped-call]
 
+    def enter(self, share: torch.Tensor, taps: int) -> None:
+        """Enter a share that a rule computed in the backward pass.
+
+        Args:
+            share: a float64 scalar.
+            taps: bit set of the layers that the rule's operation descends from.
+        """
+        self._shares.append((taps, share))
+
     def settle(self, count: int) -> list[torch.Tensor]:
         """Close the account of one backward pass.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._pytree import tree_map
+from torch.utils.hooks import RemovableHandle
 
 from captum_cav.propagation.account import Account
+from captum_cav.propagation.explanation import RuleLog
 from captum_cav.propagation.marks import tensors_in
 from captum_cav.propagation.mode import Propagation
-from captum_cav.propagation.operation import Rule
+from captum_cav.propagation.overrides import Rulebook
 from captum_cav.propagation.taps import Tapped
 
 # RemovableHandle numbers its hooks without a lock: two threads could get the same number and replace each other's.
@@ -39,6 +41,8 @@ class Forward:
         calls: for each site, the indices of its taps in ``taps``, one a call of the module.
         taps: what was tapped, in the order of the forward pass; the inputs first where they were tapped.
         account: the account of constants, or None.
+        mode: the propagation that ran.
+        log: which operation met which rule, or None.
     """
 
     output: Any
@@ -46,6 +50,8 @@ class Forward:
     calls: list[list[int]]
     taps: list[Tapped]
     account: Account | None
+    mode: Propagation
+    log: RuleLog | None
 
     def coefficients(
         self, scores: torch.Tensor, seeds: torch.Tensor, chosen: Sequence[int], keep_graph: bool, **grad_kwargs: Any
@@ -77,9 +83,10 @@ def run(
     tap_inputs: bool = False,
     keep_carriers: bool = False,
     end_at_call: int | None = None,
-    rules: Mapping[Callable[..., Any], Rule],
+    rules: Rulebook,
     on_unknown: str,
     with_account: bool,
+    explained: bool = False,
 ) -> Forward:
     """Run a forward pass with every operation replaced by its surrogate.
 
@@ -91,15 +98,18 @@ def run(
         tap_inputs: whether to tap the inputs too, as the first tap.
         keep_carriers: whether to keep the tensors of each call of a site that carry its contributions.
         end_at_call: the call of a site at which contributions end and the model goes on with plain tensors.
-        rules: rules by torch function, before the defaults.
+        rules: the user's rules, which go before the defaults.
         on_unknown: ``"error"`` or ``"gradient"``.
         with_account: whether to measure the shares of constants.
+        explained: whether to note which operation meets which rule.
 
     Returns:
         The output and what was tapped. Nothing is left on the model, whether this returns or raises.
     """
     account = Account() if with_account else None
-    mode = Propagation(rules, on_unknown, account, lambda module: _name_in(forward_func, module))
+    names_of = _names_in(forward_func)
+    log = RuleLog(names_of) if explained else None
+    mode = Propagation(rules, on_unknown, account, names_of, log)
     inputs = tuple(value.detach() if isinstance(value, torch.Tensor) else value for value in inputs)
     calls: list[list[int]] = [[] for _ in sites]
     carriers: list[Any] = []
@@ -124,12 +134,16 @@ def run(
         with mode:
             output = forward_func(*inputs, *additional)
         mode.check_seen(output)
-    return Forward(output, carriers, calls, mode.taps, account)
+    return Forward(output, carriers, calls, mode.taps, account, mode, log)
 
 
-def _name_in(forward_func: Callable[..., Any], module: torch.nn.Module) -> str:
-    named = forward_func.named_modules() if isinstance(forward_func, torch.nn.Module) else ()
-    return next((name for name, known in named if known is module), "")
+def _names_in(forward_func: Callable[..., Any]) -> Callable[[torch.nn.Module], Sequence[str]]:
+    """Gives the qualified names of a module in a model; it may have several, or none."""
+    names: dict[torch.nn.Module, list[str]] = {}
+    if isinstance(forward_func, torch.nn.Module):
+        for name, module in forward_func.named_modules(remove_duplicate=False):
+            names.setdefault(module, []).append(name)
+    return lambda module: names.get(module, ())
 
 
 @contextmanager
@@ -144,13 +158,34 @@ def _hooked(sites: Sequence[Site], at_site: Callable[[int, Any], Any], mode: Pro
     """Follow the forward pass of this thread through its modules, and tap those of the sites."""
     thread = threading.get_ident()
 
-    def enter(module: torch.nn.Module, args: Any) -> None:
-        if threading.get_ident() == thread:
-            mode.enter_module(module)
+    tapped_before = {site.module for site in sites if site.of_input}
+    ending: list[RemovableHandle] = []
+    hooks = ExitStack()
+
+    def enter(module: torch.nn.Module, args: Any) -> Any:
+        if threading.get_ident() != thread:
+            return None
+        mode.enter_module(module)
+        return None if module in tapped_before else begin_call(module, args)
 
     def leave(module: torch.nn.Module, args: Any, output: Any) -> None:
         if threading.get_ident() == thread and mode.modules and mode.modules[-1] is module:
             mode.leave_module()
+
+    def begin_call(module: torch.nn.Module, args: Any) -> Any:
+        instead = mode.begin_call(module, args)
+        if instead is not None:
+            with _REGISTERING:
+                handle = module.register_forward_hook(end_call, prepend=True, with_kwargs=True, always_call=True)
+            ending.append(handle)
+            hooks.callback(handle.remove)
+        return instead
+
+    def end_call(module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        if threading.get_ident() != thread:
+            return None
+        ending.pop().remove()
+        return mode.end_call(kwargs, output)
 
     def tap_output(index: int) -> Callable[..., Any]:
         def hook(module: torch.nn.Module, args: Any, output: Any) -> Any:
@@ -160,11 +195,15 @@ def _hooked(sites: Sequence[Site], at_site: Callable[[int, Any], Any], mode: Pro
 
     def tap_input(index: int) -> Callable[..., Any]:
         def hook(module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
-            return at_site(index, (args, kwargs)) if threading.get_ident() == thread else None
+            if threading.get_ident() != thread:
+                return None
+            args, kwargs = at_site(index, (args, kwargs))
+            # Behind the tap, so that the module's rule meets what was tapped.
+            return begin_call(module, args) or args, kwargs
 
         return hook
 
-    with ExitStack() as hooks:
+    with hooks:
         with _REGISTERING:
             handles = [
                 register_module_forward_pre_hook(enter),

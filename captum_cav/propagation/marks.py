@@ -1,4 +1,4 @@
-"""Where a tensor of the forward pass comes from: which tapped layers, and whether it is a weight.
+"""Where a tensor of the forward pass comes from: which tapped layers, what is known of its values.
 
 Each tensor that depends on the inputs bears a :class:`Mark` of the running propagation as an attribute. The mark
 tells three things apart that autograd cannot: a tensor that *carries* contributions of a tapped layer, one that
@@ -14,6 +14,13 @@ import torch
 
 _ATTRIBUTE = "_captum_cav_mark"
 
+#: Traits of a tensor, as a bit set. WEIGHT: sigmoid- or softmax-like, so that it weighs whatever it is multiplied with.
+WEIGHT = 1
+#: No value is below 0, so that its summands with positive weights are the positive ones.
+NONNEGATIVE = 2
+#: No layer with weights lies between it and the inputs.
+RAW = 4
+
 
 class Mark(NamedTuple):
     """The origin of a tensor.
@@ -21,12 +28,14 @@ class Mark(NamedTuple):
     Attributes:
         run: identity of the propagation that made it; marks of other runs do not count.
         taps: bit set of the tapped layers whose contributions it carries; 0 if it only depends on the inputs.
-        weight: whether it is sigmoid- or softmax-like, so that it weighs whatever it is multiplied with.
+        traits: bit set of :data:`WEIGHT`, :data:`NONNEGATIVE` and :data:`RAW`.
+        origin: what the rule of the operation that made it left for the rule of the next one, or None.
     """
 
     run: object
     taps: int
-    weight: bool
+    traits: int
+    origin: object = None
 
 
 def get_mark(tensor: torch.Tensor, run: object) -> Mark | None:
@@ -41,7 +50,10 @@ def set_mark(tensor: torch.Tensor, mark: Mark) -> None:
     base = tensor._base
     if base is not None and base.requires_grad:
         held = get_mark(base, mark.run)
-        merged = mark if held is None else mark._replace(taps=mark.taps | held.taps, weight=held.weight)
+        if held is None:  # whatever the constant around the view holds
+            merged = mark._replace(traits=mark.traits & ~NONNEGATIVE, origin=None)
+        else:
+            merged = Mark(mark.run, mark.taps | held.taps, mark.traits & held.traits)
         setattr(base, _ATTRIBUTE, merged)
 
 

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 from captum_cav.errors import ModelError, UnsupportedOperationError, UnsupportedOperationWarning
 from captum_cav.propagation.account import Account
-from captum_cav.propagation.marks import Mark, get_mark, set_mark, tensors_in
-from captum_cav.propagation.operation import Identity, Operation, Rule, identify, writes_in_place
+from captum_cav.propagation.kept import Keeper, Kept
+from captum_cav.propagation.marks import NONNEGATIVE, RAW, Mark, get_mark, set_mark, tensors_in
+from captum_cav.propagation.operation import ModuleCall, Operation, Surrogate, identify, writes_in_place
+from captum_cav.propagation.overrides import Candidate, Rulebook
 from captum_cav.propagation.taps import Tapped, tap
-from captum_cav.rules import DEFAULTS, GUARDS, KEEPING_WEIGHTS, MAKING_WEIGHTS, QUERIES
+from captum_cav.rules import DEFAULTS, GUARDS, HANDING_ON, KEEPING, MAKING, NONNEGATIVE_TOGETHER, QUERIES
+from captum_cav.rules.rule import Rule
 
 _ADVICE = """{operation!r}{where} has no rule for how it passes contributions on. Define one for this attribution:
     from captum_cav import rules
     LayerCAV(..., rules={{{key}: rules.pass_through}})  # y_i comes from x_i alone (equation 7);
 or rules.linear where y is linear in its input, or your own function of a rules.Operation.
 on_unknown="gradient" goes on with its plain gradient instead."""
+
+
+Log: TypeAlias = Callable[[Operation, Surrogate, str, torch.nn.Module | None], None]
 
 
 class Propagation(TorchFunctionMode):
@@ -31,28 +38,36 @@ class Propagation(TorchFunctionMode):
     are detached as they are met, so nothing before the first tap builds a graph and no parameter ever joins one.
 
     Args:
-        rules: rules that take precedence over the defaults, by torch function in any of its forms.
+        rules: the user's rules, which go before the defaults.
         on_unknown: ``"error"`` or ``"gradient"``: what to do where no rule is known.
         account: collects the shares of constants; None to leave them out.
-        name_of: gives the qualified name of a module, for messages.
+        names_of: gives the qualified names of a module.
+        log: called with each operation that meets a rule, that rule, why it was chosen and the module; None not to.
     """
 
     def __init__(
         self,
-        rules: Mapping[Callable[..., Any], Rule],
+        rules: Rulebook,
         on_unknown: str,
         account: Account | None,
-        name_of: Callable[[torch.nn.Module], str],
+        names_of: Callable[[torch.nn.Module], Sequence[str]],
+        log: Log | None = None,
     ) -> None:
         super().__init__()
         self.account = account
         self.taps: list[Tapped] = []
         self.modules: list[torch.nn.Module] = []
+        self.zeros_carry = False
         self._run = object()
-        # By plain name, so that a rule for torch.relu governs F.relu and Tensor.relu_ too.
-        self._rules = {identify(function).name or function: rule for function, rule in rules.items()}
+        self._rules = rules
+        # For each module that the forward pass is in, the rules for what runs there, best first.
+        self._candidates: list[list[Candidate]] = []
+        # The module whose call is ruled as one operation while it runs, its rule and its arguments.
+        self._as_one: _AsOne | None = None
         self._on_unknown = on_unknown
-        self._name_of = name_of
+        self._names_of = names_of
+        self._log = log
+        self._keeper = Keeper()
         self._paused = False
 
     # What rules ask ---------------------------------------------------------------------------------------------
@@ -61,10 +76,23 @@ class Propagation(TorchFunctionMode):
         """Whether a tensor was computed from the inputs."""
         return get_mark(tensor, self._run) is not None
 
-    def is_weight(self, tensor: torch.Tensor) -> bool:
-        """Whether a tensor is sigmoid- or softmax-like."""
+    def has_trait(self, tensor: torch.Tensor, trait: int) -> bool:
+        """Whether a tensor that depends on the inputs has a trait (see :mod:`captum_cav.propagation.marks`)."""
         mark = get_mark(tensor, self._run)
-        return mark is not None and mark.weight
+        return mark is not None and bool(mark.traits & trait)
+
+    def origin_of(self, tensor: torch.Tensor) -> object:
+        """What the rule of the operation that made a tensor left for the next one."""
+        mark = get_mark(tensor, self._run)
+        return None if mark is None else mark.origin
+
+    def keep(self, tensor: torch.Tensor) -> Kept:
+        """Keep a value for the backward pass."""
+        return self._keeper.keep(tensor)
+
+    def by_default(self, operation: Operation) -> Any:
+        """Build an operation's value by its default rule."""
+        return DEFAULTS.get(operation.name, Operation.gradient)(operation)
 
     def add_constant(self, operation: Operation, output: torch.Tensor, part: torch.Tensor) -> None:
         """Enter a constant part of an operation's output in the account."""
@@ -78,6 +106,11 @@ class Propagation(TorchFunctionMode):
                 output, part = base, whole
             self.account.watch(output, part, self._descent(operation))
 
+    def enter_share(self, operation: Operation, share: Callable[[], torch.Tensor]) -> None:
+        """Enter a share of constants that the backward pass computes, if they are asked for."""
+        if self.account is not None:
+            self.account.enter(share(), self._descent(operation))
+
     def _descent(self, operation: Operation) -> int:
         """The tapped layers from which an operation's output comes."""
         taps = 0
@@ -89,9 +122,9 @@ class Propagation(TorchFunctionMode):
     # What the driver does ---------------------------------------------------------------------------------------
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Let torch calls through unseen."""
-        before, self._paused = self._paused, True
+    def paused(self, paused: bool = True) -> Iterator[None]:
+        """Let torch calls through unseen, or see them again."""
+        before, self._paused = self._paused, paused
         try:
             yield
         finally:
@@ -99,20 +132,20 @@ class Propagation(TorchFunctionMode):
 
     def mark_input(self, tensor: torch.Tensor) -> None:
         """Note that a tensor is an input of the model."""
-        set_mark(tensor, Mark(self._run, 0, False))
+        set_mark(tensor, Mark(self._run, 0, RAW))
 
     def tap(self, value: Any) -> Any:
         """Tap a layer's input or output; returns what the model goes on with."""
         bit = 1 << len(self.taps)
 
         def mark(carrier: torch.Tensor, source: torch.Tensor) -> None:
-            held = get_mark(source, self._run)
-            set_mark(carrier, Mark(self._run, bit | (held.taps if held else 0), held is not None and held.weight))
+            held = get_mark(source, self._run) or Mark(self._run, 0, 0)
+            set_mark(carrier, held._replace(taps=held.taps | bit))
 
         # A layer that the model runs under no_grad may carry all the same, once the model has left it.
         with self.paused(), torch.enable_grad():
             self.check_seen(value)
-            handed_on, tapped = tap(value, mark)
+            handed_on, tapped = tap(value, self.keep, mark)
         self.taps.append(tapped)
         return handed_on
 
@@ -123,17 +156,75 @@ class Propagation(TorchFunctionMode):
                 raise self._unseen(tensor, "the end of the forward pass" if not self.modules else "a requested layer")
 
     def enter_module(self, module: torch.nn.Module) -> None:
-        """Refuse a module that would act at random or change itself; remember where the forward pass is."""
+        """Refuse a module that would act at random or change itself; remember where the forward pass is.
+
+        Args:
+            module: the module whose call begins.
+        """
         if module.training and _differs_in_training(module):
             raise ModelError(
                 f"{self._describe(module)} is in training mode, where it acts at random or changes its statistics; "
                 "call model.eval() first."
             )
+        own = self._rules.of_module(module, self._names_of(module), len(self.modules))
+        inherited = self._candidates[-1] if self._candidates else []
+        both = sorted([*inherited, *own], key=lambda candidate: candidate.rank, reverse=True) if own else inherited
         self.modules.append(module)
+        self._candidates.append(both)
+
+    def begin_call(self, module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Pause for a module that is ruled as one operation.
+
+        Args:
+            module: the module that was entered last.
+            args: its positional arguments.
+
+        Returns:
+            What the module is to be given instead, None for no change: it may write into its arguments.
+        """
+        own = next(
+            (candidate for candidate in self._candidates[-1] if candidate.rank[1] == len(self.modules) - 1), None
+        )
+        whole = own and next((rule for rule in own.rules if rule.as_one), None)
+        if own is None or whole is None or self._as_one is not None:
+            return None
+        self._as_one = _AsOne(module, whole, own.why, args)
+        self._paused = True
+        copies: tuple[Any, ...] = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, args)
+        return copies
+
+    def end_call(self, kwargs: dict[str, Any], output: Any) -> Any:
+        """The module that is ruled as one operation returned or raised.
+
+        Args:
+            kwargs: its keyword arguments.
+            output: what it returned, None if it raised.
+
+        Returns:
+            What it is to have returned instead, None for no change.
+        """
+        call, self._as_one, self._paused = self._as_one, None, False
+        assert call is not None
+        return None if output is None else self._rule_as_one(call, kwargs, output)
 
     def leave_module(self) -> None:
         """The innermost module returned or raised."""
+        self._candidates.pop()
         self.modules.pop()
+
+    def _rule_as_one(self, call: _AsOne, kwargs: dict[str, Any], output: Any) -> Any:
+        found: list[tuple[torch.Tensor, Mark]] = []
+        args = tuple([self._admit(value, found, call.module) for value in call.args])
+        kwargs = {key: self._admit(value, found, call.module) for key, value in kwargs.items()}
+        sources = [tensor for tensor, _ in found]
+        operation = ModuleCall(call.module, args, kwargs, sources, output, self)
+        with self.paused(), torch.enable_grad():
+            if any(tensor.requires_grad for tensor in sources):
+                output = self._apply(operation, call.rule, call.why)
+            else:
+                output = operation.stopped()
+            self._mark(output, operation, found)
+        return output
 
     # Dispatch ---------------------------------------------------------------------------------------------------
 
@@ -162,12 +253,12 @@ class Propagation(TorchFunctionMode):
         if not any(tensor.requires_grad for tensor in sources):
             output = func(*args, **kwargs)
             if found:
-                self._mark(args[0] if output is None else output, identity.name, found)
+                self._mark(args[0] if output is None else output, operation, found)
             return output
-        output = self._rule(func, identity)(operation)
+        output = self._apply(operation, *self._rule(operation))
         if not operation.written_out:
             found = [(tensor, mark) for tensor, mark in found if id(tensor) not in operation.held]
-            self._mark(args[0] if output is None else output, identity.name, found)
+            self._mark(args[0] if output is None else output, operation, found)
         return output
 
     def _admit(self, value: Any, found: list[tuple[torch.Tensor, Mark]], func: Callable[..., Any]) -> Any:
@@ -184,33 +275,55 @@ class Propagation(TorchFunctionMode):
             return type(value)([self._admit(item, found, func) for item in value])
         return value
 
-    def _rule(self, func: Callable[..., Any], identity: Identity) -> Rule:
-        own = self._rules.get(identity.name or func)
-        return own or DEFAULTS.get(identity.name or "", Operation.gradient)
+    def _rule(self, operation: Operation) -> tuple[Surrogate, str]:
+        """The rule for an operation, and why it is that one."""
+        for candidate in self._candidates[-1] if self._candidates else ():
+            for rule in candidate.rules:
+                if not rule.as_one and rule.governs(operation):
+                    return rule, candidate.why
+        identity = identify(operation.function)
+        for rule in self._rules.of_function(identity.name or operation.function):
+            if rule.governs(operation):
+                return rule, f"function {operation.name}"
+        return DEFAULTS.get(identity.name or "", Operation.gradient), "default"
 
-    def _mark(self, output: Any, name: str | None, sources: list[tuple[torch.Tensor, Mark]]) -> None:
+    def _apply(self, operation: Operation, rule: Surrogate, why: str) -> Any:
+        output = rule(operation)
+        if self._log is not None:
+            module = (
+                operation.module if isinstance(operation, ModuleCall) else self.modules[-1] if self.modules else None
+            )
+            self._log(operation, rule, why, module)
+        return output
+
+    def _mark(self, output: Any, operation: Operation, sources: list[tuple[torch.Tensor, Mark]]) -> None:
         """Mark what an operation made of its sources."""
-        taps, bypassing = 0, False
+        name = operation.name
+        taps, bypassing, traits = 0, False, KEEPING.get(name, RAW)
         for tensor, mark in sources:
+            traits &= mark.traits
             if tensor.requires_grad:
                 taps |= mark.taps
             else:
                 bypassing = True
-        weight = name in MAKING_WEIGHTS or (name in KEEPING_WEIGHTS and all(mark.weight for _, mark in sources))
+        if traits & NONNEGATIVE and name in NONNEGATIVE_TOGETHER and not _are_all(operation, len(sources)):
+            traits &= ~NONNEGATIVE
+        traits |= MAKING.get(name, 0)
+        origin = operation.origin
+        if origin is None and name in HANDING_ON and len(sources) == 1:
+            origin = sources[0][1].origin
         for tensor in (output,) if isinstance(output, torch.Tensor) else tensors_in(output):
             if tensor.is_floating_point():
                 if tensor.requires_grad:
-                    set_mark(tensor, Mark(self._run, taps, weight))
+                    set_mark(tensor, Mark(self._run, taps, traits, origin))
                 elif bypassing:
-                    set_mark(tensor, Mark(self._run, 0, weight))
+                    set_mark(tensor, Mark(self._run, 0, traits))
                 # Made of carriers alone and without a graph, it was detached by the model: a constant.
 
     def _preserve(self, target: Any) -> None:
         """Keep tapped values apart from a tensor that the model is about to write into."""
         if isinstance(target, torch.Tensor):
-            storage = target.untyped_storage().data_ptr()
-            for tapped in self.taps:
-                tapped.preserve(storage)
+            self._keeper.before_writing(target)
 
     def _check_recorded(self, target: Any, name: str | None) -> None:
         if isinstance(target, torch.Tensor) and target.requires_grad and not torch.is_grad_enabled():
@@ -259,8 +372,24 @@ class Propagation(TorchFunctionMode):
         return f" in {self._describe(self.modules[-1])}" if self.modules else ""
 
     def _describe(self, module: torch.nn.Module) -> str:
-        name = self._name_of(module)
+        name = next(iter(self._names_of(module)), "")
         return f"module {name!r} ({type(module).__name__})" if name else f"the module {type(module).__name__}"
+
+
+class _AsOne(NamedTuple):
+    """A running call of a module that is ruled as one operation."""
+
+    module: torch.nn.Module
+    rule: Rule
+    why: str
+    args: tuple[Any, ...]
+
+
+def _are_all(operation: Operation, sources: int) -> bool:
+    """Whether an operation computes on its sources alone, without constants."""
+    arguments = [*operation.args, *operation.kwargs.values()]
+    numbers = any(isinstance(value, (int, float)) for value in arguments[:2]) and operation.name != "cat"
+    return not numbers and len(tensors_in(arguments)) == sources
 
 
 def _differs_in_training(module: torch.nn.Module) -> bool:

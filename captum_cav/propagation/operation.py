@@ -8,18 +8,20 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
+from torch.utils._pytree import tree_map
 
-from captum_cav.propagation.marks import tensors_in
+from captum_cav.propagation.kept import Kept
+from captum_cav.propagation.marks import NONNEGATIVE, RAW, WEIGHT, tensors_in
 
 if TYPE_CHECKING:
     from captum_cav.propagation.mode import Propagation
 
 
-class Rule(Protocol):
-    """How one operation passes contributions on.
+class Surrogate(Protocol):
+    """What stands in for one operation.
 
-    A rule is any callable that takes an :class:`Operation` and returns what the operation returns: *the same value*,
-    but differentiable so that its gradient carries contributions (a *surrogate*).
+    It takes an :class:`Operation` and returns what the operation returns: *the same value*, but differentiable so that
+    its gradient carries contributions.
     """
 
     def __call__(self, operation: Operation, /) -> Any:
@@ -135,9 +137,21 @@ class Operation:
         in_place: whether the call writes into its first argument.
         held: identities of carriers that the rule held constant, so that the output does not descend from them.
         written_out: whether the rule ran other operations instead, each of which met a rule of its own.
+        origin: what the rule leaves for the rule of the operation that takes the output; None for nothing.
     """
 
-    __slots__ = ("_propagation", "args", "function", "held", "in_place", "kwargs", "name", "sources", "written_out")
+    __slots__ = (
+        "_propagation",
+        "args",
+        "function",
+        "held",
+        "in_place",
+        "kwargs",
+        "name",
+        "origin",
+        "sources",
+        "written_out",
+    )
 
     def __init__(
         self,
@@ -157,11 +171,40 @@ class Operation:
         self.in_place = in_place
         self.held: set[int] = set()
         self.written_out = False
+        self.origin: object = None
         self._propagation = propagation
 
     def value(self) -> Any:
         """What the function returns, differentiated as torch does."""
         return self.function(*self.args, **self.kwargs)
+
+    def evaluate(self, x: torch.Tensor) -> Any:
+        """What the function returns for a tensor in the place of its first argument."""
+        if self.args:
+            return self.function(x, *self.args[1:], **self.kwargs)
+        return self.function(x, **{key: value for key, value in self.kwargs.items() if key != "input"})
+
+    def by_default(self) -> Any:
+        """The value as the operation's default rule builds it."""
+        return self._propagation.by_default(self)
+
+    def stopped(self) -> Any:
+        """The value as a constant: contributions go no further."""
+        if not self.in_place:
+            return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, self.value())
+        target = self.args[0]
+        value = self.function(target.detach().clone(), *self.args[1:], **self.kwargs).detach()
+        target.copy_(value)
+        self.add_constant(target, value)
+        return target
+
+    def with_carrier(self, carrier: torch.Tensor) -> Operation:
+        """The same operation on another tensor in the place of its one source."""
+        (source,) = self.sources
+        identity = Identity(self.name, False, None)
+        args = tuple(carrier if value is source else value for value in self.args)
+        kwargs = {key: carrier if value is source else value for key, value in self.kwargs.items()}
+        return Operation(identity, self.function, args, kwargs, [carrier], self.in_place, self._propagation)
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """The argument given at a position or by name."""
@@ -175,7 +218,32 @@ class Operation:
 
     def is_weight(self, value: Any) -> bool:
         """Whether a value is sigmoid- or softmax-like: it weighs what it multiplies."""
-        return isinstance(value, torch.Tensor) and self._propagation.is_weight(value)
+        return isinstance(value, torch.Tensor) and self._propagation.has_trait(value, WEIGHT)
+
+    def is_nonnegative(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor is known to have no value below 0."""
+        return self._propagation.has_trait(tensor, NONNEGATIVE)
+
+    @property
+    def is_at_input(self) -> bool:
+        """Whether no layer with weights lies between the inputs and the operation."""
+        return all(self._propagation.has_trait(tensor, RAW) for tensor in self.sources)
+
+    def origin_of(self, tensor: Any) -> object:
+        """What the rule of the operation that made a tensor left for this one, or None."""
+        return self._propagation.origin_of(tensor)
+
+    def keep(self, tensor: torch.Tensor) -> Kept:
+        """A tensor's value for the backward pass, as it is now whatever the model writes over it."""
+        return Kept(tensor.clone()) if self.in_place else self._propagation.keep(tensor)
+
+    def zeros_carry(self) -> None:
+        """Note that the rule gives shares to units of value 0."""
+        self._propagation.zeros_carry = True
+
+    def zeros_carry_now(self) -> bool:
+        """Whether any rule of the forward pass gave shares to units of value 0."""
+        return self._propagation.zeros_carry
 
     def depends_on_inputs(self, value: Any) -> bool:
         """Whether a value holds a tensor that was computed from the inputs."""
@@ -205,6 +273,14 @@ class Operation:
         """
         self._propagation.add_constant(self, output, part)
 
+    def enter_share(self, share: Callable[[], torch.Tensor]) -> None:
+        """Report a share of constants that the backward pass itself computes, if anyone asked for them.
+
+        Args:
+            share: gives it as a float64 scalar.
+        """
+        self._propagation.enter_share(self, share)
+
     def without_inputs(self, value: Any) -> Any:
         """A (nested) argument with every tensor of numbers that depend on the inputs replaced by zeros."""
         if isinstance(value, torch.Tensor):
@@ -218,7 +294,7 @@ class Operation:
     def inside(self, composite: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run a function written in torch so that each operation inside it meets its own rule."""
         self.written_out = True
-        with self._propagation:
+        with self._propagation.paused(False), self._propagation:
             output = composite(*args, **kwargs)
             return self.args[0].copy_(output) if self.in_place else output
 
@@ -231,6 +307,38 @@ class Operation:
     def gradient(self) -> Any:
         """What an operation without a rule does: refuse, or pass its gradient on with a warning."""
         return self._propagation.handle_unknown(self)
+
+
+class ModuleCall(Operation):
+    """A module's whole call as one operation; what runs inside is not seen."""
+
+    __slots__ = ("_output", "module")
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        sources: Sequence[torch.Tensor],
+        output: Any,
+        propagation: Propagation,
+    ) -> None:
+        identity = Identity(type(module).__name__, False, None)
+        super().__init__(identity, module.forward, args, kwargs, sources, False, propagation)
+        self.module = module
+        self._output = output
+
+    def value(self) -> Any:
+        """What the module returned, differentiated as torch does."""
+        return self._output
+
+    def evaluate(self, x: torch.Tensor) -> Any:
+        """What the module returned: its first argument has not changed."""
+        return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, self._output)
+
+    def by_default(self) -> Any:
+        """A module has no default as one operation: what it returned, differentiated as torch does."""
+        return self._output
 
 
 def writes_in_place(identity: Identity, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -13,6 +13,8 @@ import torch
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils._pytree import tree_map
 
+from captum_cav.propagation.kept import Kept
+
 
 class _HandOn(torch.autograd.Function):
     """Identity that requires grad although its input may not.
@@ -33,21 +35,23 @@ class Tapped:
     """The tensors of one layer in one call: their values and their places in the graph."""
 
     def __init__(self) -> None:
-        self.values: list[torch.Tensor] = []
+        self.kept: list[Kept] = []
         self.edges: list[GradientEdge] = []
 
-    def preserve(self, storage: int) -> None:
-        """Keep the value of a tensor whose memory is about to be written over."""
-        for index, value in enumerate(self.values):
-            if value.untyped_storage().data_ptr() == storage:
-                self.values[index] = value.clone()
+    @property
+    def values(self) -> list[torch.Tensor]:
+        """The values as the layer gave them."""
+        return [kept.value for kept in self.kept]
 
 
-def tap(value: Any, mark: Callable[[torch.Tensor, torch.Tensor], None]) -> tuple[Any, Tapped]:
+def tap(
+    value: Any, keep: Callable[[torch.Tensor], Kept], mark: Callable[[torch.Tensor, torch.Tensor], None]
+) -> tuple[Any, Tapped]:
     """Tap every floating-point tensor of a layer's input or output.
 
     Args:
         value: a tensor or a (nested) tuple, list, dict or registered container of tensors.
+        keep: keeps a value until it is read.
         mark: called with each tensor that is handed on and the tensor that it stands for.
 
     Returns:
@@ -60,7 +64,7 @@ def tap(value: Any, mark: Callable[[torch.Tensor, torch.Tensor], None]) -> tuple
         if not (isinstance(leaf, torch.Tensor) and leaf.is_floating_point()):
             return leaf
         carrier = _HandOn.apply(leaf if leaf.grad_fn is not None else leaf.detach(), anchor)
-        tapped.values.append(leaf.detach())
+        tapped.kept.append(keep(leaf))
         tapped.edges.append(get_gradient_edge(carrier))
         mark(carrier, leaf)
         return carrier

@@ -1,25 +1,68 @@
-"""How operations pass contributions on: the paper's rules, and the defaults for what the paper leaves open.
+"""How operations pass contributions on: the paper's rules, the defaults for what it leaves open, and all others.
 
 A rule takes an :class:`Operation` and returns the operation's value as a surrogate (see :class:`Rule`). The defaults go
-by the plain name of a torch function; ``rules={torch.some_function: rule}`` of an attribution goes before them.
+by the plain name of a torch function; what an attribution is given as ``rules`` goes before them.
 """
 
 from __future__ import annotations
 
-from captum_cav.propagation.operation import Operation, Rule
+from captum_cav.propagation.marks import NONNEGATIVE, RAW, WEIGHT
+from captum_cav.propagation.operation import Operation, Surrogate
 from captum_cav.rules import activation, attention, normalization, pooling, recurrent
 from captum_cav.rules import linear as _linear
 from captum_cav.rules import product as _product
 from captum_cav.rules.activation import pass_through
+from captum_cav.rules.addition import AdditionRule
+from captum_cav.rules.affine import AffineRule, Share, Summands, inverse_of
+from captum_cav.rules.attention import AttentionRule
+from captum_cav.rules.elementwise import GradientRule, MeanSlopeRule, PassThroughRule, StopRule
+from captum_cav.rules.first_layer import AtInput, FlatRule, WSquareRule, ZBoxRule
 from captum_cav.rules.linear import additive, linear
-from captum_cav.rules.pooling import winner_takes_all
-from captum_cav.rules.product import product
+from captum_cav.rules.lrp import AlphaBetaRule, ContributionRule, EpsilonRule, GammaRule, ZPlusRule
+from captum_cav.rules.normalization import NormRule
+from captum_cav.rules.pooling import ProportionalPoolingRule, UniformPoolingRule, WinnerTakeAllRule, winner_takes_all
+from captum_cav.rules.product import ProductRule, product
+from captum_cav.rules.rule import FunctionRule, Rule, rule
 from captum_cav.rules.training import GUARDS as GUARDS
 
-__all__ = ["Operation", "Rule", "additive", "linear", "pass_through", "product", "winner_takes_all"]
+__all__ = [
+    "AdditionRule",
+    "AffineRule",
+    "AlphaBetaRule",
+    "AtInput",
+    "AttentionRule",
+    "ContributionRule",
+    "EpsilonRule",
+    "FlatRule",
+    "FunctionRule",
+    "GammaRule",
+    "GradientRule",
+    "MeanSlopeRule",
+    "NormRule",
+    "Operation",
+    "PassThroughRule",
+    "ProductRule",
+    "ProportionalPoolingRule",
+    "Rule",
+    "Share",
+    "StopRule",
+    "Summands",
+    "UniformPoolingRule",
+    "WSquareRule",
+    "WinnerTakeAllRule",
+    "ZBoxRule",
+    "ZPlusRule",
+    "additive",
+    "inverse_of",
+    "linear",
+    "pass_through",
+    "product",
+    "rule",
+    "winner_takes_all",
+]
 
 #: The rule of each torch function, by its plain name.
-DEFAULTS: dict[str, Rule] = {
+DEFAULTS: dict[str, Surrogate] = {
     **_linear.RULES,
     **_product.RULES,
     **activation.RULES,
@@ -28,12 +71,29 @@ DEFAULTS: dict[str, Rule] = {
     **attention.RULES,
     **recurrent.RULES,
 }
-#: Functions whose output is sigmoid- or softmax-like: it weighs what it is multiplied with.
-MAKING_WEIGHTS = activation.MAKING_WEIGHTS
-#: Functions whose output is a weight if every carrier they take is one.
-KEEPING_WEIGHTS = (
+
+
+#: Traits that the output of a function has whatever it takes.
+MAKING: dict[str, int] = {
+    name: WEIGHT * (name in activation.MAKING_WEIGHTS) | NONNEGATIVE * (name in activation.MAKING_NONNEGATIVE)
+    for name in activation.MAKING_WEIGHTS | activation.MAKING_NONNEGATIVE
+}
+_KEEPING_WEIGHTS = (
     _linear.KEEPING_WEIGHTS | _product.KEEPING_WEIGHTS | activation.KEEPING_WEIGHTS | pooling.KEEPING_WEIGHTS
 )
+_KEEPING_NONNEGATIVE = _linear.KEEPING_NONNEGATIVE | pooling.KEEPING_NONNEGATIVE
+_WITH_WEIGHTS = AffineRule.operations or frozenset()
+#: Traits that the output of a function has if all that depends on the inputs has them.
+KEEPING: dict[str, int] = {
+    name: WEIGHT * (name in _KEEPING_WEIGHTS)
+    | NONNEGATIVE * (name in _KEEPING_NONNEGATIVE)
+    | RAW * (name not in _WITH_WEIGHTS or name == "batch_norm")
+    for name in _KEEPING_WEIGHTS | _KEEPING_NONNEGATIVE | _WITH_WEIGHTS
+}
+#: Functions that keep values from being negative only if no constant takes part.
+NONNEGATIVE_TOGETHER = _linear.NONNEGATIVE_TOGETHER
+#: Functions that are the identity at rest: what the rule before them left is for the rule behind them.
+HANDING_ON = _linear.IDENTITIES
 #: What is asked of a tensor without computing on it.
 QUERIES = frozenset(
     """

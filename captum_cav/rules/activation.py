@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from captum_cav.errors import OptionError
-from captum_cav.propagation.operation import Operation, Rule
+from captum_cav.propagation.operation import Operation, Surrogate
 
 
 class _Activation(torch.autograd.Function):
@@ -35,30 +35,56 @@ class _Activation(torch.autograd.Function):
         return coefficients * slope, None, None, None
 
 
+def with_slope(x: torch.Tensor, value: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+    """A value whose coefficient reaches ``x`` times a slope."""
+    output: torch.Tensor = _Activation.apply(x, value, slope, False)
+    return output
+
+
+class _Sloped(torch.autograd.Function):
+    """A value whose coefficient reaches several inputs, each times its slope."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, slopes: Sequence[torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(*slopes)
+        ctx.shapes = [x.shape for x in inputs]
+        return value.detach()
+
+    @staticmethod
+    def backward(ctx: Any, coefficients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        found = zip(ctx.saved_tensors, ctx.shapes, strict=True)
+        return None, None, *((coefficients * slope).sum_to_size(shape) for slope, shape in found)
+
+
+def with_slopes(value: torch.Tensor, inputs: Sequence[torch.Tensor], slopes: Sequence[torch.Tensor]) -> torch.Tensor:
+    """A value whose coefficient reaches several inputs, which broadcast to its shape, each times its slope."""
+    output: torch.Tensor = _Sloped.apply(value, slopes, *inputs)
+    return output
+
+
 def _evaluate(
     operation: Operation, keep: Callable[[torch.Tensor], torch.Tensor] = lambda x: x
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The carrier, what ``keep`` makes of its value before, and the value after; the last two are no carriers."""
-    args, kwargs = operation.args, dict(operation.kwargs)
-    carrier, *rest = args or (kwargs.pop("input"),)
+    carrier = operation.argument(0, "input")
     x = carrier.detach()
     before = keep(x)
     if operation.in_place and before is x:
         before = x.clone()
-    return carrier, before, operation.function(x, *rest, **kwargs)
+    return carrier, before, operation.evaluate(x)
 
 
-def _of_one(rule: Rule) -> Rule:
+def _of_one(rule: Callable[..., Any]) -> Callable[..., Any]:
     """Refuse an activation of which more than the input depends on the inputs, as a computed bound or slope."""
 
     @functools.wraps(rule)
-    def checked(operation: Operation) -> Any:
-        return rule(operation) if len(operation.sources) == 1 else operation.gradient()
+    def checked(operation: Operation, *options: Any) -> Any:
+        return rule(operation, *options) if len(operation.sources) == 1 else operation.gradient()
 
     return checked
 
 
-def limited(limit: float) -> Rule:
+def limited(limit: float) -> Surrogate:
     """Pass-through for a function with ``f(0) = 0``.
 
     Args:
@@ -71,27 +97,43 @@ def limited(limit: float) -> Rule:
         slope = torch.div(value, x).nan_to_num_(nan=limit)
         return _Activation.apply(carrier, value, slope, operation.in_place)
 
+    rule.__name__ = "pass_through"
     return rule
 
 
 @_of_one
+def pass_on(operation: Operation, slope_of: Callable[[torch.Tensor, torch.Tensor], tuple[Any, Any]]) -> Any:
+    """Pass-through with a slope of its own.
+
+    Args:
+        operation: an elementwise operation.
+        slope_of: gives the slope for a value and its input, and where the value counts as a constant instead.
+    """
+    carrier, x, value = _evaluate(operation)
+    if not isinstance(value, torch.Tensor) or value.shape != x.shape:
+        made = tuple(value.shape) if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
+        raise OptionError(
+            f"pass_through is for elementwise operations; {operation.name!r} made {made} of {tuple(x.shape)}. Use "
+            "rules.linear where y is linear in its input, or a rule of your own."
+        )
+    slope, silent = slope_of(value, x)
+    output: torch.Tensor = _Activation.apply(carrier, value, slope, operation.in_place)
+    if operation.counts_constants:
+        operation.add_constant(output, torch.where(silent, value, 0.0))
+    return output
+
+
 def pass_through(operation: Operation) -> Any:
     """Pass-through for any elementwise function, the paper's equation 7.
 
     Inputs nearer to 0 than the rounding of 1 carry nothing; what the function gives there counts as a constant.
     """
-    carrier, x, value = _evaluate(operation)
-    if value.shape != x.shape:
-        raise OptionError(
-            f"pass_through is for elementwise operations; {operation.name!r} made {tuple(value.shape)} of "
-            f"{tuple(x.shape)}. Use rules.linear where y is linear in its input, or a rule of your own."
-        )
-    silent = x.abs() < torch.finfo(x.dtype).eps
-    slope = torch.div(value, x).masked_fill_(silent, 0.0)
-    output: torch.Tensor = _Activation.apply(carrier, value, slope, operation.in_place)
-    if operation.counts_constants:
-        operation.add_constant(output, torch.where(silent, value, 0.0))
-    return output
+
+    def slope(value: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        silent = x.abs() < torch.finfo(x.dtype).eps
+        return torch.div(value, x).masked_fill_(silent, 0.0), silent
+
+    return pass_on(operation, slope)
 
 
 @_of_one
@@ -177,7 +219,7 @@ _PASSED: list[str] = """
 """.split()
 _THROUGH_ZERO: list[str] = "relu leaky_relu rrelu prelu _prelu_kernel abs hardshrink".split()
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, Surrogate] = {
     **{name: limited(limit) for name, limit in _LIMITS.items()},
     **dict.fromkeys(_PASSED, pass_through),
     **dict.fromkeys(_THROUGH_ZERO, through_zero),
@@ -189,3 +231,7 @@ RULES: dict[str, Rule] = {
 }
 MAKING_WEIGHTS = frozenset(("sigmoid", "special_expit", "hardsigmoid", "softmax", "reciprocal", "rsqrt"))
 KEEPING_WEIGHTS = frozenset(("clamp", "clamp_min", "clamp_max", "clip"))
+#: Functions without values below 0.
+MAKING_NONNEGATIVE = frozenset(
+    "relu relu6 sigmoid special_expit hardsigmoid softplus softmax softmin exp exp2 abs square sqrt cosh".split()
+)

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from captum_cav.propagation.marks import tensors_in
-from captum_cav.propagation.operation import Operation, Rule
+from captum_cav.propagation.operation import Operation, Surrogate
 from captum_cav.rules.product import product
 
 
@@ -38,6 +38,40 @@ def additive(operation: Operation) -> Any:
     else:
         operation.add_constant(output, part)
     return output
+
+
+def averaging(operation: Operation) -> Any:
+    """Means, sums and average pooling, linear as they are; the activation before a global one may want to know."""
+    before = operation.origin_of(operation.argument(0, "input"))
+    if isinstance(before, Poolable):
+        dims = _pooled_dims(operation)
+        if dims and 0 not in dims:
+            before.dims = dims
+    return operation.value()
+
+
+class Poolable:
+    """What an activation leaves for a global average pooling behind it.
+
+    Attributes:
+        dims: the dimensions that were pooled, None if none were.
+    """
+
+    dims: tuple[int, ...] | None = None
+
+
+def _pooled_dims(operation: Operation) -> tuple[int, ...] | None:
+    """The dimensions over which an operation averages all there is."""
+    x = operation.argument(0, "input")
+    if operation.name in ("mean", "sum"):
+        dims = operation.argument(1, "dim")
+        dims = (dims,) if isinstance(dims, int) else dims
+        return None if dims is None else tuple(dim % x.dim() for dim in dims)
+    spatial = int(next(digit for digit in operation.name if digit.isdigit()))
+    sizes = operation.argument(1, "output_size" if "adaptive" in operation.name else "kernel_size")
+    sizes = tuple(sizes) if isinstance(sizes, (tuple, list)) else (sizes,) * spatial
+    whole = (1,) * spatial if "adaptive" in operation.name else tuple(x.shape[-spatial:])
+    return tuple(range(x.dim() - spatial, x.dim())) if sizes == whole else None
 
 
 def _has_constant(operation: Operation) -> bool:
@@ -78,7 +112,7 @@ def bilinear(operation: Operation) -> Any:
 
 def addmm(operation: Operation) -> Any:
     """``beta * input + alpha * (a @ b)`` and its batched kin, written out."""
-    added, a, b = (operation.argument(i, name) for i, name in enumerate(_ADDMM_ARGUMENTS[operation.name]))
+    added, a, b = (operation.argument(i, name) for i, name in enumerate(ADDMM_ARGUMENTS[operation.name]))
     beta, alpha = operation.kwargs.get("beta", 1), operation.kwargs.get("alpha", 1)
     return operation.inside(lambda: added * beta + torch.matmul(a, b) * alpha)
 
@@ -107,7 +141,7 @@ _SPATIAL_DIMENSIONS = {
 _WITH_NUMBERS = frozenset(
     ("add", "sub", "rsub", "fill", "where", "masked_fill", "index_fill", "setitem", "scatter", "pad", "constant_pad_nd")
 )
-_ADDMM_ARGUMENTS = {
+ADDMM_ARGUMENTS = {
     "addmm": ("input", "mat1", "mat2"),
     "addmv": ("input", "mat", "vec"),
     "baddbmm": ("input", "batch1", "batch2"),
@@ -121,12 +155,16 @@ _LINEAR = """
     take_along_dim masked_select unfold fold im2col col2im expand expand_as broadcast_to broadcast_tensors repeat tile
     repeat_interleave roll flip fliplr flipud rot90 diagonal diag diag_embed tril triu as_strided
     pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle
-    sum nansum mean nanmean cumsum diff trace neg positive
-    avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
-    _adaptive_avg_pool2d interpolate upsample upsample_nearest upsample_bilinear max_unpool1d max_unpool2d
-    max_unpool3d embedding _pack_padded_sequence _pad_packed_sequence requires_grad retain_grad register_hook
+    nansum nanmean cumsum diff trace neg positive
+    interpolate upsample upsample_nearest upsample_bilinear
+    max_unpool1d max_unpool2d max_unpool3d embedding
+    _pack_padded_sequence _pad_packed_sequence requires_grad retain_grad register_hook
     deg2rad rad2deg
     dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout
+""".split()
+_AVERAGING = """
+    sum mean avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+    _adaptive_avg_pool2d
 """.split()
 # Several tensors, any of which may be a constant.
 _ADDITIVE = """
@@ -140,14 +178,20 @@ _CONSTANT = """
     new_tensor
 """.split()
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, Surrogate] = {
     **dict.fromkeys(_LINEAR + _CONSTANT, linear),
+    **dict.fromkeys(_AVERAGING, averaging),
     **dict.fromkeys(_ADDITIVE, additive),
     **dict.fromkeys([*_SPATIAL_DIMENSIONS, "linear"], affine),
-    **dict.fromkeys(_ADDMM_ARGUMENTS, addmm),
+    **dict.fromkeys(ADDMM_ARGUMENTS, addmm),
     **dict.fromkeys(("addcmul", "addcdiv"), addcmul),
     "bilinear": bilinear,
     "lerp": lerp,
 }
 # A view, a scaled copy or a sum of weights is a weight.
-KEEPING_WEIGHTS = frozenset([*_LINEAR, *_ADDITIVE])
+KEEPING_WEIGHTS = frozenset([*_LINEAR, *_AVERAGING, *_ADDITIVE])
+IDENTITIES = frozenset("dropout dropout1d dropout2d dropout3d contiguous alias".split())
+NONNEGATIVE_TOGETHER = frozenset("add mul cat concat concatenate stack hstack vstack".split())
+# Neither signs nor weights of either sign: bicubic interpolation has them.
+_SIGNED = frozenset("neg diff interpolate upsample alpha_dropout feature_alpha_dropout as_strided".split())
+KEEPING_NONNEGATIVE = (frozenset([*_LINEAR, *_AVERAGING]) - _SIGNED) | NONNEGATIVE_TOGETHER

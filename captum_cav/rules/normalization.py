@@ -7,13 +7,20 @@ RMS norm have a surrogate each; the others are written out in their terms.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import FunctionType
-from typing import Any
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch.nn import functional as F
 
-from captum_cav.propagation.operation import Operation, Rule
+from captum_cav.errors import OptionError
+from captum_cav.propagation.kept import Kept
+from captum_cav.propagation.operation import Operation, Surrogate
+from captum_cav.rules import zero
+from captum_cav.rules.activation import with_slope
+from captum_cav.rules.elementwise import PassThroughRule
+from captum_cav.rules.rule import Rule
 
 
 class _Standardised(torch.autograd.Function):
@@ -80,6 +87,45 @@ def statistics_and_affine(operation: Operation) -> dict[str, Any]:
     return {name: operation.argument(position, name) for position, name in enumerate(order)}
 
 
+class InferenceNorm(NamedTuple):
+    """Batch norm with running statistics: ``scale * x + shift``, one number a channel, to broadcast to the input."""
+
+    x: torch.Tensor
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+
+def inference_norm(operation: Operation) -> InferenceNorm | None:
+    """Batch norm as the affine operation it is in evaluation mode; None for what is none."""
+    given = statistics_and_affine(operation)
+    x, mean, variance, weight, bias = (given[name] for name in _NORM_ARGUMENTS)
+    if operation.argument(5, "training", False) or operation.carries(weight) or operation.carries(bias):
+        return None
+    scale = torch.rsqrt(variance + operation.argument(7, "eps", 1e-5))
+    scale = _per_channel(scale if weight is None else scale * weight, x)
+    shift = -_per_channel(mean, x) * scale
+    return InferenceNorm(x, scale, shift if bias is None else shift + _per_channel(bias, x))
+
+
+class Foldable:
+    """What an operation leaves for a batch norm right behind it: the two may be ruled as one."""
+
+    def can_fold(self, channels: int) -> bool:
+        """Whether a batch norm over so many channels is taken in."""
+        raise NotImplementedError
+
+    def fold(self, norm: InferenceNorm, output: Kept) -> None:
+        """Take it in; what the pair gives is the output."""
+        raise NotImplementedError
+
+
+def foldable_before(operation: Operation) -> Foldable | None:
+    """What may take in a batch norm, if its input comes right from such an operation."""
+    x = operation.argument(0, "input")
+    before = operation.origin_of(x)
+    return before if isinstance(before, Foldable) and before.can_fold(x.shape[1]) else None
+
+
 def batch_norm(operation: Operation) -> Any:
     """Batch norm: linear with running statistics; with the batch's own (none are kept), as layer norm."""
     given = statistics_and_affine(operation)
@@ -94,21 +140,27 @@ def batch_norm(operation: Operation) -> Any:
             return _scaled_and_shifted(standard, _per_channel(weight, x), _per_channel(bias, x))
 
         return operation.inside(of_the_batch)
-    if operation.carries(weight) or operation.carries(bias):
+    norm = inference_norm(operation)
+    if norm is None:
         return operation.inside(
             lambda: _scaled_and_shifted(
                 F.batch_norm(x, mean, variance, eps=epsilon), _per_channel(weight, x), _per_channel(bias, x)
             )
         )
-    scale = torch.rsqrt(variance + epsilon)
-    scale = _per_channel(scale if weight is None else scale * weight, x)
+
+    def evaluate() -> torch.Tensor:
+        return torch.batch_norm(x, weight, bias, mean, variance, False, 0.0, epsilon, True)
+
+    before = foldable_before(operation)
+    if before is not None:
+        value = evaluate().detach()
+        before.fold(norm, operation.keep(value))
+        # What the pair gave is the first one's to share out.
+        return with_slope(x, value, zero.ratio(value, x.detach()))
     # Not torch's own gradient: on CPU it is wrong where the coefficients come in another memory layout than the input.
-    output: torch.Tensor = _Standardised.apply(
-        x, lambda: torch.batch_norm(x, weight, bias, mean, variance, False, 0.0, epsilon, True), scale, None, ()
-    )
+    output: torch.Tensor = _Standardised.apply(x, evaluate, norm.scale, None, ())
     if operation.counts_constants:
-        shift = -_per_channel(mean, x) * scale
-        operation.add_constant(output, shift if bias is None else shift + _per_channel(bias, x))
+        operation.add_constant(output, norm.shift)
     return output
 
 
@@ -147,9 +199,47 @@ def _scaled_and_shifted(x: torch.Tensor, weight: torch.Tensor | None, bias: torc
     return scaled if bias is None else scaled + bias
 
 
+@dataclass(frozen=True, repr=False)
+class NormRule(Rule):
+    """Layer, RMS, group, instance and batch norms.
+
+    Args:
+        statistic: ``"constant"``, the default of all norms: what divides is a constant and the mean is linear;
+            ``"identity"``: each output's contribution is that of its own input, ``R_i = R_j`` for i = j.
+
+    Source: Ali et al. 2022 (constant); Achtibat et al. 2024, proposition 3.4 (identity).
+
+    Example::
+
+        >>> import torch
+        >>> from torch.nn import functional as F
+        >>> from captum_cav import InputCAV
+        >>> score = lambda x: F.layer_norm(x, (2,))[:, 0]
+        >>> x = torch.tensor([[3., 1.]])
+        >>> InputCAV(score).attribute(x)
+        tensor([[ 1.5000, -0.5000]])
+        >>> InputCAV(score, rules={F.layer_norm: NormRule("identity")}).attribute(x)
+        tensor([[1., -0.]])
+    """
+
+    statistic: Literal["constant", "identity"] = "constant"
+
+    operations: ClassVar[frozenset[str] | None] = frozenset(
+        "layer_norm rms_norm group_norm instance_norm batch_norm local_response_norm normalize".split()
+    )
+
+    def __post_init__(self) -> None:
+        if self.statistic not in ("constant", "identity"):
+            raise OptionError(f'statistic is {self.statistic!r}; expected "constant" or "identity".')
+
+    def __call__(self, operation: Operation, /) -> Any:
+        """The default, or pass-through."""
+        return operation.by_default() if self.statistic == "constant" else PassThroughRule()(operation)
+
+
 _NORM_ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias")
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, Surrogate] = {
     "layer_norm": layer_norm,
     "rms_norm": rms_norm,
     "batch_norm": batch_norm,

@@ -5,11 +5,17 @@ Average pooling is linear and lives in :mod:`captum_cav.rules.linear`.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
+from torch.nn import functional as F
 
-from captum_cav.propagation.operation import Operation, Rule
+from captum_cav.errors import OptionError
+from captum_cav.propagation.operation import Operation, Surrogate
+from captum_cav.rules import zero
+from captum_cav.rules.activation import with_slope
+from captum_cav.rules.rule import Rule
 
 
 def winner_takes_all(operation: Operation) -> Any:
@@ -27,6 +33,117 @@ def larger_of_two(operation: Operation) -> Any:
     return operation.inside(lambda: torch.where(chosen, a, b))
 
 
+@dataclass(frozen=True, repr=False)
+class WinnerTakeAllRule(Rule):
+    """The paper's rule of max pooling: the largest input of a window takes all (equations 7' and 8); the default.
+
+    Example::
+
+        >>> import torch
+        >>> from torch.nn import functional as F
+        >>> from captum_cav import InputCAV
+        >>> x = torch.tensor([[[1., 3.]]])
+        >>> InputCAV(lambda x: F.max_pool1d(x, 2), rules={F.max_pool1d: WinnerTakeAllRule()}).attribute(x, (0, 0))
+        tensor([[[0., 1.]]])
+    """
+
+    @property
+    def operations(self) -> frozenset[str] | None:  # type: ignore[override]
+        """Max pooling, and whatever else selects."""
+        return frozenset(RULES)
+
+    def __call__(self, operation: Operation, /) -> Any:
+        """The default."""
+        return operation.by_default()
+
+
+@dataclass(frozen=True, repr=False)
+class _SharedWindow(Rule):
+    """Max pooling whose windows share: what average pooling would do with each window's contribution."""
+
+    operations: ClassVar[frozenset[str] | None] = frozenset(
+        f"{adaptive}max_pool{dims}d{indices}"
+        for adaptive in ("", "adaptive_")
+        for dims in (1, 2, 3)
+        for indices in ("", "_with_indices")
+    )
+
+    def __call__(self, operation: Operation, /) -> Any:
+        """The value, each window's contribution spread by what :meth:`_stand_in` gives in the place of the input."""
+        x = operation.argument(0, "input")
+        result = operation.value()
+        values = result[0] if isinstance(result, tuple) else result
+        sums = _average(operation, self._stand_in(operation, x))
+        total = sums.detach()
+        output = with_slope(sums, values.detach(), torch.where(total == 0, 0.0, values.detach() / total))
+        return (output, *result[1:]) if isinstance(result, tuple) else output
+
+    def _stand_in(self, operation: Operation, x: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, repr=False)
+class ProportionalPoolingRule(_SharedWindow):
+    """Max pooling whose window shares in proportion to its values, ``R_i = sum_j x_i / sum_i x_i R_j``.
+
+    Meant for inputs of one sign, as behind a ReLU: a window that sums to nearly 0 has wild shares.
+
+    Example::
+
+        >>> import torch
+        >>> from torch.nn import functional as F
+        >>> from captum_cav import InputCAV
+        >>> x = torch.tensor([[[1., 3.]]])
+        >>> InputCAV(lambda x: F.max_pool1d(x, 2), rules={F.max_pool1d: ProportionalPoolingRule()}).attribute(x, (0, 0))
+        tensor([[[0.2500, 0.7500]]])
+    """
+
+    def _stand_in(self, operation: Operation, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+@dataclass(frozen=True, repr=False)
+class UniformPoolingRule(_SharedWindow):
+    """Max pooling whose window shares alike, ``R_i = sum_j 1 / n R_j``; inputs of value 0 get theirs too.
+
+    Example::
+
+        >>> import torch
+        >>> from torch.nn import functional as F
+        >>> from captum_cav import InputCAV
+        >>> x = torch.tensor([[[0., 3.]]])
+        >>> InputCAV(lambda x: F.max_pool1d(x, 2), rules={F.max_pool1d: UniformPoolingRule()}).attribute(x, (0, 0))
+        tensor([[[0.5000, 0.5000]]])
+    """
+
+    def _stand_in(self, operation: Operation, x: torch.Tensor) -> torch.Tensor:
+        operation.zeros_carry()
+        values = x.detach()
+        return with_slope(x, torch.ones_like(values), zero.without_zeros(values).reciprocal())
+
+
+def _average(operation: Operation, x: torch.Tensor) -> torch.Tensor:
+    """Average pooling over the windows of a max pooling; padding does not count, as nothing there can win."""
+    dims = next(digit for digit in operation.name if digit.isdigit())
+    if operation.name.startswith("adaptive"):
+        adaptive: torch.Tensor = getattr(F, f"adaptive_avg_pool{dims}d")(x, operation.argument(1, "output_size"))
+        return adaptive
+    kernel, stride, padding, dilation, ceil = (
+        operation.argument(position, name, default)
+        for position, (name, default) in enumerate(
+            (("kernel_size", None), ("stride", None), ("padding", 0), ("dilation", 1), ("ceil_mode", False)), 1
+        )
+    )
+    if any(size != 1 for size in (dilation if isinstance(dilation, (tuple, list)) else (dilation,))):
+        raise OptionError(
+            f"{operation.name}{operation.where} has dilation {dilation}, over which no window can be shared; keep the "
+            "winner-take-all rule there."
+        )
+    # A factor that all of a window's values have in common cancels, so any divisor will do.
+    pooled: torch.Tensor = getattr(F, f"avg_pool{dims}d")(x, kernel, stride or kernel, padding, ceil)
+    return pooled
+
+
 _WINNERS = """
     max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
     adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d adaptive_max_pool1d_with_indices
@@ -34,8 +151,9 @@ _WINNERS = """
     nanmedian mode cummax cummin
 """.split()
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, Surrogate] = {
     **dict.fromkeys(_WINNERS, winner_takes_all),
     **dict.fromkeys(("max", "min", "maximum", "minimum", "fmax", "fmin"), larger_of_two),
 }
 KEEPING_WEIGHTS = frozenset(("topk", "sort", "amax"))
+KEEPING_NONNEGATIVE = frozenset(_WINNERS)

@@ -8,11 +8,16 @@ conserves.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 
-from captum_cav.propagation.operation import Operation, Rule
+from captum_cav.errors import OptionError
+from captum_cav.propagation.operation import Operation, Surrogate
+from captum_cav.rules.activation import with_slopes
+from captum_cav.rules.rule import Rule
 
 
 class _Scaled(torch.autograd.Function):
@@ -35,7 +40,13 @@ def product(operation: Operation) -> Any:
         return operation.value()
     weights = [t for t in signals if operation.is_weight(t)]
     # A weight weighs whatever depends on the inputs, whether or not that carries contributions of a tapped layer.
-    held = {id(t) for t in weights} if len(weights) < len(signals) else set()
+    return _multiplied(operation, weights if len(weights) < len(signals) else [])
+
+
+def _multiplied(operation: Operation, constant: Sequence[torch.Tensor]) -> Any:
+    """A product whose factors share alike, but for those that are held constant."""
+    signals = operation.sources
+    held = {id(tensor) for tensor in constant}
     factors = sum(operation.carries(t) and id(t) not in held for t in signals)
     first = operation.args[0] if operation.in_place else None
     # Written over, the first factor is still needed: by the others' shares, or because it must not carry.
@@ -52,6 +63,13 @@ def product(operation: Operation) -> Any:
     if factors > 1:
         output = _Scaled.apply(output, 1 / factors)
     return operation.args[0].copy_(output) if overwritten else output
+
+
+def shared_matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """A matrix product of which both factors carry half, or the one that carries all."""
+    output = a @ b
+    halved: torch.Tensor = _Scaled.apply(output, 0.5) if a.requires_grad and b.requires_grad else output
+    return halved
 
 
 def division(operation: Operation) -> Any:
@@ -79,10 +97,67 @@ def homogeneous(operation: Operation) -> Any:
     return _Scaled.apply(output, 0.5) if operation.name == "var" else output
 
 
+@dataclass(frozen=True, repr=False)
+class ProductRule(Rule):
+    """Products of two tensors that both depend on the inputs: elementwise, matrix, einsum.
+
+    Args:
+        share: who carries.
+            ``"gates"``, the default of all products: a gate (the output of a sigmoid or softmax) is a constant,
+            otherwise both factors share alike;
+            ``"halves"``: both share alike, gates too;
+            ``"first"``, ``"second"``: the signal takes all, the other factor is a constant;
+            ``"magnitude"``: each by its absolute value, ``|a| / (|a| + |b|)``; elementwise products only.
+
+    Source: Arras et al. 2017 (the signal takes all); Achtibat et al. 2024, proposition 3.2 (halves).
+
+    Example::
+
+        >>> import torch
+        >>> from captum_cav import InputCAV
+        >>> inputs = (torch.tensor([3.]), torch.tensor([1.]))
+        >>> InputCAV(torch.mul, rules={torch.mul: ProductRule("magnitude")}).attribute(inputs)
+        (tensor([0.7500]), tensor([0.2500]))
+        >>> InputCAV(torch.mul, rules={torch.mul: ProductRule("second")}).attribute(inputs)
+        (tensor([0.]), tensor([1.]))
+    """
+
+    share: Literal["gates", "halves", "first", "second", "magnitude"] = "gates"
+
+    operations: ClassVar[frozenset[str] | None] = frozenset("mul matmul mm bmm mv dot inner outer ger einsum".split())
+
+    def __post_init__(self) -> None:
+        if self.share not in ("gates", "halves", "first", "second", "magnitude"):
+            raise OptionError(f'share is {self.share!r}; expected "gates", "halves", "first", "second" or "magnitude".')
+
+    def governs(self, operation: Operation) -> bool:
+        """Whether two tensors that depend on the inputs are multiplied."""
+        return super().governs(operation) and len(operation.sources) == 2
+
+    def __call__(self, operation: Operation, /) -> Any:
+        """The product, carried as the rule says."""
+        first, second = operation.sources
+        if self.share == "gates":
+            return operation.by_default()
+        if self.share == "magnitude":
+            if operation.name != "mul":
+                raise OptionError(f"{self!r} is for elementwise products; {operation.name!r} is none.")
+            return _by_magnitude(operation, first, second)
+        return _multiplied(operation, {"halves": [], "first": [second], "second": [first]}[self.share])
+
+
+def _by_magnitude(operation: Operation, first: torch.Tensor, second: torch.Tensor) -> Any:
+    a, b = first.detach().clone(), second.detach().clone()
+    size = (a.abs() + b.abs()).clamp(min=torch.finfo(a.dtype).tiny)
+    # c_a = y / a * |a| / (|a| + |b|) with y = a b.
+    output = with_slopes(a * b, (first, second), (b * a.abs() / size, a * b.abs() / size))
+    return operation.args[0].copy_(output) if operation.in_place else output
+
+
 _PRODUCTS = "mul matmul mm bmm mv dot inner outer ger vdot einsum tensordot kron chain_matmul linalg_multi_dot".split()
 _DEGREE_ONE = "norm std linalg_norm linalg_vector_norm linalg_matrix_norm frobenius_norm nuclear_norm".split()
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, Surrogate] = {
     **dict.fromkeys(_PRODUCTS, product),
     **dict.fromkeys(("div", "rdiv"), division),
     **dict.fromkeys([*_DEGREE_ONE, "var"], homogeneous),

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from captum_cav.propagation.operation import Operation, Rule
+from captum_cav.propagation.operation import Operation, Surrogate
 
 Weights = Sequence[Any]
 State = tuple[torch.Tensor, ...]
@@ -57,7 +57,7 @@ def _gate(x: torch.Tensor) -> torch.Tensor:
     return torch.sigmoid(x).detach()
 
 
-def recurrent(step: Step, states: int) -> Rule:
+def recurrent(step: Step, states: int) -> Surrogate:
     """Rule of a recurrent layer.
 
     Args:
@@ -98,7 +98,7 @@ def recurrent(step: Step, states: int) -> Rule:
     return rule
 
 
-def recurrent_cell(step: Step, states: int) -> Rule:
+def recurrent_cell(step: Step, states: int) -> Surrogate:
     """Rule of ``nn.LSTMCell`` and its kin: one step."""
 
     def rule(operation: Operation) -> Any:
@@ -115,7 +115,7 @@ def _weights(parameters: Sequence[torch.Tensor], biased: bool) -> Weights:
     return parameters if biased else [*parameters[:2], None, None, *parameters[2:]]
 
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, Surrogate] = {
     "lstm": recurrent(lstm_step, 2),
     "gru": recurrent(gru_step, 1),
     "rnn_tanh": recurrent(rnn_step(torch.tanh), 1),

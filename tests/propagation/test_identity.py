@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from captum_cav.propagation.operation import identify, writes_in_place
-from captum_cav.rules import DEFAULTS, GUARDS, KEEPING_WEIGHTS, MAKING_WEIGHTS, QUERIES
+from captum_cav.rules import DEFAULTS, GUARDS, HANDING_ON, KEEPING, MAKING, NONNEGATIVE_TOGETHER, QUERIES
 
 T = torch.Tensor
 
@@ -66,8 +66,9 @@ def test_the_inplace_argument_is_seen_by_position_and_by_name(name: str) -> None
 
 
 def test_the_tables_name_functions_that_have_rules() -> None:
-    assert set(DEFAULTS) >= MAKING_WEIGHTS
-    assert set(DEFAULTS) >= KEEPING_WEIGHTS
+    assert set(DEFAULTS) >= set(MAKING)
+    assert set(DEFAULTS) >= set(KEEPING)
+    assert set(DEFAULTS) >= HANDING_ON | NONNEGATIVE_TOGETHER
     assert set(GUARDS) <= set(DEFAULTS)
     # requires_grad is both asked for and, as requires_grad_, called.
     assert set(DEFAULTS) & QUERIES <= {"requires_grad"}

@@ -1,0 +1,36 @@
+"""Values of the forward pass that are read in the backward pass, whatever the model writes over them."""
+
+from __future__ import annotations
+
+import torch
+
+
+class Kept:
+    """A value as it was when it was kept.
+
+    Attributes:
+        value: the value; it carries nothing.
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.value = tensor.detach()
+
+
+class Keeper:
+    """Keeps values without copying them, unless something is about to write into their memory."""
+
+    def __init__(self) -> None:
+        self._by_storage: dict[int, list[Kept]] = {}
+
+    def keep(self, tensor: torch.Tensor) -> Kept:
+        """Keep a tensor's value."""
+        kept = Kept(tensor)
+        self._by_storage.setdefault(tensor.untyped_storage().data_ptr(), []).append(kept)
+        return kept
+
+    def before_writing(self, tensor: torch.Tensor) -> None:
+        """Copy what was kept in the memory of a tensor that is about to be written into."""
+        for kept in self._by_storage.pop(tensor.untyped_storage().data_ptr(), ()):
+            kept.value = kept.value.clone()

@@ -1,0 +1,352 @@
+"""Rules for affine operations ``y_j = sum_i x_i w_ij + b_j``: how an output's contribution ``R_j`` is shared out.
+
+The paper shares by the summands, ``R_i = sum_j x_i w_ij / y_j R_j`` (equations 1-4 and 9). The rules of layer-wise
+relevance propagation share otherwise. All are of one form here: some sums ``q`` over (changed) summands, each linear in
+the inputs, take ``R_j`` times a factor; :class:`Summands` is what a rule sees, and :class:`Share` what it returns.
+
+The bias is one more input, always 1 (equations 3 and 4), and its share belongs to the account of constants; with
+``bias="absorb"`` the inputs take its share. With ``fold`` a batch norm right behind the operation is taken in: they are
+ruled as one affine operation ``w' = s w, b' = s b + t``, and the model is not touched.
+
+Sources: Bach et al. 2015 (epsilon, alpha-beta, w-square as in Montavon et al. 2017), Montavon et al. 2019 (gamma,
+z-box, flat), Andéol et al. 2021 (gamma for inputs of both signs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+
+from captum_cav.errors import OptionError
+from captum_cav.propagation.kept import Kept
+from captum_cav.propagation.operation import Operation
+from captum_cav.rules import zero
+from captum_cav.rules.linear import ADDMM_ARGUMENTS
+from captum_cav.rules.normalization import Foldable, InferenceNorm, foldable_before, inference_norm
+from captum_cav.rules.rule import Rule
+
+Bias = Literal["share", "absorb"]
+
+
+class Share(NamedTuple):
+    """One part of an output's contribution: ``R_j * factor_j`` goes to the inputs in proportion to their summands.
+
+    Attributes:
+        sums: shape of the output: sums that are linear in the inputs, differentiable by ``Summands.x``; None stands for
+            all summands ``x_i w_ij`` as they are.
+        factor: broadcasts to the output's shape.
+    """
+
+    sums: torch.Tensor | None
+    factor: torch.Tensor
+
+
+class Summands:
+    """The summands of an affine operation's output, as a rule sees them in the backward pass.
+
+    Attributes:
+        x: the input, to be differentiated by.
+        weight: the weight, a folded batch norm's scale in it.
+        constant: the bias, a folded batch norm's shift in it, broadcasts to the output's shape; 0 where the inputs
+            absorb it.
+        total: shape of the output: the sum of all summands and the constant.
+        has_constant: whether the operation has a bias.
+    """
+
+    def __init__(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        constant: torch.Tensor,
+        total: torch.Tensor,
+        sum_: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        nonnegative: bool,
+        has_constant: bool,
+    ) -> None:
+        self.x = x
+        self.weight = weight
+        self.constant = constant
+        self.total = total
+        self.has_constant = has_constant
+        self._sum = sum_
+        self._nonnegative = nonnegative
+
+    def sum(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """``sum_i x_i w_ij`` for each output j."""
+        return self._sum(x, weight)
+
+    def positive(self) -> torch.Tensor:
+        """The sum of the positive summands, without the constant."""
+        if self._nonnegative:
+            return self.sum(self.x, self.weight.clamp(min=0))
+        return self.sum(self.x.clamp(min=0), self.weight.clamp(min=0)) + self.sum(
+            self.x.clamp(max=0), self.weight.clamp(max=0)
+        )
+
+    def negative(self) -> torch.Tensor:
+        """The sum of the negative summands, without the constant."""
+        if self._nonnegative:
+            return self.sum(self.x, self.weight.clamp(max=0))
+        return self.sum(self.x.clamp(min=0), self.weight.clamp(max=0)) + self.sum(
+            self.x.clamp(max=0), self.weight.clamp(min=0)
+        )
+
+    def in_place_of_x(self, value: torch.Tensor | float) -> torch.Tensor:
+        """A value that stands in the place of the input: what it brings is the input's contribution."""
+        x = self.x.detach()
+        value = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+        return value + (self.x - x) * (value / zero.without_zeros(x))
+
+
+def inverse_of(sums: torch.Tensor) -> torch.Tensor:
+    """``1 / sums``, and 0 where there is nothing to share by."""
+    return torch.where(sums == 0, 0.0, sums.reciprocal())
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class AffineRule(Rule):
+    """A rule that shares out what an affine operation gave: convolutions, linear layers, products with a weight.
+
+    Subclasses define :meth:`shares`. The output's contributions that no share takes count as the constants' own.
+
+    Args:
+        bias: ``"share"``: the bias is one more input with its own share; ``"absorb"``: the inputs take its share.
+        fold: whether a batch norm right behind the operation is taken in.
+
+    Example::
+
+        >>> import torch
+        >>> from torch.nn import functional as F
+        >>> from captum_cav import InputCAV, rules
+        >>> class Boldest(rules.AffineRule):                     # the square of each summand decides
+        ...     uses_total = False
+        ...     def shares(self, summands):
+        ...         squares = summands.sum(summands.in_place_of_x(summands.x.detach() ** 2), summands.weight ** 2)
+        ...         return [rules.Share(squares, rules.inverse_of(squares.detach()))]
+        >>> weight = torch.tensor([[1., 1.]])                    # y = 1 * 1 + 1 * 3
+        >>> InputCAV(lambda x: F.linear(x, weight), rules={F.linear: Boldest()}).attribute(torch.tensor([[1., 3.]]))
+        tensor([[0.1000, 0.9000]])
+    """
+
+    bias: Bias = "share"
+    fold: bool = True
+
+    operations: ClassVar[frozenset[str] | None] = frozenset(
+        """
+        conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear matmul mm bmm mv addmm addmv
+        baddbmm einsum batch_norm
+        """.split()
+    )
+    #: Whether a share goes by all summands as they are.
+    uses_total: ClassVar[bool] = True
+    #: Whether inputs of value 0 get shares.
+    gives_to_zeros: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.bias not in ("share", "absorb"):
+            raise OptionError(f'bias is {self.bias!r}; expected "share" or "absorb".')
+
+    def shares(self, summands: Summands) -> Sequence[Share]:
+        """How each output's contribution is shared out.
+
+        Args:
+            summands: the operation's summands.
+
+        Returns:
+            Shares; their factors times their sums, the constant's part added, are 1 where nothing is held back.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say how to share: define shares.")
+
+    def governs(self, operation: Operation) -> bool:
+        """Whether the operation is affine in one tensor that depends on the inputs."""
+        return super().governs(operation) and _view(operation) is not None
+
+    def __call__(self, operation: Operation, /) -> Any:
+        """The operation's value, shared out by this rule in the backward pass."""
+        view = _view(operation)
+        assert view is not None
+        if self.gives_to_zeros:
+            zero.tiny(view.x.dtype)
+            operation.zeros_carry()
+        with torch.set_grad_enabled(self.uses_total):
+            native = operation.value()
+        affine = Affine(operation, view, native, self)
+        output = _Shared.apply(native, view.x, affine)
+        operation.origin = affine
+        return output
+
+
+class _View(NamedTuple):
+    """An operation as an affine one: ``sum(x, weight) + bias``.
+
+    Attributes:
+        x: the input.
+        weight: the weight.
+        bias: broadcasts to the output's shape; None for none.
+        sum: the operation without its bias, of any input and weight.
+        scaled: the weight with a factor for each of the output's channels in it; None where channels are not
+            dimension 1, so that no batch norm can be folded in.
+    """
+
+    x: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    sum: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    scaled: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None
+
+
+def _view(operation: Operation) -> _View | None:
+    """The operation as an affine one in its one source, or None."""
+    if len(operation.sources) != 1:
+        return None
+    x = operation.sources[0]
+    name, function = operation.name, operation.function
+    if name == "batch_norm":
+        norm = inference_norm(operation)
+        if norm is None or norm.x is not x or foldable_before(operation) is not None:
+            return None
+        return _View(x, norm.scale, norm.shift, torch.mul, None)
+    if name.startswith("conv") or name == "linear":
+        if operation.argument(0, "input") is not x:
+            return None
+        weight, bias = operation.argument(1, "weight"), operation.argument(2, "bias")
+        rest = operation.args[3:]
+        options = {key: value for key, value in operation.kwargs.items() if key not in ("input", "weight", "bias")}
+        spatial = 0 if name == "linear" else int(name[-2])
+        return _View(
+            x,
+            weight,
+            None if bias is None else bias.reshape(-1, *[1] * spatial),
+            lambda x, weight: function(x, weight, None, *rest, **options),
+            _scaled_by(name, x, operation.argument(6, "groups", 1)),
+        )
+    if name in ADDMM_ARGUMENTS:
+        added, a, b = (operation.argument(i, key) for i, key in enumerate(ADDMM_ARGUMENTS[name]))
+        beta, alpha = operation.kwargs.get("beta", 1), operation.kwargs.get("alpha", 1)
+        if added is x:
+            return None
+        first = a is x
+        return _View(
+            x,
+            (b if first else a) * alpha,
+            added * beta,
+            (lambda x, weight: torch.matmul(x, weight)) if first else (lambda x, weight: torch.matmul(weight, x)),
+            None,
+        )
+    operands = [value for value in (*operation.args, *operation.kwargs.values()) if isinstance(value, torch.Tensor)]
+    if len(operands) != 2 or operation.in_place:
+        return None
+    first = operands[0] is x
+    before = [value for value in operation.args if not isinstance(value, torch.Tensor)]
+    if name == "einsum" and (len(before) != 1 or not isinstance(before[0], str)):
+        return None
+    return _View(
+        x,
+        operands[1 if first else 0],
+        None,
+        (lambda x, weight: function(*before, x, weight)) if first else (lambda x, weight: function(*before, weight, x)),
+        None,
+    )
+
+
+def _scaled_by(name: str, x: torch.Tensor, groups: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None:
+    """How a factor a channel of the output goes into the weight."""
+    if name == "linear" and x.dim() != 2:
+        return None
+    if "transpose" not in name:
+        return lambda weight, scale: weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
+
+    def transposed(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        # (inputs, outputs of one group, ...): the inputs of each group come together.
+        per_group = weight.reshape(groups, -1, *weight.shape[1:])
+        return (per_group * scale.reshape(groups, 1, -1, *[1] * (weight.dim() - 2))).reshape(weight.shape)
+
+    return transposed
+
+
+class Affine(Foldable):
+    """One affine operation between forward and backward pass; a batch norm behind it may still be folded in."""
+
+    def __init__(self, operation: Operation, view: _View, output: torch.Tensor, rule: AffineRule) -> None:
+        self.rule = rule
+        self._view = view
+        self._x = operation.keep(view.x)
+        self._output = operation.keep(output)
+        self._nonnegative = operation.is_nonnegative(view.x)
+        self._zeros_carry = operation.zeros_carry_now
+        self._enter_share = operation.enter_share
+        self._norm: InferenceNorm | None = None
+        self._normed: Kept | None = None
+
+    def can_fold(self, channels: int) -> bool:
+        """Whether the rule wants it, the channels are those of the output and no norm was taken in before."""
+        wanted = self.rule.fold and self._norm is None and self._view.scaled is not None
+        return wanted and self._output.value.shape[1] == channels
+
+    def fold(self, norm: InferenceNorm, output: Kept) -> None:
+        """Rule ``scale * y + shift`` from now on."""
+        self._norm, self._normed = norm, output
+
+    def share_out(self, coefficients: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Coefficients of the operation's own sums, to go on as torch differentiates them, and of the input."""
+        view, output = self._view, self._output.value
+        weight, constant, norm = view.weight, view.bias, self._norm
+        zeros_carry = (norm is not None or self._zeros_carry()) and output.dtype != torch.float16
+        contributions = coefficients * (zero.without_zeros(output) if zeros_carry else output)
+        if norm is not None:
+            assert self._normed is not None
+            assert view.scaled is not None
+            output = self._normed.value
+            weight = view.scaled(weight, norm.scale)
+            constant = norm.shift if constant is None else constant * norm.scale + norm.shift
+        with torch.enable_grad():
+            x = self._x.value.detach().requires_grad_()
+            has_constant = constant is not None
+            constant = torch.zeros((), dtype=output.dtype, device=output.device) if constant is None else constant
+            absorbed = self.rule.bias == "absorb"
+            summands = Summands(
+                x,
+                weight,
+                torch.zeros_like(constant) if absorbed else constant,
+                output - constant if absorbed else output,
+                view.sum,
+                self._nonnegative,
+                has_constant,
+            )
+            shares = self.rule.shares(summands)
+        self._enter_share(lambda: self._held_back(contributions, shares, output - constant))
+        direct = None
+        parts, seeds = [], []
+        for sums, factor in ((sums, factor.detach()) for sums, factor in shares):
+            if sums is None:
+                direct = contributions * factor if direct is None else direct + contributions * factor
+            else:
+                parts.append(sums)
+                seeds.append((contributions * factor).expand_as(sums).to(sums.dtype))
+        if direct is not None and norm is not None:
+            direct = direct * norm.scale
+        through = None
+        if parts:
+            (through,) = torch.autograd.grad(parts, x, seeds, create_graph=torch.is_grad_enabled())
+        return direct, through
+
+    @staticmethod
+    def _held_back(contributions: torch.Tensor, shares: Sequence[Share], total: torch.Tensor) -> torch.Tensor:
+        given = sum(factor.detach() * (total if sums is None else sums.detach()) for sums, factor in shares)
+        return (contributions * (1 - given)).sum(dtype=torch.float64)
+
+
+class _Shared(torch.autograd.Function):
+    """An affine operation's value, whose contributions are shared out in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, native: torch.Tensor, x: torch.Tensor, affine: Affine) -> torch.Tensor:
+        ctx.affine = affine
+        return native.detach()
+
+    @staticmethod
+    def backward(ctx: Any, coefficients: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
+        return (*ctx.affine.share_out(coefficients), None)
