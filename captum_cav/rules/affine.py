@@ -14,11 +14,13 @@ z-box, flat), Andéol et al. 2021 (gamma for inputs of both signs).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
+from torch.nn import functional as F
 
 from captum_cav.errors import OptionError
 from captum_cav.propagation.kept import Kept
@@ -81,18 +83,21 @@ class Summands:
     def positive(self) -> torch.Tensor:
         """The sum of the positive summands, without the constant."""
         if self._nonnegative:
-            return self.sum(self.x, self.weight.clamp(min=0))
-        return self.sum(self.x.clamp(min=0), self.weight.clamp(min=0)) + self.sum(
-            self.x.clamp(max=0), self.weight.clamp(max=0)
-        )
+            return self._signed(self.x, rises=True)
+        return self._signed(self.x.clamp(min=0), rises=True) + self._signed(self.x.clamp(max=0), rises=False)
 
     def negative(self) -> torch.Tensor:
         """The sum of the negative summands, without the constant."""
         if self._nonnegative:
-            return self.sum(self.x, self.weight.clamp(max=0))
-        return self.sum(self.x.clamp(min=0), self.weight.clamp(max=0)) + self.sum(
-            self.x.clamp(max=0), self.weight.clamp(min=0)
-        )
+            return self._signed(self.x, rises=False)
+        return self._signed(self.x.clamp(min=0), rises=False) + self._signed(self.x.clamp(max=0), rises=True)
+
+    def _signed(self, x: torch.Tensor, *, rises: bool) -> torch.Tensor:
+        """Sums over the weights of one sign."""
+        if self._sum is F.linear and self.weight.numel() > _AT_ONCE and not self.weight.is_cuda:
+            signed: torch.Tensor = _SignedLinear.apply(x, self.weight, rises)
+            return signed
+        return self.sum(x, _of_sign(self.weight, rises))
 
     def in_place_of_x(self, value: torch.Tensor | float) -> torch.Tensor:
         """A value that stands in the place of the input: what it brings is the input's contribution."""
@@ -101,9 +106,43 @@ class Summands:
         return value + (self.x - x) * (value / zero.without_zeros(x))
 
 
+def _of_sign(weight: torch.Tensor, rises: bool) -> torch.Tensor:
+    return weight.clamp(min=0) if rises else weight.clamp(max=0)
+
+
+# Numbers of a weight that are clamped at once: a copy of a large one costs more than the product with it.
+_AT_ONCE = 1 << 16
+
+
+class _SignedLinear(torch.autograd.Function):
+    """A linear layer with its weights of one sign, of which no copy is made as a whole."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, rises: bool) -> torch.Tensor:
+        ctx.weight, ctx.rises = weight, rises
+        return torch.cat([F.linear(x, rows) for rows in _signed_rows(weight, rises)], -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        start, total = 0, torch.zeros((), dtype=gradient.dtype)
+        for rows in _signed_rows(ctx.weight, ctx.rises):
+            total = total + gradient[..., start : start + len(rows)] @ rows
+            start += len(rows)
+        return total, None, None
+
+
+def _signed_rows(weight: torch.Tensor, rises: bool) -> Iterator[torch.Tensor]:
+    """Some rows of a weight after the other, clamped; where nothing is recorded, in one place in memory."""
+    count = max(1, _AT_ONCE // weight.shape[1])
+    place = None if torch.is_grad_enabled() else weight.new_empty(count, weight.shape[1])
+    for rows in torch.split(weight, count):
+        out = None if place is None else place[: len(rows)]
+        yield torch.clamp(rows, min=0, out=out) if rises else torch.clamp(rows, max=0, out=out)
+
+
 def inverse_of(sums: torch.Tensor) -> torch.Tensor:
     """``1 / sums``, and 0 where there is nothing to share by."""
-    return torch.where(sums == 0, 0.0, sums.reciprocal())
+    return sums.reciprocal().nan_to_num_(nan=math.nan, posinf=0.0, neginf=0.0)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -220,7 +259,7 @@ def _view(operation: Operation) -> _View | None:
             x,
             weight,
             None if bias is None else bias.reshape(-1, *[1] * spatial),
-            lambda x, weight: function(x, weight, None, *rest, **options),
+            F.linear if name == "linear" else lambda x, weight: function(x, weight, None, *rest, **options),
             _scaled_by(name, x, operation.argument(6, "groups", 1)),
         )
     if name in ADDMM_ARGUMENTS:

@@ -73,11 +73,11 @@ class EpsilonRule(AffineRule):
     def shares(self, summands: Summands) -> Sequence[Share]:
         """All summands, over the stabilised sum."""
         total = summands.total
-        epsilon: torch.Tensor | float = self.epsilon
+        epsilon = total.new_tensor(self.epsilon)
         if self.relative:
             dims = tuple(range(1, total.dim())) or (0,)
             epsilon = epsilon * total.square().mean(dims, keepdim=True).sqrt()
-        return [Share(None, inverse_of(total + epsilon * torch.where(total < 0, -1, 1)))]
+        return [Share(None, inverse_of(total + torch.copysign(epsilon, total)))]
 
 
 @dataclass(frozen=True, repr=False)
@@ -114,14 +114,13 @@ class GammaRule(AffineRule):
         """All summands, and those that agree with the output once more: the negative are all but the positive."""
         total = summands.total
         positive = summands.positive()
-        agreeing = positive.detach() + summands.constant.clamp(min=0)
-        rises = total >= 0
-        agreeing = torch.where(rises, agreeing, total - agreeing)
-        inverse = inverse_of(total + self.gamma * agreeing)
-        return [
-            Share(None, torch.where(rises, inverse, (1 + self.gamma) * inverse)),
-            Share(positive, torch.where(rises, self.gamma, -self.gamma) * inverse),
-        ]
+        # Factors of all summands and of the positive ones before division: 1 and gamma where the output rises; where it
+        # falls, z + gamma z- = (1 + gamma) z - gamma z+.
+        of_positive = torch.copysign(total.new_tensor(self.gamma), total)
+        of_all = torch.mul(of_positive, -0.5).add_(1 + self.gamma / 2)
+        sums = (positive.detach() + summands.constant.clamp(min=0)).mul_(of_positive).addcmul_(total, of_all)
+        inverse = inverse_of(sums)
+        return [Share(None, of_all.mul_(inverse)), Share(positive, of_positive.mul_(inverse))]
 
 
 @dataclass(frozen=True, repr=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import Field, dataclass, fields, is_dataclass
 from typing import Any, ClassVar, cast
 
 from captum_cav.errors import CAVTypeError
@@ -42,7 +42,7 @@ class Rule:
 
     def __repr__(self) -> str:
         """The call that makes it, with the options that are not as by default."""
-        given = fields(cast("Any", self)) if is_dataclass(self) else ()
+        given: tuple[Field[Any], ...] = fields(cast("Any", self)) if is_dataclass(self) else ()
         options = sorted((field for field in given if field.init), key=lambda field: field.kw_only is True)
         values = [(field.name, getattr(self, field.name), field.default) for field in options]
         shown = [f"{name}={value!r}" for name, value, default in values if value is not default and value != default]
