@@ -143,7 +143,7 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
         with torch.enable_grad():
             coefficients = passed.coefficients(selected, seeds, chosen, keep_graph or split, **grad_kwargs)
             contributions = []
-            zeros_carry = passed.mode.zeros_carry
+            zeros_carry = passed.notes.zeros_carry
             for index, name, found in zip(chosen, names, coefficients, strict=True):
                 if not materialize and all(part is None for part in found):
                     raise ModelError(_independent(name))

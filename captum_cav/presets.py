@@ -131,7 +131,7 @@ def epsilon_plus_flat(epsilon: float = 1e-6) -> Preset:
 
     Source: Kohlbrenner et al. 2020.
     """
-    first = AtInput(FlatRule())
+    first = AtInput(FlatRule(bias="absorb"))
     return Preset("epsilon_plus_flat", (CONVOLUTIONS, [first, ZPlusRule()]), (DENSE, [first, EpsilonRule(epsilon)]))
 
 

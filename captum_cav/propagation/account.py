@@ -7,6 +7,8 @@ embedding, the 1 in ``x + 1``), that part's contribution is ``k * c`` with ``c``
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 
@@ -62,3 +64,43 @@ class Account:
                     totals[index] = totals[index].to(share.device) + share
         self._shares.clear()
         return totals
+
+
+class Ledger:
+    """What one operation's rule may keep for the backward pass to report: it holds no tensor and no graph.
+
+    Args:
+        run: the notes of the forward pass.
+        taps: bit set of the layers that the operation descends from.
+    """
+
+    def __init__(self, run: Notes, taps: int) -> None:
+        self._run = run
+        self._taps = taps
+
+    @property
+    def zeros_carry(self) -> bool:
+        """Whether any rule of the forward pass gave shares to units of value 0."""
+        return self._run.zeros_carry
+
+    def enter(self, share: Callable[[], torch.Tensor]) -> None:
+        """Report a share of constants, if anyone asked for them.
+
+        Args:
+            share: gives it as a float64 scalar.
+        """
+        if self._run.account is not None:
+            self._run.account.enter(share(), self._taps)
+
+
+class Notes:
+    """What the rules of one forward pass have in common.
+
+    Attributes:
+        account: the account of constants, or None.
+        zeros_carry: whether some rule gives shares to units of value 0.
+    """
+
+    def __init__(self, account: Account | None) -> None:
+        self.account = account
+        self.zeros_carry = False

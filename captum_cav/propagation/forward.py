@@ -13,7 +13,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._pytree import tree_map
 from torch.utils.hooks import RemovableHandle
 
-from captum_cav.propagation.account import Account
+from captum_cav.propagation.account import Account, Notes
 from captum_cav.propagation.explanation import RuleLog
 from captum_cav.propagation.marks import tensors_in
 from captum_cav.propagation.mode import Propagation
@@ -41,7 +41,7 @@ class Forward:
         calls: for each site, the indices of its taps in ``taps``, one a call of the module.
         taps: what was tapped, in the order of the forward pass; the inputs first where they were tapped.
         account: the account of constants, or None.
-        mode: the propagation that ran.
+        notes: what its rules had in common.
         log: which operation met which rule, or None.
     """
 
@@ -50,7 +50,7 @@ class Forward:
     calls: list[list[int]]
     taps: list[Tapped]
     account: Account | None
-    mode: Propagation
+    notes: Notes
     log: RuleLog | None
 
     def coefficients(
@@ -134,7 +134,7 @@ def run(
         with mode:
             output = forward_func(*inputs, *additional)
         mode.check_seen(output)
-    return Forward(output, carriers, calls, mode.taps, account, mode, log)
+    return Forward(output, carriers, calls, mode.taps, account, mode.notes, log)
 
 
 def _names_in(forward_func: Callable[..., Any]) -> Callable[[torch.nn.Module], Sequence[str]]:

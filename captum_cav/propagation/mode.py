@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from captum_cav.errors import ModelError, UnsupportedOperationError, UnsupportedOperationWarning
-from captum_cav.propagation.account import Account
+from captum_cav.propagation.account import Account, Ledger, Notes
 from captum_cav.propagation.kept import Keeper, Kept
 from captum_cav.propagation.marks import NONNEGATIVE, RAW, Mark, get_mark, set_mark, tensors_in
 from captum_cav.propagation.operation import ModuleCall, Operation, Surrogate, identify, writes_in_place
@@ -57,7 +57,7 @@ class Propagation(TorchFunctionMode):
         self.account = account
         self.taps: list[Tapped] = []
         self.modules: list[torch.nn.Module] = []
-        self.zeros_carry = False
+        self.notes = Notes(account)
         self._run = object()
         self._rules = rules
         # For each module that the forward pass is in, the rules for what runs there, best first.
@@ -106,10 +106,9 @@ class Propagation(TorchFunctionMode):
                 output, part = base, whole
             self.account.watch(output, part, self._descent(operation))
 
-    def enter_share(self, operation: Operation, share: Callable[[], torch.Tensor]) -> None:
-        """Enter a share of constants that the backward pass computes, if they are asked for."""
-        if self.account is not None:
-            self.account.enter(share(), self._descent(operation))
+    def ledger(self, operation: Operation) -> Ledger:
+        """What an operation's rule may keep to report shares of constants in the backward pass."""
+        return Ledger(self.notes, self._descent(operation))
 
     def _descent(self, operation: Operation) -> int:
         """The tapped layers from which an operation's output comes."""

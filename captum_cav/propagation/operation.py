@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 from torch.utils._pytree import tree_map
 
+from captum_cav.propagation.account import Ledger
 from captum_cav.propagation.kept import Kept
 from captum_cav.propagation.marks import NONNEGATIVE, RAW, WEIGHT, tensors_in
 
@@ -237,13 +238,13 @@ class Operation:
         """A tensor's value for the backward pass, as it is now whatever the model writes over it."""
         return Kept(tensor.clone()) if self.in_place else self._propagation.keep(tensor)
 
-    def zeros_carry(self) -> None:
+    def let_zeros_carry(self) -> None:
         """Note that the rule gives shares to units of value 0."""
-        self._propagation.zeros_carry = True
+        self._propagation.notes.zeros_carry = True
 
-    def zeros_carry_now(self) -> bool:
-        """Whether any rule of the forward pass gave shares to units of value 0."""
-        return self._propagation.zeros_carry
+    def ledger(self) -> Ledger:
+        """Where a rule reports shares of constants that the backward pass itself computes; it may keep it."""
+        return self._propagation.ledger(self)
 
     def depends_on_inputs(self, value: Any) -> bool:
         """Whether a value holds a tensor that was computed from the inputs."""
@@ -272,14 +273,6 @@ class Operation:
             part: what it would be if every input were zero; any shape that broadcasts to the output's.
         """
         self._propagation.add_constant(self, output, part)
-
-    def enter_share(self, share: Callable[[], torch.Tensor]) -> None:
-        """Report a share of constants that the backward pass itself computes, if anyone asked for them.
-
-        Args:
-            share: gives it as a float64 scalar.
-        """
-        self._propagation.enter_share(self, share)
 
     def without_inputs(self, value: Any) -> Any:
         """A (nested) argument with every tensor of numbers that depend on the inputs replaced by zeros."""

@@ -209,7 +209,7 @@ class AffineRule(Rule):
         assert view is not None
         if self.gives_to_zeros:
             zero.tiny(view.x.dtype)
-            operation.zeros_carry()
+            operation.let_zeros_carry()
         with torch.set_grad_enabled(self.uses_total):
             native = operation.value()
         affine = Affine(operation, view, native, self)
@@ -245,7 +245,8 @@ def _view(operation: Operation) -> _View | None:
     name, function = operation.name, operation.function
     if name == "batch_norm":
         norm = inference_norm(operation)
-        if norm is None or norm.x is not x or foldable_before(operation) is not None:
+        is_input = operation.argument(0, "input") is x
+        if norm is None or not is_input or foldable_before(operation) is not None:
             return None
         return _View(x, norm.scale, norm.shift, torch.mul, None)
     if name.startswith("conv") or name == "linear":
@@ -311,12 +312,11 @@ class Affine(Foldable):
 
     def __init__(self, operation: Operation, view: _View, output: torch.Tensor, rule: AffineRule) -> None:
         self.rule = rule
-        self._view = view
+        self._view = view._replace(x=view.x.detach())
         self._x = operation.keep(view.x)
         self._output = operation.keep(output)
         self._nonnegative = operation.is_nonnegative(view.x)
-        self._zeros_carry = operation.zeros_carry_now
-        self._enter_share = operation.enter_share
+        self._ledger = operation.ledger()
         self._norm: InferenceNorm | None = None
         self._normed: Kept | None = None
 
@@ -333,7 +333,7 @@ class Affine(Foldable):
         """Coefficients of the operation's own sums, to go on as torch differentiates them, and of the input."""
         view, output = self._view, self._output.value
         weight, constant, norm = view.weight, view.bias, self._norm
-        zeros_carry = (norm is not None or self._zeros_carry()) and output.dtype != torch.float16
+        zeros_carry = (norm is not None or self._ledger.zeros_carry) and output.dtype != torch.float16
         contributions = coefficients * (zero.without_zeros(output) if zeros_carry else output)
         if norm is not None:
             assert self._normed is not None
@@ -345,18 +345,21 @@ class Affine(Foldable):
             x = self._x.value.detach().requires_grad_()
             has_constant = constant is not None
             constant = torch.zeros((), dtype=output.dtype, device=output.device) if constant is None else constant
-            absorbed = self.rule.bias == "absorb"
+            total = output
+            if self.rule.bias == "absorb" and has_constant:
+                # Not the output less the constant, which would leave rounding where there is nothing to share.
+                constant, total = torch.zeros_like(constant), view.sum(x.detach(), weight)
             summands = Summands(
                 x,
                 weight,
-                torch.zeros_like(constant) if absorbed else constant,
-                output - constant if absorbed else output,
+                constant,
+                total,
                 view.sum,
                 self._nonnegative,
                 has_constant,
             )
             shares = self.rule.shares(summands)
-        self._enter_share(lambda: self._held_back(contributions, shares, output - constant))
+        self._ledger.enter(lambda: self._held_back(contributions, shares, total - constant))
         direct = None
         parts, seeds = [], []
         for sums, factor in ((sums, factor.detach()) for sums, factor in shares):

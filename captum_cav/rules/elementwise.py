@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 
+from captum_cav.propagation.account import Ledger
 from captum_cav.propagation.kept import Kept
 from captum_cav.propagation.operation import Operation
 from captum_cav.rules import zero
@@ -122,7 +122,7 @@ class MeanSlopeRule(Rule):
     def __call__(self, operation: Operation, /) -> Any:
         """The default, behind a place where slopes may be averaged."""
         carrier = operation.sources[0]
-        pooled = Pooled(operation.keep(carrier), operation.enter_share)
+        pooled = Pooled(operation.keep(carrier), operation.ledger())
         averaged = _Averaged.apply(carrier, pooled)
         if operation.in_place:
             averaged = averaged.clone()
@@ -134,16 +134,16 @@ class MeanSlopeRule(Rule):
 class Pooled(Poolable):
     """An activation between forward and backward pass, whose positions a pooling behind it may average."""
 
-    def __init__(self, before: Kept, enter_share: Callable[[Callable[[], torch.Tensor]], None]) -> None:
+    def __init__(self, before: Kept, ledger: Ledger) -> None:
         self._before = before
-        self._enter_share = enter_share
+        self._ledger = ledger
 
     def average(self, coefficients: torch.Tensor) -> torch.Tensor:
         """Coefficients of the pre-activation, each position's own, as averages over what was pooled."""
         if self.dims is None:
             return coefficients
         averages = coefficients.mean(self.dims, keepdim=True).expand_as(coefficients)
-        self._enter_share(lambda: (self._before.value * (coefficients - averages)).sum(dtype=torch.float64))
+        self._ledger.enter(lambda: (self._before.value * (coefficients - averages)).sum(dtype=torch.float64))
         return averages
 
 

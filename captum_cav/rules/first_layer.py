@@ -1,6 +1,8 @@
 """Rules for the layer that meets the input, where values say little by themselves: pixels, embeddings.
 
-They give shares to inputs of value 0 too (:mod:`captum_cav.rules.zero`).
+They give shares to inputs of value 0 too (:mod:`captum_cav.rules.zero`). Behind other layers, give those a rule as
+well (:class:`EpsilonRule`, :class:`PassThroughRule` for activations): the defaults hand on coefficients, of which a
+unit that is exactly 0 has none to give to inputs that are 0 themselves.
 """
 
 from __future__ import annotations

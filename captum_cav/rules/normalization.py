@@ -90,7 +90,6 @@ def statistics_and_affine(operation: Operation) -> dict[str, Any]:
 class InferenceNorm(NamedTuple):
     """Batch norm with running statistics: ``scale * x + shift``, one number a channel, to broadcast to the input."""
 
-    x: torch.Tensor
     scale: torch.Tensor
     shift: torch.Tensor
 
@@ -104,7 +103,7 @@ def inference_norm(operation: Operation) -> InferenceNorm | None:
     scale = torch.rsqrt(variance + operation.argument(7, "eps", 1e-5))
     scale = _per_channel(scale if weight is None else scale * weight, x)
     shift = -_per_channel(mean, x) * scale
-    return InferenceNorm(x, scale, shift if bias is None else shift + _per_channel(bias, x))
+    return InferenceNorm(scale, shift if bias is None else shift + _per_channel(bias, x))
 
 
 class Foldable:

