@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from captum_cav.errors import CAVError, InputError
 from captum_cav.visualization import Panel, show_rows, spatial_map
 
 _PICTURE_FILE = "contributions.png"
+_RULES_FILE = "rules.png"
+# The preset that the second page shows beside the paper's rules.
+_BESIDE = "pinpoint"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,8 +101,8 @@ def _explain(options: argparse.Namespace) -> None:
         explained = LayerCAV(model, layers, normalize="abs").attribute_targets(
             inputs, targets, return_convergence_delta=True
         )
-        size = (inputs.shape[-2], inputs.shape[-1])
-        maps = [[spatial_map(ratios, size)[0].cpu() for ratios in attributions] for attributions, _ in explained]
+        beside = LayerCAV(model, layers, rules=_BESIDE, normalize="abs").attribute_targets(inputs, targets)
+        maps = _maps((attributions for attributions, _ in explained), inputs)
         cams = [_grad_cam(model, layers[0], inputs, target, maps[0][0].shape) for target in targets]
         step("drawing")
         rows = []
@@ -112,11 +115,25 @@ def _explain(options: argparse.Namespace) -> None:
         title = f"Where {network.name} found its scores: (1) is the last feature layer, then toward the input"
         figure, _ = show_rows(network.display(picture), rows, title)
         figure.savefig(output / _PICTURE_FILE, dpi=110)
+        rows = []
+        for target, *both in zip(targets, maps, _maps(beside, inputs), strict=True):
+            for rules, of_layers in zip(("the paper's rules", f"preset {_BESIDE!r}"), both, strict=True):
+                numbered = list(zip(_numbered(layers), of_layers, strict=True))
+                panels = [Panel("picture", None), *(Panel(title, ratios, True) for title, ratios in numbered)]
+                rows.append((f"{network.class_name(target)}\n{rules}", panels))
+        figure, _ = show_rows(network.display(picture), rows, f"What other rules change: {network.name}")
+        figure.savefig(output / _RULES_FILE, dpi=110)
         progress.update()
     print(_best_classes(network, scores))
     for target, (_, deltas), of_layers in zip(targets, explained, maps, strict=True):
         print(_share_table(network.class_name(target), scores[target], layers, of_layers, deltas))
-    print(f"picture: {output / _PICTURE_FILE}")
+    print(f"pictures: {output / _PICTURE_FILE}, {output / _RULES_FILE}")
+
+
+def _maps(explained: Iterable[Sequence[torch.Tensor]], inputs: torch.Tensor) -> list[list[torch.Tensor]]:
+    """For each target and layer, the map of its ratios."""
+    size = (inputs.shape[-2], inputs.shape[-1])
+    return [[spatial_map(ratios, size)[0].cpu() for ratios in attributions] for attributions in explained]
 
 
 def _writable(folder: Path) -> Path:

@@ -206,7 +206,12 @@ def _title(panel: Panel, full: float) -> str:
     title = f"{panel.title}, {panel.ratios.shape[0]} x {panel.ratios.shape[1]}"
     if full == 0:
         return f"{title}\nnothing {'but zeros' if panel.signed else 'positive'}"
-    return f"{title}\nfull colour: {100 * full:.2g} % {panel.unit}" if panel.unit else f"{title}\n"
+    return f"{title}\nfull colour: {_short(100 * full)} % {panel.unit}" if panel.unit else f"{title}\n"
+
+
+def _short(number: float) -> str:
+    """Two digits, in a form that fits above a panel: 12, 1.2, 0.012, 1e-4."""
+    return f"{number:.2g}" if number == 0 or abs(number) >= 0.01 else f"{number:.0e}".replace("e-0", "e-")
 
 
 def _add_colour_bar(figure: Figure, axes: list[Axes], signed: bool) -> None:
