@@ -120,6 +120,7 @@ def run(
         value = mode.tap(value)
         if keep_carriers:
             carriers.append(value)
+            mode.take(value)
             # In memory of its own: the model may write into it.
             value = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, value)
         if ends:
@@ -134,6 +135,7 @@ def run(
         with mode:
             output = forward_func(*inputs, *additional)
         mode.check_seen(output)
+        mode.take(output)
     return Forward(output, carriers, calls, mode.taps, account, mode.notes, log)
 
 

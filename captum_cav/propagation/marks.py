@@ -22,6 +22,23 @@ NONNEGATIVE = 2
 RAW = 4
 
 
+class Origin:
+    """What the rule of an operation leaves for the rules of those that take its output.
+
+    Attributes:
+        takers: how many operations took the output.
+        rectifiers: how many of them let nothing through where it is below 0.
+    """
+
+    takers = 0
+    rectifiers = 0
+
+    @property
+    def is_rectified(self) -> bool:
+        """Whether what is below 0 has no contribution, since only rectifiers took the output."""
+        return 0 < self.takers == self.rectifiers
+
+
 class Mark(NamedTuple):
     """The origin of a tensor.
 
@@ -35,7 +52,7 @@ class Mark(NamedTuple):
     run: object
     taps: int
     traits: int
-    origin: object = None
+    origin: Origin | None = None
 
 
 def get_mark(tensor: torch.Tensor, run: object) -> Mark | None:

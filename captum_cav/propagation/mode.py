@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 from captum_cav.errors import ModelError, UnsupportedOperationError, UnsupportedOperationWarning
 from captum_cav.propagation.account import Account, Ledger, Notes
 from captum_cav.propagation.kept import Keeper, Kept
-from captum_cav.propagation.marks import NONNEGATIVE, RAW, Mark, get_mark, set_mark, tensors_in
+from captum_cav.propagation.marks import NONNEGATIVE, RAW, Mark, Origin, get_mark, set_mark, tensors_in
 from captum_cav.propagation.operation import ModuleCall, Operation, Surrogate, identify, writes_in_place
 from captum_cav.propagation.overrides import Candidate, Rulebook
 from captum_cav.propagation.taps import Tapped, tap
@@ -81,7 +81,7 @@ class Propagation(TorchFunctionMode):
         mark = get_mark(tensor, self._run)
         return mark is not None and bool(mark.traits & trait)
 
-    def origin_of(self, tensor: torch.Tensor) -> object:
+    def origin_of(self, tensor: torch.Tensor) -> Origin | None:
         """What the rule of the operation that made a tensor left for the next one."""
         mark = get_mark(tensor, self._run)
         return None if mark is None else mark.origin
@@ -153,6 +153,13 @@ class Propagation(TorchFunctionMode):
         for tensor in tensors_in(value):
             if tensor.grad_fn is not None and get_mark(tensor, self._run) is None:
                 raise self._unseen(tensor, "the end of the forward pass" if not self.modules else "a requested layer")
+
+    def take(self, value: Any) -> None:
+        """Note that the tensors of a value are read off as they are, by no operation."""
+        for tensor in tensors_in(value):
+            origin = self.origin_of(tensor)
+            if origin is not None:
+                origin.takers += 1
 
     def enter_module(self, module: torch.nn.Module) -> None:
         """Refuse a module that would act at random or change itself; remember where the forward pass is.
@@ -266,6 +273,8 @@ class Propagation(TorchFunctionMode):
             mark = get_mark(value, self._run)
             if mark is not None:
                 found.append((value, mark))
+                if mark.origin is not None:
+                    mark.origin.takers += 1
             elif value.requires_grad:
                 if value.grad_fn is not None:
                     raise self._unseen(value, repr(identify(func).name or getattr(func, "__name__", func)))

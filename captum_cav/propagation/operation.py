@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 
 from captum_cav.propagation.account import Ledger
 from captum_cav.propagation.kept import Kept
-from captum_cav.propagation.marks import NONNEGATIVE, RAW, WEIGHT, tensors_in
+from captum_cav.propagation.marks import NONNEGATIVE, RAW, WEIGHT, Origin, tensors_in
 
 if TYPE_CHECKING:
     from captum_cav.propagation.mode import Propagation
@@ -172,7 +172,7 @@ class Operation:
         self.in_place = in_place
         self.held: set[int] = set()
         self.written_out = False
-        self.origin: object = None
+        self.origin: Origin | None = None
         self._propagation = propagation
 
     def value(self) -> Any:
@@ -230,7 +230,7 @@ class Operation:
         """Whether no layer with weights lies between the inputs and the operation."""
         return all(self._propagation.has_trait(tensor, RAW) for tensor in self.sources)
 
-    def origin_of(self, tensor: Any) -> object:
+    def origin_of(self, tensor: Any) -> Origin | None:
         """What the rule of the operation that made a tensor left for this one, or None."""
         return self._propagation.origin_of(tensor)
 

@@ -139,6 +139,7 @@ def pass_through(operation: Operation) -> Any:
 @_of_one
 def saturated(operation: Operation) -> Any:
     """ReLU6 and hardtanh from 0 up: slope 1 until the bound, ``bound / x`` beyond, 0 below 0."""
+    _rectifies(operation)
     carrier, positive, value = _evaluate(operation, lambda x: x.clamp(min=torch.finfo(x.dtype).tiny))
     slope = torch.div(value, positive, out=positive)
     return _Activation.apply(carrier, value, slope, operation.in_place)
@@ -161,8 +162,20 @@ def silu(operation: Operation) -> Any:
 
 @_of_one
 def through_zero(operation: Operation) -> Any:
-    """Piecewise linear through 0 (ReLU, leaky ReLU, absolute value): the gradient is the ratio."""
+    """Piecewise linear through 0 (leaky ReLU, absolute value): the gradient is the ratio."""
     return operation.value()
+
+
+def relu(operation: Operation) -> Any:
+    """ReLU: the gradient is the ratio, and where the input is below 0 nothing comes through."""
+    _rectifies(operation)
+    return operation.value()
+
+
+def _rectifies(operation: Operation) -> None:
+    before = operation.origin_of(operation.argument(0, "input"))
+    if before is not None:
+        before.rectifiers += 1
 
 
 def power(operation: Operation) -> Any:
@@ -217,13 +230,14 @@ _PASSED: list[str] = """
     sigmoid special_expit hardsigmoid softplus logsigmoid log_sigmoid exp exp2 cos cosh log log2 log10 erfc
     clamp clamp_min clamp_max clip threshold _threshold log_softmax softmax softmin reciprocal rsqrt
 """.split()
-_THROUGH_ZERO: list[str] = "relu leaky_relu rrelu prelu _prelu_kernel abs hardshrink".split()
+_THROUGH_ZERO: list[str] = "leaky_relu rrelu prelu _prelu_kernel abs hardshrink".split()
 
 RULES: dict[str, Surrogate] = {
     **{name: limited(limit) for name, limit in _LIMITS.items()},
     **dict.fromkeys(_PASSED, pass_through),
     **dict.fromkeys(_THROUGH_ZERO, through_zero),
     "hardtanh": hardtanh,
+    "relu": relu,
     "relu6": saturated,
     "silu": silu,
     "pow": power,

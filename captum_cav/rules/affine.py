@@ -56,6 +56,7 @@ class Summands:
             absorb it.
         total: shape of the output: the sum of all summands and the constant.
         has_constant: whether the operation has a bias.
+        rectified: whether outputs below 0 have no contributions, because only a ReLU takes them.
     """
 
     def __init__(
@@ -67,12 +68,14 @@ class Summands:
         sum_: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
         nonnegative: bool,
         has_constant: bool,
+        rectified: bool,
     ) -> None:
         self.x = x
         self.weight = weight
         self.constant = constant
         self.total = total
         self.has_constant = has_constant
+        self.rectified = rectified
         self._sum = sum_
         self._nonnegative = nonnegative
 
@@ -82,22 +85,28 @@ class Summands:
 
     def positive(self) -> torch.Tensor:
         """The sum of the positive summands, without the constant."""
-        if self._nonnegative:
-            return self._signed(self.x, rises=True)
-        return self._signed(self.x.clamp(min=0), rises=True) + self._signed(self.x.clamp(max=0), rises=False)
+        return self._by_sign(_Weighing(0.0, 1.0), rises=True)
 
     def negative(self) -> torch.Tensor:
         """The sum of the negative summands, without the constant."""
-        if self._nonnegative:
-            return self._signed(self.x, rises=False)
-        return self._signed(self.x.clamp(min=0), rises=False) + self._signed(self.x.clamp(max=0), rises=True)
+        return self._by_sign(_Weighing(0.0, 1.0), rises=False)
 
-    def _signed(self, x: torch.Tensor, *, rises: bool) -> torch.Tensor:
-        """Sums over the weights of one sign."""
+    def raised(self, gamma: float) -> torch.Tensor:
+        """The sum of all summands, the positive ones ``1 + gamma`` times, without the constant."""
+        return self._by_sign(_Weighing(1.0, gamma), rises=True)
+
+    def _by_sign(self, weighing: _Weighing, *, rises: bool) -> torch.Tensor:
+        """Sums that weigh the summands of one sign: weights of that sign where inputs rise, of the other elsewhere."""
+        if self._nonnegative:
+            return self._weighed(self.x, weighing, rises)
+        above, below = self.x.clamp(min=0), self.x.clamp(max=0)
+        return self._weighed(above, weighing, rises) + self._weighed(below, weighing, not rises)
+
+    def _weighed(self, x: torch.Tensor, weighing: _Weighing, rises: bool) -> torch.Tensor:
         if self._sum is F.linear and self.weight.numel() > _AT_ONCE and not self.weight.is_cuda:
-            signed: torch.Tensor = _SignedLinear.apply(x, self.weight, rises)
-            return signed
-        return self.sum(x, _of_sign(self.weight, rises))
+            sums: torch.Tensor = _WeighedLinear.apply(x, self.weight, weighing, rises)
+            return sums
+        return self.sum(x, weighing.apply(self.weight, rises))
 
     def in_place_of_x(self, value: torch.Tensor | float) -> torch.Tensor:
         """A value that stands in the place of the input: what it brings is the input's contribution."""
@@ -106,38 +115,45 @@ class Summands:
         return value + (self.x - x) * (value / zero.without_zeros(x))
 
 
-def _of_sign(weight: torch.Tensor, rises: bool) -> torch.Tensor:
-    return weight.clamp(min=0) if rises else weight.clamp(max=0)
+class _Weighing(NamedTuple):
+    """``plain`` times every weight and ``signed`` times those of one sign."""
+
+    plain: float
+    signed: float
+
+    def apply(self, weight: torch.Tensor, rises: bool, out: torch.Tensor | None = None) -> torch.Tensor:
+        """The weights, in a given place if there is one."""
+        changed = torch.clamp(weight, min=0, out=out) if rises else torch.clamp(weight, max=0, out=out)
+        return changed.mul_(self.signed).add_(weight, alpha=self.plain) if self.plain else changed
 
 
-# Numbers of a weight that are clamped at once: a copy of a large one costs more than the product with it.
+# Numbers of a weight that are changed at once: a copy of a large one costs more than the product with it.
 _AT_ONCE = 1 << 16
 
 
-class _SignedLinear(torch.autograd.Function):
-    """A linear layer with its weights of one sign, of which no copy is made as a whole."""
+class _WeighedLinear(torch.autograd.Function):
+    """A linear layer with changed weights, of which no copy is made as a whole."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, rises: bool) -> torch.Tensor:
-        ctx.weight, ctx.rises = weight, rises
-        return torch.cat([F.linear(x, rows) for rows in _signed_rows(weight, rises)], -1)
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, weighing: _Weighing, rises: bool) -> torch.Tensor:
+        ctx.weights = weight, weighing, rises
+        return torch.cat([F.linear(x, rows) for rows in _rows(*ctx.weights)], -1)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         start, total = 0, torch.zeros((), dtype=gradient.dtype)
-        for rows in _signed_rows(ctx.weight, ctx.rises):
+        for rows in _rows(*ctx.weights):
             total = total + gradient[..., start : start + len(rows)] @ rows
             start += len(rows)
-        return total, None, None
+        return total, None, None, None
 
 
-def _signed_rows(weight: torch.Tensor, rises: bool) -> Iterator[torch.Tensor]:
-    """Some rows of a weight after the other, clamped; where nothing is recorded, in one place in memory."""
+def _rows(weight: torch.Tensor, weighing: _Weighing, rises: bool) -> Iterator[torch.Tensor]:
+    """Some changed rows of a weight after the other; where nothing is recorded, in one place in memory."""
     count = max(1, _AT_ONCE // weight.shape[1])
     place = None if torch.is_grad_enabled() else weight.new_empty(count, weight.shape[1])
     for rows in torch.split(weight, count):
-        out = None if place is None else place[: len(rows)]
-        yield torch.clamp(rows, min=0, out=out) if rises else torch.clamp(rows, max=0, out=out)
+        yield weighing.apply(rows, rises, None if place is None else place[: len(rows)])
 
 
 def inverse_of(sums: torch.Tensor) -> torch.Tensor:
@@ -326,7 +342,9 @@ class Affine(Foldable):
         return wanted and self._output.value.shape[1] == channels
 
     def fold(self, norm: InferenceNorm, output: Kept) -> None:
-        """Rule ``scale * y + shift`` from now on."""
+        """Rule ``scale * y + shift`` from now on, whose takers count if nothing else took the output."""
+        if self.takers == 1:
+            self.takers = self.rectifiers = 0
         self._norm, self._normed = norm, output
 
     def share_out(self, coefficients: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -357,6 +375,7 @@ class Affine(Foldable):
                 view.sum,
                 self._nonnegative,
                 has_constant,
+                self.is_rectified,
             )
             shares = self.rule.shares(summands)
         self._ledger.enter(lambda: self._held_back(contributions, shares, total - constant))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from captum_cav.propagation.marks import tensors_in
+from captum_cav.propagation.marks import Origin, tensors_in
 from captum_cav.propagation.operation import Operation, Surrogate
 from captum_cav.rules.product import product
 
@@ -50,7 +50,7 @@ def averaging(operation: Operation) -> Any:
     return operation.value()
 
 
-class Poolable:
+class Poolable(Origin):
     """What an activation leaves for a global average pooling behind it.
 
     Attributes:

@@ -112,6 +112,10 @@ class GammaRule(AffineRule):
 
     def shares(self, summands: Summands) -> Sequence[Share]:
         """All summands, and those that agree with the output once more: the negative are all but the positive."""
+        if summands.rectified:
+            raised = summands.raised(self.gamma)
+            constant = summands.constant + self.gamma * summands.constant.clamp(min=0)
+            return [Share(raised, inverse_of(raised.detach() + constant))]
         total = summands.total
         positive = summands.positive()
         # Factors of all summands and of the positive ones before division: 1 and gamma where the output rises; where it
@@ -162,10 +166,11 @@ class AlphaBetaRule(AffineRule):
     def shares(self, summands: Summands) -> Sequence[Share]:
         """The positive summands, and the negative unless beta is 0."""
         positive = summands.positive()
-        found = [Share(positive, self.alpha * inverse_of(positive.detach() + summands.constant.clamp(min=0)))]
+        found = [Share(positive, inverse_of(positive.detach() + summands.constant.clamp(min=0)).mul_(self.alpha))]
         if self.beta:
             negative = summands.negative()
-            found.append(Share(negative, -self.beta * inverse_of(negative.detach() + summands.constant.clamp(max=0))))
+            inverse = inverse_of(negative.detach() + summands.constant.clamp(max=0))
+            found.append(Share(negative, inverse.mul_(-self.beta)))
         return found
 
 

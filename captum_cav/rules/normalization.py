@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from captum_cav.errors import OptionError
 from captum_cav.propagation.kept import Kept
+from captum_cav.propagation.marks import Origin
 from captum_cav.propagation.operation import Operation, Surrogate
 from captum_cav.rules import zero
 from captum_cav.rules.activation import with_slope
@@ -106,7 +107,7 @@ def inference_norm(operation: Operation) -> InferenceNorm | None:
     return InferenceNorm(scale, shift if bias is None else shift + _per_channel(bias, x))
 
 
-class Foldable:
+class Foldable(Origin):
     """What an operation leaves for a batch norm right behind it: the two may be ruled as one."""
 
     def can_fold(self, channels: int) -> bool:
@@ -154,6 +155,7 @@ def batch_norm(operation: Operation) -> Any:
     if before is not None:
         value = evaluate().detach()
         before.fold(norm, operation.keep(value))
+        operation.origin = before
         # What the pair gave is the first one's to share out.
         return with_slope(x, value, zero.ratio(value, x.detach()))
     # Not torch's own gradient: on CPU it is wrong where the coefficients come in another memory layout than the input.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -361,3 +361,45 @@ def test_inputs_of_zero_leave_all_to_the_constants_or_share_it_themselves(name: 
     for bias in BIASES:
         ours, oracles = RULES[name](bias)
         agree([(layer, oracles) for layer in body], x, 0, {nn.Linear: ours})
+
+
+class _Branching(nn.Module):
+    """A convolution whose output goes through a ReLU, and in one way or another past it."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.Linear(4, 2)
+        self.way = way
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = self.conv(x)
+        if self.way == "norm":
+            z = self.norm(z)
+        y = F.relu(z)
+        if self.way in ("sum", "norm"):
+            y = y - 0.5 * z
+        if self.way == "view":
+            y = y - 0.5 * z.view(z.shape)
+        return z if self.way == "output" else self.head(y.mean(2))
+
+
+@pytest.mark.parametrize("way", ["relu", "sum", "norm", "view", "output"])
+def test_gamma_is_the_same_whether_or_not_only_a_relu_takes_the_output(way: str) -> None:
+    torch.manual_seed(3)
+    net = _Branching(way).double().eval()
+    net.norm.running_mean.normal_()
+    x = torch.randn(1, 2, 7, dtype=torch.float64)
+    target: Any = 1
+    if way == "output":  # one that is below 0
+        target = tuple((net(x)[0] < 0).nonzero()[0].tolist())
+
+    class Unaware(rules.GammaRule):
+        def shares(self, summands: rules.Summands) -> Sequence[rules.Share]:
+            summands.rectified = False
+            return super().shares(summands)
+
+    found, expected = (
+        InputCAV(net, rules={nn.Conv1d: rule}, normalize=None).attribute(x, target, return_convergence_delta=True)
+        for rule in (rules.GammaRule(0.7), Unaware(0.7))
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
