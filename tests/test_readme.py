@@ -6,15 +6,42 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from captum_cav import LayerCAV
+
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
-def test_the_example_runs_and_conserves_as_it_says() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def run_example(number: int) -> dict[str, Any]:
+    examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(examples) == 3
     names: dict[str, Any] = {}
-    exec(code, names)  # noqa: S102
+    exec(examples[number], names)  # noqa: S102
+    return names
+
+
+def test_the_first_example_conserves_as_it_says() -> None:
+    names = run_example(0)
     assert [tuple(ratios.shape) for ratios in names["ratios"]] == [(1, 1280, 7, 7), (1, 112, 14, 14), (1, 40, 28, 28)]
     assert all(abs(float(delta)) < 1e-6 for delta in names["deltas"])
+
+
+def test_the_example_of_overrides_chooses_the_rules_that_it_names(capsys: pytest.CaptureFixture[str]) -> None:
+    names = run_example(1)
+    table = names["cav"].explain_rules(names["picture"])
+    assert str(table) in capsys.readouterr().out
+    chosen = {(row.module, row.rule) for row in table}
+    assert ("classifier", "ContributionRule()") in chosen
+    assert ("blocks.6.expand.conv", "GammaRule()") in chosen
+    earlier = LayerCAV(names["network"].model, "stem.pad", rules=names["mine"]).explain_rules(names["picture"])
+    chosen = {(row.module, row.rule) for row in earlier}
+    assert ("blocks.3.expand.conv", "GammaRule(gamma=0.5)") in chosen
+    assert ("stem.conv", "ZBoxRule(low=-1.0, high=1.0)") in chosen
+
+
+def test_the_example_of_a_rule_of_ones_own_runs() -> None:
+    run_example(2)
 
 
 def test_files_that_it_points_to_are_there() -> None:
