@@ -21,6 +21,7 @@ import functools
 import importlib.metadata
 import itertools
 import json
+import math
 import platform
 import random
 import shlex
@@ -362,7 +363,7 @@ def summary(values: Sequence[tuple[str, float]]) -> tuple[float, float, int]:
     """
     by_name: dict[str, list[float]] = {}
     for name, value in values:
-        if value == value:
+        if math.isfinite(value):
             by_name.setdefault(name, []).append(value)
     means = [statistics.fmean(group) for group in by_name.values()]
     error = statistics.stdev(means) / len(means) ** 0.5 if len(means) > 1 else float("nan")
@@ -389,6 +390,11 @@ def table(title: str, results: Results, depths: Sequence[str]) -> str:
             cells.append(f"{mean:.3f} ± {error:.3f}" if number else "-")
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _or_none(value: float) -> float | None:
+    # JSON has no NaN.
+    return value if math.isfinite(value) else None
 
 
 Measure: TypeAlias = Callable[[zoo.Network, Sequence[Known], Sequence[str], argparse.Namespace], dict[str, Results]]
@@ -466,7 +472,8 @@ def run(parser: argparse.ArgumentParser, module: str, measured: Measure) -> None
             "tables": {
                 title: {
                     method: {
-                        depth: dict(zip(("mean", "error", "number", "values"), (*summary(values), values), strict=True))
+                        depth: dict(zip(("mean", "error", "number"), map(_or_none, summary(values)), strict=True))
+                        | {"values": [(of, _or_none(value)) for of, value in values]}
                         for depth, values in columns.items()
                     }
                     for method, columns in results.items()

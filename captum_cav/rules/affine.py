@@ -69,6 +69,7 @@ class Summands:
         nonnegative: bool,
         has_constant: bool,
         rectified: bool,
+        channels: int | None,
     ) -> None:
         self.x = x
         self.weight = weight
@@ -78,6 +79,7 @@ class Summands:
         self.rectified = rectified
         self._sum = sum_
         self._nonnegative = nonnegative
+        self._channels = channels
 
     def sum(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """``sum_i x_i w_ij`` for each output j."""
@@ -100,6 +102,9 @@ class Summands:
         if self._nonnegative:
             return self._weighed(self.x, weighing, rises)
         above, below = self.x.clamp(min=0), self.x.clamp(max=0)
+        if self._channels is not None:  # both at once, as twice as many inputs
+            weights = [weighing.apply(self.weight, rises), weighing.apply(self.weight, not rises)]
+            return self.sum(torch.cat([above, below], self._channels), torch.cat(weights, 1))
         return self._weighed(above, weighing, rises) + self._weighed(below, weighing, not rises)
 
     def _weighed(self, x: torch.Tensor, weighing: _Weighing, rises: bool) -> torch.Tensor:
@@ -244,13 +249,15 @@ class _View(NamedTuple):
         sum: the operation without its bias, of any input and weight.
         scaled: the weight with a factor for each of the output's channels in it; None where channels are not
             dimension 1, so that no batch norm can be folded in.
+        channels: the dimension of ``x`` that the weight's dimension 1 is multiplied with, None if they do not match.
     """
 
     x: torch.Tensor
     weight: torch.Tensor
     bias: torch.Tensor | None
     sum: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    scaled: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None
+    scaled: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
+    channels: int | None = None
 
 
 def _view(operation: Operation) -> _View | None:
@@ -264,7 +271,7 @@ def _view(operation: Operation) -> _View | None:
         is_input = operation.argument(0, "input") is x
         if norm is None or not is_input or foldable_before(operation) is not None:
             return None
-        return _View(x, norm.scale, norm.shift, torch.mul, None)
+        return _View(x, norm.scale, norm.shift, torch.mul)
     if name.startswith("conv") or name == "linear":
         if operation.argument(0, "input") is not x:
             return None
@@ -272,12 +279,14 @@ def _view(operation: Operation) -> _View | None:
         rest = operation.args[3:]
         options = {key: value for key, value in operation.kwargs.items() if key not in ("input", "weight", "bias")}
         spatial = 0 if name == "linear" else int(name[-2])
+        groups = operation.argument(6, "groups", 1)
         return _View(
             x,
             weight,
             None if bias is None else bias.reshape(-1, *[1] * spatial),
             F.linear if name == "linear" else lambda x, weight: function(x, weight, None, *rest, **options),
-            _scaled_by(name, x, operation.argument(6, "groups", 1)),
+            _scaled_by(name, x, groups),
+            -spatial - 1 if name in ("conv1d", "conv2d", "conv3d") and groups == 1 else None,
         )
     if name in ADDMM_ARGUMENTS:
         added, a, b = (operation.argument(i, key) for i, key in enumerate(ADDMM_ARGUMENTS[name]))
@@ -290,7 +299,6 @@ def _view(operation: Operation) -> _View | None:
             (b if first else a) * alpha,
             added * beta,
             (lambda x, weight: torch.matmul(x, weight)) if first else (lambda x, weight: torch.matmul(weight, x)),
-            None,
         )
     operands = [value for value in (*operation.args, *operation.kwargs.values()) if isinstance(value, torch.Tensor)]
     if len(operands) != 2 or operation.in_place:
@@ -304,7 +312,6 @@ def _view(operation: Operation) -> _View | None:
         operands[1 if first else 0],
         None,
         (lambda x, weight: function(*before, x, weight)) if first else (lambda x, weight: function(*before, weight, x)),
-        None,
     )
 
 
@@ -376,6 +383,7 @@ class Affine(Foldable):
                 self._nonnegative,
                 has_constant,
                 self.is_rectified,
+                view.channels,
             )
             shares = self.rule.shares(summands)
         self._ledger.enter(lambda: self._held_back(contributions, shares, total - constant))
