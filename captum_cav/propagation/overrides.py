@@ -65,8 +65,7 @@ class Rulebook:
                 self._types[key] = made
             elif callable(key) and not isinstance(key, type):
                 name = identify(key).name
-                for rule in made:
-                    _check_function(rule, name, key)
+                _check_function(made, name, key)
                 self._functions[name or key] = made
             else:
                 raise CAVTypeError(
@@ -146,9 +145,11 @@ def _as_rules(value: Any, key: Any) -> Iterator[Rule]:
         )
 
 
-def _check_function(rule: Rule, name: str | None, key: Any) -> None:
-    if rule.operations is not None and name not in rule.operations:
+def _check_function(rules: tuple[Rule, ...], name: str | None, key: Any) -> None:
+    meant = [rule.operations for rule in rules]
+    if all(operations is not None and name not in operations for operations in meant):
+        known = sorted(set().union(*(operations or () for operations in meant)))
         raise OptionError(
-            f"{rule!r} is not for {name or key!r}; it is for {', '.join(sorted(rule.operations))}. Use a rule that is, "
-            "or a function of your own."
+            f"{' and '.join(map(repr, rules))} is not for {name or key!r}; it is for {', '.join(known)}. Use a rule "
+            "that is, or a function of your own."
         )

@@ -46,10 +46,11 @@ class AdditionRule(Rule):
         if self.share == "signed":
             return operation.by_default()
         a, b = (operation.argument(position, name) for position, name in enumerate(("input", "other")))
+        carrier = operation.sources[0]
         scale = operation.kwargs.get("alpha", 1)
         summands = {"add": (1, scale), "sub": (1, -scale), "rsub": (-scale, 1)}[operation.name]
         values = [
-            factor * (value.detach().clone() if isinstance(value, torch.Tensor) else torch.as_tensor(value))
+            factor * (value.detach().clone() if isinstance(value, torch.Tensor) else carrier.new_tensor(value))
             for value, factor in zip((a, b), summands, strict=True)
         ]
         total = values[0] + values[1]

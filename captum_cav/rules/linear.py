@@ -70,6 +70,8 @@ def _pooled_dims(operation: Operation) -> tuple[int, ...] | None:
     spatial = int(next(digit for digit in operation.name if digit.isdigit()))
     sizes = operation.argument(1, "output_size" if "adaptive" in operation.name else "kernel_size")
     sizes = tuple(sizes) if isinstance(sizes, (tuple, list)) else (sizes,) * spatial
+    if "adaptive" not in operation.name and operation.argument(3, "padding", 0) not in (0, (0,) * spatial):
+        return None
     whole = (1,) * spatial if "adaptive" in operation.name else tuple(x.shape[-spatial:])
     return tuple(range(x.dim() - spatial, x.dim())) if sizes == whole else None
 

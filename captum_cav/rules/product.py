@@ -143,6 +143,8 @@ class ProductRule(Rule):
             if operation.name != "mul":
                 raise OptionError(f"{self!r} is for elementwise products; {operation.name!r} is none.")
             return _by_magnitude(operation, first, second)
+        if first is second:  # a square: one tensor carries all in any case
+            return _multiplied(operation, [])
         return _multiplied(operation, {"halves": [], "first": [second], "second": [first]}[self.share])
 
 
