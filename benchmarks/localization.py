@@ -2,8 +2,8 @@
 
 Four photographs that a network names with a probability of at least 0.5, of four classes, form a 2 x 2 grid, each at
 the network's own input size. The map of a class should lie in its cell: the score is the share of the map's positive
-part in there, 0 where nothing is positive; by chance 0.25. It is measured at six depths, from what the global pooling
-receives to the input. Photographs are divided into two halves, one to choose options on and one to report, and no grid
+part in there, 0 where nothing is positive; by chance 0.25. It is measured at seven depths, from the pre-activation of
+what the global pooling receives to the input. Photographs are divided into two halves, one to choose options on and one to report, and no grid
 mixes them. A second table tells how alike the maps of two classes of one grid are (Spearman's correlation): a method
 that shows the same for all classes cannot point.
 
@@ -45,23 +45,16 @@ import captum_cav
 from benchmarks.photographs import SEED, SPLITS, Photograph, packaged, photographs
 from captum_cav import LayerCAV, presets, zoo
 
-# From what the global pooling receives toward the input: the first layer of each resolution, and in SqueezeNet, which
-# has four, the last one too.
-DEPTHS = {
-    "squeezenet1_1": ("classifier.2", "features.12", "features.9", "features.6", "features.3", "input"),
-    "efficientnet_lite0": ("head", "blocks.11", "blocks.5", "blocks.3", "blocks.1", "input"),
-    "efficientnet_lite1": ("head", "blocks.15", "blocks.7", "blocks.4", "blocks.1", "input"),
-    "efficientnet_lite2": ("head", "blocks.15", "blocks.7", "blocks.4", "blocks.1", "input"),
+# The pre-activation of the last feature layer, what the global pooling receives, and on toward the input: the first
+# layer of each resolution, and in SqueezeNet, which has four, the last one too.
+DEPTHS: dict[str, tuple[str, ...]] = {
+    "squeezenet1_1": ("classifier.1", "classifier.2", "features.12", "features.9", "features.6", "features.3", "input"),
+    "efficientnet_lite0": ("head.norm", "head", "blocks.11", "blocks.5", "blocks.3", "blocks.1", "input"),
+    "efficientnet_lite1": ("head.norm", "head", "blocks.15", "blocks.7", "blocks.4", "blocks.1", "input"),
+    "efficientnet_lite2": ("head.norm", "head", "blocks.15", "blocks.7", "blocks.4", "blocks.1", "input"),
 }
-# What gives the last activation its input.
-PREACTIVATION = {
-    "squeezenet1_1": "classifier.1",
-    "efficientnet_lite0": "head.norm",
-    "efficientnet_lite1": "head.norm",
-    "efficientnet_lite2": "head.norm",
-}
-# Captum's LRP explains only inputs and outputs of modules with parameters or pooling: these receive the depths above.
-# It refuses the other networks, having no rules for padding and ReLU6.
+# Captum's LRP explains only inputs and outputs of modules with parameters or pooling: these receive the depths above,
+# but for the first. It refuses the other networks, having no rules for padding and ReLU6.
 LRP_AT = {
     "squeezenet1_1": (
         "classifier.3",
@@ -73,7 +66,7 @@ LRP_AT = {
     )
 }
 
-OTHER_METHODS = ("random", "uniform", "gradcam", "gradcam_preactivation", "layer_gradient_x_activation", "lrp")
+OTHER_METHODS = ("random", "uniform", "gradcam", "layer_gradient_x_activation", "lrp")
 
 # Of each method and depth, the measured values with what they were measured on.
 Results: TypeAlias = dict[str, dict[str, list[tuple[str, float]]]]
@@ -175,7 +168,8 @@ def explain(
     """
     # The input as a module, for those methods that explain modules only.
     model = nn.Sequential(OrderedDict(input=nn.Identity(), network=model))
-    layers = [model.get_submodule(depth if depth == "input" else f"network.{depth}") for depth in DEPTHS[name]]
+    depths = DEPTHS[name]
+    layers = [model.get_submodule(depth if depth == "input" else f"network.{depth}") for depth in depths]
     batch = inputs.expand(len(targets), -1, -1, -1).clone()
     indices = list(targets)
     found: list[torch.Tensor]
@@ -186,14 +180,12 @@ def explain(
         found = [torch.cat(parts) for parts in zip(*cav.attribute_targets(inputs, indices), strict=True)]
     elif method == "gradcam":
         found = [LayerGradCam(model, layer).attribute(batch, indices, relu_attributions=True) for layer in layers]
-    elif method == "gradcam_preactivation":
-        layer = model.get_submodule(f"network.{PREACTIVATION[name]}")
-        found = [LayerGradCam(model, layer).attribute(batch, indices, relu_attributions=True)]
     elif method == "layer_gradient_x_activation":
         found = LayerGradientXActivation(model, layers).attribute(batch, indices)
     elif method == "lrp":
         if name not in LRP_AT:
             return {}
+        depths = depths[1:]
         own = model.get_submodule("network")
         lrp = LayerLRP(own, [own.get_submodule(place) for place in LRP_AT[name]])
         found = lrp.attribute(batch.requires_grad_(), indices, attribute_to_layer_input=True)
@@ -201,7 +193,7 @@ def explain(
         found = LayerActivation(model, layers).attribute(batch)
         draw = torch.randn_like if method == "random" else torch.ones_like
         found = [draw(values[:, :1]) for values in found]
-    return {depth: values.detach().sum(1) for depth, values in zip(DEPTHS[name], found, strict=False)}
+    return {depth: values.detach().sum(1) for depth, values in zip(depths, found, strict=True)}
 
 
 # Photographs that a network knows
