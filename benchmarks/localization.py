@@ -3,9 +3,9 @@
 Four photographs that a network names with a probability of at least 0.5, of four classes, form a 2 x 2 grid, each at
 the network's own input size. The map of a class should lie in its cell: the score is the share of the map's positive
 part in there, 0 where nothing is positive; by chance 0.25. It is measured at seven depths, from the pre-activation of
-what the global pooling receives to the input. Photographs are divided into two halves, one to choose options on and one to report, and no grid
-mixes them. A second table tells how alike the maps of two classes of one grid are (Spearman's correlation): a method
-that shows the same for all classes cannot point.
+what the global pooling receives to the input. Photographs are divided into two halves, one to choose options on and one
+to report, and no grid mixes them. A second table tells how alike the maps of two classes of one grid are (Spearman's
+correlation): a method that shows the same for all classes cannot point.
 
 The standard error is that of the mean over photographs, since the grids share them.
 

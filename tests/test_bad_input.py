@@ -703,13 +703,6 @@ def test_an_unknown_choice_for_unknown_operations_is_refused(make: Attribution, 
         make(small_net(), on_unknown=on_unknown)
 
 
-@every_option
-@pytest.mark.parametrize("key", ["relu", nn.ReLU, nn.ReLU(), 3], ids=["str", "class", "module", "int"])
-def test_a_rule_for_what_is_no_function_is_refused(make: Attribution, key: Any) -> None:
-    with refused(TypeError, f"rules has the key {key!r}", "expected a torch function, as torch.relu"):
-        make(small_net(), rules={key: rules.linear})
-
-
 # Scores ----------------------------------------------------------------------------------------------------------
 
 
