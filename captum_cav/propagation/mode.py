@@ -188,16 +188,24 @@ class Propagation(TorchFunctionMode):
         Returns:
             What the module is to be given instead, None for no change: it may write into its arguments.
         """
-        own = next(
-            (candidate for candidate in self._candidates[-1] if candidate.rank[1] == len(self.modules) - 1), None
-        )
-        whole = own and next((rule for rule in own.rules if rule.as_one), None)
-        if own is None or whole is None or self._as_one is not None:
+        chosen = self._rule_of_call() if self._as_one is None else None
+        if chosen is None:
             return None
-        self._as_one = _AsOne(module, whole, own.why, args)
         self._paused = True
         copies: tuple[Any, ...] = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, args)
+        self._as_one = _AsOne(module, *chosen, args, copies)
         return copies
+
+    def _rule_of_call(self) -> tuple[Rule, str] | None:
+        """The rule for the call of the innermost module as one operation, and why; None to rule what is inside."""
+        depth = len(self.modules) - 1
+        for candidate in self._candidates[-1]:
+            for rule in candidate.rules if candidate.rank[1] == depth else ():
+                if rule.as_one:
+                    return rule, candidate.why
+                if rule.operations is None:  # it rules all that is inside
+                    return None
+        return None
 
     def end_call(self, kwargs: dict[str, Any], output: Any) -> Any:
         """The module that is ruled as one operation returned or raised.
@@ -219,6 +227,13 @@ class Propagation(TorchFunctionMode):
         self.modules.pop()
 
     def _rule_as_one(self, call: _AsOne, kwargs: dict[str, Any], output: Any) -> Any:
+        pairs = zip(tensors_in(call.args), tensors_in(call.copies), strict=True)
+        written = [(argument, copy) for argument, copy in pairs if copy._version]
+        if any(copy is not output for _, copy in written) or any(one is output for one in tensors_in(kwargs)):
+            raise ModelError(
+                f"{self._describe(call.module)} is ruled as one by {call.rule!r}, but writes into an argument "
+                "that it does not return, or that came by keyword; call it by position, or rule what is inside it."
+            )
         found: list[tuple[torch.Tensor, Mark]] = []
         args = tuple([self._admit(value, found, call.module) for value in call.args])
         kwargs = {key: self._admit(value, found, call.module) for key, value in kwargs.items()}
@@ -229,6 +244,10 @@ class Propagation(TorchFunctionMode):
                 output = self._apply(operation, call.rule, call.why)
             else:
                 output = operation.stopped()
+            for argument, _ in written:
+                # It worked on a copy; what the model holds is to have the new value too.
+                self._preserve(argument)
+                output = argument.copy_(output)
             self._mark(output, operation, found)
         return output
 
@@ -391,6 +410,7 @@ class _AsOne(NamedTuple):
     rule: Rule
     why: str
     args: tuple[Any, ...]
+    copies: tuple[Any, ...]
 
 
 def _are_all(operation: Operation, sources: int) -> bool:

@@ -321,6 +321,11 @@ class ModuleCall(Operation):
         self.module = module
         self._output = output
 
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """The argument given at a position, or in that order by name: a module may call its input what it likes."""
+        given = [*self.args, *self.kwargs.values()]
+        return given[position] if position < len(given) else default
+
     def value(self) -> Any:
         """What the module returned, differentiated as torch does."""
         return self._output
