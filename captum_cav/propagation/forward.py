@@ -183,11 +183,13 @@ def _hooked(sites: Sequence[Site], at_site: Callable[[int, Any], Any], mode: Pro
             hooks.callback(handle.remove)
         return instead
 
-    def end_call(module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+    # Torch asks late whether a hook takes keyword arguments: one that is removed meanwhile is called without, in threads
+    # that had begun to call the module.
+    def end_call(module: torch.nn.Module, args: Any, *kwargs_and_output: Any) -> Any:
         if threading.get_ident() != thread:
             return None
         ending.pop().remove()
-        return mode.end_call(kwargs, output)
+        return mode.end_call(*kwargs_and_output)
 
     def tap_output(index: int) -> Callable[..., Any]:
         def hook(module: torch.nn.Module, args: Any, output: Any) -> Any:
@@ -196,7 +198,7 @@ def _hooked(sites: Sequence[Site], at_site: Callable[[int, Any], Any], mode: Pro
         return hook
 
     def tap_input(index: int) -> Callable[..., Any]:
-        def hook(module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
+        def hook(module: torch.nn.Module, args: Any, kwargs: Any = None) -> Any:
             if threading.get_ident() != thread:
                 return None
             args, kwargs = at_site(index, (args, kwargs))
