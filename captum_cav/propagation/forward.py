@@ -183,8 +183,8 @@ def _hooked(sites: Sequence[Site], at_site: Callable[[int, Any], Any], mode: Pro
             hooks.callback(handle.remove)
         return instead
 
-    # Torch asks late whether a hook takes keyword arguments: one that is removed meanwhile is called without, in threads
-    # that had begun to call the module.
+    # Torch asks late whether a hook takes keyword arguments: one that is removed meanwhile is called without them, in
+    # threads that had begun to call the module.
     def end_call(module: torch.nn.Module, args: Any, *kwargs_and_output: Any) -> Any:
         if threading.get_ident() != thread:
             return None
