@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from captum_cav import InputCAV, LayerCAV, NeuronCAV
+from captum_cav import InputCAV, LayerCAV, NeuronCAV, rules
 
 Attribution = Callable[[nn.Module, torch.Tensor], Any]
 Function = Callable[[torch.Tensor], torch.Tensor]
@@ -548,6 +548,29 @@ def test_no_activation_outlives_the_call(attribution: Attribution) -> None:
     del result
     gc.collect()
     assert alive(watched) == 0
+
+
+EACH_KIND_OF_RULE: dict[str, Any] = {
+    **{name: name for name in ("paper", "gamma", "epsilon_plus_flat", "alpha2_beta1", "pinpoint")},
+    "as one": {nn.ReLU: rules.PassThroughRule()},
+}
+
+
+@pytest.mark.parametrize("chosen", EACH_KIND_OF_RULE.values(), ids=EACH_KIND_OF_RULE)
+def test_no_cycle_waits_for_the_garbage_collector(chosen: Any) -> None:
+    """A cycle through the graph would keep every activation of the last few calls in memory."""
+    net, x = residual_net(), picture()
+    cav = LayerCAV(net, [net.stem, net.pool], rules=chosen)
+    cav.attribute(x, 1)
+    watched = watch_activations(net)
+    gc.collect()
+    gc.disable()
+    try:
+        cav.attribute(x, 1, return_convergence_delta=True)
+        assert len(watched) > 15
+        assert alive(watched) == 0
+    finally:
+        gc.enable()
 
 
 def test_no_activation_outlives_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
