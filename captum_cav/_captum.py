@@ -51,7 +51,7 @@ def is_rule(value: object) -> bool:
 
 
 def translate_rule(rule: Any) -> Rule:
-    """A rule of Captum's LRP as one of ours, with the same numbers.
+    """A rule of Captum's LRP as one of ours, with the same numbers in convolutions and linear layers.
 
     Args:
         rule: an ``EpsilonRule``, ``GammaRule``, ``Alpha1_Beta0_Rule`` or ``IdentityRule`` of Captum.

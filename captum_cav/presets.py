@@ -198,7 +198,7 @@ def attnlrp(gamma: float = 0.0) -> Preset:
 
 
 def cp_lrp() -> Preset:
-    """CP-LRP for transformers: attention weights, gates and what norms divide by are constants.
+    """CP-LRP for transformers: attention weights, sigmoid and softmax gates and what norms divide by are constants.
 
     Source: Ali et al. 2022.
     """
@@ -249,9 +249,7 @@ def find(rules: Any) -> Mapping[Any, Any]:
                 f"unknown preset {rules!r}{did_you_mean(rules, PRESETS)}; expected one of {', '.join(PRESETS)}."
             )
         preset = PRESETS[rules]
-        needed = [
-            name for name, one in inspect.signature(preset).parameters.items() if one.default is inspect.Parameter.empty
-        ]
+        needed = _needed(preset)
         if needed:
             raise OptionError(
                 f"the preset {rules!r} needs {' and '.join(needed)}; pass rules=presets.{rules}({', '.join(needed)})."
@@ -260,12 +258,22 @@ def find(rules: Any) -> Mapping[Any, Any]:
     if isinstance(rules, Mapping):
         return rules
     if isinstance(rules, Rule) or rules in PRESETS.values():
-        hint = f"presets.{rules.__name__}()" if not isinstance(rules, Rule) else "{torch.nn.Conv2d: rule}"
+        hint = (
+            f"presets.{rules.__name__}({', '.join(_needed(rules))})"
+            if not isinstance(rules, Rule)
+            else "{torch.nn.Conv2d: rule}"
+        )
         raise CAVTypeError(f"rules is {rules!r}; expected a mapping or a preset, as rules={hint}.")
     raise CAVTypeError(
         f"rules is a {type(rules).__name__}; expected a mapping from modules, names, types or torch functions to "
         "rules, a preset as presets.gamma(), or its name."
     )
+
+
+def _needed(preset: Callable[..., Preset]) -> list[str]:
+    """The arguments without which a preset cannot be made."""
+    parameters = inspect.signature(preset).parameters.items()
+    return [name for name, one in parameters if one.default is inspect.Parameter.empty]
 
 
 PRESETS: dict[str, Callable[..., Preset]] = {

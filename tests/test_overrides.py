@@ -927,7 +927,7 @@ def test_a_module_that_is_ruled_as_one_may_be_called_by_keyword(act: type[nn.Mod
 def test_an_argument_that_is_used_afterwards_has_the_value_that_the_module_left(
     act: type[nn.Module], inplace_relu: bool
 ) -> None:
-    """A module that writes over its argument, whatever it returns, is part of what the model computes."""
+    """What a module writes over its argument is part of what the model computes."""
 
     def both(act: nn.Module, h: torch.Tensor) -> torch.Tensor:
         y = act(h)
@@ -936,15 +936,38 @@ def test_an_argument_that_is_used_afterwards_has_the_value_that_the_module_left(
     made = nn.ReLU(inplace=act is InPlace) if inplace_relu else act()
     net, x = filled(Around(made, both)), fixed(3, 4)
     cav = LayerCAV(net, ["first", "head"], rules={type(made): rules.PassThroughRule()}, normalize=None)
-    try:
-        at_first, at_head = cav.attribute(x, 1)
-    except CAVError:
-        return  # refused is well, too
+    at_first, at_head = cav.attribute(x, 1)
     with torch.no_grad():
         assert_near(at_head[:, 1], net(x)[:, 1])
         h = net.first(x)
         made_of_it = F.relu(h) if inplace_relu else composite(h)
         assert_near(at_first, (3 * made_of_it if act is InPlace else made_of_it + 2 * h) * net.head.weight[1])
+
+
+def test_a_module_that_is_ruled_as_one_and_writes_over_what_it_does_not_return_is_refused() -> None:
+    """The rule knows what it returned, and nothing of what else it changed."""
+
+    class Silent(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = x * 2
+            x.tanh_()
+            return y
+
+    def both(act: nn.Module, h: torch.Tensor) -> torch.Tensor:
+        y = act(h)
+        return y + h
+
+    net, x = filled(Around(Silent(), both)), fixed(3, 4)
+    said = (
+        r"module 'act' \(Silent\) is ruled as one by PassThroughRule\(\), but writes into an argument that it does not"
+    )
+    with left_as_it_was(net, x), pytest.raises(ModelError, match=said):
+        InputCAV(net, rules={Silent: rules.PassThroughRule()}).attribute(x, 1)
+    found = InputCAV(net, rules={Silent: rules.GradientRule()}, normalize=None).attribute(x, 1)  # rules what is inside
+    with torch.no_grad():
+        h = net.first(x)
+        slopes = 2 + 1 - torch.tanh(h) ** 2
+        assert_near(found, x * ((slopes * net.head.weight[1]) @ net.first.weight))
 
 
 class Inner(nn.Module):
@@ -988,6 +1011,23 @@ def test_a_rule_that_does_not_govern_a_module_as_one_leaves_it_to_one_that_does(
         chosen[net.act if key == "instance" else key] = rules.GammaRule(0.5)
     table = InputCAV(net, rules=chosen).explain_rules(x)
     assert [(row.rule, row.why) for row in table if row.module == "act"] == [("PassThroughRule()", "type Composite")]
+
+
+def test_a_more_specific_rule_for_all_that_is_inside_goes_before_one_for_the_module_as_one() -> None:
+    """A rule for every operation governs those inside, so nothing of the module is left to be ruled as one."""
+    net, x = filled(Around(nn.GELU(), positional)), fixed(3, 4)
+    one = {nn.GELU: rules.PassThroughRule()}
+    gradient = InputCAV(net, rules={"act": rules.GradientRule()}, normalize=None).attribute(x, 1)
+    passed_on = InputCAV(net, rules=one, normalize=None).attribute(x, 1)
+    assert largest(gradient - passed_on) > 1e-3 * largest(passed_on)
+    both = {**one, "act": rules.GradientRule()}
+    assert torch.equal(InputCAV(net, rules=both, normalize=None).attribute(x, 1), gradient)
+    outer = {**one, "": rules.GradientRule()}  # of a module around it: the call itself has a rule of its own
+    assert [row.rule for row in InputCAV(net, rules=outer).explain_rules(x)] == [
+        "GradientRule()",
+        "PassThroughRule()",
+        "GradientRule()",
+    ]
 
 
 @pytest.mark.parametrize("of_input", [False, True])
@@ -1134,6 +1174,34 @@ def test_the_gradient_rule_is_activation_times_gradient() -> None:
     for key in (nn.GELU, "act", F.gelu, net):
         assert_near(InputCAV(net, rules={key: rules.GradientRule()}, normalize=None).attribute(x, 1), x * gradient)
     assert largest(InputCAV(net, normalize=None).attribute(x, 1) - x * gradient) > 1e-3
+
+
+RECURRENT = filled(nn.LSTM(4, 3))
+COMPOSITES: dict[str, tuple[Any, Function]] = {
+    "group norm": (F.group_norm, lambda x: F.group_norm(x, 2)),
+    "attention": (F.scaled_dot_product_attention, lambda x: F.scaled_dot_product_attention(x, x, x)),
+    "glu": (F.glu, lambda x: F.glu(x, -1)),
+    "addmm": (torch.addmm, lambda x: torch.addmm(x[0], x[1], fixed(4, 4))),
+    "addcmul": (torch.addcmul, lambda x: torch.addcmul(x, x, fixed(4))),
+    "lerp": (torch.lerp, lambda x: torch.lerp(x, fixed(4), 0.25)),
+    "lstm": (torch.lstm, lambda x: RECURRENT(x)[0]),
+}
+
+
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_a_rule_of_ones_own_may_go_on_from_the_default_of_an_operation_that_is_written_out(name: str) -> None:
+    key, function = COMPOSITES[name]
+    x = fixed(2, 4, 4)
+    score = lambda x: function(x).sum().reshape(1)  # noqa: E731
+
+    def doubled(operation: rules.Operation) -> Any:
+        output = operation.by_default()
+        parts = output if isinstance(output, tuple) else (output,)
+        made = tuple(_Multiplied.apply(part, 2) for part in parts)
+        return made if isinstance(output, tuple) else made[0]
+
+    plain = InputCAV(score, normalize=None).attribute(x)
+    assert_near(InputCAV(score, rules={key: doubled}, normalize=None).attribute(x), 2 * plain)
 
 
 def test_the_rule_of_the_paper_on_a_layer_undoes_a_preset_there() -> None:
@@ -1324,7 +1392,7 @@ def test_rules_that_are_no_mapping_are_refused(
 
 HALF = torch.tensor([0.0, 0.5])
 PARAMETERS: dict[str, tuple[Callable[[], Any], str]] = {
-    "epsilon": (lambda: rules.EpsilonRule(-1e-9), "epsilon is -1e-09; expected a number of at least 0"),
+    "epsilon": (lambda: rules.EpsilonRule(-1e-9), "epsilon is -1e-09; expected a finite number of at least 0"),
     "epsilon nan": (lambda: rules.EpsilonRule(float("nan")), "epsilon is nan"),
     "gamma": (lambda: rules.GammaRule(-0.5), "gamma is -0.5; expected a finite number of at least 0"),
     "gamma inf": (lambda: rules.GammaRule(float("inf")), "gamma is inf; expected a finite number"),

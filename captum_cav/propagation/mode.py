@@ -260,6 +260,9 @@ class Propagation(TorchFunctionMode):
         identity = identify(func)
         if self._paused or identity.name in QUERIES:
             return func(*args, **kwargs)
+        if identity.name == "__set__" and get_mark(args[0], self._run) is None:
+            # A model that sets its own parameter's data must find its own parameter here.
+            return func(*args, **kwargs)
         found: list[tuple[torch.Tensor, Mark]] = []
         args = tuple([self._admit(value, found, func) for value in args])
         if kwargs:
@@ -281,10 +284,14 @@ class Propagation(TorchFunctionMode):
                 self._mark(args[0] if output is None else output, operation, found)
             return output
         output = self._apply(operation, *self._rule(operation))
-        if not operation.written_out:
+        if not operation.written_out or self._has_unmarked(output):
             found = [(tensor, mark) for tensor, mark in found if id(tensor) not in operation.held]
             self._mark(args[0] if output is None else output, operation, found)
         return output
+
+    def _has_unmarked(self, output: Any) -> bool:
+        """Whether a rule went on computing with what its operation, written out, gave."""
+        return any(one.requires_grad and get_mark(one, self._run) is None for one in tensors_in(output))
 
     def _admit(self, value: Any, found: list[tuple[torch.Tensor, Mark]], func: Callable[..., Any]) -> Any:
         """Pass an argument on, parameters detached; collect the tensors that depend on the inputs."""

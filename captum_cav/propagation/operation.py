@@ -85,6 +85,8 @@ def identify(function: Callable[..., Any]) -> Identity:
     module = getattr(function, "__module__", None)
     if raw == "__get__":
         return Identity(getattr(function.__self__, "__name__", None), False, None)  # type: ignore[attr-defined]
+    if raw == "__set__":
+        return Identity("__set__", True, None)
     if isinstance(function, torch._ops.OpOverload):
         module, raw = f"torch._ops.{function.namespace}", function._opname
     native = module is None or module == "torch" or module.startswith(_TORCH_MODULES)

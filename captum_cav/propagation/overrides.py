@@ -135,7 +135,7 @@ def _as_rules(value: Any, key: Any) -> Iterator[Rule]:
         yield value
     elif _captum.is_rule(value):
         yield _captum.translate_rule(value)
-    elif callable(value) and not isinstance(value, type):
+    elif callable(value) and not isinstance(value, (type, torch.nn.Module)):
         yield FunctionRule(value)
     else:
         what = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"

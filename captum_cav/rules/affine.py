@@ -23,11 +23,10 @@ import torch
 from torch.nn import functional as F
 
 from captum_cav.errors import OptionError
-from captum_cav.propagation.kept import Kept
 from captum_cav.propagation.operation import Operation
 from captum_cav.rules import zero
 from captum_cav.rules.linear import ADDMM_ARGUMENTS
-from captum_cav.rules.normalization import Foldable, InferenceNorm, foldable_before, inference_norm
+from captum_cav.rules.normalization import Foldable, Folded, foldable_before, inference_norm
 from captum_cav.rules.rule import Rule
 
 Bias = Literal["share", "absorb"]
@@ -340,32 +339,29 @@ class Affine(Foldable):
         self._output = operation.keep(output)
         self._nonnegative = operation.is_nonnegative(view.x)
         self._ledger = operation.ledger()
-        self._norm: InferenceNorm | None = None
-        self._normed: Kept | None = None
+        self._pair: Folded | None = None
 
     def can_fold(self, channels: int) -> bool:
-        """Whether the rule wants it, the channels are those of the output and no norm was taken in before."""
-        wanted = self.rule.fold and self._norm is None and self._view.scaled is not None
+        """Whether the rule wants it, the channels are those of the output and nothing took the output before."""
+        wanted = self.rule.fold and self.takers == 1 and self._view.scaled is not None
         return wanted and self._output.value.shape[1] == channels
 
-    def fold(self, norm: InferenceNorm, output: Kept) -> None:
-        """Rule ``scale * y + shift`` from now on, whose takers count if nothing else took the output."""
-        if self.takers == 1:
-            self.takers = self.rectifiers = 0
-        self._norm, self._normed = norm, output
+    def fold(self, pair: Folded) -> None:
+        """Rule the pair from now on."""
+        self._pair = pair
 
     def share_out(self, coefficients: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Coefficients of the operation's own sums, to go on as torch differentiates them, and of the input."""
         view, output = self._view, self._output.value
-        weight, constant, norm = view.weight, view.bias, self._norm
-        zeros_carry = (norm is not None or self._ledger.zeros_carry) and output.dtype != torch.float16
+        weight, constant = view.weight, view.bias
+        pair = self._pair if self._pair is not None and self._pair.holds else None
+        zeros_carry = (pair is not None or self._ledger.zeros_carry) and output.dtype != torch.float16
         contributions = coefficients * (zero.without_zeros(output) if zeros_carry else output)
-        if norm is not None:
-            assert self._normed is not None
+        if pair is not None:
             assert view.scaled is not None
-            output = self._normed.value
-            weight = view.scaled(weight, norm.scale)
-            constant = norm.shift if constant is None else constant * norm.scale + norm.shift
+            output = pair.output.value
+            weight = view.scaled(weight, pair.norm.scale)
+            constant = pair.norm.shift if constant is None else constant * pair.norm.scale + pair.norm.shift
         with torch.enable_grad():
             x = self._x.value.detach().requires_grad_()
             has_constant = constant is not None
@@ -382,7 +378,7 @@ class Affine(Foldable):
                 view.sum,
                 self._nonnegative,
                 has_constant,
-                self.is_rectified,
+                self.is_rectified if pair is None else pair.is_rectified,
                 view.channels,
             )
             shares = self.rule.shares(summands)
@@ -395,8 +391,8 @@ class Affine(Foldable):
             else:
                 parts.append(sums)
                 seeds.append((contributions * factor).expand_as(sums).to(sums.dtype))
-        if direct is not None and norm is not None:
-            direct = direct * norm.scale
+        if direct is not None and pair is not None:
+            direct = direct * pair.norm.scale
         through = None
         if parts:
             (through,) = torch.autograd.grad(parts, x, seeds, create_graph=torch.is_grad_enabled())

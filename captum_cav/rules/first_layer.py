@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from captum_cav.errors import OptionError
+from captum_cav.errors import CAVTypeError, OptionError
 from captum_cav.propagation.operation import Operation
 from captum_cav.rules.affine import AffineRule, Bias, Share, Summands, inverse_of
 from captum_cav.rules.rule import Rule
@@ -143,6 +143,10 @@ class AtInput(Rule):
     """
 
     rule: Rule
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.rule, Rule):
+            raise CAVTypeError(f"AtInput takes a rule, as AtInput(rules.FlatRule()); got {self.rule!r}.")
 
     @property
     def operations(self) -> frozenset[str] | None:  # type: ignore[override]

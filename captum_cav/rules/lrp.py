@@ -67,8 +67,8 @@ class EpsilonRule(AffineRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.epsilon >= 0:
-            raise OptionError(f"epsilon is {self.epsilon!r}; expected a number of at least 0.")
+        if not 0 <= self.epsilon < float("inf"):
+            raise OptionError(f"epsilon is {self.epsilon!r}; expected a finite number of at least 0.")
 
     def shares(self, summands: Summands) -> Sequence[Share]:
         """All summands, over the stabilised sum."""

@@ -6,6 +6,7 @@ RMS norm have a surrogate each; the others are written out in their terms.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FunctionType
@@ -15,11 +16,11 @@ import torch
 from torch.nn import functional as F
 
 from captum_cav.errors import OptionError
+from captum_cav.propagation.account import Ledger
 from captum_cav.propagation.kept import Kept
 from captum_cav.propagation.marks import Origin
 from captum_cav.propagation.operation import Operation, Surrogate
 from captum_cav.rules import zero
-from captum_cav.rules.activation import with_slope
 from captum_cav.rules.elementwise import PassThroughRule
 from captum_cav.rules.rule import Rule
 
@@ -114,9 +115,53 @@ class Foldable(Origin):
         """Whether a batch norm over so many channels is taken in."""
         raise NotImplementedError
 
-    def fold(self, norm: InferenceNorm, output: Kept) -> None:
-        """Take it in; what the pair gives is the output."""
+    def fold(self, pair: Folded) -> None:
+        """Take it in."""
         raise NotImplementedError
+
+
+class Folded(Origin):
+    """A batch norm behind an operation that takes it in, if nothing else takes that operation's output.
+
+    Attributes:
+        output: what the pair gave.
+        norm: the batch norm.
+    """
+
+    def __init__(self, before: Kept, output: Kept, norm: InferenceNorm, ledger: Ledger, taker: Foldable) -> None:
+        self.output = output
+        self.norm = norm
+        self._before = before
+        self._ledger = ledger
+        # The taker holds the pair; a cycle would keep the values until the garbage collector comes.
+        self._taker = weakref.ref(taker)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the two are one operation; known once the forward pass is over."""
+        taker = self._taker()
+        return taker is not None and taker.takers == 1
+
+    def coefficients(self, coefficients: torch.Tensor) -> torch.Tensor:
+        """Coefficients of the operation before: all that the pair gave, or what the norm by itself passes on."""
+        if self.holds:
+            return coefficients * zero.ratio(self.output.value, self._before.value)
+        shift = self.norm.shift
+        self._ledger.enter(lambda: (shift * coefficients.sum_to_size(shift.shape)).sum(dtype=torch.float64))
+        return coefficients * self.norm.scale
+
+
+class _Folded(torch.autograd.Function):
+    """A batch norm's value, with the coefficients of a pair."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, value: torch.Tensor, pair: Folded) -> torch.Tensor:
+        ctx.pair = pair
+        return value.detach()
+
+    @staticmethod
+    def backward(ctx: Any, coefficients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return ctx.pair.coefficients(coefficients), None, None
 
 
 def foldable_before(operation: Operation) -> Foldable | None:
@@ -154,10 +199,10 @@ def batch_norm(operation: Operation) -> Any:
     before = foldable_before(operation)
     if before is not None:
         value = evaluate().detach()
-        before.fold(norm, operation.keep(value))
-        operation.origin = before
-        # What the pair gave is the first one's to share out.
-        return with_slope(x, value, zero.ratio(value, x.detach()))
+        pair = Folded(operation.keep(x), operation.keep(value), norm, operation.ledger(), before)
+        before.fold(pair)
+        operation.origin = pair
+        return _Folded.apply(x, value, pair)
     # Not torch's own gradient: on CPU it is wrong where the coefficients come in another memory layout than the input.
     output: torch.Tensor = _Standardised.apply(x, evaluate, norm.scale, None, ())
     if operation.counts_constants:

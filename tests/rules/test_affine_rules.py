@@ -403,3 +403,31 @@ def test_gamma_is_the_same_whether_or_not_only_a_relu_takes_the_output(way: str)
         for rule in (rules.GammaRule(0.7), Unaware(0.7))
     )
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("first", ["norm", "relu"])
+def test_a_batch_norm_is_folded_only_if_nothing_else_takes_the_output(first: str) -> None:
+    """Otherwise the two have rules of their own, as with ``fold=False``."""
+    torch.manual_seed(5)
+    conv, norm = nn.Conv1d(2, 3, 3).double(), nn.BatchNorm1d(3).double().eval()
+    norm.running_mean.normal_()
+    norm.weight.data.normal_()
+    norm.bias.data.normal_()
+
+    def score(x: torch.Tensor) -> torch.Tensor:
+        y = conv(x)
+        if first == "norm":
+            normed, other = norm(y), F.relu(y)
+        else:
+            other, normed = F.relu(y), norm(y)
+        return (F.relu(normed) + 2 * other).mean((1, 2))
+
+    x = torch.randn(2, 2, 8, dtype=torch.float64)
+    found, apart = (
+        InputCAV(score, rules={F.conv1d: rules.GammaRule(1.0, fold=fold)}, normalize=None).attribute(
+            x, return_convergence_delta=True
+        )
+        for fold in (True, False)
+    )
+    torch.testing.assert_close(found, apart)
+    assert found[1].abs().max() < 1e-12
