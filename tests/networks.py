@@ -133,3 +133,8 @@ def _calibrate(net: nn.Module, name: str) -> None:
         module.momentum = 1.0
     with torch.no_grad():
         net.train()(torch.randn(4, *shape_of(name)))
+
+
+def fixed(*shape: int, seed: int = 1) -> torch.Tensor:
+    """The same numbers every time, in float64."""
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))

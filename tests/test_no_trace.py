@@ -23,13 +23,7 @@ Function = Callable[[torch.Tensor], torch.Tensor]
 SHAPE = (2, 3, 12, 12)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_core() -> Iterator[None]:
-    """The tensors are tiny: on a busy machine, torch's own threads waiting for each other cost ten times the work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # Networks -------------------------------------------------------------------------------------------------------

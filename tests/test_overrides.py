@@ -25,22 +25,13 @@ from torch.nn import functional as F
 from captum_cav import InputCAV, LayerCAV, NeuronCAV, presets, rules
 from captum_cav.errors import CAVError, ModelError, UnsupportedOperationError
 from captum_cav.propagation.explanation import RuleTable
+from tests.networks import fixed
 from tests.test_no_trace import left_as_it_was
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Many small operations: several threads would mostly wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def fixed(*shape: int, seed: int = 1) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def filled(net: nn.Module) -> nn.Module:

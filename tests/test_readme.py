@@ -40,8 +40,10 @@ def test_the_example_of_overrides_chooses_the_rules_that_it_names(capsys: pytest
     assert ("stem.conv", "ZBoxRule(low=-1.0, high=1.0)") in chosen
 
 
-def test_the_example_of_a_rule_of_ones_own_runs() -> None:
-    run_example(2)
+def test_the_example_of_a_rule_of_ones_own_adds_up_as_it_says() -> None:
+    ratios = run_example(2)["ratios"]
+    assert ratios.shape == (1, 3)
+    assert abs(float(ratios.sum()) - 1) < 1e-5
 
 
 def test_files_that_it_points_to_are_there() -> None:

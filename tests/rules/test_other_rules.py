@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -19,23 +19,14 @@ from torch.nn import functional as F
 
 from captum_cav import InputCAV, LayerCAV, NeuronCAV, rules
 from captum_cav.errors import CAVTypeError, ModelError, OptionError, TargetError
+from tests.networks import fixed
 
 Function = Callable[..., torch.Tensor]
 #: A contribution may differ from its formula by this much of the largest.
 TOLERANCE = 1e-10
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Many small operations: several threads would mostly wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def fixed(*shape: int, seed: int = 1) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def by_hand(surrogate: Function, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
