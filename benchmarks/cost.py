@@ -4,20 +4,23 @@ The floor is what nobody can avoid: a forward pass and the gradient of the score
 frozen parameters. Both are timed in turn in one process, so that the ratio, taken pair by
 pair, holds on a machine whose speed drifts.
 
-    python -m benchmarks.cost [--networks vgg16 resnet50 ...] [--batch 1] [--repeats 15] [--device cpu]
+    python -m benchmarks.cost [--networks vgg16 resnet50 ...] [--presets gamma ...] [--batch 1] [--repeats 15]
+        [--device cpu]
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torchvision
 
-from captum_cav import LayerCAV
+from captum_cav import InputCAV, LayerCAV
+from captum_cav.presets import NAMES
 
 LAYERS = {
     "vgg16": ["features.4", "features.9", "features.16", "features.23", "features.30"],
@@ -48,7 +51,7 @@ def seconds(call: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def row(name: str, batch: int, repeats: int, device: torch.device) -> str:
+def row(name: str, presets: Sequence[str], batch: int, repeats: int, device: torch.device) -> str:
     """One network: median seconds of the floor, and the median ratio to it with its spread."""
     torch.manual_seed(0)
     model = torchvision.models.get_model(name, weights=None).eval().to(device)
@@ -68,6 +71,7 @@ def row(name: str, batch: int, repeats: int, device: torch.device) -> str:
         lambda: all_depths.attribute(inputs, 0),
         lambda: with_constants.attribute(inputs, 0, return_convergence_delta=True),
         lambda: deepest.attribute(inputs, 0),
+        *(functools.partial(InputCAV(model, rules=preset).attribute, inputs, 0) for preset in presets),
     ]
     for column in columns:
         column()
@@ -85,15 +89,17 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=["vgg16", "resnet50"], choices=sorted(LAYERS))
+    parser.add_argument("--presets", nargs="+", default=[], choices=NAMES, help="rules to time down to the input")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     options = parser.parse_args()
     print(f"torch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads; median ratio (quartiles)")
-    print("| network | batch | floor | five layers / floor | with shares of constants / floor | last layer / floor |")
-    print("|---|---|---|---|---|---|")
+    heads = ["five layers", "with shares of constants", "last layer", *options.presets]
+    print(f"| network | batch | floor | {' | '.join(f'{head} / floor' for head in heads)} |")
+    print("|---" * (3 + len(heads)) + "|")
     for name in options.networks:
-        print(row(name, options.batch, options.repeats, options.device), flush=True)
+        print(row(name, options.presets, options.batch, options.repeats, options.device), flush=True)
 
 
 if __name__ == "__main__":

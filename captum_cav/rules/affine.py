@@ -86,15 +86,15 @@ class Summands:
 
     def positive(self) -> torch.Tensor:
         """The sum of the positive summands, without the constant."""
-        return self._by_sign(_Weighing(0.0, 1.0), rises=True)
+        return self._by_sign(_Weighing(False, 1.0), rises=True)
 
     def negative(self) -> torch.Tensor:
         """The sum of the negative summands, without the constant."""
-        return self._by_sign(_Weighing(0.0, 1.0), rises=False)
+        return self._by_sign(_Weighing(False, 1.0), rises=False)
 
     def raised(self, gamma: float) -> torch.Tensor:
         """The sum of all summands, the positive ones ``1 + gamma`` times, without the constant."""
-        return self._by_sign(_Weighing(1.0, gamma), rises=True)
+        return self._by_sign(_Weighing(True, gamma), rises=True)
 
     def _by_sign(self, weighing: _Weighing, *, rises: bool) -> torch.Tensor:
         """Sums that weigh the summands of one sign: weights of that sign where inputs rise, of the other elsewhere."""
@@ -120,19 +120,19 @@ class Summands:
 
 
 class _Weighing(NamedTuple):
-    """``plain`` times every weight and ``signed`` times those of one sign."""
+    """``signed`` times the weights of one sign, and with ``plain`` every weight once besides."""
 
-    plain: float
+    plain: bool
     signed: float
 
     def apply(self, weight: torch.Tensor, rises: bool, out: torch.Tensor | None = None) -> torch.Tensor:
         """The weights, in a given place if there is one."""
         changed = torch.clamp(weight, min=0, out=out) if rises else torch.clamp(weight, max=0, out=out)
-        return changed.mul_(self.signed).add_(weight, alpha=self.plain) if self.plain else changed
+        return torch.add(weight, changed, alpha=self.signed, out=changed) if self.plain else changed
 
 
 # Numbers of a weight that are changed at once: a copy of a large one costs more than the product with it.
-_AT_ONCE = 1 << 16
+_AT_ONCE = 1 << 20
 
 
 class _WeighedLinear(torch.autograd.Function):

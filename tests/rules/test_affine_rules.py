@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from captum_cav import InputCAV, LayerCAV, rules
+from captum_cav.rules import affine
 from tests.rules import matrix_rules
 
 LOW, HIGH = -6.0, 5.0
@@ -425,3 +426,25 @@ def test_a_batch_norm_is_folded_only_if_nothing_else_takes_the_output(first: str
     )
     torch.testing.assert_close(found, apart)
     assert found[1].abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("rule", [rules.GammaRule(0.7), rules.ZPlusRule(), rules.AlphaBetaRule()], ids=repr)
+@pytest.mark.parametrize("activation", [F.relu, torch.tanh], ids=["relu", "tanh"])
+def test_a_large_linear_layer_is_ruled_in_parts(
+    rule: rules.Rule, activation: Callable[..., torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some rows at a time, also where the delta needs the backward pass to be differentiable."""
+    torch.manual_seed(6)
+    first, last = nn.Linear(5, 7).double(), nn.Linear(7, 2).double()
+    x = torch.randn(3, 4, 5, dtype=torch.float64)
+
+    def explained() -> Any:
+        cav = InputCAV(lambda x: last(activation(first(x))).mean(1), rules={F.linear: rule}, normalize=None)
+        return cav.attribute(x, 1, return_convergence_delta=True)
+
+    at_once = explained()
+    applied = []
+    monkeypatch.setattr(affine, "_AT_ONCE", 12)
+    monkeypatch.setattr(affine, "_rows", lambda *weights, rows=affine._rows: applied.append(weights) or rows(*weights))
+    torch.testing.assert_close(explained(), at_once)
+    assert len(applied) >= 4, "each layer, forward and backward"
