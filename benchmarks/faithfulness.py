@@ -7,10 +7,10 @@ Measured on single photographs that a network names with a probability of at lea
 - Insertion: the same from the blurred picture to the sharp one. High is good.
 - Single deletion: each cell of a 4 x 4 grid is blurred by itself; Spearman's correlation of the cells' parts of the map
   with the drops of the class's score. High is good.
-- Another class: Spearman's correlation with the map of a class that another photograph shows. Near 0 is good: a map
-  that is the same for all classes explains none.
-- Re-initialised: Spearman's correlation with the map of a copy of the network whose last layer with parameters was
-  drawn anew. Near 0 is good: such a network has learned nothing about the class.
+- Another class: the absolute value of Spearman's correlation with the map of a class that another photograph shows. Low
+  is good: a map that is the same for all classes, or turned round, explains none.
+- Re-initialised: the same with the map of a copy of the network whose last layer with parameters was drawn anew. Low is
+  good: such a network has learned nothing about the class.
 
 The order within equal values is that of reading, which favours a uniform map or not as the photographs will have it;
 compare with random maps of the same column, since coarse and fine maps delete differently.
@@ -161,8 +161,8 @@ def measure(
         "Deletion (low is good)",
         "Insertion (high is good)",
         "Single deletion (high is good)",
-        "Correlation with the map of another class",
-        "Correlation with the map of the re-initialised network",
+        "Absolute correlation with the map of another class",
+        "Absolute correlation with the map of the re-initialised network",
     )
     tables: dict[str, Results] = {title: {method: {} for method in chosen} for title in titles}
     torch.manual_seed(SEED)
@@ -180,8 +180,9 @@ def measure(
                 values = (
                     *curves(network.model, inputs, one.target, spread),
                     float(spearman(torch.stack([cell_means(spread), fallen.double()]))[0, 1]),
-                    float(spearman(maps)[0, 1]),
-                    float(spearman(torch.cat([maps[:1], anew[depth]]))[0, 1]),
+                    # A class that is not there has a negative score, and often the same map turned round.
+                    abs(float(spearman(maps)[0, 1])),
+                    abs(float(spearman(torch.cat([maps[:1], anew[depth]]))[0, 1])),
                 )
                 for title, value in zip(titles, values, strict=True):
                     tables[title][method].setdefault(depth, []).append((one.photograph.name, value))
