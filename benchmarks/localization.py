@@ -4,8 +4,8 @@ Four photographs that a network names with a probability of at least 0.5, of fou
 the network's own input size. The map of a class should lie in its cell: the score is the share of the map's positive
 part in there, 0 where nothing is positive; by chance 0.25. It is measured at seven depths, from the pre-activation of
 what the global pooling receives to the input. Photographs are divided into two halves, one to choose options on and one
-to report, and no grid mixes them. A second table tells how alike the maps of two classes of one grid are (Spearman's
-correlation): a method that shows the same for all classes cannot point.
+to report, and no grid mixes them. A second table tells how alike the maps of two classes of one grid are (the absolute
+value of Spearman's correlation): a method that shows the same for all classes, or the same turned round, cannot point.
 
 The standard error is that of the mean over photographs, since the grids share them.
 
@@ -334,11 +334,11 @@ def measure(
                 pointing[method].setdefault(depth, []).extend(zip(names, shares, strict=True))
                 correlations = spearman(found)
                 values = [
-                    (" ".join(sorted((names[one], names[other]))), float(correlations[one, other]))
+                    (" ".join(sorted((names[one], names[other]))), abs(float(correlations[one, other])))
                     for one, other in itertools.combinations(range(4), 2)
                 ]
                 alike[method].setdefault(depth, []).extend(values)
-    return {"Grid pointing (chance .25)": pointing, "Correlation of the maps of two classes of a grid": alike}
+    return {"Grid pointing (chance .25)": pointing, "Absolute correlation of the maps of two classes of a grid": alike}
 
 
 # Reports

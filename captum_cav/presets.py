@@ -211,7 +211,7 @@ def cp_lrp() -> Preset:
 
 
 def pinpoint(gamma: float = 1.0) -> Preset:
-    """Sharp maps that point at the object of the class at every depth, for convolutional networks.
+    """Sharp maps that point at the object of the class, for convolutional networks.
 
     Of two objects in a picture the paper's rules, like a gradient, mix up the two the more the nearer to the input:
     shares of opposite signs blow each other up, and a feature that is absent says nothing. Here gamma keeps what agrees
@@ -221,7 +221,9 @@ def pinpoint(gamma: float = 1.0) -> Preset:
     sits before its activation: of the last one, look at the pre-activation. Where no global pooling follows an
     activation (a flattened head, a class token) that one has its default.
 
-    Measured by ``python -m benchmarks.localization``.
+    It tells apart the classes that are in a picture. The map of one that is not, or of a network whose classifier was
+    drawn anew, resembles it but for its sign, far more than with the paper's rules: look at both. Measured by
+    ``python -m benchmarks.localization`` and ``benchmarks.faithfulness``.
 
     Args:
         gamma: see :class:`captum_cav.rules.GammaRule`.
