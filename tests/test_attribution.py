@@ -524,3 +524,16 @@ def test_what_gives_no_numbers_needs_no_rule(on_unknown: str) -> None:
 
     ratios = InputCAV(chosen, on_unknown=on_unknown).attribute(x)
     assert_same(ratios, torch.tensor([[0.0, 0.0, 1.0]]))
+
+
+def test_a_model_that_sets_its_own_parameters_computes_what_it_computes_without() -> None:
+    class MaxNorm(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.weight.data = torch.renorm(self.weight.data, 2, 0, 0.1)
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Identity(), MaxNorm(3, 2, bias=False)), torch.randn(1, 3)
+    found = LayerCAV(net, "0", normalize=None).attribute(x, 1)
+    assert net[1].weight.norm(dim=1).max() <= 0.1 + 1e-6
+    torch.testing.assert_close(found.sum(), net(x)[0, 1].detach())

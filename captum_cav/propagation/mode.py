@@ -423,7 +423,8 @@ class _AsOne(NamedTuple):
 def _are_all(operation: Operation, sources: int) -> bool:
     """Whether an operation computes on its sources alone, without constants."""
     arguments = [*operation.args, *operation.kwargs.values()]
-    numbers = any(isinstance(value, (int, float)) for value in arguments[:2]) and operation.name != "cat"
+    # Joins name dimensions by numbers; a sum or product may take one, as a factor or its alpha, that is below 0.
+    numbers = operation.name in ("add", "mul") and any(isinstance(value, (int, float)) for value in arguments)
     return not numbers and len(tensors_in(arguments)) == sources
 
 

@@ -448,3 +448,32 @@ def test_a_large_linear_layer_is_ruled_in_parts(
     monkeypatch.setattr(affine, "_rows", lambda *weights, rows=affine._rows: applied.append(weights) or rows(*weights))
     torch.testing.assert_close(explained(), at_once)
     assert len(applied) >= 4, "each layer, forward and backward"
+
+
+BELOW_ZERO: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "a number added": lambda x: F.relu(x) + -0.7,
+    "a constant added": lambda x: F.relu(x) + torch.full_like(x.detach(), -0.7),
+    "alpha": lambda x: torch.add(F.relu(x), F.relu(-x), alpha=-1),
+    "a factor": lambda x: F.relu(x) * -2,
+    "a constant factor": lambda x: F.relu(x) * torch.full_like(x.detach(), -2),
+    "negated": lambda x: -F.relu(x),
+    "differences": lambda x: F.relu(x).diff(dim=-1),
+    "joined with a constant": lambda x: torch.cat([F.relu(x), torch.full_like(x.detach(), -0.7)], -1),
+    "written into": lambda x: F.relu(x).sub_(0.7),
+    "resampled": lambda x: F.interpolate(F.relu(x)[:, None, None], (1, 5), mode="bicubic")[:, 0, 0],
+}
+
+
+@pytest.mark.parametrize("made", BELOW_ZERO.values(), ids=BELOW_ZERO)
+def test_values_that_may_be_below_zero_are_shared_by_sign(made: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """What is known to be nonnegative takes a shorter way, which would be wrong for these."""
+    x = torch.randn(2, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
+    y = made(x)
+    assert bool((y < 0).any()) or made is BELOW_ZERO["resampled"]
+    weight = torch.randn(1, y.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+    last = nn.Identity()
+    cav = LayerCAV(lambda x: F.linear(last(made(x)), weight), last, rules={F.linear: rules.ZPlusRule()}, normalize=None)
+    positive = (y * weight).clamp(min=0)
+    assert bool((positive.sum(1) > 0).all()), "a sample without positive summands shares nothing"
+    expected = positive / positive.sum(1, keepdim=True) * (y @ weight.T)
+    torch.testing.assert_close(cav.attribute(x, 0), expected)
