@@ -385,12 +385,15 @@ class Affine(Foldable):
         self._ledger.enter(lambda: self._held_back(contributions, shares, total - constant))
         direct = None
         parts, seeds = [], []
-        for sums, factor in ((sums, factor.detach()) for sums, factor in shares):
+        for number, (sums, factor) in enumerate(shares, 1):
+            # Memory is dear: fresh tensors of this size cost more than the arithmetic.
+            last = number == len(shares) and factor.dtype == contributions.dtype
+            part = contributions.mul_(factor.detach()) if last else contributions * factor.detach()
             if sums is None:
-                direct = contributions * factor if direct is None else direct + contributions * factor
+                direct = part if direct is None else direct + part
             else:
                 parts.append(sums)
-                seeds.append((contributions * factor).expand_as(sums).to(sums.dtype))
+                seeds.append(part.to(sums.dtype))
         if direct is not None and pair is not None:
             direct = direct * pair.norm.scale
         through = None
