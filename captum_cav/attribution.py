@@ -231,7 +231,7 @@ class LayerCAV(LayerAttribution, _Contributions):  # type: ignore[misc]
         call: int | None = None,
         score: scores.Score = "output",
     ) -> None:
-        checks.check_model(forward_func)
+        forward_func = checks.check_model(forward_func)
         several = isinstance(layer, (list, tuple))
         found = [checks.find_layer(forward_func, one) for one in (layer if several else [layer])]  # type: ignore[union-attr]
         if not found:
@@ -423,7 +423,7 @@ class InputCAV(_Contributions):
         on_unknown: str = "error",
         score: scores.Score = "output",
     ) -> None:
-        checks.check_model(forward_func)
+        forward_func = checks.check_model(forward_func)
         GradientAttribution.__init__(self, forward_func)
         self._configure(rules, normalize, on_unknown, score)
 
@@ -506,7 +506,7 @@ class NeuronCAV(NeuronAttribution, _Contributions):  # type: ignore[misc]
         on_unknown: str = "error",
         call: int | None = None,
     ) -> None:
-        checks.check_model(forward_func)
+        forward_func = checks.check_model(forward_func)
         self._name, module = checks.find_layer(forward_func, layer)
         NeuronAttribution.__init__(self, forward_func, module)
         GradientAttribution.__init__(self, forward_func)

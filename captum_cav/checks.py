@@ -14,26 +14,38 @@ from captum_cav.errors import CAVTypeError, InputError, LayerError, ModelError, 
 _NEAR_ZERO = 1e-6
 
 
-def check_model(forward_func: Any) -> None:
-    """Refuse what cannot be followed: what is not callable, and scripted code."""
+def check_model(forward_func: Any) -> Callable[..., Any]:
+    """Refuse what cannot be followed: what is not callable, scripted code, sharded models.
+
+    Returns:
+        What is to be followed: the model that a compiled or data-parallel one wraps, else ``forward_func`` itself.
+    """
     if not callable(forward_func):
         raise CAVTypeError(
             f"forward_func is a {type(forward_func).__name__}; expected a torch.nn.Module or another callable."
         )
-    if type(forward_func).__name__ == "OptimizedModule":
-        raise ModelError("forward_func is a compiled module; pass its eager original, model._orig_mod.")
+    wrapper = _WRAPPERS.get(type(forward_func).__name__)
+    if wrapper is not None and isinstance(forward_func, torch.nn.Module):
+        return check_model(getattr(forward_func, wrapper))
     if isinstance(forward_func, torch.jit.ScriptFunction):
         raise ModelError(
             "forward_func is a scripted function, whose operations cannot be seen; pass its Python original."
         )
     if isinstance(forward_func, torch.nn.Module):
         for name, module in forward_func.named_modules():
+            which = f"module {name!r}" if name else "the model"
             if isinstance(module, torch.jit.ScriptModule):
-                which = f"module {name!r}" if name else "the model"
                 raise ModelError(
                     f"{which} is a scripted or traced module, whose operations cannot be seen; "
                     "pass the eager model it was made from."
                 )
+            if type(module).__name__ == "FullyShardedDataParallel":
+                raise ModelError(f"{which} is sharded over several processes; pass the whole model, on one device.")
+    return forward_func  # type: ignore[no-any-return]
+
+
+# What wraps a whole model without changing what it computes, and where it keeps it.
+_WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
 
 
 def check_inputs(forward_func: Callable[..., Any], inputs: Any) -> tuple[torch.Tensor, ...]:
@@ -93,6 +105,9 @@ def find_layer(forward_func: Callable[..., Any], layer: Any) -> tuple[str, torch
                 f"layer {layer!r} is a name, but forward_func is not a module to look it up in; pass the layer module."
             )
         known = dict(forward_func.named_modules())  # type: ignore[attr-defined]
+        for wrapper in set(_WRAPPERS.values()):
+            # The name that it has in the wrapper that the user holds.
+            layer = layer if layer in known else layer.removeprefix(f"{wrapper}.")
         if layer not in known:
             raise LayerError(f"unknown layer {layer!r}{did_you_mean(layer, known)}; see model.named_modules().")
         return repr(layer), known[layer]

@@ -509,11 +509,6 @@ def test_writing_into_a_carrier_without_a_record_is_refused() -> None:
         InputCAV(forgetful).attribute(torch.randn(2, 3))
 
 
-def test_a_compiled_model_is_refused_by_name() -> None:
-    with pytest.raises(ModelError, match=r"pass its eager original, model\._orig_mod"):
-        LayerCAV(torch.compile(small_net()), "1")
-
-
 @pytest.mark.parametrize("on_unknown", ["error", "gradient"])
 def test_what_gives_no_numbers_needs_no_rule(on_unknown: str) -> None:
     """Comparisons and arg-max carry nothing; neither is refused nor warned of (a warning is an error here)."""

@@ -34,8 +34,8 @@ class Account:
         part = torch.nan_to_num(part.detach(), nan=0.0, posinf=0.0, neginf=0.0)
 
         def measure(coefficients: torch.Tensor) -> None:
-            reduced = coefficients.sum_to_size(part.shape)
-            self._shares.append((taps, (part * reduced).sum(dtype=torch.float64)))
+            share = part * coefficients.sum_to_size(part.shape).conj()
+            self._shares.append((taps, share.real.sum(dtype=torch.float64)))
 
         output.register_hook(measure)  # type: ignore[no-untyped-call]
 

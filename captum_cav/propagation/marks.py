@@ -20,6 +20,10 @@ WEIGHT = 1
 NONNEGATIVE = 2
 #: No layer with weights lies between it and the inputs.
 RAW = 4
+#: No value is beyond 1 or below -1: made by tanh or erf, it is a weight once 1 is added.
+BOUNDED = 8
+#: A positive number was just added: where it is then clipped between 0 and another number, it is a hard sigmoid.
+RAISED = 16
 
 
 class Origin:
@@ -45,7 +49,7 @@ class Mark(NamedTuple):
     Attributes:
         run: identity of the propagation that made it; marks of other runs do not count.
         taps: bit set of the tapped layers whose contributions it carries; 0 if it only depends on the inputs.
-        traits: bit set of :data:`WEIGHT`, :data:`NONNEGATIVE` and :data:`RAW`.
+        traits: bit set of :data:`WEIGHT`, :data:`NONNEGATIVE`, :data:`RAW`, :data:`BOUNDED` and :data:`RAISED`.
         origin: what the rule of the operation that made it left for the rule of the next one, or None.
     """
 
@@ -72,6 +76,11 @@ def set_mark(tensor: torch.Tensor, mark: Mark) -> None:
         else:
             merged = Mark(mark.run, mark.taps | held.taps, mark.traits & held.traits)
         setattr(base, _ATTRIBUTE, merged)
+
+
+def is_number(tensor: torch.Tensor) -> bool:
+    """Whether a tensor holds numbers that may carry; integers are indices, which say where."""
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def tensors_in(value: Any) -> list[torch.Tensor]:

@@ -14,11 +14,13 @@ from torch.utils._pytree import tree_map
 from captum_cav.errors import ModelError, UnsupportedOperationError, UnsupportedOperationWarning
 from captum_cav.propagation.account import Account, Ledger, Notes
 from captum_cav.propagation.kept import Keeper, Kept
-from captum_cav.propagation.marks import NONNEGATIVE, RAW, Mark, Origin, get_mark, set_mark, tensors_in
+from captum_cav.propagation.marks import NONNEGATIVE, RAW, Mark, Origin, get_mark, is_number, set_mark, tensors_in
 from captum_cav.propagation.operation import ModuleCall, Operation, Surrogate, identify, writes_in_place
 from captum_cav.propagation.overrides import Candidate, Rulebook
+from captum_cav.propagation.surroundings import hooks_on_saved_tensors, saving_as_is
 from captum_cav.propagation.taps import Tapped, tap
 from captum_cav.rules import DEFAULTS, GUARDS, HANDING_ON, KEEPING, MAKING, NONNEGATIVE_TOGETHER, QUERIES
+from captum_cav.rules.activation import written_gate
 from captum_cav.rules.rule import Rule
 
 _ADVICE = """{operation!r}{where} has no rule for how it passes contributions on. Define one for this attribution:
@@ -69,6 +71,7 @@ class Propagation(TorchFunctionMode):
         self._log = log
         self._keeper = Keeper()
         self._paused = False
+        self._saved_as = hooks_on_saved_tensors()
 
     # What rules ask ---------------------------------------------------------------------------------------------
 
@@ -152,7 +155,7 @@ class Propagation(TorchFunctionMode):
         """Refuse tensors of the forward pass that were made by something the mode did not see."""
         for tensor in tensors_in(value):
             if tensor.grad_fn is not None and get_mark(tensor, self._run) is None:
-                raise self._unseen(tensor, "the end of the forward pass" if not self.modules else "a requested layer")
+                raise self._unseen(tensor, "comes out")
 
     def take(self, value: Any) -> None:
         """Note that the tensors of a value are read off as they are, by no operation."""
@@ -221,8 +224,14 @@ class Propagation(TorchFunctionMode):
         assert call is not None
         return None if output is None else self._rule_as_one(call, kwargs, output)
 
-    def leave_module(self) -> None:
-        """The innermost module returned or raised."""
+    def leave_module(self, output: Any) -> None:
+        """The innermost module returned or raised.
+
+        Args:
+            output: what it returned, None if it raised.
+        """
+        if not self._paused:
+            self.check_seen(output)
         self._candidates.pop()
         self.modules.pop()
 
@@ -303,7 +312,7 @@ class Propagation(TorchFunctionMode):
                     mark.origin.takers += 1
             elif value.requires_grad:
                 if value.grad_fn is not None:
-                    raise self._unseen(value, repr(identify(func).name or getattr(func, "__name__", func)))
+                    raise self._unseen(value, f"reached {identify(func).name or getattr(func, '__name__', func)!r}")
                 return value.detach()
         elif type(value) in (tuple, list):
             return type(value)([self._admit(item, found, func) for item in value])
@@ -322,7 +331,8 @@ class Propagation(TorchFunctionMode):
         return DEFAULTS.get(identity.name or "", Operation.gradient), "default"
 
     def _apply(self, operation: Operation, rule: Surrogate, why: str) -> Any:
-        output = rule(operation)
+        with saving_as_is(self._saved_as):
+            output = rule(operation)
         if self._log is not None:
             module = (
                 operation.module if isinstance(operation, ModuleCall) else self.modules[-1] if self.modules else None
@@ -342,12 +352,12 @@ class Propagation(TorchFunctionMode):
                 bypassing = True
         if traits & NONNEGATIVE and name in NONNEGATIVE_TOGETHER and not _are_all(operation, len(sources)):
             traits &= ~NONNEGATIVE
-        traits |= MAKING.get(name, 0)
+        traits |= MAKING.get(name, 0) | (written_gate(operation, sources[0][1].traits) if sources else 0)
         origin = operation.origin
         if origin is None and name in HANDING_ON and len(sources) == 1:
             origin = sources[0][1].origin
         for tensor in (output,) if isinstance(output, torch.Tensor) else tensors_in(output):
-            if tensor.is_floating_point():
+            if is_number(tensor):
                 if tensor.requires_grad:
                     set_mark(tensor, Mark(self._run, taps, traits, origin))
                 elif bypassing:
@@ -371,7 +381,7 @@ class Propagation(TorchFunctionMode):
     def handle_unknown(self, operation: Operation) -> Any:
         """Run an operation without a rule if nothing is carried through it or its gradient was asked for."""
         output = operation.value()
-        if any(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors_in(output)):
+        if any(map(is_number, tensors_in(output))):
             if self._on_unknown == "error":
                 raise self.unsupported(operation.name, operation.function)
             warnings.warn(
@@ -390,15 +400,16 @@ class Propagation(TorchFunctionMode):
             _ADVICE.format(operation=name, where=self.where(), key=key or f"the function {name}")
         )
 
-    def _unseen(self, tensor: torch.Tensor, destination: str) -> UnsupportedOperationError:
+    def _unseen(self, tensor: torch.Tensor, reached: str) -> UnsupportedOperationError:
         node = tensor.grad_fn
         assert node is not None
         return UnsupportedOperationError(
-            f"A tensor of shape {tuple(tensor.shape)} that requires grad reached "
-            f"{destination}{self.where()} but was made by "
-            f"{node.name()!r}, which captum_cav could not see (a custom autograd.Function, a scripted function, or a "
-            "tensor computed before the forward pass). Write that step in torch operations, or detach the tensor if "
-            "it should count as a constant."
+            f"A tensor of shape {tuple(tensor.shape)} that requires grad {reached}"
+            f"{self.where() or ' at the end of the forward pass'} but was made by {node.name()!r}, which captum_cav "
+            f"could not see (a custom autograd.Function, reentrant checkpointing, a scripted function, or a tensor "
+            "computed before the forward pass). Write that step in torch operations, rule the module that does it as "
+            "one by rules={module: rules.PassThroughRule()} or a function of your own, or detach the tensor if it "
+            "should count as a constant."
         )
 
     def where(self) -> str:

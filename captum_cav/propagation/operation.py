@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 
 from captum_cav.propagation.account import Ledger
 from captum_cav.propagation.kept import Kept
-from captum_cav.propagation.marks import NONNEGATIVE, RAW, WEIGHT, Origin, tensors_in
+from captum_cav.propagation.marks import NONNEGATIVE, RAW, WEIGHT, Origin, is_number, tensors_in
 
 if TYPE_CHECKING:
     from captum_cav.propagation.mode import Propagation
@@ -53,14 +53,73 @@ _OPERATORS = {
     "rsub": (),
     "add": ("radd", "iadd"),
     "pow": ("ipow",),
-    "matmul": ("imatmul",),
     "neg": ("negative",),
     "abs": ("absolute",),
     "getitem": (),
     "setitem": (),
 }
-_PLAIN_NAMES = {alias: name for name, aliases in _OPERATORS.items() for alias in aliases}
-_TORCH_MODULES = ("torch._C", "torch.nn", "torch._tensor", "torch.functional", "torch._ops.aten")
+# What torch gives under several names, and the names that exported graphs use.
+_ALIASES = {
+    "acos": ("arccos",),
+    "acosh": ("arccosh",),
+    "asin": ("arcsin",),
+    "asinh": ("arcsinh",),
+    "atan": ("arctan",),
+    "atan2": ("arctan2",),
+    "atanh": ("arctanh",),
+    "trunc": ("fix",),
+    "floor_divide": ("floordiv", "ifloordiv"),
+    "remainder": ("mod", "imod"),
+    "sign": ("sgn",),
+    "matmul": ("imatmul", "linalg_matmul"),
+    "inverse": ("linalg_inv",),
+    "matrix_power": ("linalg_matrix_power",),
+    "det": ("linalg_det",),
+    "sigmoid": ("special_expit",),
+    "erf": ("special_erf",),
+    "erfc": ("special_erfc",),
+    "erfinv": ("special_erfinv",),
+    "expm1": ("special_expm1",),
+    "exp2": ("special_exp2",),
+    "log1p": ("special_log1p",),
+    "logit": ("special_logit",),
+    "lgamma": ("special_gammaln",),
+    "digamma": ("special_digamma", "special_psi"),
+    "round": ("special_round",),
+    "sinc": ("special_sinc",),
+    "xlogy": ("special_xlogy",),
+    "softmax": ("_softmax", "special_softmax"),
+    "log_softmax": ("_log_softmax", "special_log_softmax"),
+    "logsumexp": ("special_logsumexp",),
+    "grid_sample": ("grid_sampler", "grid_sampler_2d", "grid_sampler_3d"),
+    "affine_grid": ("affine_grid_generator",),
+    "view": ("_unsafe_view", "_reshape_alias"),
+    "getitem": ("index", "_unsafe_index"),
+    "to": ("_to_copy",),
+    "embedding_bag": ("_embedding_bag", "_embedding_bag_forward_only"),
+    "split": ("unsafe_split",),
+    "split_with_sizes": ("unsafe_split_with_sizes",),
+    "chunk": ("unsafe_chunk",),
+    "grouped_mm": ("_grouped_mm",),
+    "sparse_mm": ("_sparse_mm", "smm", "hsmm", "dsmm"),
+}
+_WRITING_OPERATORS = frozenset("iadd isub imul itruediv idiv ipow imatmul ifloordiv imod".split())
+_COPYING = """
+    alias as_strided detach diagonal expand narrow permute select slice split split_with_sizes squeeze t transpose
+    unbind unfold unsqueeze view view_as_complex view_as_real
+""".split()
+_PLAIN_NAMES = {
+    **{alias: name for table in (_OPERATORS, _ALIASES) for name, aliases in table.items() for alias in aliases},
+    **{f"{name}_copy": name for name in _COPYING},
+}
+_TORCH_MODULES = (
+    "torch._C",
+    "torch.nn",
+    "torch._tensor",
+    "torch.functional",
+    "torch._ops.aten",
+    "torch._ops.torchvision",
+)
 
 
 @functools.cache
@@ -98,7 +157,7 @@ def identify(function: Callable[..., Any]) -> Identity:
         switch = parameters.index("inplace") if "inplace" in parameters else None
     if raw.startswith("__") and raw.endswith("__"):
         plain = raw.strip("_")
-        in_place = plain == "setitem" or plain in ("iadd", "isub", "imul", "itruediv", "idiv", "ipow", "imatmul")
+        in_place = plain == "setitem" or plain in _WRITING_OPERATORS
     else:
         plain = raw.rstrip("_")
         in_place = plain != raw and plain not in ("requires_grad", "retain_grad")
@@ -280,7 +339,7 @@ class Operation:
         """A (nested) argument with every tensor of numbers that depend on the inputs replaced by zeros."""
         if isinstance(value, torch.Tensor):
             # Integers are indices: they say where, and carry nothing.
-            numbers = value.is_floating_point() and self._propagation.depends_on_inputs(value)
+            numbers = is_number(value) and self._propagation.depends_on_inputs(value)
             return torch.zeros_like(value) if numbers else value
         if type(value) in (tuple, list):
             return type(value)(map(self.without_inputs, value))

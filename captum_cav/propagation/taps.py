@@ -13,6 +13,7 @@ import torch
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils._pytree import tree_map
 
+from captum_cav.errors import CAVTypeError
 from captum_cav.propagation.kept import Kept
 
 
@@ -61,6 +62,11 @@ def tap(
     anchor = torch.zeros((), requires_grad=True)
 
     def hand_on(leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor) and leaf.is_complex():
+            raise CAVTypeError(
+                f"the layer gives complex numbers ({leaf.dtype}); contributions are defined for real numbers. Pick a "
+                "layer before or behind it."
+            )
         if not (isinstance(leaf, torch.Tensor) and leaf.is_floating_point()):
             return leaf
         carrier = _HandOn.apply(leaf if leaf.grad_fn is not None else leaf.detach(), anchor)

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from captum_cav.propagation.marks import NONNEGATIVE, RAW, WEIGHT
 from captum_cav.propagation.operation import Operation, Surrogate
-from captum_cav.rules import activation, attention, normalization, pooling, recurrent
+from captum_cav.rules import (
+    activation,
+    attention,
+    exported,
+    normalization,
+    pooling,
+    recurrent,
+    sampling,
+    tangent,
+)
 from captum_cav.rules import linear as _linear
 from captum_cav.rules import product as _product
 from captum_cav.rules.activation import pass_through
@@ -70,13 +79,17 @@ DEFAULTS: dict[str, Surrogate] = {
     **normalization.RULES,
     **attention.RULES,
     **recurrent.RULES,
+    **sampling.RULES,
+    **tangent.RULES,
+    **exported.RULES,
 }
 
 
+_MAKING_WEIGHTS = activation.MAKING_WEIGHTS | _product.MAKING_WEIGHTS
 #: Traits that the output of a function has whatever it takes.
 MAKING: dict[str, int] = {
-    name: WEIGHT * (name in activation.MAKING_WEIGHTS) | NONNEGATIVE * (name in activation.MAKING_NONNEGATIVE)
-    for name in activation.MAKING_WEIGHTS | activation.MAKING_NONNEGATIVE
+    name: WEIGHT * (name in _MAKING_WEIGHTS) | NONNEGATIVE * (name in activation.MAKING_NONNEGATIVE)
+    for name in _MAKING_WEIGHTS | activation.MAKING_NONNEGATIVE
 }
 _KEEPING_WEIGHTS = (
     _linear.KEEPING_WEIGHTS | _product.KEEPING_WEIGHTS | activation.KEEPING_WEIGHTS | pooling.KEEPING_WEIGHTS

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from captum_cav.errors import OptionError
+from captum_cav.propagation.marks import BOUNDED, NONNEGATIVE, RAISED, WEIGHT
 from captum_cav.propagation.operation import Operation, Surrogate
 
 
@@ -75,11 +76,15 @@ def _evaluate(
 
 
 def _of_one(rule: Callable[..., Any]) -> Callable[..., Any]:
-    """Refuse an activation of which more than the input depends on the inputs, as a computed bound or slope."""
+    """Refuse an activation of which more than the input depends on the inputs, as a computed bound or slope.
+
+    Complex numbers are refused too: equation 7 is for real ones.
+    """
 
     @functools.wraps(rule)
     def checked(operation: Operation, *options: Any) -> Any:
-        return rule(operation, *options) if len(operation.sources) == 1 else operation.gradient()
+        (source, *others), x = operation.sources, operation.argument(0, "input")
+        return operation.gradient() if others or source is not x or x.is_complex() else rule(operation, *options)
 
     return checked
 
@@ -166,6 +171,12 @@ def through_zero(operation: Operation) -> Any:
     return operation.value()
 
 
+def absolute(operation: Operation) -> Any:
+    """Absolute value: piecewise linear through 0; of a complex number homogeneous, and the gradient conserves."""
+    complex_ = operation.argument(0, "input").is_complex()
+    return operation.value() if complex_ else through_zero(operation)
+
+
 def relu(operation: Operation) -> Any:
     """ReLU: the gradient is the ratio, and where the input is below 0 nothing comes through."""
     _rectifies(operation)
@@ -183,7 +194,12 @@ def power(operation: Operation) -> Any:
     x, exponent = operation.argument(0, "input"), operation.argument(1, "exponent")
     if isinstance(exponent, (int, float)) and exponent > 0:
         return limited(1.0 if exponent == 1 else 0.0)(operation)
-    return pass_through(operation) if operation.carries(x) else operation.gradient()
+    if operation.carries(x):
+        return pass_through(operation)
+    base = torch.as_tensor(x, dtype=exponent.dtype, device=exponent.device)
+    if operation.depends_on_inputs(x) or operation.in_place or not bool((base > 0).all()):
+        return operation.gradient()
+    return operation.inside(lambda: (exponent * base.log()).exp())
 
 
 def glu(operation: Operation) -> Any:
@@ -195,6 +211,12 @@ def glu(operation: Operation) -> Any:
         return signal * gate.sigmoid()
 
     return operation.inside(written_out)
+
+
+def logarithm_of_factor(operation: Operation) -> Any:
+    """``a * log(b)``, written out."""
+    a, b = operation.argument(0, "input"), operation.argument(1, "other")
+    return operation.inside(lambda: a * torch.as_tensor(b).log())
 
 
 # What f(x) / x tends to at 0.
@@ -221,31 +243,81 @@ _LIMITS: dict[str, float] = {
     "expm1": 1.0,
     "log1p": 1.0,
     "erf": 2.0 / math.sqrt(math.pi),
-    "special_erf": 2.0 / math.sqrt(math.pi),
-    "special_expm1": 1.0,
-    "special_log1p": 1.0,
+    "erfinv": math.sqrt(math.pi) / 2.0,
+    "nan_to_num": 1.0,
+    # Steps: what is rounded passes on all that comes of it; next to 0 they are 0.
+    "round": 0.0,
+    "trunc": 0.0,
 }
 # No limit at 0.
 _PASSED: list[str] = """
-    sigmoid special_expit hardsigmoid softplus logsigmoid log_sigmoid exp exp2 cos cosh log log2 log10 erfc
-    clamp clamp_min clamp_max clip threshold _threshold log_softmax softmax softmin reciprocal rsqrt
+    sigmoid hardsigmoid softplus logsigmoid log_sigmoid exp exp2 cos cosh acos acosh log log2 log10 erfc sinc logit
+    lgamma digamma special_ndtr special_log_ndtr special_entr clamp clamp_min clamp_max clip threshold _threshold
+    log_softmax softmax softmin reciprocal rsqrt rpow floor ceil frac sign heaviside copysign ldexp fmod remainder
+    floor_divide atan2
 """.split()
-_THROUGH_ZERO: list[str] = "leaky_relu rrelu prelu _prelu_kernel abs hardshrink".split()
+_THROUGH_ZERO: list[str] = "leaky_relu rrelu prelu _prelu_kernel hardshrink".split()
 
 RULES: dict[str, Surrogate] = {
     **{name: limited(limit) for name, limit in _LIMITS.items()},
     **dict.fromkeys(_PASSED, pass_through),
     **dict.fromkeys(_THROUGH_ZERO, through_zero),
+    "abs": absolute,
     "hardtanh": hardtanh,
     "relu": relu,
     "relu6": saturated,
     "silu": silu,
-    "pow": power,
+    **dict.fromkeys(("pow", "float_power"), power),
     "glu": glu,
+    "xlogy": logarithm_of_factor,
 }
-MAKING_WEIGHTS = frozenset(("sigmoid", "special_expit", "hardsigmoid", "softmax", "reciprocal", "rsqrt"))
-KEEPING_WEIGHTS = frozenset(("clamp", "clamp_min", "clamp_max", "clip"))
+#: Positive factors of whatever they are multiplied with: sigmoids, softmax, exponentials, reciprocals; and signs.
+MAKING_WEIGHTS = frozenset(
+    """
+    sigmoid hardsigmoid softmax softmin reciprocal rsqrt exp exp2 rpow softplus special_ndtr sign heaviside
+    """.split()
+)
+KEEPING_WEIGHTS = frozenset("clamp clamp_min clamp_max clip pow square sqrt".split())
 #: Functions without values below 0.
 MAKING_NONNEGATIVE = frozenset(
-    "relu relu6 sigmoid special_expit hardsigmoid softplus softmax softmin exp exp2 abs square sqrt cosh".split()
+    """
+    relu relu6 sigmoid hardsigmoid softplus softmax softmin exp exp2 abs square sqrt cosh special_ndtr heaviside
+    """.split()
 )
+
+
+def written_gate(operation: Operation, x_traits: int) -> int:
+    """What makes a sigmoid, written by hand of other functions, known as the weight that it is.
+
+    ``1 + tanh(x)`` and ``1 + erf(x)`` are sigmoids of another width (GELU is often written with them); so is a tanh of
+    what is not negative (Mish), and ``x + 3`` clipped between 0 and a number (hard sigmoid).
+
+    Args:
+        operation: any operation.
+        x_traits: traits of its first argument.
+
+    Returns:
+        Traits that its output has besides, see :mod:`captum_cav.propagation.marks`.
+    """
+    name = operation.name
+    if name in ("tanh", "erf"):
+        return WEIGHT if x_traits & NONNEGATIVE else BOUNDED
+    if name == "add":
+        (number,) = [value for value in operation.args[:2] if isinstance(value, (int, float))] or [0]
+        return WEIGHT * (number >= 1 and bool(x_traits & BOUNDED)) | RAISED * (number > 0)
+    if x_traits & RAISED and name in _CLIPPING:
+        bounds = _CLIPPING[name](operation)
+        return WEIGHT * (bounds[0] == 0 and bounds[1] is not None)
+    return 0
+
+
+def _bounds(low: str, high: str, by_default: Any) -> Callable[[Operation], tuple[Any, Any]]:
+    return lambda operation: (operation.argument(1, low, by_default[0]), operation.argument(2, high, by_default[1]))
+
+
+_CLIPPING: dict[str, Callable[[Operation], tuple[Any, Any]]] = {
+    "relu6": lambda _: (0, 6),
+    "hardtanh": _bounds("min_val", "max_val", (-1, 1)),
+    "clamp": _bounds("min", "max", (None, None)),
+    "clip": _bounds("min", "max", (None, None)),
+}

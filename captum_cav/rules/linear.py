@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from captum_cav.propagation.marks import Origin, tensors_in
+from captum_cav.propagation.marks import Origin, is_number, tensors_in
 from captum_cav.propagation.operation import Operation, Surrogate
 from captum_cav.rules.product import product
 
@@ -78,7 +78,7 @@ def _pooled_dims(operation: Operation) -> tuple[int, ...] | None:
 
 def _has_constant(operation: Operation) -> bool:
     arguments = [*operation.args, *operation.kwargs.values()]
-    if any(tensor.is_floating_point() and not operation.depends_on_inputs(tensor) for tensor in tensors_in(arguments)):
+    if any(is_number(tensor) and not operation.depends_on_inputs(tensor) for tensor in tensors_in(arguments)):
         return True
     operands = operation.args[:2] if operation.name in ("add", "sub", "rsub") else arguments
     return operation.name in _WITH_NUMBERS and any(isinstance(value, (int, float)) for value in operands)
@@ -102,6 +102,16 @@ def affine(operation: Operation) -> Any:
     return output
 
 
+def time_first_convolution(operation: Operation) -> Any:
+    """``conv_tbc``: a convolution of (time, batch, channels), written out in one of (batch, channels, time)."""
+    x, weight, bias, padding = (
+        operation.argument(place, name, 0) for place, name in enumerate(("input", "weight", "bias", "pad"))
+    )
+    return operation.inside(
+        lambda: F.conv1d(x.permute(1, 2, 0), weight.permute(2, 1, 0), bias, padding=padding).permute(2, 0, 1)
+    )
+
+
 def bilinear(operation: Operation) -> Any:
     """``torch.nn.Bilinear``: a product of three factors, plus a bias."""
     x1, x2, weight, bias = (
@@ -114,9 +124,16 @@ def bilinear(operation: Operation) -> Any:
 
 def addmm(operation: Operation) -> Any:
     """``beta * input + alpha * (a @ b)`` and its batched kin, written out."""
-    added, a, b = (operation.argument(i, name) for i, name in enumerate(ADDMM_ARGUMENTS[operation.name]))
+    added, a, b = (operation.argument(i, name) for i, name in enumerate(_ADDED_PRODUCTS[operation.name]))
     beta, alpha = operation.kwargs.get("beta", 1), operation.kwargs.get("alpha", 1)
-    return operation.inside(lambda: added * beta + torch.matmul(a, b) * alpha)
+
+    def multiplied() -> torch.Tensor:
+        if operation.name == "addr":
+            return torch.outer(a, b)
+        products = torch.matmul(a, b)
+        return products.sum(0) if operation.name == "addbmm" else products
+
+    return operation.inside(lambda: added * beta + multiplied() * alpha)
 
 
 def addcmul(operation: Operation) -> Any:
@@ -141,38 +158,50 @@ _SPATIAL_DIMENSIONS = {
     "conv_transpose3d": 3,
 }
 _WITH_NUMBERS = frozenset(
-    ("add", "sub", "rsub", "fill", "where", "masked_fill", "index_fill", "setitem", "scatter", "pad", "constant_pad_nd")
+    """
+    add sub rsub fill fill_diagonal where masked_fill index_fill setitem scatter pad constant_pad_nd
+    """.split()
 )
 ADDMM_ARGUMENTS = {
     "addmm": ("input", "mat1", "mat2"),
     "addmv": ("input", "mat", "vec"),
     "baddbmm": ("input", "batch1", "batch2"),
 }
+_ADDED_PRODUCTS = {**ADDMM_ARGUMENTS, "addr": ("input", "vec1", "vec2"), "addbmm": ("input", "batch1", "batch2")}
 
 # One carrier in, its elements out, perhaps scaled by fixed numbers: the gradient is the rule. Dropout is at rest here.
 _LINEAR = """
-    T H mT mH real view view_as reshape reshape_as flatten unflatten ravel squeeze unsqueeze permute transpose swapaxes
-    swapdims movedim moveaxis t contiguous clone alias to type type_as float double half bfloat16 cpu cuda chunk split
-    tensor_split split_with_sizes hsplit vsplit dsplit unbind getitem select narrow index_select gather take
-    take_along_dim masked_select unfold fold im2col col2im expand expand_as broadcast_to broadcast_tensors repeat tile
-    repeat_interleave roll flip fliplr flipud rot90 diagonal diag diag_embed tril triu as_strided
-    pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle
-    nansum nanmean cumsum diff trace neg positive
-    interpolate upsample upsample_nearest upsample_bilinear
-    max_unpool1d max_unpool2d max_unpool3d embedding
-    _pack_padded_sequence _pad_packed_sequence requires_grad retain_grad register_hook
-    deg2rad rad2deg
-    dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout
+    T H mT mH adjoint view view_as reshape reshape_as flatten unflatten ravel squeeze unsqueeze permute transpose
+    swapaxes swapdims movedim moveaxis t contiguous clone alias to type type_as float double half bfloat16 cpu cuda
+    chunk split tensor_split split_with_sizes hsplit vsplit dsplit unbind getitem select narrow slice index_select
+    gather take take_along_dim masked_select unfold fold im2col col2im expand expand_as broadcast_to
+    broadcast_tensors repeat tile repeat_interleave roll flip fliplr flipud rot90 diagonal linalg_diagonal diag
+    diagflat diag_embed tril triu as_strided as_tensor asarray atleast_1d atleast_2d atleast_3d meshgrid sum_to_size
+    resize_as to_dense pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle nansum nanmean cumsum
+    diff trace neg positive gradient trapezoid trapz cumulative_trapezoid interpolate upsample upsample_nearest
+    upsample_bilinear affine_grid upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d
+    upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_nearest_exact1d _upsample_nearest_exact2d
+    _upsample_nearest_exact3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa reflection_pad1d reflection_pad2d
+    reflection_pad3d replication_pad1d replication_pad2d replication_pad3d max_unpool1d max_unpool2d max_unpool3d
+    embedding _pack_padded_sequence _pad_packed_sequence requires_grad retain_grad register_hook deg2rad rad2deg
+    dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout native_dropout
+""".split()
+# Linear in the parts of complex numbers.
+_COMPLEX = """
+    real imag conj conj_physical resolve_conj resolve_neg view_as_complex view_as_real cfloat cdouble
+    fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_hfft2 fft_ihfft2
+    fft_fftn fft_ifftn fft_rfftn fft_irfftn fft_hfftn fft_ihfftn fft_fftshift fft_ifftshift stft istft
 """.split()
 _AVERAGING = """
     sum mean avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
-    _adaptive_avg_pool2d
+    _adaptive_avg_pool2d _adaptive_avg_pool3d
 """.split()
 # Several tensors, any of which may be a constant.
 _ADDITIVE = """
-    add sub rsub fill zero copy cat concat concatenate stack hstack vstack dstack column_stack row_stack where
-    masked_fill masked_scatter index_put index_add index_copy index_fill setitem scatter scatter_add slice_scatter
-    select_scatter diagonal_scatter pad constant_pad_nd
+    add sub rsub fill fill_diagonal zero copy cat concat concatenate stack hstack vstack dstack column_stack row_stack
+    where masked_fill masked_scatter index_put _unsafe_index_put index_add index_copy index_fill setitem put scatter
+    scatter_add slice_scatter select_scatter diagonal_scatter as_strided_scatter pad constant_pad_nd block_diag complex
+    cartesian_prod combinations
 """.split()
 # What torch itself treats as a constant of the forward pass.
 _CONSTANT = """
@@ -181,17 +210,20 @@ _CONSTANT = """
 """.split()
 
 RULES: dict[str, Surrogate] = {
-    **dict.fromkeys(_LINEAR + _CONSTANT, linear),
+    **dict.fromkeys([*_LINEAR, *_COMPLEX, *_CONSTANT], linear),
     **dict.fromkeys(_AVERAGING, averaging),
     **dict.fromkeys(_ADDITIVE, additive),
     **dict.fromkeys([*_SPATIAL_DIMENSIONS, "linear"], affine),
-    **dict.fromkeys(ADDMM_ARGUMENTS, addmm),
+    **dict.fromkeys(_ADDED_PRODUCTS, addmm),
     **dict.fromkeys(("addcmul", "addcdiv"), addcmul),
     "bilinear": bilinear,
+    "conv_tbc": time_first_convolution,
     "lerp": lerp,
 }
-# A view, a scaled copy or a sum of weights is a weight.
-KEEPING_WEIGHTS = frozenset([*_LINEAR, *_AVERAGING, *_ADDITIVE])
+# A view, a scaled copy, a sum or a mixture of weights is a weight: attention heads that talk are attention still.
+KEEPING_WEIGHTS = frozenset(
+    [*_LINEAR, *_COMPLEX, *_AVERAGING, *_ADDITIVE, *_SPATIAL_DIMENSIONS, "linear", *_ADDED_PRODUCTS, "lerp"]
+)
 IDENTITIES = frozenset("dropout dropout1d dropout2d dropout3d contiguous alias".split())
 NONNEGATIVE_TOGETHER = frozenset("add mul cat concat concatenate stack hstack vstack".split())
 # Neither signs nor weights of either sign: bicubic interpolation has them.

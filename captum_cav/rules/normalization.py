@@ -228,6 +228,14 @@ def instance_norm(operation: Operation) -> Any:
     return operation.inside(_grouped, x, x.shape[1], weight, bias, epsilon)
 
 
+def renorm(operation: Operation) -> Any:
+    """``torch.renorm``: slices along a dimension, scaled down by a norm that is a constant."""
+    x, p, dim, most = (operation.argument(i, name) for i, name in enumerate(("input", "p", "dim", "maxnorm")))
+    others = [other for other in range(x.dim()) if other != dim % x.dim()]
+    norms = torch.linalg.vector_norm(x.detach(), p, others, keepdim=True)
+    return operation.inside(torch.mul, x, torch.where(norms > most, most / (norms + 1e-7), 1.0))
+
+
 def _grouped(
     x: torch.Tensor, groups: int, weight: torch.Tensor | None, bias: torch.Tensor | None, epsilon: float
 ) -> torch.Tensor:
@@ -291,6 +299,7 @@ RULES: dict[str, Surrogate] = {
     "batch_norm": batch_norm,
     "group_norm": group_norm,
     "instance_norm": instance_norm,
+    "renorm": renorm,
     # Their own Python bodies divide by a statistic, which the rule of division holds constant.
     **dict.fromkeys(("local_response_norm", "normalize"), Operation.reentered),
 }

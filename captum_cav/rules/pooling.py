@@ -147,13 +147,16 @@ def _average(operation: Operation, x: torch.Tensor) -> torch.Tensor:
 _WINNERS = """
     max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
     adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d adaptive_max_pool1d_with_indices
-    adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices amax amin topk sort msort kthvalue median
-    nanmedian mode cummax cummin
+    adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices fractional_max_pool2d fractional_max_pool3d
+    fractional_max_pool2d_with_indices fractional_max_pool3d_with_indices amax amin aminmax topk sort msort kthvalue
+    median nanmedian mode quantile nanquantile cummax cummin
 """.split()
 
 RULES: dict[str, Surrogate] = {
     **dict.fromkeys(_WINNERS, winner_takes_all),
     **dict.fromkeys(("max", "min", "maximum", "minimum", "fmax", "fmin"), larger_of_two),
+    # Their own Python bodies take a power, average it and take the root.
+    **dict.fromkeys(("lp_pool1d", "lp_pool2d", "lp_pool3d"), Operation.reentered),
 }
-KEEPING_WEIGHTS = frozenset(("topk", "sort", "amax"))
+KEEPING_WEIGHTS = frozenset([*_WINNERS, "max", "min", "maximum", "minimum", "fmax", "fmin"])
 KEEPING_NONNEGATIVE = frozenset(_WINNERS)

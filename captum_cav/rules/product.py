@@ -21,10 +21,10 @@ from captum_cav.rules.rule import Rule
 
 
 class _Scaled(torch.autograd.Function):
-    """The value unchanged, its coefficient times a number."""
+    """The value unchanged, its coefficient times a number, or times fixed numbers that broadcast."""
 
     @staticmethod
-    def forward(ctx: Any, value: torch.Tensor, factor: float) -> torch.Tensor:
+    def forward(ctx: Any, value: torch.Tensor, factor: float | torch.Tensor) -> torch.Tensor:
         ctx.factor = factor
         return value.detach()
 
@@ -92,9 +92,65 @@ def _without(kwargs: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def homogeneous(operation: Operation) -> Any:
-    """Norms, standard deviations, variances: ``sum_i x_i * dy/dx_i = degree * y`` (Euler), so gradient / degree."""
+    """Norms, deviations, determinants: ``sum_i x_i * dy/dx_i = degree * y`` (Euler), so gradient / degree conserves."""
+    x = operation.argument(0, "input")
+    if len(operation.sources) > 1 or not operation.carries(x):
+        return operation.gradient()
+    degree = _DEGREES[operation.name]
+    if operation.name == "matrix_power":
+        degree = operation.argument(1, "n")
+    elif operation.name == "det":
+        degree = x.shape[-1]
+    if degree == 1:
+        return operation.value()
+    return _Scaled.apply(operation.value(), 1 / degree) if degree else operation.gradient()
+
+
+def with_variance(operation: Operation) -> Any:
+    """``var_mean``: the variance is of degree 2, the mean is linear."""
+    variance, mean = operation.value()
+    return _Scaled.apply(variance, 0.5), mean
+
+
+def product_of_elements(operation: Operation) -> Any:
+    """``prod``: each of ``n`` factors carries an ``n``-th."""
     output = operation.value()
-    return _Scaled.apply(output, 0.5) if operation.name == "var" else output
+    return _Scaled.apply(output, output.numel() / operation.argument(0, "input").numel())
+
+
+def running_product(operation: Operation) -> Any:
+    """``cumprod``: the ``k``-th product is of ``k`` factors, each of which carries a ``k``-th."""
+    x, dim = operation.argument(0, "input"), operation.argument(1, "dim")
+    counts = torch.arange(1, x.shape[dim] + 1, device=x.device, dtype=x.dtype)
+    shares = counts.reciprocal().reshape([-1 if i == dim % x.dim() else 1 for i in range(x.dim())])
+    output = _Scaled.apply(
+        operation.function(x.clone(), *operation.args[1:], **_without(operation.kwargs, "input")), shares
+    )
+    return operation.args[0].copy_(output) if operation.in_place else output
+
+
+def solution(operation: Operation) -> Any:
+    """``solve(A, B)``: as in a division, the matrix is held constant and the right-hand side carries."""
+    a, b = operation.argument(0, "A"), operation.argument(1, "B")
+    if not operation.carries(b):
+        return _Scaled.apply(operation.value(), -1.0)  # homogeneous of degree -1 in the matrix
+    a = operation.hold(a) if operation.depends_on_inputs(a) else a
+    return operation.function(a, b, *operation.args[2:], **_without(operation.kwargs, "A", "B", "input"))
+
+
+def cosine_similarity(operation: Operation) -> Any:
+    """A product of two vectors over their norms, written out."""
+    a, b, dim, epsilon = (
+        operation.argument(place, name, default)
+        for place, (name, default) in enumerate((("x1", None), ("x2", None), ("dim", 1), ("eps", 1e-8)))
+    )
+
+    def written_out() -> torch.Tensor:
+        norms = [torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp(min=epsilon) for x in (a, b)]
+        cosines: torch.Tensor = ((a / norms[0]) * (b / norms[1])).sum(dim)
+        return cosines
+
+    return operation.inside(written_out)
 
 
 @dataclass(frozen=True, repr=False)
@@ -156,12 +212,33 @@ def _by_magnitude(operation: Operation, first: torch.Tensor, second: torch.Tenso
     return operation.args[0].copy_(output) if operation.in_place else output
 
 
-_PRODUCTS = "mul matmul mm bmm mv dot inner outer ger vdot einsum tensordot kron chain_matmul linalg_multi_dot".split()
-_DEGREE_ONE = "norm std linalg_norm linalg_vector_norm linalg_matrix_norm frobenius_norm nuclear_norm".split()
+_PRODUCTS = """
+    mul matmul rmatmul mm bmm mv dot inner outer ger vdot einsum tensordot kron chain_matmul linalg_multi_dot
+    linalg_vecdot cross linalg_cross embedding_bag grouped_mm sparse_mm
+""".split()
+_DEGREES = {
+    **dict.fromkeys(
+        """
+        norm std std_mean linalg_norm linalg_vector_norm linalg_matrix_norm frobenius_norm nuclear_norm
+        linalg_svdvals linalg_eigvalsh
+        """.split(),
+        1,
+    ),
+    **dict.fromkeys(("var", "cov"), 2),
+    **dict.fromkeys(("inverse", "pinverse", "linalg_pinv"), -1),
+    # As many as the argument says, or the matrix has rows.
+    **dict.fromkeys(("matrix_power", "det"), 0),
+}
 
 RULES: dict[str, Surrogate] = {
     **dict.fromkeys(_PRODUCTS, product),
     **dict.fromkeys(("div", "rdiv"), division),
-    **dict.fromkeys([*_DEGREE_ONE, "var"], homogeneous),
+    **dict.fromkeys(_DEGREES, homogeneous),
+    "var_mean": with_variance,
+    "prod": product_of_elements,
+    "cumprod": running_product,
+    **dict.fromkeys(("linalg_solve", "linalg_solve_triangular"), solution),
+    "cosine_similarity": cosine_similarity,
 }
-KEEPING_WEIGHTS = frozenset([*_PRODUCTS, "div", "rdiv"])
+MAKING_WEIGHTS = frozenset(("inverse", "pinverse", "linalg_pinv"))
+KEEPING_WEIGHTS = frozenset([*_PRODUCTS, "div", "rdiv", "prod", "cumprod", "std", "norm", "linalg_vector_norm"])

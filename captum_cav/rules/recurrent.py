@@ -66,36 +66,65 @@ def recurrent(step: Step, states: int) -> Surrogate:
     """
 
     def rule(operation: Operation) -> Any:
-        if not isinstance(operation.args[3], bool):  # a packed sequence, whose batch sizes come second
-            return operation.gradient()
-        x, hx, parameters, biased, layers, _, _, bidirectional, batch_first = operation.args
+        packed = not isinstance(operation.args[3], bool)  # then the batch sizes come second
+        x, *arguments = operation.args
+        sizes = arguments.pop(0).tolist() if packed else None
+        hx, parameters, biased, layers, _, _, bidirectional, *order = arguments
+        dim = 1 if order and order[0] else 0
         hidden = tuple(hx) if states == 2 else (hx,)
         projected = states == 2 and hidden[0].shape[-1] != hidden[1].shape[-1]
         per_cell = (4 if biased else 2) + projected
         cells = [_weights(parameters[k : k + per_cell], biased) for k in range(0, len(parameters), per_cell)]
 
         def written_out() -> tuple[torch.Tensor, ...]:
-            sequence = list(x.unbind(1 if batch_first else 0))
-            directions = 2 if bidirectional else 1
+            sequence = list(x.split(sizes) if sizes else x.unbind(dim))
             final: list[State] = []
-            for layer in range(layers):
+            for _ in range(layers):
                 outputs = []
-                for direction in range(directions):
-                    cell = layer * directions + direction
+                for direction in range(2 if bidirectional else 1):
+                    cell = len(final)
                     state: State = tuple(part[cell] for part in hidden)
-                    steps = []
-                    for x_t in reversed(sequence) if direction else sequence:
-                        state = step(x_t, state, cells[cell])
-                        steps.append(state[0])
+                    steps, last = _run(step, sequence[::-1] if direction else sequence, state, cells[cell])
                     outputs.append(steps[::-1] if direction else steps)
-                    final.append(state)
+                    final.append(last)
                 sequence = [torch.cat(both, -1) if bidirectional else both[0] for both in zip(*outputs, strict=True)]
-            stacked = torch.stack(sequence, 1 if batch_first else 0)
-            return (stacked, *(torch.stack(parts) for parts in zip(*final, strict=True)))
+            joined = torch.cat(sequence) if sizes else torch.stack(sequence, dim)
+            return (joined, *(torch.stack(parts) for parts in zip(*final, strict=True)))
 
         return operation.inside(written_out)
 
     return rule
+
+
+def _run(step: Step, sequence: Sequence[torch.Tensor], initial: State, weights: Weights) -> tuple[list[Any], State]:
+    """One direction of one layer.
+
+    Args:
+        step: one time step.
+        sequence: the input of each step; of a packed sequence, whose samples are sorted by length, only those samples
+            that the step still (or, backwards, already) has.
+        initial: the state before the first step, of all samples.
+        weights: of the cell.
+
+    Returns:
+        The output of each step, and the state of every sample after its last.
+    """
+    samples = len(initial[0])
+    state: State = tuple(part[: len(sequence[0])] for part in initial)
+    ended: list[State] = []
+    steps = []
+    for x in sequence:
+        count, before = len(x), len(state[0])
+        if count < before:
+            ended.append(tuple(part[count:] for part in state))
+            state = tuple(part[:count] for part in state)
+        elif count > before:
+            state = tuple(torch.cat([part, start[before:count]]) for part, start in zip(state, initial, strict=True))
+        state = step(x, state, weights)
+        steps.append(state[0])
+    if len(state[0]) < samples:
+        state = tuple(torch.cat(parts) for parts in zip(state, *ended[::-1], strict=True))
+    return steps, state
 
 
 def recurrent_cell(step: Step, states: int) -> Surrogate:

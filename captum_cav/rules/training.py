@@ -58,7 +58,9 @@ def recurrent(operation: Operation) -> None:
         _refuse(operation, "drop at random between its layers", "build it with dropout=0")
 
 
-_DROPOUTS = "dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout".split()
+_DROPOUTS = """
+    dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout native_dropout
+""".split()
 _RECURRENT = "lstm gru rnn_tanh rnn_relu".split()
 
 GUARDS: dict[str, Guard] = {

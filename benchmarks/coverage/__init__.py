@@ -1,0 +1,1 @@
+"""Which architectures are explained right."""

@@ -1,0 +1,248 @@
+"""Which architectures are explained right: conservation, the exact map where it is known, the value, the time.
+
+    python -m benchmarks.coverage --suite ops torchvision timm timm-sample transformers
+        [--only NAME ...] [--count 300] [--against captum zennit] [--part 1/2] [--json FILE] [--threads 1]
+
+Every network is as its library makes it, but for random numbers in place of what is initialised to zeros or ones
+(``randomise.py``), and runs in float64, the largest in float32. A case is right if
+
+* the contributions of the inputs and the shares of all constants sum to the score (``delta``, of the score, below 1e-6,
+  in float32 1e-3),
+* the map equals the one that ``oracle.py`` finds by other means (``map``, the norm of the difference over that of the
+  map, below 1e-6); where the oracle does not know an operation, this is left out and the table says so,
+* the model's output is what it is without captum_cav (``value``).
+
+``time`` is one attribution over one forward pass and gradient, once each: a rough number. With ``--against`` the same
+inputs are explained by other libraries, with the rules of theirs that mean the same, and are held against the oracle.
+Built networks are dropped as they are done with; the JSON file is written anew after each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.metadata
+import json
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.coverage import oracle, rivals
+from benchmarks.coverage.problem import Problem
+from captum_cav import InputCAV
+from captum_cav.errors import CAVError
+
+Cases = Iterator[tuple[str, Callable[[], Problem]]]
+_TOLERANCES = {"float64": 1e-6, "float32": 1e-3}
+_OF_SUITE = {"torchvision": "torchvision", "timm": "timm", "timm-sample": "timm", "transformers": "transformers"}
+
+
+@dataclass
+class Row:
+    """What came out for one network.
+
+    Attributes:
+        suite: where it comes from.
+        name: its name there.
+        dtype: of its parameters.
+        parameters: how many it has.
+        delta: what contributions and constants leave of the score, over the score.
+        map: distance from the oracle's map, over that map's norm; None where the oracle has none.
+        oracle: why it has none.
+        value: largest difference of the output to that without captum_cav, over the largest output.
+        mass: sum of the absolute ratios of the inputs; 0 would mean a map of nothing.
+        seconds: of one attribution.
+        time: seconds over those of one forward pass and gradient.
+        error: what was raised, if anything.
+        against: for each other library, distance of its map from the oracle's, or what it raised.
+    """
+
+    suite: str
+    name: str
+    dtype: str = "float64"
+    parameters: int = 0
+    delta: float | None = None
+    map: float | None = None
+    oracle: str = ""
+    value: float | None = None
+    mass: float | None = None
+    seconds: float | None = None
+    time: float | None = None
+    error: str = ""
+    against: dict[str, float | str] = field(default_factory=dict)
+
+    @property
+    def is_right(self) -> bool:
+        """Whether all that is known of it is as it must be."""
+        found = (self.delta, self.value, self.map if self.map is not None else 0.0)
+        tolerance = _TOLERANCES[self.dtype]
+        return not self.error and bool(self.mass) and all(part is not None and part < tolerance for part in found)
+
+
+def measure(suite: str, name: str, problem: Problem, against: list[str]) -> Row:
+    """Explain one input and compare."""
+    score, model, x, target = problem
+    size = sum(parameter.numel() for parameter in model.parameters())
+    row = Row(suite, name, str(x.dtype).removeprefix("torch."), size)
+    start = time.perf_counter()
+    leaf = x.clone().requires_grad_()
+    expected = score(leaf)
+    torch.autograd.grad(expected[:, target].sum(), leaf)
+    plain = time.perf_counter() - start
+    expected = expected.detach()
+
+    seen: list[torch.Tensor] = []
+
+    def watched(inputs: torch.Tensor) -> torch.Tensor:
+        scores = score(inputs)
+        seen.append(scores.detach().clone())
+        return scores
+
+    try:
+        start = time.perf_counter()
+        InputCAV(score).attribute(x, target)
+        row.seconds = time.perf_counter() - start
+        row.time = row.seconds / plain
+        ratios, delta = InputCAV(watched).attribute(x, target, return_convergence_delta=True)
+    except CAVError as error:
+        row.error = f"{type(error).__name__}: {error}"
+        return row
+    row.delta = float(delta.abs().max())
+    row.mass = float(ratios.abs().sum())
+    row.value = float((seen[0] - expected).abs().max() / expected.abs().max())
+    if row.dtype != "float64":
+        row.oracle = "left out, in float32"
+        return row
+    try:
+        exact = oracle.exact_map(score, x, target)
+    except Exception as error:  # noqa: BLE001 - a model that cannot be traced has no oracle; the table says why
+        row.oracle = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    else:
+        row.map = _distance(ratios, exact)
+        row.against = {rival: _of_rival(rival, problem, exact) for rival in against}
+    return row
+
+
+def _of_rival(rival: str, problem: Problem, exact: torch.Tensor) -> float | str:
+    try:
+        return _distance(rivals.MAPS[rival](problem), exact)
+    except Exception as error:  # noqa: BLE001 - whatever they raise is their result
+        return f"{type(error).__name__}: {error}".splitlines()[0][:120]
+
+
+def _distance(found: torch.Tensor, exact: torch.Tensor) -> float:
+    return float((found - exact).norm() / exact.norm())
+
+
+def operations() -> Iterator[Row]:
+    """A function for each operation, against the same with its rule written out."""
+    from benchmarks.coverage.operations import CASES, compare
+
+    for name, (function, by_hand) in CASES.items():
+        row = Row("ops", name)
+        try:
+            row.map, row.delta, row.value, row.mass = compare(function, by_hand)
+        except CAVError as error:
+            row.error = f"{type(error).__name__}: {error}"
+        yield row
+
+
+def networks(suite: str, only: list[str], count: int, against: list[str], part: tuple[int, int]) -> Iterator[Row]:
+    """Each network of a suite in its turn."""
+    for number, (name, build) in enumerate(_cases(suite, count)):
+        if number % part[1] == part[0] - 1 and (not only or any(word in name for word in only)):
+            yield _built_and_measured(suite, name, build, against)
+            gc.collect()
+
+
+def _built_and_measured(suite: str, name: str, build: Callable[[], Problem], against: list[str]) -> Row:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            problem = build()
+        except Exception as error:  # noqa: BLE001 - the row says that it could not be built
+            return Row(suite, name, error=f"not built: {type(error).__name__}: {error}".splitlines()[0][:300])
+        return measure(suite, name, problem, against)
+
+
+def _cases(suite: str, count: int) -> Cases:
+    if suite == "torchvision":
+        from benchmarks.coverage import torchvision_models
+
+        return torchvision_models.cases()
+    if suite == "transformers":
+        from benchmarks.coverage import transformers_models
+
+        return transformers_models.cases()
+    from benchmarks.coverage import timm_models
+
+    return timm_models.families() if suite == "timm" else timm_models.sample(count)
+
+
+def shown(row: Row) -> str:
+    """A line of the table."""
+
+    def number(value: float | None, digits: str = ".0e") -> str:
+        return "-" if value is None else format(value, digits)
+
+    against = "  ".join(f"{name} {v if isinstance(v, str) else number(v)}" for name, v in row.against.items())
+    return (
+        f"{'ok  ' if row.is_right else 'FAIL'} {row.name:48} delta {number(row.delta):>7}  map {number(row.map):>7}  "
+        f"value {number(row.value):>7}  {number(row.seconds, '.1f'):>6} s  {number(row.time, '.1f'):>5} x  "
+        f"{against}{row.error}{row.oracle and 'no oracle: ' + row.oracle}"
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__)
+    suites = ["ops", *_OF_SUITE]
+    parser.add_argument("--suite", nargs="+", choices=suites, default=["ops", "torchvision"])
+    parser.add_argument("--only", nargs="+", default=[], help="networks whose name holds one of these")
+    parser.add_argument("--count", type=int, default=300, help="how many networks timm-sample draws")
+    parser.add_argument("--against", nargs="+", choices=sorted(rivals.MAPS), default=[])
+    parser.add_argument("--part", default="1/1", help="2/3: every third network, from the second on")
+    parser.add_argument("--json", type=Path, help="a file for all numbers")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    first, parts = map(int, options.part.split("/"))
+    packages = ["captum_cav", "torch", *{_OF_SUITE[suite] for suite in options.suite if suite != "ops"}]
+    packages += [name for name in options.against if name != "input_x_gradient"]
+    report: dict[str, Any] = {
+        "command": "python -m benchmarks.coverage " + " ".join(sys.argv[1:] if arguments is None else arguments),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in dict.fromkeys(packages)},
+        },
+        "rows": [],
+    }
+    rows: list[Row] = []
+    for suite in options.suite:
+        found = (
+            operations()
+            if suite == "ops"
+            else networks(suite, options.only, options.count, options.against, (first, parts))
+        )
+        for row in found:
+            rows.append(row)
+            print(shown(row), flush=True)
+            if options.json:
+                report["rows"] = [asdict(one) for one in rows]
+                options.json.write_text(json.dumps(report, indent=1))
+    for suite in options.suite:
+        of_suite = [row for row in rows if row.suite == suite]
+        right = [row for row in of_suite if row.is_right]
+        known = sum(row.map is not None for row in right)
+        print(f"{suite}: {len(right)} of {len(of_suite)} right, {known} of them against an exact map")
+
+
+if __name__ == "__main__":
+    main()

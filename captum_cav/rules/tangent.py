@@ -1,0 +1,49 @@
+"""Smooth functions that are neither linear, homogeneous nor elementwise: their tangent carries.
+
+``y = sum_i x_i dy/dx_i + rest``: the derivative says what each input gave, as a linear operation's weight would, and
+the rest is a constant's. For log-sum-exp the derivative is the softmax and the rest its entropy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from captum_cav.propagation.operation import Operation, Surrogate
+
+
+def tangent(operation: Operation) -> Any:
+    """The operation's own gradient, and what it leaves of the value as a constant."""
+    # Before the value: it may be written over an argument.
+    carried = _carried(operation) if operation.counts_constants else None
+    output = operation.value()
+    if carried is not None:
+        operation.add_constant(output, output.detach() - carried)
+    return output
+
+
+def _carried(operation: Operation) -> torch.Tensor:
+    """``sum_i x_i dy/dx_i`` over all carriers: the derivative of the vector-Jacobian product by its vector."""
+    leaves = {id(x): x.detach().clone().requires_grad_() for x in operation.sources if operation.carries(x)}
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return (leaves[id(value)] if id(value) in leaves else value.detach()).clone()
+        return type(value)(map(replaced, value)) if type(value) in (tuple, list) else value
+
+    kwargs = {key: replaced(value) for key, value in operation.kwargs.items()}
+    value = operation.function(*replaced(operation.args), **kwargs)
+    vector = torch.ones_like(value).requires_grad_()
+    products = torch.autograd.grad(value, list(leaves.values()), vector, create_graph=True)
+    total = torch.stack([(product * x.detach()).sum() for product, x in zip(products, leaves.values(), strict=True)])
+    (found,) = torch.autograd.grad(total.sum(), vector)
+    return found
+
+
+RULES: dict[str, Surrogate] = dict.fromkeys(
+    """
+    logsumexp logaddexp logaddexp2 logcumsumexp cdist pdist pairwise_distance dist hypot scatter_reduce index_reduce
+    """.split(),
+    tangent,
+)

@@ -1,0 +1,235 @@
+"""Models inside what torch puts around them (compiled, parallel, checkpointed, traced): the map is the same."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from captum_cav import InputCAV, LayerCAV
+from captum_cav.errors import LayerError, ModelError, UnsupportedOperationError
+
+
+class Block(nn.Module):
+    """Every kind of rule: convolution, batch norm, an activation with a ratio, a gate, attention, a residual."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(4, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.gate = nn.Conv2d(4, 4, 1)
+        self.values = nn.Linear(4, 4)
+        self.layer_norm = nn.LayerNorm(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.gelu(self.norm(self.convolution(x)))
+        y = y * torch.sigmoid(self.gate(y.mean((2, 3), keepdim=True)))
+        tokens = self.layer_norm(y.flatten(2).transpose(1, 2))
+        attended = F.scaled_dot_product_attention(tokens, tokens, self.values(tokens))
+        return x + attended.transpose(1, 2).reshape(x.shape)
+
+
+class Net(nn.Module):
+    """Two blocks, run as they are or by something that is given each block and its input."""
+
+    def __init__(self, run: Callable[[nn.Module, torch.Tensor], torch.Tensor] = lambda block, x: block(x)) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.first, self.second = Block(), Block()
+        self.head = nn.Linear(4, 5)
+        self.run = run
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu_(self.stem(x))
+        x = self.run(self.second, self.run(self.first, x))
+        return self.head(x.mean((2, 3)))
+
+
+def net(**options: Any) -> Net:
+    torch.manual_seed(0)
+    made = Net(**options).double().eval()
+    for block in (made.first, made.second):
+        block.norm.running_mean.normal_()
+        block.norm.running_var.uniform_(0.5, 1.5)
+    return made
+
+
+X = torch.randn(2, 3, 7, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def expected(layer: str = "first.convolution") -> torch.Tensor:
+    found: torch.Tensor = LayerCAV(net(), layer).attribute(X, 2)
+    return found
+
+
+def check(model: nn.Module, layer: Any = "first.convolution") -> None:
+    found, delta = LayerCAV(model, layer).attribute(X, 2, return_convergence_delta=True)
+    torch.testing.assert_close(found, expected(), rtol=1e-9, atol=1e-12)
+    assert delta.shape == (2,)
+    inputs, delta = InputCAV(model).attribute(X, 2, return_convergence_delta=True)
+    torch.testing.assert_close(inputs, InputCAV(net()).attribute(X, 2), rtol=1e-9, atol=1e-12)
+    assert delta.abs().max() < 1e-12
+
+
+@pytest.fixture
+def compiled_by_eager() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("compiled_by_eager")
+class TestCompiled:
+    def test_a_compiled_model_is_its_eager_original(self) -> None:
+        model = torch.compile(net(), backend="eager")
+        check(model)
+        check(model, "_orig_mod.first.convolution")
+        check(model, model.first.convolution)
+
+    def test_so_is_one_that_compiled_itself(self) -> None:
+        model = net()
+        model.compile(backend="eager")
+        check(model)
+
+    def test_a_compiled_part_runs_as_it_was_written(self) -> None:
+        model = net()
+        model.second = torch.compile(model.second, backend="eager")
+        before = model(X)
+        check(model)
+        torch.testing.assert_close(model(X), before)
+
+    def test_a_compiled_function_runs_as_it_was_written(self) -> None:
+        compiled = torch.compile(lambda block, x: block(x), backend="eager")
+        check(net(run=compiled))
+
+    def test_the_compiler_is_as_before_after_an_error_and_after_threads(self) -> None:
+        runs: list[int] = []
+
+        def counting(graph: Any, _: Any) -> Any:
+            runs.append(1)
+            return graph.forward
+
+        with pytest.raises(UnsupportedOperationError):
+            InputCAV(lambda x: torch.special.i0(x).sum((1, 2, 3))).attribute(X)
+        model = net()
+        model.second = torch.compile(model.second, backend=counting)
+        explain = LayerCAV(model, "first.convolution")
+        threads = [threading.Thread(target=explain.attribute, args=(X, 1)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not runs, "it was compiled under the attribution"
+        model(X)
+        assert runs, "it is compiled no more"
+
+
+class TestParallel:
+    def test_data_parallel_is_unwrapped(self) -> None:
+        model = nn.DataParallel(net())
+        check(model)
+        check(model, "module.first.convolution")
+
+    def test_distributed_data_parallel_is_unwrapped(self, tmp_path: Path) -> None:
+        if not torch.distributed.is_available():
+            pytest.skip("this torch has no torch.distributed")
+        store = f"file://{tmp_path / 'store'}"
+        torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+        try:
+            check(nn.parallel.DistributedDataParallel(net()))
+        finally:
+            torch.distributed.destroy_process_group()
+
+    def test_an_unknown_name_in_a_wrapper_is_refused_with_those_that_are_near(self) -> None:
+        with pytest.raises(LayerError, match=r"unknown layer 'frist' \(did you mean 'first'"):
+            LayerCAV(nn.DataParallel(net()), "module.frist")
+
+    def test_a_sharded_model_is_refused(self) -> None:
+        class FullyShardedDataParallel(nn.Module):
+            pass
+
+        with pytest.raises(ModelError, match="module '0' is sharded over several processes"):
+            InputCAV(nn.Sequential(FullyShardedDataParallel()))
+
+
+class TestCheckpointed:
+    def test_nothing_is_recomputed(self) -> None:
+        calls = []
+
+        def run(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
+            calls.append(block)
+            return block(x)
+
+        model = net(run=lambda block, x: checkpoint(run, block, x, use_reentrant=False))
+        check(model)
+        assert len(calls) == 4, "two blocks, two attributions"
+
+    def test_hooks_of_the_caller_on_saved_tensors_are_kept(self) -> None:
+        packed = []
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            packed.append(tensor)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            check(net())
+        assert packed
+
+    def test_reentrant_checkpoints_are_refused_by_name(self) -> None:
+        model = net(run=lambda block, x: checkpoint(block, x, use_reentrant=True))
+        with pytest.raises(UnsupportedOperationError, match=r"CheckpointFunctionBackward.* reentrant checkpointing"):
+            LayerCAV(model, "stem").attribute(X, 2)
+
+    def test_a_custom_function_is_refused_where_it_runs_and_its_module_can_be_ruled(self) -> None:
+        class Doubling(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+                return 2 * x.tanh()
+
+            @staticmethod
+            def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+                return gradient
+
+        class Own(nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return Doubling.apply(x)
+
+        from captum_cav import rules
+
+        model = nn.Sequential(nn.Conv2d(3, 2, 1), Own(), nn.Flatten(), nn.Linear(98, 3)).double()
+        with pytest.raises(
+            UnsupportedOperationError,
+            match=r"requires grad comes out in module '1' \(Own\) but was made by 'DoublingBackward'.*PassThroughRule",
+        ):
+            LayerCAV(model, "0").attribute(X, 1)
+        found = LayerCAV(model, "0", rules={Own: rules.PassThroughRule()}).attribute(X, 1)
+        torch.testing.assert_close(found, LayerCAV(model, "1").attribute(X, 1))
+
+
+class TestGraphs:
+    def test_a_symbolically_traced_model_is_its_original(self) -> None:
+        check(torch.fx.symbolic_trace(net()))
+
+    @pytest.mark.parametrize("lowered", [False, True], ids=["exported", "lowered to core operations"])
+    def test_an_exported_model_has_the_same_map(self, lowered: bool) -> None:
+        program = torch.export.export(net(), (X,))
+        if lowered:
+            kept = "layer_norm gelu scaled_dot_product_attention".split()
+            table = torch.export.default_decompositions()
+            for operation in list(table):
+                if any(name in str(operation) for name in kept):
+                    table.pop(operation)
+            program = program.run_decompositions(table)
+            assert "aten.convolution" in str(program.graph)
+        found, delta = InputCAV(program.module()).attribute(X, 2, return_convergence_delta=True)
+        torch.testing.assert_close(found, InputCAV(net()).attribute(X, 2), rtol=1e-9, atol=1e-12)
+        assert delta.abs().max() < 1e-12
