@@ -773,7 +773,8 @@ class _Softsign(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        return x / (1 + x.abs())
+        with torch.no_grad():
+            return x / (1 + x.abs())
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
@@ -838,10 +839,10 @@ AS_ONE: dict[str, Any] = {
 @pytest.mark.parametrize("act", [Composite, InPlace], ids=lambda act: act.__name__)
 def test_what_cannot_be_seen_into_is_refused_without_a_rule(act: type[nn.Module]) -> None:
     net = filled(Around(act(), positional))
-    with pytest.raises(UnsupportedOperationError, match="made by '_SoftsignBackward', which captum_cav could not see"):
+    with pytest.raises(UnsupportedOperationError, match=r"_Softsign, a custom autograd\.Function in module 'act'"):
         InputCAV(net).attribute(fixed(2, 4), 1)
     # A rule for the operations inside does not help.
-    with pytest.raises(UnsupportedOperationError, match="could not see"):
+    with pytest.raises(UnsupportedOperationError, match="cannot see"):
         InputCAV(net, rules={act: rules.GradientRule()}).attribute(fixed(2, 4), 1)
 
 

@@ -189,30 +189,75 @@ class TestCheckpointed:
         with pytest.raises(UnsupportedOperationError, match=r"CheckpointFunctionBackward.* reentrant checkpointing"):
             LayerCAV(model, "stem").attribute(X, 2)
 
-    def test_a_custom_function_is_refused_where_it_runs_and_its_module_can_be_ruled(self) -> None:
-        class Doubling(torch.autograd.Function):
-            @staticmethod
-            def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-                return 2 * x.tanh()
 
-            @staticmethod
-            def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-                return gradient
+class Cube(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        assert ctx.needs_input_grad == (True,)
+        return x**3
 
-        class Own(nn.Module):
-            def forward(self, x: torch.Tensor) -> torch.Tensor:
-                return Doubling.apply(x)
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("its own gradient was used")
 
-        from captum_cav import rules
 
-        model = nn.Sequential(nn.Conv2d(3, 2, 1), Own(), nn.Flatten(), nn.Linear(98, 3)).double()
-        with pytest.raises(
-            UnsupportedOperationError,
-            match=r"requires grad comes out in module '1' \(Own\) but was made by 'DoublingBackward'.*PassThroughRule",
-        ):
-            LayerCAV(model, "0").attribute(X, 1)
-        found = LayerCAV(model, "0", rules={Own: rules.PassThroughRule()}).attribute(X, 1)
-        torch.testing.assert_close(found, LayerCAV(model, "1").attribute(X, 1))
+class Scaled(torch.autograd.Function):
+    """Sets its context up apart, returns two tensors, writes over one it made itself."""
+
+    @staticmethod
+    def forward(x: torch.Tensor, factor: float) -> tuple[torch.Tensor, torch.Tensor]:
+        y = x * factor
+        return y.mul_(2), (x > 0).long()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        raise AssertionError("nothing is kept for its own gradient")
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        raise AssertionError("its own gradient was used")
+
+
+class TestCustomFunctions:
+    def test_what_they_are_made_of_is_followed(self) -> None:
+        def written(x: torch.Tensor) -> torch.Tensor:
+            return (x**3 * 6).sum((2, 3))
+
+        def custom(x: torch.Tensor) -> torch.Tensor:
+            scaled, positive = Scaled.apply(Cube.apply(x), 3.0)
+            assert positive.dtype == torch.long
+            return scaled.sum((2, 3))
+
+        torch.testing.assert_close(InputCAV(custom).attribute(X, 1), InputCAV(written).attribute(X, 1))
+        assert InputCAV(custom).attribute(X, 1, return_convergence_delta=True)[1].abs().max() < 1e-12
+
+    def test_they_are_applied_as_ever_once_it_is_over(self) -> None:
+        before = torch.autograd.Function.__dict__["apply"]
+        with pytest.raises(UnsupportedOperationError):
+            InputCAV(lambda x: torch.special.i0(Cube.apply(x)).sum((1, 2, 3))).attribute(X)
+        assert torch.autograd.Function.__dict__["apply"] is before
+        assert Cube.apply(X.clone().requires_grad_()).grad_fn.name() == "CubeBackward"
+
+    def test_other_threads_apply_theirs_meanwhile(self) -> None:
+        met, applied = threading.Barrier(2, timeout=30), []
+
+        def model(x: torch.Tensor) -> torch.Tensor:
+            met.wait()
+            y = Cube.apply(x)
+            met.wait()
+            return y.sum((2, 3))
+
+        def elsewhere() -> None:
+            met.wait()
+            applied.append(Cube.apply(X.clone().requires_grad_()).grad_fn.name())
+            met.wait()
+
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        InputCAV(model).attribute(X, 1)
+        thread.join()
+        assert applied == ["CubeBackward"]
 
 
 class TestGraphs:

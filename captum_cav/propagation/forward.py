@@ -18,7 +18,7 @@ from captum_cav.propagation.explanation import RuleLog
 from captum_cav.propagation.marks import tensors_in
 from captum_cav.propagation.mode import Propagation
 from captum_cav.propagation.overrides import Rulebook
-from captum_cav.propagation.surroundings import eagerly
+from captum_cav.propagation.surroundings import set_aside
 from captum_cav.propagation.taps import Tapped
 
 # RemovableHandle numbers its hooks without a lock: two threads could get the same number and replace each other's.
@@ -130,7 +130,7 @@ def run(
 
     for tensor in tensors_in(list(inputs)):
         mode.mark_input(tensor)
-    with _random_state_kept(inputs), eagerly(), torch.enable_grad(), _hooked(sites, at_site, mode):
+    with _random_state_kept(inputs), set_aside(mode.apply), torch.enable_grad(), _hooked(sites, at_site, mode):
         if tap_inputs:
             inputs = mode.tap(inputs)
         with mode:

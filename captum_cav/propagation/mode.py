@@ -17,9 +17,14 @@ from captum_cav.propagation.kept import Keeper, Kept
 from captum_cav.propagation.marks import NONNEGATIVE, RAW, Mark, Origin, get_mark, is_number, set_mark, tensors_in
 from captum_cav.propagation.operation import ModuleCall, Operation, Surrogate, identify, writes_in_place
 from captum_cav.propagation.overrides import Candidate, Rulebook
-from captum_cav.propagation.surroundings import hooks_on_saved_tensors, saving_as_is
+from captum_cav.propagation.surroundings import (
+    apply_unfollowed,
+    hooks_on_saved_tensors,
+    run_as_written,
+    saving_as_is,
+)
 from captum_cav.propagation.taps import Tapped, tap
-from captum_cav.rules import DEFAULTS, GUARDS, HANDING_ON, KEEPING, MAKING, NONNEGATIVE_TOGETHER, QUERIES
+from captum_cav.rules import DEFAULTS, GUARDS, HANDING_ON, KEEPING, MAKING, NONNEGATIVE_TOGETHER, QUERIES, SHAPED_LIKE
 from captum_cav.rules.activation import written_gate
 from captum_cav.rules.rule import Rule
 
@@ -29,6 +34,12 @@ _ADVICE = """{operation!r}{where} has no rule for how it passes contributions on
 or rules.linear where y is linear in its input, or your own function of a rules.Operation.
 on_unknown="gradient" goes on with its plain gradient instead."""
 
+
+_OF_ITS_MODULE = (
+    "Write that step in torch operations, rule the module that does it as one by "
+    "rules={module: rules.PassThroughRule()} or a function of your own, or detach the tensor if it should count as a "
+    "constant."
+)
 
 Log: TypeAlias = Callable[[Operation, Surrogate, str, torch.nn.Module | None], None]
 
@@ -101,12 +112,10 @@ class Propagation(TorchFunctionMode):
         """Enter a constant part of an operation's output in the account."""
         if self.account is not None and output.requires_grad:
             base = output._base
-            if operation.in_place and base is not None:
-                # What was written into a view goes on in its base.
-                whole = torch.zeros_like(base)
-                offset = output.storage_offset() - base.storage_offset()
-                whole.as_strided(output.shape, output.stride(), offset).copy_(part)
-                output, part = base, whole
+            if base is not None:
+                # What is written into a view, now or later, goes on in its base.
+                part = _in_base(output, base, part)
+                output = base
             self.account.watch(output, part, self._descent(operation))
 
     def ledger(self, operation: Operation) -> Ledger:
@@ -235,6 +244,24 @@ class Propagation(TorchFunctionMode):
         self._candidates.pop()
         self.modules.pop()
 
+    def apply(self, function: type[torch.autograd.Function], args: tuple[Any, ...]) -> Any:
+        """Run a custom autograd function that the model applies.
+
+        Its forward pass is followed like any other code. Its backward pass says nothing about contributions.
+        """
+        carriers = [tensor for tensor in tensors_in(args) if tensor.requires_grad and self.depends_on_inputs(tensor)]
+        of_torch = function.__module__.startswith("torch.")  # hooks of modules, reentrant checkpoints
+        if self._paused or of_torch or not carriers:
+            return apply_unfollowed(function, args)
+        output = run_as_written(function, args)
+        numbers = [tensor for tensor in tensors_in(output) if is_number(tensor)]
+        if numbers and not any(tensor.requires_grad for tensor in numbers):
+            raise UnsupportedOperationError(
+                f"{function.__name__}, a custom autograd.Function{self.where()}, computes in a way that captum_cav "
+                f"cannot see (a kernel of its own, or under torch.no_grad()). {_OF_ITS_MODULE}"
+            )
+        return output
+
     def _rule_as_one(self, call: _AsOne, kwargs: dict[str, Any], output: Any) -> Any:
         pairs = zip(tensors_in(call.args), tensors_in(call.copies), strict=True)
         written = [(argument, copy) for argument, copy in pairs if copy._version]
@@ -276,6 +303,9 @@ class Propagation(TorchFunctionMode):
         args = tuple([self._admit(value, found, func) for value in args])
         if kwargs:
             kwargs = {key: self._admit(value, found, func) for key, value in kwargs.items()}
+        if found and identity.name in SHAPED_LIKE:
+            # Another tensor gives the type or the shape alone.
+            found = [(tensor, mark) for tensor, mark in found if tensor is args[0]]
         guard = GUARDS.get(identity.name or "")
         if not found and guard is None:
             return func(*args, **kwargs)
@@ -331,7 +361,8 @@ class Propagation(TorchFunctionMode):
         return DEFAULTS.get(identity.name or "", Operation.gradient), "default"
 
     def _apply(self, operation: Operation, rule: Surrogate, why: str) -> Any:
-        with saving_as_is(self._saved_as):
+        # What a rule does by itself is not the model's.
+        with self.paused(), saving_as_is(self._saved_as):
             output = rule(operation)
         if self._log is not None:
             module = (
@@ -406,10 +437,9 @@ class Propagation(TorchFunctionMode):
         return UnsupportedOperationError(
             f"A tensor of shape {tuple(tensor.shape)} that requires grad {reached}"
             f"{self.where() or ' at the end of the forward pass'} but was made by {node.name()!r}, which captum_cav "
-            f"could not see (a custom autograd.Function, reentrant checkpointing, a scripted function, or a tensor "
-            "computed before the forward pass). Write that step in torch operations, rule the module that does it as "
-            "one by rules={module: rules.PassThroughRule()} or a function of your own, or detach the tensor if it "
-            "should count as a constant."
+            "could not see (a scripted function, reentrant checkpointing, a custom autograd.Function whose apply was taken "
+            "beforehand, or a tensor computed before the forward pass). "
+            f"{_OF_ITS_MODULE}"
         )
 
     def where(self) -> str:
@@ -429,6 +459,16 @@ class _AsOne(NamedTuple):
     why: str
     args: tuple[Any, ...]
     copies: tuple[Any, ...]
+
+
+def _in_base(view: torch.Tensor, base: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+    """A part of a view as a part of its base; both broadcast."""
+    if part.dim() <= 1 and view.shape[-1:] == base.shape[-1:] == part.shape and view.numel() == base.numel():
+        return part  # a bias, of a linear layer that torch gives as a view of its rows
+    whole = torch.zeros_like(base)
+    offset = view.storage_offset() - base.storage_offset()
+    whole.as_strided(view.shape, view.stride(), offset).copy_(part)
+    return whole
 
 
 def _are_all(operation: Operation, sources: int) -> bool:

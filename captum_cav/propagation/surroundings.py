@@ -1,47 +1,115 @@
-"""What torch does around the operations of a forward pass, set aside while it is followed: compiling, checkpointing."""
+"""What torch does around the operations of a forward pass, set aside while it is followed.
+
+Compiled code runs as it was written, activation checkpointing keeps what it would recompute, and custom autograd
+functions show the operations that they are made of.
+"""
 
 from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from torch.autograd.function import FunctionCtx
 from torch.autograd.graph import saved_tensors_hooks
 
+Apply = Callable[[type[torch.autograd.Function], tuple[Any, ...]], Any]
 
-class _Eager:
-    """Compiled functions and modules run as they were written, as long as any thread needs it.
 
-    The stance of the compiler is one for all threads: the first to need it sets it, the last puts it back.
+class _Shared:
+    """A setting of the whole process: the first thread that needs it makes it, the last puts it back.
+
+    Args:
+        make: makes the setting; the context that it returns puts it back.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, make: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._make = make
         self._lock = threading.Lock()
-        self._running = 0
-        self._stance = ExitStack()
+        self._users = 0
+        self._made = ExitStack()
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
-            yield  # nothing was compiled in this process
-            return
         with self._lock:
-            if not self._running:
-                self._stance.enter_context(torch.compiler.set_stance("force_eager"))
-            self._running += 1
+            if not self._users:
+                self._made.enter_context(self._make())
+            self._users += 1
         try:
             yield
         finally:
             with self._lock:
-                self._running -= 1
-                if not self._running:
-                    self._stance.close()
+                self._users -= 1
+                if not self._users:
+                    self._made.close()
 
 
-eagerly = _Eager()
+def _uncompiled() -> AbstractContextManager[Any]:
+    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+        return nullcontext()  # nothing was compiled in this process, or it cannot be told apart
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
+
+
+class _Following(threading.local):
+    """How this thread applies custom autograd functions; None as torch does."""
+
+    apply: Apply | None = None
+
+
+_following = _Following()
+
+
+@contextmanager
+def _opened() -> Iterator[None]:
+    original = torch.autograd.Function.__dict__["apply"]
+
+    def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
+        if _following.apply is None or kwargs:
+            return original.__get__(None, cls)(*args, **kwargs)
+        return _following.apply(cls, args)
+
+    torch.autograd.Function.apply = classmethod(apply)
+    try:
+        yield
+    finally:
+        torch.autograd.Function.apply = original
+
+
+_eagerly, _openly = _Shared(_uncompiled), _Shared(_opened)
+
+
+@contextmanager
+def set_aside(apply: Apply) -> Iterator[None]:
+    """Run compiled code as it was written, in all threads, and custom autograd functions by ``apply``, in this one."""
+    with _eagerly(), _openly():
+        before, _following.apply = _following.apply, apply
+        try:
+            yield
+        finally:
+            _following.apply = before
+
+
+def run_as_written(function: type[torch.autograd.Function], args: tuple[Any, ...]) -> Any:
+    """Run the forward pass of a custom autograd function like any other code; its backward pass is not used."""
+    with torch.enable_grad():
+        if function.setup_context is not torch.autograd.Function.setup_context:
+            return function.forward(*args)
+        context = FunctionCtx()
+        context.needs_input_grad = tuple(isinstance(x, torch.Tensor) and x.requires_grad for x in args)  # type: ignore[attr-defined]
+        return function.forward(context, *args)
+
+
+def apply_unfollowed(function: type[torch.autograd.Function], args: tuple[Any, ...]) -> Any:
+    """Apply a custom autograd function as torch does."""
+    before, _following.apply = _following.apply, None
+    try:
+        return function.apply(*args)
+    finally:
+        _following.apply = before
 
 
 def hooks_on_saved_tensors() -> Any:

@@ -107,6 +107,7 @@ KEEPING: dict[str, int] = {
 NONNEGATIVE_TOGETHER = _linear.NONNEGATIVE_TOGETHER
 #: Functions that are the identity at rest: what the rule before them left is for the rule behind them.
 HANDING_ON = _linear.IDENTITIES
+SHAPED_LIKE = _linear.SHAPED_LIKE
 #: What is asked of a tensor without computing on it.
 QUERIES = frozenset(
     """

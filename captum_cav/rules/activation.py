@@ -290,7 +290,8 @@ def written_gate(operation: Operation, x_traits: int) -> int:
     """What makes a sigmoid, written by hand of other functions, known as the weight that it is.
 
     ``1 + tanh(x)`` and ``1 + erf(x)`` are sigmoids of another width (GELU is often written with them); so is a tanh of
-    what is not negative (Mish), and ``x + 3`` clipped between 0 and a number (hard sigmoid).
+    what is not negative (Mish), and ``x + 3`` clipped between 0 and a number (hard sigmoid). A negative power is a
+    reciprocal, and a number to the power of ``x`` an exponential.
 
     Args:
         operation: any operation.
@@ -300,6 +301,9 @@ def written_gate(operation: Operation, x_traits: int) -> int:
         Traits that its output has besides, see :mod:`captum_cav.propagation.marks`.
     """
     name = operation.name
+    if name in ("pow", "float_power"):
+        exponent = operation.argument(1, "exponent")
+        return WEIGHT * (not isinstance(exponent, (int, float)) or exponent < 0)
     if name in ("tanh", "erf"):
         return WEIGHT if x_traits & NONNEGATIVE else BOUNDED
     if name == "add":

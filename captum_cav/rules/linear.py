@@ -224,6 +224,8 @@ RULES: dict[str, Surrogate] = {
 KEEPING_WEIGHTS = frozenset(
     [*_LINEAR, *_COMPLEX, *_AVERAGING, *_ADDITIVE, *_SPATIAL_DIMENSIONS, "linear", *_ADDED_PRODUCTS, "lerp"]
 )
+#: The first argument's numbers in the type or shape of another tensor.
+SHAPED_LIKE = frozenset("to type_as view_as expand_as reshape_as resize_as".split())
 IDENTITIES = frozenset("dropout dropout1d dropout2d dropout3d contiguous alias".split())
 NONNEGATIVE_TOGETHER = frozenset("add mul cat concat concatenate stack hstack vstack".split())
 # Neither signs nor weights of either sign: bicubic interpolation has them.
