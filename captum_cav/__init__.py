@@ -15,17 +15,18 @@ if TYPE_CHECKING:
     from captum_cav import rules as rules
     from captum_cav import visualization as visualization
     from captum_cav.attribution import InputCAV, LayerCAV, NeuronCAV
+    from captum_cav.verification import verify
 
 __version__ = "0.1.0"
-__all__ = ["InputCAV", "LayerCAV", "NeuronCAV", "presets", "rules", "visualization"]
+__all__ = ["InputCAV", "LayerCAV", "NeuronCAV", "presets", "rules", "verify", "visualization"]
 
-_ATTRIBUTIONS = ("InputCAV", "LayerCAV", "NeuronCAV")
+_WHERE = {**dict.fromkeys(("InputCAV", "LayerCAV", "NeuronCAV"), "attribution"), "verify": "verification"}
 
 
 def __getattr__(name: str) -> Any:
     # Captum imports matplotlib; whoever imports only this package's name should not wait for either.
-    if name in _ATTRIBUTIONS:
-        return getattr(importlib.import_module("captum_cav.attribution"), name)
+    if name in _WHERE:
+        return getattr(importlib.import_module(f"captum_cav.{_WHERE[name]}"), name)
     if name in __all__:
         return importlib.import_module(f"captum_cav.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -79,6 +79,7 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
         end_at_call: int | None = None,
         with_account: bool = False,
         explained: bool = False,
+        audited: bool = False,
     ) -> forward.Forward:
         additional = additional_forward_args
         if additional is None:
@@ -94,10 +95,42 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
             keep_carriers=keep_carriers,
             end_at_call=end_at_call,
             rules=self._rules,
-            on_unknown=self._on_unknown,
+            on_unknown="note" if audited else self._on_unknown,
             with_account=with_account,
             explained=explained,
+            audited=audited,
         )
+
+    def audited(
+        self,
+        inputs: Any,
+        target: Any,
+        additional_forward_args: Any,
+        sites: Sequence[forward.Site],
+        tap_inputs: bool,
+    ) -> tuple[forward.Forward, torch.Tensor, torch.Tensor]:
+        """A forward pass, and a backward pass from the scores in which each operation is compared.
+
+        Returns:
+            What the forward pass left; the scores, shape (N,); what the contributions of all that was tapped and the
+            constants behind it leave of their sum, a float64 scalar.
+        """
+        passed = self._run(
+            inputs, additional_forward_args, sites, tap_inputs=tap_inputs, with_account=True, audited=True
+        )
+        with torch.enable_grad():
+            values, constants = scores.select(checks.check_output(passed.output), target, self._score)
+        if not values.requires_grad:
+            raise ModelError(_independent("what is explained"))
+        assert passed.account is not None
+        found = passed.coefficients(values, torch.ones_like(values), range(len(passed.taps)), False)
+        shares = passed.account.settle(len(passed.taps))
+        zeros_carry = passed.notes.zeros_carry
+        total = (values.detach() - constants).sum(dtype=torch.float64) - shares[0]
+        for value, part in zip(passed.taps[0].values, found[0], strict=True):
+            if part is not None:
+                total = total - zero.contributions(value, part, zeros_carry).sum(dtype=torch.float64)
+        return passed, values.detach(), total
 
     def _scores(self, output: Any, target: Any) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.enable_grad():

@@ -48,6 +48,14 @@ class Account:
         """
         self._shares.append((taps, share))
 
+    def __len__(self) -> int:
+        """How many shares were entered so far."""
+        return len(self._shares)
+
+    def since(self, count: int) -> list[torch.Tensor]:
+        """The shares that were entered after the first ``count``, each a float64 scalar."""
+        return [share for _, share in self._shares[count:]]
+
     def settle(self, count: int) -> list[torch.Tensor]:
         """Close the account of one backward pass.
 

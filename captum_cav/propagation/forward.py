@@ -14,9 +14,10 @@ from torch.utils._pytree import tree_map
 from torch.utils.hooks import RemovableHandle
 
 from captum_cav.propagation.account import Account, Notes
+from captum_cav.propagation.audit import Audit
 from captum_cav.propagation.explanation import RuleLog
 from captum_cav.propagation.marks import tensors_in
-from captum_cav.propagation.mode import Propagation
+from captum_cav.propagation.mode import Propagation, Unknown
 from captum_cav.propagation.overrides import Rulebook
 from captum_cav.propagation.surroundings import set_aside
 from captum_cav.propagation.taps import Tapped
@@ -44,6 +45,8 @@ class Forward:
         account: the account of constants, or None.
         notes: what its rules had in common.
         log: which operation met which rule, or None.
+        audit: what came of each operation in the backward pass, or None.
+        unknown: operations without a rule, where they were to be noted.
     """
 
     output: Any
@@ -53,6 +56,8 @@ class Forward:
     account: Account | None
     notes: Notes
     log: RuleLog | None
+    audit: Audit | None
+    unknown: list[Unknown]
 
     def coefficients(
         self, scores: torch.Tensor, seeds: torch.Tensor, chosen: Sequence[int], keep_graph: bool, **grad_kwargs: Any
@@ -88,6 +93,7 @@ def run(
     on_unknown: str,
     with_account: bool,
     explained: bool = False,
+    audited: bool = False,
 ) -> Forward:
     """Run a forward pass with every operation replaced by its surrogate.
 
@@ -100,17 +106,19 @@ def run(
         keep_carriers: whether to keep the tensors of each call of a site that carry its contributions.
         end_at_call: the call of a site at which contributions end and the model goes on with plain tensors.
         rules: the user's rules, which go before the defaults.
-        on_unknown: ``"error"`` or ``"gradient"``.
+        on_unknown: ``"error"``, ``"gradient"`` or ``"note"``.
         with_account: whether to measure the shares of constants.
         explained: whether to note which operation meets which rule.
+        audited: whether to compare what comes into each operation in the backward pass and out of it; needs the
+            account.
 
     Returns:
         The output and what was tapped. Nothing is left on the model, whether this returns or raises.
     """
     account = Account() if with_account else None
-    names_of = _names_in(forward_func)
+    names_of = names_in(forward_func)
     log = RuleLog(names_of) if explained else None
-    mode = Propagation(rules, on_unknown, account, names_of, log)
+    mode = Propagation(rules, on_unknown, account, names_of, log, audited)
     inputs = tuple(value.detach() if isinstance(value, torch.Tensor) else value for value in inputs)
     calls: list[list[int]] = [[] for _ in sites]
     carriers: list[Any] = []
@@ -137,10 +145,10 @@ def run(
             output = forward_func(*inputs, *additional)
         mode.check_seen(output)
         mode.take(output)
-    return Forward(output, carriers, calls, mode.taps, account, mode.notes, log)
+    return Forward(output, carriers, calls, mode.taps, account, mode.notes, log, mode.audit, mode.unknown)
 
 
-def _names_in(forward_func: Callable[..., Any]) -> Callable[[torch.nn.Module], Sequence[str]]:
+def names_in(forward_func: Callable[..., Any]) -> Callable[[torch.nn.Module], Sequence[str]]:
     """Gives the qualified names of a module in a model; it may have several, or none."""
     names: dict[torch.nn.Module, list[str]] = {}
     if isinstance(forward_func, torch.nn.Module):

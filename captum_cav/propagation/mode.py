@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 
 from captum_cav.errors import ModelError, UnsupportedOperationError, UnsupportedOperationWarning
 from captum_cav.propagation.account import Account, Ledger, Notes
+from captum_cav.propagation.audit import Audit
 from captum_cav.propagation.kept import Keeper, Kept
 from captum_cav.propagation.marks import NONNEGATIVE, RAW, Mark, Origin, get_mark, is_number, set_mark, tensors_in
 from captum_cav.propagation.operation import ModuleCall, Operation, Surrogate, identify, writes_in_place
@@ -52,10 +53,12 @@ class Propagation(TorchFunctionMode):
 
     Args:
         rules: the user's rules, which go before the defaults.
-        on_unknown: ``"error"`` or ``"gradient"``: what to do where no rule is known.
+        on_unknown: ``"error"``, ``"gradient"``, or ``"note"`` for the gradient and a note: what to do where no rule is
+            known.
         account: collects the shares of constants; None to leave them out.
         names_of: gives the qualified names of a module.
         log: called with each operation that meets a rule, that rule, why it was chosen and the module; None not to.
+        audited: whether to compare what comes into each operation in the backward pass and out of it.
     """
 
     def __init__(
@@ -65,13 +68,17 @@ class Propagation(TorchFunctionMode):
         account: Account | None,
         names_of: Callable[[torch.nn.Module], Sequence[str]],
         log: Log | None = None,
+        audited: bool = False,
     ) -> None:
         super().__init__()
         self.account = account
         self.taps: list[Tapped] = []
         self.modules: list[torch.nn.Module] = []
         self.notes = Notes(account)
+        self.unknown: list[Unknown] = []
         self._run = object()
+        assert not audited or account is not None
+        self.audit = Audit(account, self.notes, self._run) if audited and account is not None else None
         self._rules = rules
         # For each module that the forward pass is in, the rules for what runs there, best first.
         self._candidates: list[list[Candidate]] = []
@@ -361,13 +368,11 @@ class Propagation(TorchFunctionMode):
         return DEFAULTS.get(identity.name or "", Operation.gradient), "default"
 
     def _apply(self, operation: Operation, rule: Surrogate, why: str) -> Any:
+        module = operation.module if isinstance(operation, ModuleCall) else self.modules[-1] if self.modules else None
         # What a rule does by itself is not the model's.
         with self.paused(), saving_as_is(self._saved_as):
-            output = rule(operation)
+            output = rule(operation) if self.audit is None else self.audit.apply(operation, rule, module)
         if self._log is not None:
-            module = (
-                operation.module if isinstance(operation, ModuleCall) else self.modules[-1] if self.modules else None
-            )
             self._log(operation, rule, why, module)
         return output
 
@@ -415,20 +420,21 @@ class Propagation(TorchFunctionMode):
         if any(map(is_number, tensors_in(output))):
             if self._on_unknown == "error":
                 raise self.unsupported(operation.name, operation.function)
-            warnings.warn(
-                f"{operation.name!r}{self.where()} has no rule; its plain gradient was passed on.",
-                UnsupportedOperationWarning,
-                stacklevel=2,
-            )
+            if self._on_unknown == "note":
+                module = self._describe(self.modules[-1]) if self.modules else ""
+                self.unknown.append(Unknown(operation.name, module, _key_of(operation.name, operation.function)))
+            else:
+                warnings.warn(
+                    f"{operation.name!r}{self.where()} has no rule; its plain gradient was passed on.",
+                    UnsupportedOperationWarning,
+                    stacklevel=2,
+                )
         return output
 
     def unsupported(self, name: str, function: Callable[..., Any] | None = None) -> UnsupportedOperationError:
         """The error for an operation without a rule."""
-        key = torch.overrides.resolve_name(function) if function is not None else None
-        if isinstance(function, torch._ops.OpOverload):
-            key = f"torch.ops.{key}"
         return UnsupportedOperationError(
-            _ADVICE.format(operation=name, where=self.where(), key=key or f"the function {name}")
+            _ADVICE.format(operation=name, where=self.where(), key=_key_of(name, function))
         )
 
     def _unseen(self, tensor: torch.Tensor, reached: str) -> UnsupportedOperationError:
@@ -437,8 +443,8 @@ class Propagation(TorchFunctionMode):
         return UnsupportedOperationError(
             f"A tensor of shape {tuple(tensor.shape)} that requires grad {reached}"
             f"{self.where() or ' at the end of the forward pass'} but was made by {node.name()!r}, which captum_cav "
-            "could not see (a scripted function, reentrant checkpointing, a custom autograd.Function whose apply was taken "
-            "beforehand, or a tensor computed before the forward pass). "
+            "could not see (a scripted function, reentrant checkpointing, a custom autograd.Function whose apply was "
+            "taken beforehand, or a tensor computed before the forward pass). "
             f"{_OF_ITS_MODULE}"
         )
 
@@ -449,6 +455,27 @@ class Propagation(TorchFunctionMode):
     def _describe(self, module: torch.nn.Module) -> str:
         name = next(iter(self._names_of(module)), "")
         return f"module {name!r} ({type(module).__name__})" if name else f"the module {type(module).__name__}"
+
+
+class Unknown(NamedTuple):
+    """An operation without a rule.
+
+    Attributes:
+        operation: its plain name.
+        module: the innermost module that it ran in, for messages; empty outside.
+        key: what names it in ``rules``.
+    """
+
+    operation: str
+    module: str
+    key: str
+
+
+def _key_of(name: str, function: Callable[..., Any] | None) -> str:
+    key = torch.overrides.resolve_name(function) if function is not None else None
+    if isinstance(function, torch._ops.OpOverload):
+        key = f"torch.ops.{key}"
+    return key or f"the function {name}"
 
 
 class _AsOne(NamedTuple):

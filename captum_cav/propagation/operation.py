@@ -260,13 +260,19 @@ class Operation:
         self.add_constant(target, value)
         return target
 
-    def with_carrier(self, carrier: torch.Tensor) -> Operation:
-        """The same operation on another tensor in the place of its one source."""
-        (source,) = self.sources
+    def on(self, stand_ins: dict[int, torch.Tensor]) -> Operation:
+        """The same operation on other tensors in the place of some of its own, which are given by their identity."""
+
+        def replaced(value: Any) -> Any:
+            if isinstance(value, torch.Tensor):
+                return stand_ins.get(id(value), value)
+            return type(value)(map(replaced, value)) if type(value) in (tuple, list) else value
+
+        args, kwargs = replaced(self.args), {key: replaced(value) for key, value in self.kwargs.items()}
         identity = Identity(self.name, False, None)
-        args = tuple(carrier if value is source else value for value in self.args)
-        kwargs = {key: carrier if value is source else value for key, value in self.kwargs.items()}
-        return Operation(identity, self.function, args, kwargs, [carrier], self.in_place, self._propagation)
+        return Operation(
+            identity, self.function, args, kwargs, replaced(list(self.sources)), self.in_place, self._propagation
+        )
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """The argument given at a position or by name."""

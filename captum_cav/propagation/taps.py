@@ -32,6 +32,12 @@ class _HandOn(torch.autograd.Function):
         return (coefficients if ctx.needs_input_grad[0] else None), None
 
 
+def hand_on(value: torch.Tensor) -> torch.Tensor:
+    """A tensor of the same memory that requires grad: the beginning of a graph."""
+    carrier: torch.Tensor = _HandOn.apply(value, torch.zeros((), requires_grad=True))
+    return carrier
+
+
 class Tapped:
     """The tensors of one layer in one call: their values and their places in the graph."""
 
@@ -59,9 +65,8 @@ def tap(
         The same structure with tapped tensors in it, and what was tapped.
     """
     tapped = Tapped()
-    anchor = torch.zeros((), requires_grad=True)
 
-    def hand_on(leaf: Any) -> Any:
+    def tapped_leaf(leaf: Any) -> Any:
         if isinstance(leaf, torch.Tensor) and leaf.is_complex():
             raise CAVTypeError(
                 f"the layer gives complex numbers ({leaf.dtype}); contributions are defined for real numbers. Pick a "
@@ -69,10 +74,10 @@ def tap(
             )
         if not (isinstance(leaf, torch.Tensor) and leaf.is_floating_point()):
             return leaf
-        carrier = _HandOn.apply(leaf if leaf.grad_fn is not None else leaf.detach(), anchor)
+        carrier = hand_on(leaf if leaf.grad_fn is not None else leaf.detach())
         tapped.kept.append(keep(leaf))
         tapped.edges.append(get_gradient_edge(carrier))
         mark(carrier, leaf)
         return carrier
 
-    return tree_map(hand_on, value), tapped
+    return tree_map(tapped_leaf, value), tapped

@@ -126,7 +126,7 @@ class MeanSlopeRule(Rule):
         averaged = _Averaged.apply(carrier, pooled)
         if operation.in_place:
             averaged = averaged.clone()
-        output = operation.with_carrier(averaged).by_default()
+        output = operation.on({id(carrier): averaged}).by_default()
         operation.origin = pooled
         return operation.args[0].copy_(output) if operation.in_place else output
 
