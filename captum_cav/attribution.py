@@ -115,6 +115,8 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
             What the forward pass left; the scores, shape (N,); what the contributions of all that was tapped and the
             constants behind it leave of their sum, a float64 scalar.
         """
+        if tap_inputs:
+            _check_floating(inputs)
         passed = self._run(
             inputs, additional_forward_args, sites, tap_inputs=tap_inputs, with_account=True, audited=True
         )

@@ -25,7 +25,7 @@ _SIZES = {
     **dict.fromkeys(("swin3d_t", "swin3d_s", "swin3d_b"), (3, 8, 96, 96)),
 }
 # Detectors resize what they are given; few classes and any score let random weights detect something.
-_TWO_STAGES = {"min_size": 128, "max_size": 128, "box_score_thresh": 0.0, "rpn_pre_nms_top_n_test": 50}
+_TWO_STAGES = {"min_size": 128, "max_size": 128, "box_score_thresh": 0.0}
 _ONE_STAGE = {"score_thresh": 0.0, "num_classes": 5}
 
 

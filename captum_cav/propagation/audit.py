@@ -15,7 +15,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.utils._pytree import tree_map
 
 from captum_cav.propagation.account import Account, Notes
-from captum_cav.propagation.marks import get_mark, set_mark, tensors_in
+from captum_cav.propagation.marks import get_mark, is_number, set_mark, tensors_in
 from captum_cav.propagation.operation import ModuleCall, Operation, Surrogate
 from captum_cav.propagation.taps import hand_on
 from captum_cav.rules import zero
@@ -59,8 +59,13 @@ class Audit:
         self._run = run
 
     def apply(self, operation: Operation, rule: Surrogate, module: torch.nn.Module | None) -> Any:
-        """An operation's value by its rule, audited. Views pass on what they are given; modules as one are not seen."""
-        if isinstance(operation, ModuleCall):
+        """An operation's value by its rule, audited.
+
+        Views have nothing to share out. Modules ruled as one are not seen into, and what bypasses a layer is neither a
+        carrier nor a constant, so where it takes part nothing is compared.
+        """
+        bypassed = any(is_number(tensor) and not tensor.requires_grad for tensor in operation.sources)
+        if bypassed or isinstance(operation, ModuleCall):
             return rule(operation)
         # Each once: an operation may take a tensor several times.
         carriers = list({id(tensor): tensor for tensor in operation.sources if tensor.requires_grad}.values())
