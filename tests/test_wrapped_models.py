@@ -232,6 +232,27 @@ class TestCustomFunctions:
         torch.testing.assert_close(InputCAV(custom).attribute(X, 1), InputCAV(written).attribute(X, 1))
         assert InputCAV(custom).attribute(X, 1, return_convergence_delta=True)[1].abs().max() < 1e-12
 
+    @pytest.mark.parametrize("named", [False, True], ids=["silent", "called a constant"])
+    def test_one_that_hides_an_output_is_refused_unless_it_is_called_a_constant(self, named: bool) -> None:
+        class Hiding(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+                with torch.no_grad():
+                    hidden = x.sin()
+                if named:
+                    ctx.mark_non_differentiable(hidden)
+                return hidden, x * 2
+
+        def model(x: torch.Tensor) -> torch.Tensor:
+            return sum(Hiding.apply(x)).sum((2, 3))
+
+        if named:
+            _, delta = InputCAV(model).attribute(X, 1, return_convergence_delta=True)
+            assert delta.abs().max() < 1e-12
+        else:
+            with pytest.raises(UnsupportedOperationError, match=r"Hiding, a custom autograd\.Function, computes in a"):
+                InputCAV(model).attribute(X, 1)
+
     def test_they_are_applied_as_ever_once_it_is_over(self) -> None:
         before = torch.autograd.Function.__dict__["apply"]
         with pytest.raises(UnsupportedOperationError):

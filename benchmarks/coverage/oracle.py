@@ -12,8 +12,6 @@ operation:
 * quotients: all to the dividend.
 
 Nothing here comes from ``captum_cav``, so that agreement means something. An operation without a rule is an error.
-
-Source: Kakishita and Hattori, equations 1-9.
 """
 
 from __future__ import annotations
@@ -28,6 +26,7 @@ from torch._subclasses.functional_tensor import FunctionalTensor, dispatch_funct
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
@@ -66,10 +65,11 @@ CHOICES = frozenset(
 CLAMPS = frozenset("clamp clamp_max clamp_min".split())
 
 GATES = frozenset("_safe_softmax _softmax hardsigmoid reciprocal rsqrt sigmoid".split())
+"""Activations that return weights, whatever they are given; so do negative powers and quotients of constants."""
 
 ACTIVATIONS = frozenset(
     """
-    _log_softmax _prelu_kernel abs acos acosh asin asinh atan atanh ceil celu cos cosh elu erf erfc exp exp2 expm1 floor
+    _log_softmax _prelu_kernel acos acosh asin asinh atan atanh ceil celu cos cosh elu erf erfc exp exp2 expm1 floor
     gelu hardshrink hardswish hardtanh leaky_relu log log10 log1p log2 log_sigmoid_forward logit mish pow round
     rrelu_with_noise_functional sign silu sin sinc sinh softplus softshrink sqrt square tan tanh threshold trunc
     """.split()
@@ -82,7 +82,8 @@ PRODUCTS: dict[str, tuple[int, ...]] = {
 }
 """Operations that multiply, with the positions of the factors; any other argument is added."""
 
-NORMS = frozenset("linalg_vector_norm norm std std_mean var var_mean".split())
+NORMS = frozenset("abs linalg_vector_norm norm std std_mean var var_mean".split())
+"""Homogeneous operations: of degree 1, or 2 where the name starts with ``var``."""
 
 NORMALIZATIONS = frozenset(
     """
@@ -132,7 +133,9 @@ def exact_map(
     if score.shape != x.shape[:1]:
         raise ValueError(f"one score a sample is needed, not scores of shape {tuple(score.shape)}")
     graph = _Graph(_trace(lambda inputs: function(inputs)[where], x), x)
-    torch.testing.assert_close(graph.score, score, msg="the traced function is not the function: is it at rest?")
+    torch.testing.assert_close(
+        graph.score, score, equal_nan=True, msg="the traced function is not the function: is it at rest?"
+    )
     return x.detach() * graph.coefficient() / score.reshape(-1, *[1] * (x.dim() - 1))
 
 
@@ -157,15 +160,31 @@ def _wrapped(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if isinstance(tensor, FunctionalTensor) else FunctionalTensor.to_functional(tensor)
 
 
+class _Attention(TorchFunctionMode):
+    """Attention's weights, whatever they are made of, are constants: contributions pass through the values only."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+            given = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
+            fixed = {
+                name: given[name].detach() for name in ("query", "key", "attn_mask") if given.get(name) is not None
+            }
+            return func(**{**given, **fixed})
+        return func(*args, **(kwargs or {}))
+
+
 def _trace(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> GraphModule:
     def readable(inputs: torch.Tensor) -> torch.Tensor:
-        with _Constants():  # type: ignore[no-untyped-call]
+        with _Constants(), _Attention():  # type: ignore[no-untyped-call]
             return function(inputs)
 
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one fused operation for a whole encoder layer
     try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # attention as products around a softmax
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # attention as elementary operations
             return make_fx(dispatch_functionalize(readable), decomposition_table={}, tracing_mode="real")(
                 x.detach().clone()
             )
@@ -249,7 +268,7 @@ def _rule(operation: _Operation, value: Any, coefficients: Coefficients) -> dict
     if name in NORMALIZATIONS:
         return _normalization(operation, value, coefficients)
     if name in NORMS:
-        # A variance is homogeneous of degree 2; the means that come along are linear.
+        # The means that come along are linear.
         halved = [
             c / 2 if c is not None and name.startswith("var") and i == 0 else c for i, c in enumerate(coefficients)
         ]
@@ -271,11 +290,11 @@ def _rule(operation: _Operation, value: Any, coefficients: Coefficients) -> dict
 
 
 def _activation(operation: _Operation, value: Any, coefficients: Coefficients) -> dict[int, torch.Tensor]:
-    operation.only(*range(2) if operation.name == "pow" else range(1))
-    (position,) = operation.sources
+    position = min(operation.sources)
+    operation.only(position if operation.name == "pow" else 0)
     x, y, coefficient = operation.values[position], _listed(value)[0], coefficients[0]
     if coefficient is None or any(c is not None for c in coefficients[1:]) or x.is_complex():
-        raise operation.unknown("complex numbers or a second output")
+        raise operation.unknown("of complex numbers, or of its second output")
     near = x.abs() < torch.finfo(x.dtype).eps
     ratio = y / torch.where(near, 1, x)
     if near.any():
@@ -307,7 +326,7 @@ def _quotient(operation: _Operation, value: torch.Tensor, coefficients: Coeffici
         return operation.vjp(coefficients, [0])
     divisor, coefficient = operation.values[1], coefficients[0]
     if coefficient is None or divisor.is_complex():
-        raise operation.unknown("complex numbers")
+        raise operation.unknown("of complex numbers")
     return {1: (coefficient * value / divisor).sum_to_size(divisor.shape)}
 
 
@@ -329,7 +348,7 @@ def _normalization(operation: _Operation, value: Any, coefficients: Coefficients
     operation.only(0)
     coefficient, x, weight = coefficients[0], operation.argument("input"), operation.argument("weight")
     if coefficient is None or any(c is not None for c in coefficients[1:]):
-        raise operation.unknown("a second output is used")
+        raise operation.unknown("of its second output")
     per_channel = [1, -1, *[1] * (x.dim() - 2)]
     if operation.name == "native_layer_norm":
         dims = list(range(-len(operation.argument("normalized_shape")), 0))

@@ -251,7 +251,7 @@ class Propagation(TorchFunctionMode):
         self._candidates.pop()
         self.modules.pop()
 
-    def apply(self, function: type[torch.autograd.Function], args: tuple[Any, ...]) -> Any:
+    def apply(self, function: type[torch.autograd.Function], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a custom autograd function that the model applies.
 
         Its forward pass is followed like any other code. Its backward pass says nothing about contributions.
@@ -259,10 +259,12 @@ class Propagation(TorchFunctionMode):
         carriers = [tensor for tensor in tensors_in(args) if tensor.requires_grad and self.depends_on_inputs(tensor)]
         of_torch = function.__module__.startswith("torch.")  # hooks of modules, reentrant checkpoints
         if self._paused or of_torch or not carriers:
-            return apply_unfollowed(function, args)
-        output = run_as_written(function, args)
-        numbers = [tensor for tensor in tensors_in(output) if is_number(tensor)]
-        if numbers and not any(tensor.requires_grad for tensor in numbers):
+            return apply_unfollowed(function, args, kwargs)
+        output, constants = run_as_written(function, args, kwargs)
+        if any(
+            is_number(tensor) and not tensor.requires_grad and id(tensor) not in constants
+            for tensor in tensors_in(output)
+        ):
             raise UnsupportedOperationError(
                 f"{function.__name__}, a custom autograd.Function{self.where()}, computes in a way that captum_cav "
                 f"cannot see (a kernel of its own, or under torch.no_grad()). {_OF_ITS_MODULE}"

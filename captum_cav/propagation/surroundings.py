@@ -16,7 +16,7 @@ import torch
 from torch.autograd.function import FunctionCtx
 from torch.autograd.graph import saved_tensors_hooks
 
-Apply = Callable[[type[torch.autograd.Function], tuple[Any, ...]], Any]
+Apply = Callable[[type[torch.autograd.Function], tuple[Any, ...], dict[str, Any]], Any]
 
 
 class _Shared:
@@ -68,9 +68,9 @@ def _opened() -> Iterator[None]:
     original = torch.autograd.Function.__dict__["apply"]
 
     def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
-        if _following.apply is None or kwargs:
+        if _following.apply is None:
             return original.__get__(None, cls)(*args, **kwargs)
-        return _following.apply(cls, args)
+        return _following.apply(cls, args, kwargs)
 
     torch.autograd.Function.apply = classmethod(apply)
     try:
@@ -93,21 +93,28 @@ def set_aside(apply: Apply) -> Iterator[None]:
             _following.apply = before
 
 
-def run_as_written(function: type[torch.autograd.Function], args: tuple[Any, ...]) -> Any:
-    """Run the forward pass of a custom autograd function like any other code; its backward pass is not used."""
+def run_as_written(
+    function: type[torch.autograd.Function], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, set[int]]:
+    """Run the forward pass of a custom autograd function like any other code; its backward pass is not used.
+
+    Returns:
+        What it gave, and the identities of the tensors that it called constants.
+    """
     with torch.enable_grad():
         if function.setup_context is not torch.autograd.Function.setup_context:
-            return function.forward(*args)
+            return function.forward(*args, **kwargs), set()
         context = FunctionCtx()
         context.needs_input_grad = tuple(isinstance(x, torch.Tensor) and x.requires_grad for x in args)  # type: ignore[attr-defined]
-        return function.forward(context, *args)
+        output = function.forward(context, *args, **kwargs)
+        return output, set(map(id, getattr(context, "non_differentiable", ())))
 
 
-def apply_unfollowed(function: type[torch.autograd.Function], args: tuple[Any, ...]) -> Any:
+def apply_unfollowed(function: type[torch.autograd.Function], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Apply a custom autograd function as torch does."""
     before, _following.apply = _following.apply, None
     try:
-        return function.apply(*args)
+        return function.apply(*args, **kwargs)
     finally:
         _following.apply = before
 
