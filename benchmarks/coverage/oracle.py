@@ -8,8 +8,10 @@ operation:
   relu): the vector-Jacobian product;
 * elementwise functions: output over input;
 * products: all to the factor that is no *weight* where exactly one is, else one half to each factor that depends on
-  the input. Weights are what sigmoid, softmax, reciprocals and negative powers return, and what is made of weights;
-* quotients: all to the dividend.
+  the input. Weights are what sigmoid, softmax, exponentials, reciprocals and negative powers return, sigmoids written
+  out with tanh, erf or clipping, and what is made of weights;
+* quotients: all to the dividend; solutions of linear systems: all to the right-hand side; samples: all to what is
+  sampled.
 
 Nothing here comes from ``captum_cav``, so that agreement means something. An operation without a rule is an error.
 """
@@ -38,7 +40,7 @@ LINEAR = frozenset(
     _adaptive_avg_pool2d _adaptive_avg_pool3d _conj _fft_c2c _fft_c2r _fft_r2c _reshape_alias _to_copy _unsafe_index
     _unsafe_index_put _unsafe_view add alias as_strided as_strided_scatter avg_pool1d avg_pool2d avg_pool3d block_diag
     cat channel_shuffle clone col2im conj_physical constant_pad_nd cumsum diag_embed diagonal diagonal_scatter
-    embedding expand fft_fftshift fft_ifftshift fill flip gather grid_sampler_2d grid_sampler_3d im2col imag index
+    embedding expand fft_fftshift fft_ifftshift fill flip gather im2col imag index
     index_add index_copy index_put index_select lerp lift_fresh lift_fresh_copy masked_fill masked_scatter masked_select
     mean native_channel_shuffle native_dropout neg permute pixel_shuffle pixel_unshuffle real reflection_pad1d
     reflection_pad2d reflection_pad3d repeat replication_pad1d replication_pad2d replication_pad3d resolve_conj
@@ -51,8 +53,11 @@ LINEAR = frozenset(
 )
 """Operations that are linear in all of their floating-point arguments together, but for those of FIXED."""
 
-FIXED = {"grid_sampler_2d": 1, "grid_sampler_3d": 1, "lerp": 2}
+FIXED = {"lerp": 2}
 """The argument in which an operation of LINEAR is not linear: it must not depend on the input."""
+
+SAMPLES = frozenset("grid_sampler_2d grid_sampler_3d linalg_solve_triangular roi_align".split())
+"""Operations that are linear in one argument, which carries; the others say where, or are divided by."""
 
 CHOICES = frozenset(
     """
@@ -64,14 +69,16 @@ CHOICES = frozenset(
 
 CLAMPS = frozenset("clamp clamp_max clamp_min".split())
 
-GATES = frozenset("_safe_softmax _softmax hardsigmoid reciprocal rsqrt sigmoid".split())
+GATES = frozenset(
+    "_safe_softmax _softmax exp exp2 hardsigmoid reciprocal rsqrt sigmoid sign softplus special_ndtr".split()
+)
 """Activations that return weights, whatever they are given; so do negative powers and quotients of constants."""
 
 ACTIVATIONS = frozenset(
     """
-    _log_softmax _prelu_kernel acos acosh asin asinh atan atanh ceil celu cos cosh elu erf erfc exp exp2 expm1 floor
+    _log_softmax _prelu_kernel acos acosh asin asinh atan atanh ceil celu cos cosh elu erf erfc expm1 floor
     gelu hardshrink hardswish hardtanh leaky_relu log log10 log1p log2 log_sigmoid_forward logit mish pow round
-    rrelu_with_noise_functional sign silu sin sinc sinh softplus softshrink sqrt square tan tanh threshold trunc
+    rrelu_with_noise_functional silu sin sinc sinh softshrink sqrt square tan tanh threshold trunc
     """.split()
 )
 
@@ -100,10 +107,17 @@ CONSTANTS = frozenset(
 )
 """Operations whose output is not made of their input's values, or at which contributions stop."""
 
-PRESERVING = LINEAR | CHOICES | CLAMPS | NORMALIZATIONS | PRODUCTS.keys() | {"copy", "div", "glu"}
+PRESERVING = (
+    LINEAR
+    | CHOICES
+    | CLAMPS
+    | NORMALIZATIONS
+    | PRODUCTS.keys()
+    | frozenset("copy cumprod glu linalg_vector_norm norm pow prod sqrt square std".split())
+)
 """Operations that make weights of weights."""
 
-KNOWN = PRESERVING | ACTIVATIONS | GATES | NORMS | {"addcdiv"}
+KNOWN = PRESERVING | ACTIVATIONS | GATES | NORMS | SAMPLES | {"addcdiv", "div"}
 
 
 class UnknownOperationError(NotImplementedError):
@@ -237,9 +251,26 @@ class _Operation:
         if self.name == "pow":
             exponent = self.values[1]
             return 1 not in self.sources and bool((torch.as_tensor(exponent) < 0).all())
-        if self.name == "div" and 0 not in self.sources:
-            return True  # a constant times a reciprocal
+        if self.name == "div":
+            return (
+                0 not in self.sources or self.weights[0]
+            )  # a constant times a reciprocal, or a weight over a constant
+        if self.name == "add" and self._number(1) >= 1 and self._is_made_by("tanh", "erf"):
+            return True
+        if self.name in ("clamp", "hardtanh") and self.argument("min", self.argument("min_val")) == 0:
+            (source,) = self.sources.values()
+            if self._is_made_by("add") and any(isinstance(value, (int, float)) for value in source.args[:2]):
+                return True
         return self.name in PRESERVING and all(self.weights.values())
+
+    def _number(self, position: int) -> float:
+        value = self.values[position]
+        return float(value) if isinstance(value, (int, float)) else 0.0
+
+    def _is_made_by(self, *names: str) -> bool:
+        """Whether the only argument that depends on the input is what one of these returned."""
+        made = [getattr(node.target, "overloadpacket", None) for node in self.sources.values()]
+        return len(made) == 1 and getattr(made[0], "__name__", "") in names
 
     def vjp(self, coefficients: Coefficients, positions: Iterable[int]) -> dict[int, torch.Tensor]:
         """The vector-Jacobian products for the arguments at ``positions``, each by itself."""
@@ -261,6 +292,9 @@ def _rule(operation: _Operation, value: Any, coefficients: Coefficients) -> dict
         if name in FIXED:
             operation.only(*set(operation.sources) - {FIXED[name]})
         return operation.vjp(coefficients, operation.sources)
+    if name in SAMPLES:
+        carries = 1 if name == "linalg_solve_triangular" else 0
+        return operation.vjp(coefficients, [carries] if carries in operation.sources else [])
     if name in ACTIVATIONS or name in GATES or name in CLAMPS:
         return _activation(operation, value, coefficients)
     if name in PRODUCTS:
