@@ -1,0 +1,53 @@
+"""Networks of other libraries, unmodified: conservation, the value, and the map against the benchmark's oracle."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+
+import pytest
+
+from benchmarks.coverage import torchvision_models
+from benchmarks.coverage.measure import measure, shown
+from benchmarks.coverage.problem import Problem
+
+#: One of each kind that ``test_architectures.py`` leaves out: further classifiers, segmentation, video, detection.
+TORCHVISION = """
+    efficientnet_v2_s mnasnet1_3 mobilenet_v3_large regnet_x_400mf resnext50_32x4d swin_v2_t vit_b_32
+    wide_resnet50_2 deeplabv3_mobilenet_v3_large lraspp_mobilenet_v3_large fcn_resnet50 mc3_18 r2plus1d_18 swin3d_t
+    fcos_resnet50_fpn ssdlite320_mobilenet_v3_large fasterrcnn_mobilenet_v3_large_320_fpn
+""".split()
+
+
+def check(suite: str, name: str, build: Callable[[], Problem]) -> None:
+    row = measure(suite, name, build(), [])
+    assert row.is_right, shown(row)
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_torchvision(name: str) -> None:
+    check("torchvision", name, lambda: torchvision_models.build(name))
+
+
+@functools.cache
+def _families() -> list[tuple[str, Callable[[], Problem]]]:
+    return list(importlib.import_module("benchmarks.coverage.timm_models").families())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("position", range(40))
+def test_timm(position: int) -> None:
+    """The lightest families; the benchmark runs them all."""
+    name, build = _families()[position]
+    check("timm", name, build)
+
+
+@pytest.mark.slow
+def test_transformers() -> None:
+    wrong = []
+    for name, build in importlib.import_module("benchmarks.coverage.transformers_models").cases():
+        row = measure("transformers", name, build(), [])
+        if not row.is_right:
+            wrong.append(shown(row))
+    assert not wrong, "\n".join(wrong)
