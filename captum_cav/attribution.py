@@ -101,6 +101,7 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
             audited=audited,
         )
 
+    @forward.alone()
     def audited(
         self,
         inputs: Any,
@@ -282,6 +283,7 @@ class LayerCAV(LayerAttribution, _Contributions):  # type: ignore[misc]
         self._call = call
 
     @log_usage(part_of_slo=True)
+    @forward.alone()
     def attribute(
         self,
         inputs: Any,
@@ -329,6 +331,7 @@ class LayerCAV(LayerAttribution, _Contributions):  # type: ignore[misc]
         )
         return result
 
+    @forward.alone()
     def attribute_targets(
         self,
         inputs: Any,
@@ -370,6 +373,7 @@ class LayerCAV(LayerAttribution, _Contributions):  # type: ignore[misc]
             grad_kwargs,
         )
 
+    @forward.alone()
     def explain_rules(self, inputs: Any, additional_forward_args: Any = None) -> RuleTable:
         """Which operation behind the layers met which rule, and why.
 
@@ -462,6 +466,7 @@ class InputCAV(_Contributions):
         GradientAttribution.__init__(self, forward_func)
         self._configure(rules, normalize, on_unknown, score)
 
+    @forward.alone()
     def explain_rules(self, inputs: Any, additional_forward_args: Any = None) -> RuleTable:
         """Which operation met which rule, and why: as :meth:`LayerCAV.explain_rules`, from the inputs on."""
         _check_floating(inputs)
@@ -470,6 +475,7 @@ class InputCAV(_Contributions):
         return passed.log.table()
 
     @log_usage(part_of_slo=True)
+    @forward.alone()
     def attribute(
         self,
         inputs: Any,
@@ -551,6 +557,7 @@ class NeuronCAV(NeuronAttribution, _Contributions):  # type: ignore[misc]
         self._configure(rules, normalize, on_unknown)
 
     @log_usage(part_of_slo=True)
+    @forward.alone()
     def attribute(
         self,
         inputs: Any,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from captum_cav.attribution import InputCAV, LayerCAV, Rules
-from captum_cav.propagation.forward import Site, names_in
+from captum_cav.propagation.forward import Site, alone, names_in
 from captum_cav.propagation.marks import tensors_in
 from captum_cav.propagation.mode import Unknown
 from captum_cav.rules.rule import Rule
@@ -163,7 +163,7 @@ def _difference(attribution: InputCAV | LayerCAV, inputs: Any, additional: Any, 
     """How far the model's output is from what it is without captum_cav, over the largest output."""
     args = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
     more = additional if isinstance(additional, tuple) else () if additional is None else (additional,)
-    with torch.no_grad():
+    with alone(), torch.no_grad():
         plain = attribution.forward_func(*args, *more)
     pairs = [(one, other.detach()) for one, other in zip(tensors_in(plain), tensors_in(found), strict=True)]
     largest = max(float(one.abs().max()) for one, _ in pairs)

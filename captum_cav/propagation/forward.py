@@ -26,6 +26,32 @@ from captum_cav.propagation.taps import Tapped
 _REGISTERING = threading.Lock()
 
 
+class _Running(threading.local):
+    """The propagation whose forward pass this thread is in."""
+
+    mode: Propagation | None = None
+
+
+_running = _Running()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Suspend the propagation in whose forward pass this is called: an attribution inside a model is the model's own.
+
+    What it gives counts as a constant there.
+    """
+    outer, _running.mode = _running.mode, None
+    if outer is not None:
+        outer.suspended = True
+    try:
+        yield
+    finally:
+        _running.mode = outer
+        if outer is not None:
+            outer.suspended = False
+
+
 class Site(NamedTuple):
     """Where to tap: a module's output or input."""
 
@@ -141,8 +167,12 @@ def run(
     with _random_state_kept(inputs), set_aside(mode.apply), torch.enable_grad(), _hooked(sites, at_site, mode):
         if tap_inputs:
             inputs = mode.tap(inputs)
-        with mode:
-            output = forward_func(*inputs, *additional)
+        _running.mode = mode
+        try:
+            with mode:
+                output = forward_func(*inputs, *additional)
+        finally:
+            _running.mode = None
         mode.check_seen(output)
         mode.take(output)
     return Forward(output, carriers, calls, mode.taps, account, mode.notes, log, mode.audit, mode.unknown)
@@ -169,18 +199,21 @@ def _hooked(sites: Sequence[Site], at_site: Callable[[int, Any], Any], mode: Pro
     """Follow the forward pass of this thread through its modules, and tap those of the sites."""
     thread = threading.get_ident()
 
+    def is_elsewhere() -> bool:
+        return mode.suspended or threading.get_ident() != thread
+
     tapped_before = {site.module for site in sites if site.of_input}
     ending: list[RemovableHandle] = []
     hooks = ExitStack()
 
     def enter(module: torch.nn.Module, args: Any) -> Any:
-        if threading.get_ident() != thread:
+        if is_elsewhere():
             return None
         mode.enter_module(module)
         return None if module in tapped_before else begin_call(module, args)
 
     def leave(module: torch.nn.Module, args: Any, output: Any) -> None:
-        if threading.get_ident() == thread and mode.modules and mode.modules[-1] is module:
+        if not is_elsewhere() and mode.modules and mode.modules[-1] is module:
             mode.leave_module(output)
 
     def begin_call(module: torch.nn.Module, args: Any) -> Any:
@@ -195,20 +228,20 @@ def _hooked(sites: Sequence[Site], at_site: Callable[[int, Any], Any], mode: Pro
     # Torch asks late whether a hook takes keyword arguments: one that is removed meanwhile is called without them, in
     # threads that had begun to call the module.
     def end_call(module: torch.nn.Module, args: Any, *kwargs_and_output: Any) -> Any:
-        if threading.get_ident() != thread:
+        if is_elsewhere():
             return None
         ending.pop().remove()
         return mode.end_call(*kwargs_and_output)
 
     def tap_output(index: int) -> Callable[..., Any]:
         def hook(module: torch.nn.Module, args: Any, output: Any) -> Any:
-            return at_site(index, output) if threading.get_ident() == thread else None
+            return None if is_elsewhere() else at_site(index, output)
 
         return hook
 
     def tap_input(index: int) -> Callable[..., Any]:
         def hook(module: torch.nn.Module, args: Any, kwargs: Any = None) -> Any:
-            if threading.get_ident() != thread:
+            if is_elsewhere():
                 return None
             args, kwargs = at_site(index, (args, kwargs))
             # Behind the tap, so that the module's rule meets what was tapped.

@@ -76,6 +76,8 @@ class Propagation(TorchFunctionMode):
         self.modules: list[torch.nn.Module] = []
         self.notes = Notes(account)
         self.unknown: list[Unknown] = []
+        # Set while another attribution runs inside the forward pass.
+        self.suspended = False
         self._run = object()
         assert not audited or account is not None
         self.audit = Audit(account, self.notes, self._run) if audited and account is not None else None
@@ -258,7 +260,7 @@ class Propagation(TorchFunctionMode):
         """
         carriers = [tensor for tensor in tensors_in(args) if tensor.requires_grad and self.depends_on_inputs(tensor)]
         of_torch = function.__module__.startswith("torch.")  # hooks of modules, reentrant checkpoints
-        if self._paused or of_torch or not carriers:
+        if self._paused or self.suspended or of_torch or not carriers:
             return apply_unfollowed(function, args, kwargs)
         output, constants = run_as_written(function, args, kwargs)
         if any(
@@ -303,7 +305,7 @@ class Propagation(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         identity = identify(func)
-        if self._paused or identity.name in QUERIES:
+        if self._paused or self.suspended or identity.name in QUERIES:
             return func(*args, **kwargs)
         if identity.name == "__set__" and get_mark(args[0], self._run) is None:
             # A model that sets its own parameter's data must find its own parameter here.
