@@ -82,6 +82,7 @@ class Verification:
     __repr__ = __str__
 
 
+@alone()
 def verify(
     forward_func: Callable[..., Any],
     inputs: Any,
@@ -163,7 +164,7 @@ def _difference(attribution: InputCAV | LayerCAV, inputs: Any, additional: Any, 
     """How far the model's output is from what it is without captum_cav, over the largest output."""
     args = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
     more = additional if isinstance(additional, tuple) else () if additional is None else (additional,)
-    with alone(), torch.no_grad():
+    with torch.no_grad():
         plain = attribution.forward_func(*args, *more)
     pairs = [(one, other.detach()) for one, other in zip(tensors_in(plain), tensors_in(found), strict=True)]
     largest = max(float(one.abs().max()) for one, _ in pairs)

@@ -8,6 +8,7 @@ measures. A tensor that requires grad and bears no mark was made by an operation
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -81,6 +82,13 @@ def set_mark(tensor: torch.Tensor, mark: Mark) -> None:
 def is_number(tensor: torch.Tensor) -> bool:
     """Whether a tensor holds numbers that may carry; integers are indices, which say where."""
     return tensor.is_floating_point() or tensor.is_complex()
+
+
+def map_tensors(change: Callable[[torch.Tensor], Any], value: Any) -> Any:
+    """A (nested) argument of an operation with each of its tensors changed; other structures are taken as they are."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    return type(value)([map_tensors(change, item) for item in value]) if type(value) in (tuple, list) else value
 
 
 def tensors_in(value: Any) -> list[torch.Tensor]:

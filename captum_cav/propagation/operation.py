@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 
 from captum_cav.propagation.account import Ledger
 from captum_cav.propagation.kept import Kept
-from captum_cav.propagation.marks import NONNEGATIVE, RAW, WEIGHT, Origin, is_number, tensors_in
+from captum_cav.propagation.marks import NONNEGATIVE, RAW, WEIGHT, Origin, is_number, map_tensors, tensors_in
 
 if TYPE_CHECKING:
     from captum_cav.propagation.mode import Propagation
@@ -263,15 +263,17 @@ class Operation:
     def on(self, stand_ins: dict[int, torch.Tensor]) -> Operation:
         """The same operation on other tensors in the place of some of its own, which are given by their identity."""
 
-        def replaced(value: Any) -> Any:
-            if isinstance(value, torch.Tensor):
-                return stand_ins.get(id(value), value)
-            return type(value)(map(replaced, value)) if type(value) in (tuple, list) else value
+        def stand_in(tensor: torch.Tensor) -> torch.Tensor:
+            return stand_ins.get(id(tensor), tensor)
 
-        args, kwargs = replaced(self.args), {key: replaced(value) for key, value in self.kwargs.items()}
-        identity = Identity(self.name, False, None)
         return Operation(
-            identity, self.function, args, kwargs, replaced(list(self.sources)), self.in_place, self._propagation
+            Identity(self.name, False, None),
+            self.function,
+            map_tensors(stand_in, self.args),
+            {key: map_tensors(stand_in, value) for key, value in self.kwargs.items()},
+            [stand_in(tensor) for tensor in self.sources],
+            self.in_place,
+            self._propagation,
         )
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
@@ -343,13 +345,13 @@ class Operation:
 
     def without_inputs(self, value: Any) -> Any:
         """A (nested) argument with every tensor of numbers that depend on the inputs replaced by zeros."""
-        if isinstance(value, torch.Tensor):
+
+        def without(tensor: torch.Tensor) -> torch.Tensor:
             # Integers are indices: they say where, and carry nothing.
-            numbers = is_number(value) and self._propagation.depends_on_inputs(value)
-            return torch.zeros_like(value) if numbers else value
-        if type(value) in (tuple, list):
-            return type(value)(map(self.without_inputs, value))
-        return value
+            numbers = is_number(tensor) and self._propagation.depends_on_inputs(tensor)
+            return torch.zeros_like(tensor) if numbers else tensor
+
+        return map_tensors(without, value)
 
     def inside(self, composite: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run a function written in torch so that each operation inside it meets its own rule."""

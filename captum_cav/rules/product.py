@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from captum_cav.errors import OptionError
+from captum_cav.propagation.marks import map_tensors
 from captum_cav.propagation.operation import Operation, Surrogate
 from captum_cav.rules.activation import with_slopes
 from captum_cav.rules.rule import Rule
@@ -52,14 +53,12 @@ def _multiplied(operation: Operation, constant: Sequence[torch.Tensor]) -> Any:
     # Written over, the first factor is still needed: by the others' shares, or because it must not carry.
     overwritten = first is not None and (factors > 1 or id(first) in held)
 
-    def factor(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            value, is_first = (operation.hold(value) if id(value) in held else value), value is first
-            return value.clone() if overwritten and is_first else value
-        return type(value)(map(factor, value)) if type(value) in (tuple, list) else value
+    def factor(tensor: torch.Tensor) -> torch.Tensor:
+        settled = operation.hold(tensor) if id(tensor) in held else tensor
+        return settled.clone() if overwritten and tensor is first else settled
 
-    args = tuple(map(factor, operation.args))
-    output = operation.function(*args, **{key: factor(value) for key, value in operation.kwargs.items()})
+    kwargs = {key: map_tensors(factor, value) for key, value in operation.kwargs.items()}
+    output = operation.function(*map_tensors(factor, operation.args), **kwargs)
     if factors > 1:
         output = _Scaled.apply(output, 1 / factors)
     return operation.args[0].copy_(output) if overwritten else output

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from captum_cav.propagation.marks import map_tensors
 from captum_cav.propagation.operation import Operation, Surrogate
 
 
@@ -20,12 +21,11 @@ def first_carries(operation: Operation) -> Any:
             operation.hold(place)
         return operation.value().detach()
 
-    def settled(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return operation.hold(value) if value is not x and operation.depends_on_inputs(value) else value
-        return type(value)(map(settled, value)) if type(value) in (tuple, list) else value
+    def settled(tensor: torch.Tensor) -> torch.Tensor:
+        return operation.hold(tensor) if tensor is not x and operation.depends_on_inputs(tensor) else tensor
 
-    return operation.function(*map(settled, operation.args), **{k: settled(v) for k, v in operation.kwargs.items()})
+    kwargs = {key: map_tensors(settled, value) for key, value in operation.kwargs.items()}
+    return operation.function(*map_tensors(settled, operation.args), **kwargs)
 
 
 def deformable_convolution(operation: Operation) -> Any:

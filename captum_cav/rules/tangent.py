@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from captum_cav.propagation.marks import map_tensors
 from captum_cav.propagation.operation import Operation, Surrogate
 
 
@@ -27,13 +28,11 @@ def _carried(operation: Operation) -> torch.Tensor:
     """``sum_i x_i dy/dx_i`` over all carriers: the derivative of the vector-Jacobian product by its vector."""
     leaves = {id(x): x.detach().clone().requires_grad_() for x in operation.sources if operation.carries(x)}
 
-    def replaced(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return (leaves[id(value)] if id(value) in leaves else value.detach()).clone()
-        return type(value)(map(replaced, value)) if type(value) in (tuple, list) else value
+    def leaf_of(tensor: torch.Tensor) -> torch.Tensor:
+        return (leaves[id(tensor)] if id(tensor) in leaves else tensor.detach()).clone()
 
-    kwargs = {key: replaced(value) for key, value in operation.kwargs.items()}
-    value = operation.function(*replaced(operation.args), **kwargs)
+    kwargs = {key: map_tensors(leaf_of, value) for key, value in operation.kwargs.items()}
+    value = operation.function(*map_tensors(leaf_of, operation.args), **kwargs)
     vector = torch.ones_like(value).requires_grad_()
     products = torch.autograd.grad(value, list(leaves.values()), vector, create_graph=True)
     total = torch.stack([(product * x.detach()).sum() for product, x in zip(products, leaves.values(), strict=True)])
