@@ -135,10 +135,11 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
                 total = total - zero.contributions(value, part, zeros_carry).sum(dtype=torch.float64)
         return passed, values.detach(), total
 
-    def _scores(self, output: Any, target: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def _scores(self, passed: forward.Forward, target: Any) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.enable_grad():
-            output = checks.check_output(output)
+            output = checks.check_output(passed.output)
             values, constants = scores.select(output, target, self._score)
+        checks.check_finite_results("the score is", values, self.forward_func, passed.args)
         if self._normalize is not None:
             checks.warn_near_zero(values, output)
         return values, constants
@@ -189,6 +190,12 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
                         for value, part in zip(passed.taps[index].values, found, strict=True)
                     )
                 )
+            if bool(torch.isfinite(seeds).all()):
+                for name, parts in zip(names, contributions, strict=True):
+                    for part in parts:
+                        checks.check_finite_results(
+                            f"the contributions at {name} are", part, self.forward_func, passed.args
+                        )
             deltas = []
             if with_delta:
                 assert passed.account is not None
@@ -418,7 +425,7 @@ class LayerCAV(LayerAttribution, _Contributions):  # type: ignore[misc]
         for number, target in enumerate(targets, 1):
             contributions, deltas = self._contributions(
                 passed,
-                self._scores(passed.output, target),
+                self._scores(passed, target),
                 chosen,
                 names,
                 with_delta=return_convergence_delta,
@@ -503,7 +510,7 @@ class InputCAV(_Contributions):
         passed = self._run(inputs, additional_forward_args, tap_inputs=True, with_account=return_convergence_delta)
         (parts,), deltas = self._contributions(
             passed,
-            self._scores(passed.output, target),
+            self._scores(passed, target),
             [0],
             ["the inputs"],
             with_delta=return_convergence_delta,
@@ -600,6 +607,7 @@ class NeuronCAV(NeuronAttribution, _Contributions):  # type: ignore[misc]
         checks.check_neuron(neuron_selector, values)
         with torch.enable_grad():
             neuron = _captum.select_neuron(values, neuron_selector)
+        checks.check_finite_results("the neuron's value is", neuron, self.forward_func, passed.args)
         if self._normalize is not None:
             checks.warn_near_zero(neuron, values[0])
         (parts,), deltas = self._contributions(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from captum_cav.errors import CAVTypeError, InputError, LayerError, ModelError, ScoreWarning, TargetError
+from captum_cav.propagation.marks import tensors_in
 
 _NEAR_ZERO = 1e-6
 
@@ -224,14 +226,60 @@ def _example(shape: Sequence[int]) -> str:
     return f"target=(i, ...) with one index for each of the sizes {tuple(choices)}"
 
 
+def check_finite_results(what: str, values: torch.Tensor, model: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    """Refuse scores or contributions that are not finite, and name the first module that gives such numbers.
+
+    Args:
+        what: what they are, for the message.
+        values: shape (N, ...), the scores or contributions.
+        model: what gave them; it is run once more where something is wrong.
+        args: its arguments.
+    """
+    values = values.detach()
+    # One number is soon summed; halves would overflow.
+    if bool(torch.isfinite(values.sum(dtype=torch.float32 if values.itemsize < 4 else values.dtype))):
+        return
+    rows = ~torch.isfinite(values.reshape(len(values), -1)).all(1)
+    if bool(rows.any()):
+        raise ModelError(
+            f"{what} not finite in {_samples(rows.nonzero().flatten().tolist())}: NaN or infinity first comes "
+            f"{_first_not_finite(model, args)}. Look at the numbers there."
+        )
+
+
+def _first_not_finite(model: Callable[..., Any], args: tuple[Any, ...]) -> str:
+    """Where in a forward pass the first number that is not finite comes from."""
+    thread = threading.get_ident()
+    found: list[torch.nn.Module] = []
+
+    def look(module: torch.nn.Module, _: Any, output: Any) -> None:
+        if threading.get_ident() == thread and not found:
+            tensors = [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
+            if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+                found.append(module)
+
+    with torch.no_grad():
+        handle = torch.nn.modules.module.register_module_forward_hook(look)
+        try:
+            model(*args)
+        finally:
+            handle.remove()
+    if not found:
+        return "between its modules or in the backward pass"
+    modules = model.named_modules() if isinstance(model, torch.nn.Module) else ()
+    names = {module: name for name, module in modules}
+    name, kind = names.get(found[0], ""), type(found[0]).__name__
+    return f"out of module {name!r} ({kind})" if name else f"out of the module {kind}"
+
+
 def warn_near_zero(scores: torch.Tensor, output: torch.Tensor) -> None:
-    """Warn where a score is not finite, or at or near zero compared with the sample's other scores."""
+    """Warn where a score is at or near zero compared with the sample's other scores."""
     rows = output.detach().reshape(len(scores), -1).abs()
     scale = rows.amax(1) if rows.shape[1] > 1 else torch.ones_like(rows[:, 0])
-    meaningless = (~(scores.detach().abs() > _NEAR_ZERO * scale) | scores.detach().isinf()).nonzero().flatten().tolist()
+    meaningless = (scores.detach().abs() <= _NEAR_ZERO * scale).nonzero().flatten().tolist()
     if meaningless:
         warnings.warn(
-            f"the score of {_samples(meaningless)} is at or near zero or not finite, so ratios to it mean nothing; "
+            f"the score of {_samples(meaningless)} is at or near zero, so ratios to it mean nothing; "
             "normalize=None gives contributions in units of the score instead.",
             ScoreWarning,
             stacklevel=4,

@@ -44,7 +44,7 @@ class UnavailableError(CAVError, NotImplementedError):
 
 
 class ScoreWarning(UserWarning):
-    """A score at or near zero or not finite: ratios to it are meaningless."""
+    """A score at or near zero: ratios to it are meaningless."""
 
 
 class UnsupportedOperationWarning(UserWarning):

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from captum_cav import InputCAV, LayerCAV, NeuronCAV, rules
-from captum_cav.errors import CAVError, CAVTypeError, LayerError, ModelError, ScoreWarning, TargetError
+from captum_cav.errors import CAVError, CAVTypeError, LayerError, ModelError, TargetError
 from tests.networks import network, shape_of
 
 LAYERS = ["maxpool", "layer1", "layer2", "layer3", "layer4"]
@@ -491,9 +491,20 @@ def test_the_delta_cannot_be_had_afterwards() -> None:
     assert isinstance(caught.value, CAVError)
 
 
-def test_a_score_that_is_not_a_number_is_warned_of() -> None:
-    with pytest.warns(ScoreWarning, match="score of sample 1 is at or near zero or not finite"):
-        InputCAV(lambda x: x.log().sum(1)).attribute(torch.tensor([[2.0, 3.0], [-1.0, 2.0]]))
+@pytest.mark.parametrize("normalize", ["score", None])
+def test_a_score_that_is_not_a_number_is_refused(normalize: Any) -> None:
+    with pytest.raises(ModelError, match="the score is not finite in sample 1: NaN or infinity first comes between"):
+        InputCAV(lambda x: x.log().sum(1), normalize=normalize).attribute(torch.tensor([[2.0, 3.0], [-1.0, 2.0]]))
+
+
+def test_what_is_not_finite_but_masked_out_does_no_harm() -> None:
+    def model(x: torch.Tensor) -> torch.Tensor:
+        return torch.where(x > 0, x.log(), 0.5 * x).sum(1)
+
+    x = torch.tensor([[2.0, 3.0, -1.0]])
+    found, delta = InputCAV(model, normalize=None).attribute(x, return_convergence_delta=True)
+    assert_same(found, torch.where(x > 0, x.log(), 0.5 * x))
+    assert delta.abs().item() < 1e-6
 
 
 def test_writing_into_a_carrier_without_a_record_is_refused() -> None:

@@ -64,6 +64,7 @@ class Forward:
     """What a forward pass left: its output and the graph behind the taps.
 
     Attributes:
+        args: what it was called with.
         output: what the model returned.
         carriers: for each call of a site, the tensors that carry contributions there, where they were to be kept.
         calls: for each site, the indices of its taps in ``taps``, one a call of the module.
@@ -75,6 +76,7 @@ class Forward:
         unknown: operations without a rule, where they were to be noted.
     """
 
+    args: tuple[Any, ...]
     output: Any
     carriers: list[Any]
     calls: list[list[int]]
@@ -175,7 +177,9 @@ def run(
             _running.mode = None
         mode.check_seen(output)
         mode.take(output)
-    return Forward(output, carriers, calls, mode.taps, account, mode.notes, log, mode.audit, mode.unknown)
+    return Forward(
+        (*inputs, *additional), output, carriers, calls, mode.taps, account, mode.notes, log, mode.audit, mode.unknown
+    )
 
 
 def names_in(forward_func: Callable[..., Any]) -> Callable[[torch.nn.Module], Sequence[str]]:

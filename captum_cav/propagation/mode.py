@@ -11,7 +11,13 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from captum_cav.errors import ModelError, UnsupportedOperationError, UnsupportedOperationWarning
+from captum_cav.errors import (
+    CAVTypeError,
+    ModelError,
+    OptionError,
+    UnsupportedOperationError,
+    UnsupportedOperationWarning,
+)
 from captum_cav.propagation.account import Account, Ledger, Notes
 from captum_cav.propagation.audit import Audit
 from captum_cav.propagation.kept import Keeper, Kept
@@ -27,7 +33,7 @@ from captum_cav.propagation.surroundings import (
 from captum_cav.propagation.taps import Tapped, tap
 from captum_cav.rules import DEFAULTS, GUARDS, HANDING_ON, KEEPING, MAKING, NONNEGATIVE_TOGETHER, QUERIES, SHAPED_LIKE
 from captum_cav.rules.activation import written_gate
-from captum_cav.rules.rule import Rule
+from captum_cav.rules.rule import FunctionRule, Rule
 
 _ADVICE = """{operation!r}{where} has no rule for how it passes contributions on. Define one for this attribution:
     from captum_cav import rules
@@ -375,7 +381,10 @@ class Propagation(TorchFunctionMode):
         module = operation.module if isinstance(operation, ModuleCall) else self.modules[-1] if self.modules else None
         # What a rule does by itself is not the model's.
         with self.paused(), saving_as_is(self._saved_as):
+            expected = _expected(operation) if _is_users(rule) else None
             output = rule(operation) if self.audit is None else self.audit.apply(operation, rule, module)
+        if expected is not None:
+            _check_result(expected, output, f"{rule!r} for {operation.name!r}{self.where()}")
         if self._log is not None:
             self._log(operation, rule, why, module)
         return output
@@ -437,6 +446,12 @@ class Propagation(TorchFunctionMode):
 
     def unsupported(self, name: str, function: Callable[..., Any] | None = None) -> UnsupportedOperationError:
         """The error for an operation without a rule."""
+        resolved = (torch.overrides.resolve_name(function) if function is not None else None) or ""
+        if resolved.startswith(("quantized.", "torch.ops.quantized.")):
+            return UnsupportedOperationError(
+                f"{resolved.rpartition('.')[2]!r}{self.where()} runs on quantized numbers, which carry no "
+                "contributions; pass the float model that it was made from."
+            )
         return UnsupportedOperationError(
             _ADVICE.format(operation=name, where=self.where(), key=_key_of(name, function))
         )
@@ -492,6 +507,46 @@ class _AsOne(NamedTuple):
     copies: tuple[Any, ...]
 
 
+def _is_users(rule: Surrogate) -> bool:
+    """Whether a rule was written by a user, who may err."""
+    written = rule.function if isinstance(rule, FunctionRule) else type(rule) if isinstance(rule, Rule) else rule
+    return not str(getattr(written, "__module__", "")).startswith("captum_cav.")
+
+
+def _expected(operation: Operation) -> Any:
+    """What an operation gives, without a graph and with nothing written over."""
+    if not operation.in_place:
+        with torch.no_grad():
+            return operation.value()
+    if identify(operation.function).name == "setitem":
+        return None
+    first = operation.args[0]
+    with torch.no_grad():
+        return operation.on({id(first): first.detach().clone()}).value()
+
+
+def _check_result(expected: Any, found: Any, rule: str) -> None:
+    """Refuse what a user's rule returned where the operation returns something else."""
+    if isinstance(expected, tuple):
+        if not isinstance(found, tuple) or len(found) != len(expected):
+            raise CAVTypeError(
+                f"the rule {rule} returned a {type(found).__name__}; expected a tuple of {len(expected)}, as the "
+                "operation returns."
+            )
+        for part, made in zip(expected, found, strict=True):
+            _check_result(part, made, rule)
+        return
+    if not isinstance(expected, torch.Tensor):
+        return
+    wanted = f"expected the operation's value, a tensor of shape {tuple(expected.shape)} and {expected.dtype}"
+    if not isinstance(found, torch.Tensor):
+        raise CAVTypeError(f"the rule {rule} returned {'None' if found is None else type(found).__name__}; {wanted}.")
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        raise OptionError(f"the rule {rule} returned shape {tuple(found.shape)} and {found.dtype}; {wanted}.")
+    if bool(torch.isfinite(expected).all()) and not bool(torch.isfinite(found.detach()).all()):
+        raise OptionError(f"the rule {rule} returned NaN or infinity, where the operation's value has none.")
+
+
 def _in_base(view: torch.Tensor, base: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
     """A part of a view as a part of its base; both broadcast."""
     if part.dim() <= 1 and view.shape[-1:] == base.shape[-1:] == part.shape and view.numel() == base.numel():
@@ -511,8 +566,17 @@ def _are_all(operation: Operation, sources: int) -> bool:
 
 
 def _differs_in_training(module: torch.nn.Module) -> bool:
+    if _estimates_spectral_norm(module):
+        return True
     if isinstance(module, torch.nn.modules.dropout._DropoutNd):
         return module.p > 0
     if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
         return module.track_running_stats
     return isinstance(module, torch.nn.RReLU)
+
+
+def _estimates_spectral_norm(module: torch.nn.Module) -> bool:
+    """Whether a module goes on estimating a largest singular value when it trains, by either of torch's ways."""
+    if type(module).__name__ == "_SpectralNorm":
+        return type(module).__module__ == "torch.nn.utils.parametrizations"
+    return any(type(hook).__module__ == "torch.nn.utils.spectral_norm" for hook in module._forward_pre_hooks.values())

@@ -99,7 +99,7 @@ def limited(limit: float) -> Surrogate:
     @_of_one
     def rule(operation: Operation) -> Any:
         carrier, x, value = _evaluate(operation)
-        slope = torch.div(value, x).nan_to_num_(nan=limit)
+        slope = torch.div(value, x).nan_to_num_(nan=limit, posinf=0.0, neginf=0.0)
         return _Activation.apply(carrier, value, slope, operation.in_place)
 
     rule.__name__ = "pass_through"
@@ -136,7 +136,8 @@ def pass_through(operation: Operation) -> Any:
 
     def slope(value: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         silent = x.abs() < torch.finfo(x.dtype).eps
-        return torch.div(value, x).masked_fill_(silent, 0.0), silent
+        # What is not finite may be masked out behind (the logarithm of a negative number): 0 times NaN would be NaN.
+        return torch.div(value, x).masked_fill_(silent, 0.0).nan_to_num_(0.0, 0.0, 0.0), silent
 
     return pass_on(operation, slope)
 

@@ -84,13 +84,14 @@ class AttentionRule(Rule):
         query, key, value, mask = (
             operation.argument(position, name) for position, name in enumerate(("query", "key", "value", "attn_mask"))
         )
+        of_inputs = [operation.depends_on_inputs(part) for part in (query, key, value, mask)]
         if operation.kwargs.get("enable_gqa", False):
             repeats = query.shape[-3] // key.shape[-3]
             key, value = (part.repeat_interleave(repeats, -3) for part in (key, value))
-        products = shared_matmul(query, key.transpose(-2, -1))
+        products = shared_matmul(query, key.transpose(-2, -1), of_inputs[0] and of_inputs[1])
         causal, scale = bool(operation.argument(5, "is_causal", False)), operation.kwargs.get("scale")
         weights = attention_weights(products, query.shape[-1], mask, causal, scale)
-        return shared_matmul(weights, value)
+        return shared_matmul(weights, value, of_inputs[2] and any((*of_inputs[:2], of_inputs[3])))
 
 
 def attention_weights(

@@ -48,7 +48,8 @@ def _multiplied(operation: Operation, constant: Sequence[torch.Tensor]) -> Any:
     """A product whose factors share alike, but for those that are held constant."""
     signals = operation.sources
     held = {id(tensor) for tensor in constant}
-    factors = sum(operation.carries(t) and id(t) not in held for t in signals)
+    # A factor that bypasses the layer takes its part all the same: a layer's map does not hang on what else is asked.
+    factors = sum(id(t) not in held for t in signals)
     first = operation.args[0] if operation.in_place else None
     # Written over, the first factor is still needed: by the others' shares, or because it must not carry.
     overwritten = first is not None and (factors > 1 or id(first) in held)
@@ -64,10 +65,10 @@ def _multiplied(operation: Operation, constant: Sequence[torch.Tensor]) -> Any:
     return operation.args[0].copy_(output) if overwritten else output
 
 
-def shared_matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """A matrix product of which both factors carry half, or the one that carries all."""
+def shared_matmul(a: torch.Tensor, b: torch.Tensor, shared: bool) -> torch.Tensor:
+    """A matrix product of which both factors carry half where it is shared, else the one that depends on the inputs."""
     output = a @ b
-    halved: torch.Tensor = _Scaled.apply(output, 0.5) if a.requires_grad and b.requires_grad else output
+    halved: torch.Tensor = _Scaled.apply(output, 0.5) if shared and output.requires_grad else output
     return halved
 
 
@@ -131,7 +132,7 @@ def running_product(operation: Operation) -> Any:
 def solution(operation: Operation) -> Any:
     """``solve(A, B)``: as in a division, the matrix is held constant and the right-hand side carries."""
     a, b = operation.argument(0, "A"), operation.argument(1, "B")
-    if not operation.carries(b):
+    if not operation.depends_on_inputs(b):
         return _Scaled.apply(operation.value(), -1.0)  # homogeneous of degree -1 in the matrix
     a = operation.hold(a) if operation.depends_on_inputs(a) else a
     return operation.function(a, b, *operation.args[2:], **_without(operation.kwargs, "A", "B", "input"))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import Field, dataclass, fields, is_dataclass
 from typing import Any, ClassVar, cast
 
-from captum_cav.errors import CAVTypeError
+from captum_cav.errors import CAVTypeError, UnsupportedOperationError
 from captum_cav.propagation.operation import Operation, identify
 
 
@@ -54,7 +54,9 @@ class Rule:
 
     def __call__(self, operation: Operation, /) -> Any:
         """Return the operation's value as a surrogate."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how to pass contributions on: define __call__.")
+        raise UnsupportedOperationError(
+            f"{type(self).__name__} does not say how to pass contributions on: define __call__."
+        )
 
 
 @dataclass(frozen=True, repr=False)
