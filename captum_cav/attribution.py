@@ -641,7 +641,10 @@ def _choose(passed: forward.Forward, site: int, name: str, call: int | None) -> 
         raise LayerError(f"layer {name} was reached {len(calls)} times; call={call} is out of range.")
     index = calls[call or 0]
     if not passed.taps[index].values:
-        raise CAVTypeError(f"layer {name} gave no floating-point tensor; pick a layer whose units carry numbers.")
+        raise CAVTypeError(
+            f"layer {name} gave a {passed.taps[index].kind}, in which no floating-point tensor was found; pick a layer "
+            "whose units carry numbers, inside it or behind it."
+        )
     return index
 
 

@@ -59,7 +59,11 @@ def check_inputs(forward_func: Callable[..., Any], inputs: Any) -> tuple[torch.T
         )
     devices = set()
     if isinstance(forward_func, torch.nn.Module):
-        for parameter in forward_func.parameters():
+        for name, parameter in forward_func.named_parameters():
+            if torch.nn.parameter.is_lazy(parameter):
+                raise ModelError(f"parameter {name!r} is lazy and not initialized; run the model once.")
+            if parameter.is_meta:
+                raise ModelError(f"parameter {name!r} is on the meta device, which holds no numbers; load the model.")
             devices.add(parameter.device)
             if parameter.is_inference():
                 raise ModelError(
@@ -72,6 +76,10 @@ def check_inputs(forward_func: Callable[..., Any], inputs: Any) -> tuple[torch.T
         which = f"inputs[{index}]" if len(tensors) > 1 else "inputs"
         if not isinstance(tensor, torch.Tensor):
             raise CAVTypeError(f"{which} is a {type(tensor).__name__}; expected a tensor or a tuple of tensors.")
+        if tensor.is_nested:
+            raise CAVTypeError(f"{which} is a nested tensor; pad it, or pass one sample at a time.")
+        if tensor.layout != torch.strided:
+            raise CAVTypeError(f"{which} is sparse ({tensor.layout}); pass {which}.to_dense().")
         if tensor.is_complex():
             raise CAVTypeError(f"{which} is complex ({tensor.dtype}); contributions are defined for real numbers.")
         if tensor.numel() == 0:
@@ -81,6 +89,8 @@ def check_inputs(forward_func: Callable[..., Any], inputs: Any) -> tuple[torch.T
         if devices and tensor.device not in devices:
             places = ", ".join(sorted(map(str, devices)))
             raise InputError(f"{which} is on {tensor.device} and the model on {places}; move one with .to(device).")
+        if tensor.is_meta:
+            raise InputError(f"{which} is on the meta device, which holds no numbers.")
         if tensor.is_floating_point():
             _check_finite(tensor, which)
     return tensors

@@ -15,16 +15,15 @@ from captum import metrics as captum_metrics
 from torch.utils._pytree import tree_leaves, tree_map
 
 from captum_cav import checks
+from captum_cav.attribution import Attributions
 from captum_cav.errors import CAVTypeError, InputError, LayerError, OptionError
-
-Tensors = torch.Tensor | tuple[torch.Tensor, ...]
 
 
 def infidelity(
     forward_func: Callable[..., Any],
     perturb_func: Callable[..., Any],
     inputs: Any,
-    attributions: Tensors,
+    attributions: Attributions,
     baselines: Any = None,
     additional_forward_args: Any = None,
     target: Any = None,
@@ -38,10 +37,10 @@ def infidelity(
 ) -> torch.Tensor:
     """How far attributions are from what perturbations of the attributed units do to the score; 0 is best.
 
-    The mean of ``(sum_i I_i * phi_i - (f(a) - f(a - I)))^2`` over random perturbations ``I``, where ``a`` are the inputs
-    or, with ``layer``, the layer's units, and ``f`` is the score from there on: what bypasses the layer stays as it was.
-    For attributions that are multiplied by the units (contributions, gradient x activation, Grad-CAM, ...) ``I_i`` is the
-    *share* of the unit that is taken away, ``I_i / a_i``.
+    The mean of ``(sum_i I_i * phi_i - (f(a) - f(a - I)))^2`` over random perturbations ``I``. Here ``a`` are the inputs
+    or, with ``layer``, its units, and ``f`` is the score from there on: what bypasses the layer stays as it was. Where
+    attributions are multiplied by the units (contributions, gradient x activation, Grad-CAM, integrated gradients, ...)
+    the first ``I_i`` is the share of the unit that is taken away, ``I_i / a_i``.
 
     The attributions have to be in units of the score (``LayerCAV(..., normalize=None)``), or ``normalize`` be True.
 
@@ -85,42 +84,40 @@ def infidelity(
         >>> bool(infidelity(net, fade, x, contributions, layer="1") < 1e-10)   # behind the layer, the net is linear
         True
     """
-    _check_number("n_perturb_samples", n_perturb_samples)
+    _check_number(n_perturb_samples)
     forward_func = checks.check_model(forward_func)
-    inputs = inputs if isinstance(inputs, tuple) else (inputs,)
-    additional = additional_forward_args if isinstance(additional_forward_args, tuple) else (additional_forward_args,)
-    additional = () if additional_forward_args is None else additional
-    site = None
+    inputs, additional = _as_tuple(inputs), _arguments(additional_forward_args)
     if layer is None:
+        name, site, units = "the inputs", None, _tensors("inputs", inputs)
         with torch.no_grad():
-            output, units, whose = forward_func(*inputs, *additional), inputs, "the inputs"
+            output = forward_func(*inputs, *additional)
     else:
-        name, module = checks.find_layer(forward_func, layer)
-        output, calls = _Site(module, attribute_to_layer_input).run(forward_func, (*inputs, *additional))
-        number = _choose(len(calls), call, name)
-        site, units, whose = _Site(module, attribute_to_layer_input, number), calls[number], f"layer {name}"
+        found_name, module = checks.find_layer(forward_func, layer)
+        name = f"layer {found_name}"
+        site = _Site(module, attribute_to_layer_input, call)
+        output, calls = site.run(forward_func, (*inputs, *additional))
+        chosen = _choose(len(calls), call, name)
+        site, units = site._replace(call=chosen), calls[chosen]
     output = checks.check_output(output)
     samples = len(output)
     parts = _tensors("attributions", attributions)
-    _check_shapes(parts, units, samples, whose)
+    _check_shapes(parts, units, samples, name)
 
     def score(*perturbed: torch.Tensor) -> torch.Tensor:
         rows = len(perturbed[0])
 
-        def repeated(value: Any) -> Any:
-            is_of_samples = isinstance(value, torch.Tensor) and value.dim() > 0 and len(value) == samples
+        def repeat(value: Any) -> Any:
+            is_of_samples = isinstance(value, torch.Tensor) and value.shape[:1] == (samples,)
             return value.repeat_interleave(rows // samples, 0) if is_of_samples else value
 
-        others = tuple(tree_map(repeated, additional))
+        others = tree_map(repeat, additional)
         if site is None:
             found = forward_func(*perturbed, *others)
         else:
-            found, _ = site.run(forward_func, (*tree_map(repeated, inputs), *others), perturbed)
+            found, _ = site.run(forward_func, (*tree_map(repeat, inputs), *others), perturbed)
         found = checks.check_output(found)
         if len(found) != rows:
-            raise InputError(
-                f"forward_func returned {tuple(found.shape)} for {rows} samples; expected a score of each."
-            )
+            raise InputError(f"forward_func returned {tuple(found.shape)} for {rows} samples; expected a row of each.")
         return found
 
     def perturb(*arguments: Any) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
@@ -130,22 +127,23 @@ def infidelity(
                 f"perturb_func returned a {type(pair).__name__}; expected a pair of perturbations and perturbed units. "
                 "captum.metrics.infidelity_perturb_func_decorator makes it of perturbed units alone."
             )
-        perturbations, perturbed = _tensors("perturbations", pair[0]), _tensors("perturbed units", pair[1])
-        rows = len(tree_leaves(arguments[0])[0])
-        for what, found, expected in (("perturbations", perturbations, parts), ("perturbed units", perturbed, units)):
-            shapes = [tuple(tensor.shape) for tensor in found]
-            if shapes != [(rows, *tensor.shape[1:]) for tensor in expected]:
-                wanted = ", ".join(str((rows, *tensor.shape[1:])) for tensor in expected)
-                raise InputError(f"perturb_func returned {what} of shape {shapes}; expected {wanted}.")
-        # Where a dimension was summed, _spread left zeros in all but its first entry.
-        return tuple(i.expand_as(a).contiguous() for i, a in zip(perturbations, perturbed, strict=True)), perturbed
+        rows = len(_as_tuple(arguments[0])[0])
+        for what, tensors, like in zip(("perturbations", "perturbed units"), pair, (parts, units), strict=True):
+            found = [tuple(tensor.shape) for tensor in _tensors(what, tensors)]
+            expected = [(rows, *tensor.shape[1:]) for tensor in like]
+            if found != expected:
+                raise InputError(f"perturb_func returned {what} of shape {found}; expected {expected}.")
+        perturbations, perturbed = map(_as_tuple, pair)
+        # Where a dimension was summed, _spread leaves zeros in all but its first entry.
+        whole = tuple(part.expand_as(unit).contiguous() for part, unit in zip(perturbations, perturbed, strict=True))
+        return whole, perturbed
 
     result: torch.Tensor = captum_metrics.infidelity(
         score,
         perturb,
-        tuple(units),
+        units,
         tuple(_spread(part, unit) for part, unit in zip(parts, units, strict=True)),
-        baselines=baselines,
+        baselines,
         target=checks.resolve_target(output, target),
         n_perturb_samples=n_perturb_samples,
         max_examples_per_batch=max_examples_per_batch,
@@ -156,7 +154,7 @@ def infidelity(
 
 def sensitivity_max(
     explanation_func: Callable[..., Any],
-    inputs: Tensors,
+    inputs: Attributions,
     perturb_func: Callable[..., Any] | None = None,
     perturb_radius: float = 0.02,
     n_perturb_samples: int = 10,
@@ -201,7 +199,7 @@ def sensitivity_max(
         >>> sensitivity_max(LayerCAV(net, "0", normalize=None).attribute, torch.ones(1, 2), double, target=0)
         tensor([1.])
     """
-    _check_number("n_perturb_samples", n_perturb_samples)
+    _check_number(n_perturb_samples)
     if not callable(explanation_func):
         raise CAVTypeError(
             f"explanation_func is a {type(explanation_func).__name__}; expected a function, as "
@@ -212,32 +210,29 @@ def sensitivity_max(
             "return_convergence_delta is True, but the delta is no part of the explanation; leave it out."
         )
     # Captum copies what it repeats, deeply: modules would lose their identity.
-    repeated = {key: kwargs.pop(key) for key in ("target", "baselines") if key in kwargs}
-    given = kwargs.pop("additional_forward_args", None)
-    additional = given if isinstance(given, tuple) else () if given is None else (given,)
+    repeated: dict[str, Any] = {key: kwargs.pop(key) for key in ("target", "baselines") if key in kwargs}
+    additional = _arguments(kwargs.pop("additional_forward_args", None))
     repeated["additional_forward_args"] = tuple(arg.detach() for arg in additional if isinstance(arg, torch.Tensor))
+    if perturb_func is not None:
+        repeated["perturb_func"] = perturb_func
 
-    def explain(perturbed: Tensors, additional_forward_args: Sequence[torch.Tensor], **options: Any) -> Any:
-        tensors = _tensors("perturbed inputs", perturbed)
+    def explain(perturbed: Any, additional_forward_args: Sequence[torch.Tensor], **options: Any) -> Any:
+        perturbed = _as_tuple(perturbed)
         if additional:
             moving = iter(additional_forward_args)
-            options["additional_forward_args"] = tuple(
-                next(moving) if isinstance(arg, torch.Tensor) else arg for arg in additional
-            )
-        found = explanation_func(tensors if isinstance(inputs, tuple) else tensors[0], **options, **kwargs)
-        explanation = tree_leaves(found)
+            arguments = (next(moving) if isinstance(arg, torch.Tensor) else arg for arg in additional)
+            options["additional_forward_args"] = tuple(arguments)
+        found = explanation_func(perturbed if isinstance(inputs, tuple) else perturbed[0], **options, **kwargs)
+        explanation = _tensors("explanations", tuple(tree_leaves(found)))
+        samples = len(perturbed[0])
         for part in explanation:
-            if not isinstance(part, torch.Tensor):
-                raise CAVTypeError(f"explanation_func returned a {type(part).__name__}; expected a tensor or several.")
-            if part.dim() == 0 or len(part) != len(tensors[0]):
+            if part.shape[:1] != (samples,):
                 raise InputError(
-                    f"explanation_func returned shape {tuple(part.shape)} for {len(tensors[0])} samples; expected one "
-                    "row a sample. Pass a function that moves the samples to the first dimension."
+                    f"explanation_func returned shape {tuple(part.shape)} for {samples} samples; expected one row a "
+                    "sample. Pass a function that moves the samples to the first dimension."
                 )
         return tuple(part.detach().contiguous() for part in explanation)
 
-    if perturb_func is not None:
-        repeated["perturb_func"] = perturb_func
     result: torch.Tensor = captum_metrics.sensitivity_max(
         explain,
         inputs,
@@ -255,17 +250,17 @@ class _Site(NamedTuple):
 
     module: torch.nn.Module
     of_input: bool
-    call: int | None = None
+    call: int | None
 
     def run(
         self, forward_func: Callable[..., Any], arguments: tuple[Any, ...], instead: tuple[torch.Tensor, ...] = ()
-    ) -> tuple[Any, list[list[torch.Tensor]]]:
+    ) -> tuple[Any, list[tuple[torch.Tensor, ...]]]:
         """The output, and the units in each call; those of ``self.call`` are replaced where there are others."""
-        calls: list[list[torch.Tensor]] = []
+        calls: list[tuple[torch.Tensor, ...]] = []
 
         def meet(value: Any) -> Any:
             # In memory of their own: the model may write into them.
-            calls.append([leaf.clone() for leaf in tree_leaves(value) if _is_unit(leaf)])
+            calls.append(tuple(leaf.clone() for leaf in tree_leaves(value) if _is_unit(leaf)))
             if not instead or len(calls) - 1 != self.call:
                 return value
             units = iter(instead)
@@ -285,52 +280,54 @@ def _is_unit(leaf: Any) -> bool:
 
 def _choose(reached: int, call: int | None, name: str) -> int:
     if not reached:
-        raise LayerError(f"layer {name} was not reached by the forward pass; pick one that this input runs through.")
+        raise LayerError(f"{name} was not reached by the forward pass; pick one that this input runs through.")
     if (call is None and reached > 1) or not -reached <= (call or 0) < reached:
-        raise LayerError(f"layer {name} was reached {reached} times and call is {call}; choose 0 to {reached - 1}.")
+        raise LayerError(
+            f"{name} was reached {reached} times and call is {call}; pass one of 0 to {reached - 1}."
+        )
     return range(reached)[call or 0]
 
 
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _arguments(additional_forward_args: Any) -> tuple[Any, ...]:
+    return () if additional_forward_args is None else _as_tuple(additional_forward_args)
+
+
 def _tensors(what: str, value: Any) -> tuple[torch.Tensor, ...]:
-    parts = value if isinstance(value, tuple) else (value,)
-    for part in parts:
+    for part in _as_tuple(value):
         if not isinstance(part, torch.Tensor):
-            raise CAVTypeError(
-                f"{what} hold a {type(part).__name__}; expected a tensor, or a tuple of tensors where the units are "
-                "several. The layers of a list are measured one at a time."
-            )
-    return parts
+            raise CAVTypeError(f"{what}: expected a tensor or a tuple of tensors, got a {type(part).__name__}.")
+    return _as_tuple(value)
 
 
-def _check_shapes(parts: Sequence[torch.Tensor], units: Sequence[Any], samples: int, whose: str) -> None:
+def _check_shapes(parts: Sequence[torch.Tensor], units: Sequence[torch.Tensor], samples: int, name: str) -> None:
     if len(parts) != len(units):
         raise InputError(
-            f"attributions hold {len(parts)} tensors for {len(units)} of {whose}; expected one for each "
-            "(attributions that come in a pair with their delta are its first half)."
+            f"attributions hold {len(parts)} tensors, {name} {len(units)}; expected one for each (of a pair with a "
+            "convergence delta, pass the first)."
         )
     for part, unit in zip(parts, units, strict=True):
-        if len(unit) != samples:
+        shape, expected = tuple(part.shape), tuple(unit.shape)
+        if expected[:1] != (samples,):
+            raise InputError(f"{name} has shape {expected}; expected the {samples} samples in the first dimension.")
+        summed = len(shape) == len(expected) and all(a in (1, b) for a, b in zip(shape, expected, strict=True))
+        if not summed or shape[0] != samples:
             raise InputError(
-                f"{whose} hold shape {tuple(unit.shape)} for {samples} samples, which are expected in the first dimension."
-            )
-        sizes = zip(part.shape[1:], unit.shape[1:], strict=False)
-        if part.dim() != unit.dim() or len(part) != samples or any(a not in (1, b) for a, b in sizes):
-            raise InputError(
-                f"attributions of shape {tuple(part.shape)} for units of shape {tuple(unit.shape)} of {whose}; expected "
-                "that shape, or 1 in dimensions that were summed. Name the layer that was attributed with layer=... and, "
-                "for its input, attribute_to_layer_input=True."
+                f"attributions have shape {shape} and {name} {expected}; expected the same, or 1 in dimensions that "
+                "were summed. Pass layer= and attribute_to_layer_input= as they were for the attributions."
             )
 
 
 def _spread(part: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
     """Attributions in the units' shape; what was summed stands in the first entry, beside zeros."""
-    if part.shape == unit.shape:
-        return part
     spread = part.new_zeros(unit.shape)
-    spread[tuple(slice(size) for size in part.shape)] = part.detach()
+    spread[tuple(map(slice, part.shape))] = part.detach()
     return spread
 
 
-def _check_number(name: str, number: Any) -> None:
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise OptionError(f"{name} is {number!r}; expected an integer of at least 1.")
+def _check_number(n_perturb_samples: Any) -> None:
+    if not isinstance(n_perturb_samples, int) or n_perturb_samples < 1:
+        raise OptionError(f"n_perturb_samples is {n_perturb_samples!r}; expected an integer of at least 1.")

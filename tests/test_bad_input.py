@@ -314,7 +314,9 @@ def test_a_layer_that_gives_no_numbers_is_refused() -> None:
     net = nn.Sequential(nn.Linear(4, 4), Apply(lambda x: (x, x.argmax(1))), Apply(lambda pair: pair[0]))
     assert LayerCAV(net, "1").attribute(samples(), 0).shape == (2, 4)
     indices = nn.Sequential(Apply(lambda x: x.argmax(1)), nn.Embedding(4, 3))
-    with refused(TypeError, "layer '0' gave no floating-point tensor", "pick a layer", model=indices):
+    with refused(
+        TypeError, "layer '0' gave a Tensor, in which no floating-point tensor was found", "pick a layer", model=indices
+    ):
         LayerCAV(indices, "0").attribute(samples(), 0)
 
 

@@ -52,6 +52,26 @@ def alone() -> Iterator[None]:
             outer.suspended = False
 
 
+class _Hook:
+    """A hook on a module. A copy of the model that somebody makes meanwhile gets one that does nothing."""
+
+    def __init__(self, act: Callable[..., Any]) -> None:
+        self._act = act
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._act(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[type[_Idle], tuple[()]]:
+        return _Idle, ()
+
+
+class _Idle:
+    """A hook that does nothing."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
 class Site(NamedTuple):
     """Where to tap: a module's output or input."""
 
@@ -224,7 +244,7 @@ def _hooked(sites: Sequence[Site], at_site: Callable[[int, Any], Any], mode: Pro
         instead = mode.begin_call(module, args)
         if instead is not None:
             with _REGISTERING:
-                handle = module.register_forward_hook(end_call, prepend=True, with_kwargs=True, always_call=True)
+                handle = module.register_forward_hook(_Hook(end_call), prepend=True, with_kwargs=True, always_call=True)
             ending.append(handle)
             hooks.callback(handle.remove)
         return instead
@@ -259,9 +279,9 @@ def _hooked(sites: Sequence[Site], at_site: Callable[[int, Any], Any], mode: Pro
                 register_module_forward_pre_hook(enter),
                 register_module_forward_hook(leave, always_call=True),
                 *(
-                    site.module.register_forward_pre_hook(tap_input(index), with_kwargs=True)
+                    site.module.register_forward_pre_hook(_Hook(tap_input(index)), with_kwargs=True)
                     if site.of_input
-                    else site.module.register_forward_hook(tap_output(index))
+                    else site.module.register_forward_hook(_Hook(tap_output(index)))
                     for index, site in enumerate(sites)
                 ),
             ]

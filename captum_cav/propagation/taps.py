@@ -39,9 +39,14 @@ def hand_on(value: torch.Tensor) -> torch.Tensor:
 
 
 class Tapped:
-    """The tensors of one layer in one call: their values and their places in the graph."""
+    """The tensors of one layer in one call: their values and their places in the graph.
 
-    def __init__(self) -> None:
+    Args:
+        kind: type of what the layer gave.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
         self.kept: list[Kept] = []
         self.edges: list[GradientEdge] = []
 
@@ -64,9 +69,14 @@ def tap(
     Returns:
         The same structure with tapped tensors in it, and what was tapped.
     """
-    tapped = Tapped()
+    tapped = Tapped(type(value).__name__)
 
     def tapped_leaf(leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor) and leaf.layout != torch.strided:
+            raise CAVTypeError(
+                f"the layer gives a sparse tensor ({leaf.layout}), whose units cannot be told apart; pick a layer "
+                "before or behind it."
+            )
         if isinstance(leaf, torch.Tensor) and leaf.is_complex():
             raise CAVTypeError(
                 f"the layer gives complex numbers ({leaf.dtype}); contributions are defined for real numbers. Pick a "
