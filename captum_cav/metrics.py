@@ -282,9 +282,7 @@ def _choose(reached: int, call: int | None, name: str) -> int:
     if not reached:
         raise LayerError(f"{name} was not reached by the forward pass; pick one that this input runs through.")
     if (call is None and reached > 1) or not -reached <= (call or 0) < reached:
-        raise LayerError(
-            f"{name} was reached {reached} times and call is {call}; pass one of 0 to {reached - 1}."
-        )
+        raise LayerError(f"{name} was reached {reached} times and call is {call}; pass one of 0 to {reached - 1}.")
     return range(reached)[call or 0]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map
 
 from captum_cav.attribution import InputCAV, LayerCAV, Rules
 from captum_cav.propagation.forward import Site, alone, names_in
@@ -163,6 +164,7 @@ def verify(
 def _difference(attribution: InputCAV | LayerCAV, inputs: Any, additional: Any, found: Any) -> float:
     """How far the model's output is from what it is without captum_cav, over the largest output."""
     args = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+    args = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, args)
     more = additional if isinstance(additional, tuple) else () if additional is None else (additional,)
     with torch.no_grad():
         plain = attribution.forward_func(*args, *more)

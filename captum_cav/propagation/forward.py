@@ -13,6 +13,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._pytree import tree_map
 from torch.utils.hooks import RemovableHandle
 
+from captum_cav.errors import ModelError
 from captum_cav.propagation.account import Account, Notes
 from captum_cav.propagation.audit import Audit
 from captum_cav.propagation.explanation import RuleLog
@@ -124,7 +125,15 @@ class Forward:
         """
         edges = [edge for index in chosen for edge in self.taps[index].edges]
         options = {"retain_graph": keep_graph or None, "allow_unused": True, **grad_kwargs}
-        found = iter(torch.autograd.grad(scores, edges, seeds, **options))
+        try:
+            found = iter(torch.autograd.grad(scores, edges, seeds, **options))
+        except RuntimeError as error:
+            if "modified by an inplace operation" not in str(error):
+                raise
+            raise ModelError(
+                "the model writes over a tensor that its own gradient needs, so it could not be trained either; make "
+                "that operation out of place, as nn.ReLU(inplace=False) or x = x + y."
+            ) from error
         return [[next(found) for _ in self.taps[index].edges] for index in chosen]
 
 
@@ -147,7 +156,7 @@ def run(
 
     Args:
         forward_func: the model or any callable.
-        inputs: the model's inputs; tensors among them are detached.
+        inputs: the model's inputs; it gets copies of the tensors among them.
         additional: further arguments, passed on as they are.
         sites: where to tap.
         tap_inputs: whether to tap the inputs too, as the first tap.
@@ -167,7 +176,8 @@ def run(
     names_of = names_in(forward_func)
     log = RuleLog(names_of) if explained else None
     mode = Propagation(rules, on_unknown, account, names_of, log, audited)
-    inputs = tuple(value.detach() if isinstance(value, torch.Tensor) else value for value in inputs)
+    # Clones: the model may write into what it is given.
+    inputs = tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, torch.Tensor) else leaf, inputs)
     calls: list[list[int]] = [[] for _ in sites]
     carriers: list[Any] = []
 

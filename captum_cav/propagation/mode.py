@@ -25,8 +25,10 @@ from captum_cav.propagation.marks import NONNEGATIVE, RAW, Mark, Origin, get_mar
 from captum_cav.propagation.operation import ModuleCall, Operation, Surrogate, identify, writes_in_place
 from captum_cav.propagation.overrides import Candidate, Rulebook
 from captum_cav.propagation.surroundings import (
+    age_of,
     apply_unfollowed,
     hooks_on_saved_tensors,
+    now,
     run_as_written,
     saving_as_is,
 )
@@ -98,6 +100,7 @@ class Propagation(TorchFunctionMode):
         self._keeper = Keeper()
         self._paused = False
         self._saved_as = hooks_on_saved_tensors()
+        self._began = now()
 
     # What rules ask ---------------------------------------------------------------------------------------------
 
@@ -178,7 +181,8 @@ class Propagation(TorchFunctionMode):
     def check_seen(self, value: Any) -> None:
         """Refuse tensors of the forward pass that were made by something the mode did not see."""
         for tensor in tensors_in(value):
-            if tensor.grad_fn is not None and get_mark(tensor, self._run) is None:
+            is_old = tensor.grad_fn is None or age_of(tensor) <= self._began
+            if not is_old and get_mark(tensor, self._run) is None:
                 raise self._unseen(tensor, "comes out")
 
     def take(self, value: Any) -> None:
@@ -358,7 +362,7 @@ class Propagation(TorchFunctionMode):
                 if mark.origin is not None:
                     mark.origin.takers += 1
             elif value.requires_grad:
-                if value.grad_fn is not None:
+                if value.grad_fn is not None and age_of(value) > self._began:
                     raise self._unseen(value, f"reached {identify(func).name or getattr(func, '__name__', func)!r}")
                 return value.detach()
         elif type(value) in (tuple, list):
@@ -462,9 +466,8 @@ class Propagation(TorchFunctionMode):
         return UnsupportedOperationError(
             f"A tensor of shape {tuple(tensor.shape)} that requires grad {reached}"
             f"{self.where() or ' at the end of the forward pass'} but was made by {node.name()!r}, which captum_cav "
-            "could not see (a scripted function, reentrant checkpointing, a custom autograd.Function whose apply was "
-            "taken beforehand, or a tensor computed before the forward pass). "
-            f"{_OF_ITS_MODULE}"
+            "could not see (a scripted function, reentrant checkpointing, or a custom autograd.Function whose apply "
+            f"was taken beforehand). {_OF_ITS_MODULE}"
         )
 
     def where(self) -> str:

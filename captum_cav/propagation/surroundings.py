@@ -119,6 +119,19 @@ def apply_unfollowed(function: type[torch.autograd.Function], args: tuple[Any, .
         _following.apply = before
 
 
+def age_of(tensor: torch.Tensor) -> int:
+    """When in its thread a tensor's operation was recorded: later ones have larger numbers. Private to torch."""
+    assert tensor.grad_fn is not None
+    number: int = tensor.grad_fn._sequence_nr()
+    return number
+
+
+def now() -> int:
+    """The age of what is recorded now."""
+    with torch.enable_grad():
+        return age_of(torch.zeros((), requires_grad=True) + 0)
+
+
 def hooks_on_saved_tensors() -> Any:
     """What decides how tensors are kept for the backward pass, or None; private to torch, so only looked at here."""
     return torch._C._autograd._top_saved_tensors_default_hooks(True)

@@ -278,7 +278,7 @@ MAKING_WEIGHTS = frozenset(
     sigmoid hardsigmoid softmax softmin reciprocal rsqrt exp exp2 rpow softplus special_ndtr sign heaviside
     """.split()
 )
-KEEPING_WEIGHTS = frozenset("clamp clamp_min clamp_max clip pow square sqrt".split())
+KEEPING_WEIGHTS = frozenset("relu clamp clamp_min clamp_max clip pow square sqrt".split())
 #: Functions without values below 0.
 MAKING_NONNEGATIVE = frozenset(
     """
@@ -304,7 +304,9 @@ def written_gate(operation: Operation, x_traits: int) -> int:
     name = operation.name
     if name in ("pow", "float_power"):
         exponent = operation.argument(1, "exponent")
-        return WEIGHT * (not isinstance(exponent, (int, float)) or exponent < 0)
+        if operation.depends_on_inputs(exponent):
+            return WEIGHT * (not operation.depends_on_inputs(operation.argument(0, "input")))
+        return WEIGHT * bool((torch.as_tensor(exponent) < 0).all())
     if name in ("tanh", "erf"):
         return WEIGHT if x_traits & NONNEGATIVE else BOUNDED
     if name == "add":

@@ -102,6 +102,13 @@ def affine(operation: Operation) -> Any:
     return output
 
 
+def broadcast(operation: Operation) -> Any:
+    """``broadcast_tensors``, written out: each tensor is expanded by itself, and stays what it is."""
+    tensors = tensors_in(list(operation.args))
+    shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors))  # type: ignore[no-untyped-call]
+    return operation.inside(lambda: tuple(tensor.expand(shape) for tensor in tensors))
+
+
 def time_first_convolution(operation: Operation) -> Any:
     """``conv_tbc``: a convolution of (time, batch, channels), written out in one of (batch, channels, time)."""
     x, weight, bias, padding = (
@@ -175,7 +182,7 @@ _LINEAR = """
     swapaxes swapdims movedim moveaxis t contiguous clone alias to type type_as float double half bfloat16 cpu cuda
     chunk split tensor_split split_with_sizes hsplit vsplit dsplit unbind getitem select narrow slice index_select
     gather take take_along_dim masked_select unfold fold im2col col2im expand expand_as broadcast_to
-    broadcast_tensors repeat tile repeat_interleave roll flip fliplr flipud rot90 diagonal linalg_diagonal diag
+    repeat tile repeat_interleave roll flip fliplr flipud rot90 diagonal linalg_diagonal diag
     diagflat diag_embed tril triu as_strided as_tensor asarray atleast_1d atleast_2d atleast_3d meshgrid sum_to_size
     resize_as to_dense pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle nansum nanmean cumsum
     diff trace neg positive gradient trapezoid trapz cumulative_trapezoid interpolate upsample upsample_nearest
@@ -217,12 +224,21 @@ RULES: dict[str, Surrogate] = {
     **dict.fromkeys(_ADDED_PRODUCTS, addmm),
     **dict.fromkeys(("addcmul", "addcdiv"), addcmul),
     "bilinear": bilinear,
+    "broadcast_tensors": broadcast,
     "conv_tbc": time_first_convolution,
     "lerp": lerp,
 }
 # A view, a scaled copy, a sum or a mixture of weights is a weight: attention heads that talk are attention still.
 KEEPING_WEIGHTS = frozenset(
-    [*_LINEAR, *_COMPLEX, *_AVERAGING, *_ADDITIVE, *_SPATIAL_DIMENSIONS, "linear", *_ADDED_PRODUCTS, "lerp"]
+    [
+        *_LINEAR,
+        *_COMPLEX,
+        *_AVERAGING,
+        *_ADDITIVE,
+        *_SPATIAL_DIMENSIONS,
+        *_ADDED_PRODUCTS,
+        *("linear", "bilinear", "lerp", "batch_norm"),
+    ]
 )
 #: The first argument's numbers in the type or shape of another tensor.
 SHAPED_LIKE = frozenset("to type_as view_as expand_as reshape_as resize_as".split())

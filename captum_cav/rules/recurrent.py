@@ -24,8 +24,8 @@ def lstm_step(x: torch.Tensor, state: State, weights: Weights) -> State:
     h, c = state
     w_ih, w_hh, b_ih, b_hh = weights[:4]
     i, f, g, o = (F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh)).chunk(4, -1)
-    c = _gate(f) * c + _gate(i) * torch.tanh(g)
-    h = _gate(o) * torch.tanh(c)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    h = torch.sigmoid(o) * torch.tanh(c)
     if len(weights) == 5:
         h = F.linear(h, weights[4])
     return h, c
@@ -37,7 +37,7 @@ def gru_step(x: torch.Tensor, state: State, weights: Weights) -> State:
     w_ih, w_hh, b_ih, b_hh = weights
     r_x, z_x, n_x = F.linear(x, w_ih, b_ih).chunk(3, -1)
     r_h, z_h, n_h = F.linear(h, w_hh, b_hh).chunk(3, -1)
-    reset, update = _gate(r_x + r_h), _gate(z_x + z_h)
+    reset, update = torch.sigmoid(r_x + r_h), torch.sigmoid(z_x + z_h)
     new = torch.tanh(n_x + reset * n_h)
     return ((1 - update) * new + update * h,)
 
@@ -50,11 +50,6 @@ def rnn_step(activation: Callable[[torch.Tensor], torch.Tensor]) -> Step:
         return (activation(F.linear(x, w_ih, b_ih) + F.linear(state[0], w_hh, b_hh)),)
 
     return step
-
-
-def _gate(x: torch.Tensor) -> torch.Tensor:
-    # Detached: a gate weighs its state even where that state is a constant.
-    return torch.sigmoid(x).detach()
 
 
 def recurrent(step: Step, states: int) -> Surrogate:
@@ -118,9 +113,12 @@ def _run(step: Step, sequence: Sequence[torch.Tensor], initial: State, weights: 
         if count < before:
             ended.append(tuple(part[count:] for part in state))
             state = tuple(part[:count] for part in state)
-        elif count > before:
-            state = tuple(torch.cat([part, start[before:count]]) for part, start in zip(state, initial, strict=True))
-        state = step(x, state, weights)
+        new = tuple(part[before:count] for part in initial)
+        state = step(x[:before], state, weights)
+        if count > before:
+            # By themselves: a sample that begins has a constant for a state, whatever the others have.
+            begun = step(x[before:], new, weights)
+            state = tuple(torch.cat(parts) for parts in zip(state, begun, strict=True))
         steps.append(state[0])
     if len(state[0]) < samples:
         state = tuple(torch.cat(parts) for parts in zip(state, *ended[::-1], strict=True))
