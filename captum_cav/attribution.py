@@ -275,19 +275,27 @@ class LayerCAV(LayerAttribution, _Contributions):  # type: ignore[misc]
         score: scores.Score = "output",
     ) -> None:
         forward_func = checks.check_model(forward_func)
-        several = isinstance(layer, (list, tuple))
-        found = [checks.find_layer(forward_func, one) for one in (layer if several else [layer])]  # type: ignore[union-attr]
-        if not found:
-            raise LayerError("layer is an empty list; expected at least one layer.")
-        modules = [module for _, module in found]
-        LayerAttribution.__init__(self, forward_func, modules if several else modules[0], device_ids)
+        self.forward_func = forward_func
+        LayerAttribution.__init__(self, forward_func, layer, device_ids)
         GradientAttribution.__init__(self, forward_func)
         self._configure(rules, normalize, on_unknown, score)
-        self._several = several
-        self._names = [name for name, _ in found]
-        self._modules = modules
         _check_call(call)
         self._call = call
+
+    @property
+    def layer(self) -> Any:
+        """The layer, or the list of layers, whose units are explained; it may be set to another one."""
+        return self._modules if self._several else self._modules[0]
+
+    @layer.setter
+    def layer(self, layer: torch.nn.Module | str | Sequence[torch.nn.Module | str]) -> None:
+        several = isinstance(layer, (list, tuple))
+        found = [checks.find_layer(self.forward_func, one) for one in (layer if several else [layer])]  # type: ignore[union-attr]
+        if not found:
+            raise LayerError("layer is an empty list; expected at least one layer.")
+        self._several = several
+        self._names = [name for name, _ in found]
+        self._modules = [module for _, module in found]
 
     @log_usage(part_of_slo=True)
     @forward.alone()
@@ -650,6 +658,11 @@ def _choose(passed: forward.Forward, site: int, name: str, call: int | None) -> 
 
 def _check_floating(inputs: Any) -> None:
     for tensor in inputs if isinstance(inputs, (tuple, list)) else (inputs,):
+        if isinstance(tensor, (tuple, list, dict)):
+            raise CAVTypeError(
+                f"inputs holds a {type(tensor).__name__}; the inputs themselves are explained as a tensor or a tuple "
+                "of tensors. Pass a function of those as forward_func, or use LayerCAV."
+            )
         if isinstance(tensor, torch.Tensor) and not (tensor.is_floating_point() or tensor.is_complex()):
             raise CAVTypeError(
                 f"inputs are {tensor.dtype}, which carry no contributions; use LayerCAV at the embedding layer, or "

@@ -50,8 +50,11 @@ def check_model(forward_func: Any) -> Callable[..., Any]:
 _WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
 
 
-def check_inputs(forward_func: Callable[..., Any], inputs: Any) -> tuple[torch.Tensor, ...]:
-    """The inputs as a tuple of finite, non-empty tensors on the model's device, outside inference mode."""
+def check_inputs(forward_func: Callable[..., Any], inputs: Any) -> tuple[Any, ...]:
+    """The inputs as a tuple, one for each argument, of finite, non-empty tensors on the model's device.
+
+    An argument may be a structure of tensors, as in Captum. Nothing runs under inference mode.
+    """
     if torch.is_inference_mode_enabled():
         raise ModelError(
             "attribute() was called under torch.inference_mode(), where torch records no graph; leave it, or use "
@@ -60,40 +63,52 @@ def check_inputs(forward_func: Callable[..., Any], inputs: Any) -> tuple[torch.T
     devices = set()
     if isinstance(forward_func, torch.nn.Module):
         for name, parameter in forward_func.named_parameters():
-            if torch.nn.parameter.is_lazy(parameter):
-                raise ModelError(f"parameter {name!r} is lazy and not initialized; run the model once.")
-            if parameter.is_meta:
-                raise ModelError(f"parameter {name!r} is on the meta device, which holds no numbers; load the model.")
+            _check_parameter(parameter, name)
             devices.add(parameter.device)
-            if parameter.is_inference():
-                raise ModelError(
-                    "the model's parameters were created under torch.inference_mode(); build or load it outside."
-                )
-    tensors = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
-    if not tensors:
+    given = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+    if not given:
         raise InputError("inputs is an empty tuple; expected at least one tensor.")
-    for index, tensor in enumerate(tensors):
-        which = f"inputs[{index}]" if len(tensors) > 1 else "inputs"
-        if not isinstance(tensor, torch.Tensor):
-            raise CAVTypeError(f"{which} is a {type(tensor).__name__}; expected a tensor or a tuple of tensors.")
-        if tensor.is_nested:
-            raise CAVTypeError(f"{which} is a nested tensor; pad it, or pass one sample at a time.")
-        if tensor.layout != torch.strided:
-            raise CAVTypeError(f"{which} is sparse ({tensor.layout}); pass {which}.to_dense().")
-        if tensor.is_complex():
-            raise CAVTypeError(f"{which} is complex ({tensor.dtype}); contributions are defined for real numbers.")
-        if tensor.numel() == 0:
-            raise InputError(f"{which} is empty (shape {tuple(tensor.shape)}); expected at least one sample.")
-        if tensor.is_inference():
-            raise InputError(f"{which} was created under torch.inference_mode(); pass {which}.clone() made outside it.")
-        if devices and tensor.device not in devices:
-            places = ", ".join(sorted(map(str, devices)))
-            raise InputError(f"{which} is on {tensor.device} and the model on {places}; move one with .to(device).")
-        if tensor.is_meta:
-            raise InputError(f"{which} is on the meta device, which holds no numbers.")
-        if tensor.is_floating_point():
-            _check_finite(tensor, which)
-    return tensors
+    for index, value in enumerate(given):
+        which = f"inputs[{index}]" if len(given) > 1 else "inputs"
+        tensors = tensors_in(value)
+        if not tensors:
+            held = ", in which no tensor was found" if isinstance(value, (tuple, list, dict)) else ""
+            raise CAVTypeError(
+                f"{which} is a {type(value).__name__}{held}; expected a tensor or a tuple of tensors (or of structures "
+                "of tensors), one for each argument."
+            )
+        for tensor in tensors:
+            _check_tensor(tensor, which, devices)
+    return given
+
+
+def _check_parameter(parameter: torch.nn.Parameter, name: str) -> None:
+    if torch.nn.parameter.is_lazy(parameter):
+        raise ModelError(f"parameter {name!r} is lazy and not initialized; run the model once.")
+    if parameter.is_meta:
+        raise ModelError(f"parameter {name!r} is on the meta device, which holds no numbers; load the model.")
+    if parameter.is_inference():
+        raise ModelError("the model's parameters were created under torch.inference_mode(); build or load it outside.")
+
+
+def _check_tensor(tensor: torch.Tensor, which: str, devices: set[torch.device]) -> None:
+    if tensor.is_nested:
+        raise CAVTypeError(f"{which} is a nested tensor; pad it, or pass one sample at a time.")
+    if tensor.layout != torch.strided:
+        raise CAVTypeError(f"{which} is sparse ({tensor.layout}); pass {which}.to_dense().")
+    if tensor.is_complex():
+        raise CAVTypeError(f"{which} is complex ({tensor.dtype}); contributions are defined for real numbers.")
+    if tensor.numel() == 0:
+        raise InputError(f"{which} is empty (shape {tuple(tensor.shape)}); expected at least one sample.")
+    if tensor.is_inference():
+        raise InputError(f"{which} was created under torch.inference_mode(); pass {which}.clone() made outside it.")
+    if devices and tensor.device not in devices:
+        places = ", ".join(sorted(map(str, devices)))
+        raise InputError(f"{which} is on {tensor.device} and the model on {places}; move one with .to(device).")
+    if tensor.is_meta:
+        raise InputError(f"{which} is on the meta device, which holds no numbers.")
+    if tensor.is_floating_point():
+        _check_finite(tensor, which)
 
 
 def _check_finite(tensor: torch.Tensor, which: str) -> None:
