@@ -15,7 +15,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 
 def run_example(number: int) -> dict[str, Any]:
     examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(examples) == 3
+    assert len(examples) == 4
     names: dict[str, Any] = {}
     exec(examples[number], names)  # noqa: S102
     return names
@@ -40,8 +40,16 @@ def test_the_example_of_overrides_chooses_the_rules_that_it_names(capsys: pytest
     assert ("stem.conv", "ZBoxRule(low=-1.0, high=1.0)") in chosen
 
 
+def test_the_example_of_a_new_model_is_ok_once_and_then_names_the_leak(capsys: pytest.CaptureFixture[str]) -> None:
+    run_example(2)
+    first, second, leak = capsys.readouterr().out.splitlines()
+    assert first.startswith("ok: 3 operations, score ")
+    assert second.startswith("NOT OK: 3 operations, score ")
+    assert leak.strip().startswith("gelu in 1 (GradientRule()) leaves ")
+
+
 def test_the_example_of_a_rule_of_ones_own_adds_up_as_it_says() -> None:
-    ratios = run_example(2)["ratios"]
+    ratios = run_example(3)["ratios"]
     assert ratios.shape == (1, 3)
     assert abs(float(ratios.sum()) - 1) < 1e-5
 
