@@ -169,8 +169,11 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
             selected = selected + torch.zeros_like(selected).requires_grad_()
         values = selected.detach()
         seeds = torch.ones_like(values)
+        scale = 1.0
         if self._normalize is not None:
-            seeds = seeds / (values if self._normalize == "score" else values.abs())
+            # Coefficients of half precision, a score over, would soon be too small or too large for it.
+            scale = _scale_of(values) if values.itemsize < 4 else 1.0
+            seeds = seeds * scale / (values if self._normalize == "score" else values.abs())
         # An operation may keep its samples in any dimension. What is linear in the seeds can be split by sample all
         # the same: a sample's part of a sum is its seed times the sum's derivative by that seed.
         split = with_delta and len(seeds) > 1
@@ -209,7 +212,17 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
                         (by_seed,) = torch.autograd.grad(total + 0 * seeds.sum(), seeds, retain_graph=True)
                         explained = by_seed.double() * seeds.detach()
                     deltas.append(((values - constants) * seeds.detach() - explained).detach().to(values.dtype))
+        if scale != 1.0:
+            contributions = [tuple(part / scale for part in parts) for parts in contributions]
+            deltas = [delta / scale for delta in deltas]
         return [tuple(part.detach() for part in parts) for parts in contributions], deltas
+
+
+def _scale_of(scores: torch.Tensor) -> float:
+    """A power of two near the smallest score that is not 0, by which all may be divided."""
+    sizes = scores.abs().float()
+    sizes = sizes[sizes > 0]
+    return float(2.0 ** sizes.min().log2().floor()) if sizes.numel() else 1.0
 
 
 def _independent(name: str) -> str:
@@ -317,7 +330,9 @@ class LayerCAV(LayerAttribution, _Contributions):  # type: ignore[misc]
             target: which output is the score, in any of Captum's forms: an index, a tuple of indices, a list or 1-D
                 tensor of one a sample; negative indices count from the end. None where the output is one score each.
             additional_forward_args: further arguments of ``forward_func``, a tuple or a single one; they do not carry.
-            attribute_to_layer_input: whether to attribute to the layer's input instead of its output.
+            attribute_to_layer_input: whether to attribute to the layer's input instead of its output. What reaches the
+                score by other uses of the same tensor, a skip connection say, is not counted; Captum's own methods
+                count it.
             relu_attributions: whether to set negative contributions to 0.
             attr_dim_summation: whether to sum dimension 1 (channels), keeping it with size 1: the paper's map.
             return_convergence_delta: whether to measure, too, what stays unexplained.

@@ -301,7 +301,10 @@ def warn_near_zero(scores: torch.Tensor, output: torch.Tensor) -> None:
     """Warn where a score is at or near zero compared with the sample's other scores."""
     rows = output.detach().reshape(len(scores), -1).abs()
     scale = rows.amax(1) if rows.shape[1] > 1 else torch.ones_like(rows[:, 0])
-    meaningless = (scores.detach().abs() <= _NEAR_ZERO * scale).nonzero().flatten().tolist()
+    sizes = scores.detach().abs()
+    # The smallest numbers have no reciprocal; those of half precision are not divided by as they are.
+    smallest = 1 / torch.finfo(sizes.dtype).max if sizes.itemsize >= 4 else 0.0
+    meaningless = (sizes <= (_NEAR_ZERO * scale).clamp(min=smallest)).nonzero().flatten().tolist()
     if meaningless:
         warnings.warn(
             f"the score of {_samples(meaningless)} is at or near zero, so ratios to it mean nothing; "

@@ -209,6 +209,7 @@ def sensitivity_max(
         raise OptionError(
             "return_convergence_delta is True, but the delta is no part of the explanation; leave it out."
         )
+    _tensors("inputs", inputs)
     # Captum copies what it repeats, deeply: modules would lose their identity.
     repeated: dict[str, Any] = {key: kwargs.pop(key) for key in ("target", "baselines") if key in kwargs}
     additional = _arguments(kwargs.pop("additional_forward_args", None))

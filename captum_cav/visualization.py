@@ -133,7 +133,7 @@ def show_map(picture: Any, panel: Panel, axes: tuple[Figure, Axes] | None = None
     axis.set_yticks([])
     if panel.ratios is None:
         axis.imshow(picture)
-        axis.set_title(panel.title, fontsize=9)
+        axis.set_title(panel.title, fontsize=9, parse_math=False)
         return figure, axis
     if panel.signed:
         axis.imshow(picture.mean(2), cmap="gray", vmin=0, vmax=255)
@@ -150,7 +150,7 @@ def show_map(picture: Any, panel: Panel, axes: tuple[Figure, Axes] | None = None
             cmap=_SIGNED if panel.signed else _HEAT,
             use_pyplot=False,
         )
-    axis.set_title(_title(panel, full), fontsize=9)
+    axis.set_title(_title(panel, full), fontsize=9, parse_math=False)
     return figure, axis
 
 
@@ -175,14 +175,14 @@ def show_rows(picture: Any, rows: Sequence[tuple[str, Sequence[Panel]]], title: 
     """
     columns = max(len(panels) for _, panels in rows)
     figure = Figure(figsize=(2.1 * columns + 1.0, 2.6 * len(rows)), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for row, (label, panels) in enumerate(rows):
         for axis, panel in zip(axes[row], panels, strict=False):
             show_map(picture, panel, (figure, axis))
         for axis in axes[row, len(panels) :]:
             axis.axis("off")
-        axes[row, 0].set_ylabel(label, fontsize=10, fontweight="bold")
+        axes[row, 0].set_ylabel(label, fontsize=10, fontweight="bold", parse_math=False)
         if panels[-1].ratios is not None:
             _add_colour_bar(figure, axes[row].tolist(), panels[-1].signed)
     return figure, axes

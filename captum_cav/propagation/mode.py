@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
+from torch.utils.hooks import RemovableHandle
 
 from captum_cav.errors import (
     CAVTypeError,
@@ -203,6 +204,11 @@ class Propagation(TorchFunctionMode):
                 f"{self._describe(module)} is in training mode, where it acts at random or changes its statistics; "
                 "call model.eval() first."
             )
+        if module._backward_hooks and module._is_full_backward_hook is False:
+            raise ModelError(
+                f"{self._describe(module)} has a hook by register_backward_hook, which torch attaches to what runs "
+                "inside it; use register_full_backward_hook, or remove it meanwhile."
+            )
         own = self._rules.of_module(module, self._names_of(module), len(self.modules))
         inherited = self._candidates[-1] if self._candidates else []
         both = sorted([*inherited, *own], key=lambda candidate: candidate.rank, reverse=True) if own else inherited
@@ -324,6 +330,9 @@ class Propagation(TorchFunctionMode):
         args = tuple([self._admit(value, found, func) for value in args])
         if kwargs:
             kwargs = {key: self._admit(value, found, func) for key, value in kwargs.items()}
+        if found and identity.name == "register_hook":
+            # Contributions are no gradients: a hook that scales or records those has no business with them.
+            return RemovableHandle({})
         if found and identity.name in SHAPED_LIKE:
             # Another tensor gives the type or the shape alone.
             found = [(tensor, mark) for tensor, mark in found if tensor is args[0]]
@@ -388,7 +397,8 @@ class Propagation(TorchFunctionMode):
             expected = _expected(operation) if _is_users(rule) else None
             output = rule(operation) if self.audit is None else self.audit.apply(operation, rule, module)
         if expected is not None:
-            _check_result(expected, output, f"{rule!r} for {operation.name!r}{self.where()}")
+            where = f" in {self._describe(module)}" if module is not None else ""
+            _check_result(expected, output, f"{rule!r} for {operation.name!r}{where}")
         if self._log is not None:
             self._log(operation, rule, why, module)
         return output

@@ -1,7 +1,7 @@
 """What torch does around the operations of a forward pass, set aside while it is followed.
 
-Compiled code runs as it was written, activation checkpointing keeps what it would recompute, and custom autograd
-functions show the operations that they are made of.
+Compiled code runs as it was written, activation checkpointing keeps what it would recompute, custom autograd functions
+show the operations that they are made of, and backward hooks, which are for gradients, do not run.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.autograd.function import FunctionCtx
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.hooks import BackwardHook
 
 Apply = Callable[[type[torch.autograd.Function], tuple[Any, ...], dict[str, Any]], Any]
 
@@ -72,11 +73,17 @@ def _opened() -> Iterator[None]:
             return original.__get__(None, cls)(*args, **kwargs)
         return _following.apply(cls, args, kwargs)
 
+    def unless_followed(set_up: Callable[[BackwardHook, Any], Any]) -> Callable[[BackwardHook, Any], Any]:
+        return lambda hook, values: set_up(hook, values) if _following.apply is None else values
+
+    set_up = BackwardHook.setup_input_hook, BackwardHook.setup_output_hook
     torch.autograd.Function.apply = classmethod(apply)
+    BackwardHook.setup_input_hook, BackwardHook.setup_output_hook = map(unless_followed, set_up)  # type: ignore[method-assign]
     try:
         yield
     finally:
         torch.autograd.Function.apply = original
+        BackwardHook.setup_input_hook, BackwardHook.setup_output_hook = set_up  # type: ignore[method-assign]
 
 
 _eagerly, _openly = _Shared(_uncompiled), _Shared(_opened)
