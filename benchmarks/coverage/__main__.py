@@ -1,7 +1,7 @@
 """Which architectures are explained right: conservation, the exact map where it is known, the value, the time.
 
     python -m benchmarks.coverage --suite ops torchvision timm timm-sample transformers
-        [--only NAME ...] [--count 300] [--against captum zennit] [--part 1/2] [--json FILE] [--threads 1]
+        [--only NAME ...] [--count 300] [--no-oracle] [--against captum zennit] [--part 1/2] [--json FILE] [--threads 1]
 
 Every network is as its library makes it, but for random numbers in place of what is initialised to zeros or ones
 (``randomise.py``), and runs in float64, the largest in float32. A case is right if
@@ -55,22 +55,23 @@ def operations() -> Iterator[Row]:
         yield row
 
 
-def networks(suite: str, only: list[str], count: int, against: list[str], part: tuple[int, int]) -> Iterator[Row]:
+def networks(suite: str, options: argparse.Namespace) -> Iterator[Row]:
     """Each network of a suite in its turn."""
-    for number, (name, build) in enumerate(_cases(suite, count)):
-        if number % part[1] == part[0] - 1 and (not only or any(word in name for word in only)):
-            yield _built_and_measured(suite, name, build, against)
+    first, parts = map(int, options.part.split("/"))
+    for number, (name, build) in enumerate(_cases(suite, options.count)):
+        if number % parts == first - 1 and (not options.only or any(word in name for word in options.only)):
+            yield _built_and_measured(suite, name, build, options)
             gc.collect()
 
 
-def _built_and_measured(suite: str, name: str, build: Callable[[], Problem], against: list[str]) -> Row:
+def _built_and_measured(suite: str, name: str, build: Callable[[], Problem], options: argparse.Namespace) -> Row:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             problem = build()
         except Exception as error:  # noqa: BLE001 - the row says that it could not be built
             return Row(suite, name, error=f"not built: {type(error).__name__}: {error}".splitlines()[0][:300])
-        return measure(suite, name, problem, against)
+        return measure(suite, name, problem, options.against, not options.no_oracle)
 
 
 def _cases(suite: str, count: int) -> Cases:
@@ -94,13 +95,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--suite", nargs="+", choices=suites, default=["ops", "torchvision"])
     parser.add_argument("--only", nargs="+", default=[], help="networks whose name holds one of these")
     parser.add_argument("--count", type=int, default=300, help="how many networks timm-sample draws")
+    parser.add_argument("--no-oracle", action="store_true", help="conservation and value alone: several times faster")
     parser.add_argument("--against", nargs="+", choices=sorted(rivals.MAPS), default=[])
     parser.add_argument("--part", default="1/1", help="2/3: every third network, from the second on")
     parser.add_argument("--json", type=Path, help="a file for all numbers")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    first, parts = map(int, options.part.split("/"))
     packages = ["captum_cav", "torch", *{_OF_SUITE[suite] for suite in options.suite if suite != "ops"}]
     packages += [name for name in options.against if name != "input_x_gradient"]
     report: dict[str, Any] = {
@@ -113,11 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     rows: list[Row] = []
     for suite in options.suite:
-        found = (
-            operations()
-            if suite == "ops"
-            else networks(suite, options.only, options.count, options.against, (first, parts))
-        )
+        found = operations() if suite == "ops" else networks(suite, options)
         for row in found:
             rows.append(row)
             print(shown(row), flush=True)
