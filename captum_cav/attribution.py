@@ -15,7 +15,7 @@ import torch
 from captum.attr import GradientAttribution, LayerAttribution, NeuronAttribution
 from captum.log import log_usage
 
-from captum_cav import _captum, checks, presets, scores
+from captum_cav import _captum, checks, differentiable, presets, scores
 from captum_cav.errors import CAVTypeError, LayerError, ModelError, OptionError, UnavailableError
 from captum_cav.propagation import forward
 from captum_cav.propagation.explanation import RuleTable
@@ -81,15 +81,10 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
         explained: bool = False,
         audited: bool = False,
     ) -> forward.Forward:
-        additional = additional_forward_args
-        if additional is None:
-            additional = ()
-        elif not isinstance(additional, tuple):
-            additional = (additional,)
         return forward.run(
             self.forward_func,
             checks.check_inputs(self.forward_func, inputs),
-            additional,
+            _as_tuple(additional_forward_args),
             sites,
             tap_inputs=tap_inputs,
             keep_carriers=keep_carriers,
@@ -144,6 +139,31 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
             checks.warn_near_zero(values, output)
         return values, constants
 
+    def _differentiable(
+        self,
+        passed: forward.Forward,
+        inputs: Any,
+        target: Any,
+        additional_forward_args: Any,
+        sites: Sequence[forward.Site],
+        call: int | None,
+        grad_kwargs: dict[str, Any] | None,
+    ) -> list[tuple[torch.Tensor, ...]]:
+        """The contributions of each site, or of the inputs where there is none, with the graph that they come from."""
+        assert passed.log is not None
+        differentiable.check(passed.log)
+        additional = _as_tuple(additional_forward_args)
+        given = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+        output, calls = differentiable.run(self.forward_func, given, additional, sites, not sites)
+        with torch.enable_grad():
+            values, _ = scores.select(checks.check_output(output), target, self._score)
+            seeds = torch.ones_like(values)
+            if self._normalize is not None:
+                seeds = seeds / (values if self._normalize == "score" else values.abs())
+        return differentiable.contributions(
+            values, seeds, [of_site[call or 0] for of_site in calls], **grad_kwargs or {}
+        )
+
     def _contributions(
         self,
         passed: forward.Forward,
@@ -160,7 +180,8 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
         The score comes with the part of it that no output carries.
         """
         selected, constants = score
-        grad_kwargs = dict(grad_kwargs or {})
+        # What is to have a graph is computed apart, see differentiable.py.
+        grad_kwargs = {key: value for key, value in (grad_kwargs or {}).items() if key != "create_graph"}
         materialize = grad_kwargs.pop("materialize_grads", False)
         if not selected.requires_grad:
             if not materialize:
@@ -216,6 +237,12 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
             contributions = [tuple(part / scale for part in parts) for parts in contributions]
             deltas = [delta / scale for delta in deltas]
         return [tuple(part.detach() for part in parts) for parts in contributions], deltas
+
+
+def _as_tuple(additional_forward_args: Any) -> tuple[Any, ...]:
+    if additional_forward_args is None:
+        return ()
+    return additional_forward_args if isinstance(additional_forward_args, tuple) else (additional_forward_args,)
 
 
 def _scale_of(scores: torch.Tensor) -> float:
@@ -337,7 +364,9 @@ class LayerCAV(LayerAttribution, _Contributions):  # type: ignore[misc]
             attr_dim_summation: whether to sum dimension 1 (channels), keeping it with size 1: the paper's map.
             return_convergence_delta: whether to measure, too, what stays unexplained.
             grad_kwargs: passed on to :func:`torch.autograd.grad`; ``{"materialize_grads": True}`` gives zeros for a
-                layer that the score does not depend on.
+                layer that the score does not depend on, ``{"create_graph": True}`` contributions that can be
+                differentiated by parameters and inputs, in networks of linear operations, ReLU, max pooling and batch
+                norm.
 
         Returns:
             A tensor of the layer's shape, a tuple of them where the layer gives several tensors, a list of either for a
@@ -441,7 +470,10 @@ class LayerCAV(LayerAttribution, _Contributions):  # type: ignore[misc]
         grad_kwargs: dict[str, Any] | None,
     ) -> list[Any]:
         sites = [forward.Site(module, attribute_to_layer_input) for module in self._modules]
-        passed = self._run(inputs, additional_forward_args, sites, with_account=return_convergence_delta)
+        again = bool((grad_kwargs or {}).get("create_graph"))
+        passed = self._run(
+            inputs, additional_forward_args, sites, with_account=return_convergence_delta, explained=again
+        )
         chosen = [_choose(passed, site, name, self._call) for site, name in enumerate(self._names)]
         names = [f"layer {name}" for name in self._names]
         results = []
@@ -455,6 +487,10 @@ class LayerCAV(LayerAttribution, _Contributions):  # type: ignore[misc]
                 keep_graph=number < len(targets),
                 grad_kwargs=grad_kwargs,
             )
+            if again:
+                contributions = self._differentiable(
+                    passed, inputs, target, additional_forward_args, sites, self._call, grad_kwargs
+                )
             layers = [
                 _as_captum(tuple(_finished(part, relu_attributions, attr_dim_summation) for part in parts))
                 for parts in contributions
@@ -530,7 +566,10 @@ class InputCAV(_Contributions):
             CAVTypeError: for integer inputs, which carry nothing; attribute at the embedding layer instead.
         """
         _check_floating(inputs)
-        passed = self._run(inputs, additional_forward_args, tap_inputs=True, with_account=return_convergence_delta)
+        again = bool((grad_kwargs or {}).get("create_graph"))
+        passed = self._run(
+            inputs, additional_forward_args, tap_inputs=True, with_account=return_convergence_delta, explained=again
+        )
         (parts,), deltas = self._contributions(
             passed,
             self._scores(passed, target),
@@ -539,6 +578,8 @@ class InputCAV(_Contributions):
             with_delta=return_convergence_delta,
             grad_kwargs=grad_kwargs,
         )
+        if again:
+            (parts,) = self._differentiable(passed, inputs, target, additional_forward_args, [], 0, grad_kwargs)
         parts = tuple(_finished(part, False, attr_dim_summation) for part in parts)
         attributions: Attributions = parts if isinstance(inputs, (tuple, list)) else parts[0]
         return (attributions, deltas[0]) if return_convergence_delta else attributions

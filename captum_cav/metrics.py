@@ -135,8 +135,7 @@ def infidelity(
                 raise InputError(f"perturb_func returned {what} of shape {found}; expected {expected}.")
         perturbations, perturbed = map(_as_tuple, pair)
         # Where a dimension was summed, _spread leaves zeros in all but its first entry.
-        whole = tuple(part.expand_as(unit).contiguous() for part, unit in zip(perturbations, perturbed, strict=True))
-        return whole, perturbed
+        return tuple(part.expand_as(unit) for part, unit in zip(perturbations, perturbed, strict=True)), perturbed
 
     result: torch.Tensor = captum_metrics.infidelity(
         score,

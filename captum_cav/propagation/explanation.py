@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from captum_cav.propagation.operation import ModuleCall, Operation, Surrogate
+from captum_cav.rules import is_derivative
 from captum_cav.rules.rule import Rule
 
 
@@ -55,6 +56,8 @@ class RuleLog:
     def __init__(self, names_of: Callable[[torch.nn.Module], Sequence[str]]) -> None:
         self._names_of = names_of
         self._rows: list[RuleRow] = []
+        #: Those whose rule is not the derivative of the operation.
+        self.inexact: list[RuleRow] = []
 
     def __call__(self, operation: Operation, rule: Surrogate, why: str, module: torch.nn.Module | None) -> None:
         """Note an operation and its rule."""
@@ -65,7 +68,10 @@ class RuleLog:
         if operation.written_out:  # in operations that met rules of their own, in rows above
             shown += ", written out"
         constant = f"{' and '.join(held)} of {len(operation.sources)}" if held else ""
-        self._rows.append(RuleRow(where, name, shown, why, constant))
+        row = RuleRow(where, name, shown, why, constant)
+        self._rows.append(row)
+        if not operation.written_out and not is_derivative(rule, operation):
+            self.inexact.append(row)
 
     def table(self) -> RuleTable:
         """What was noted."""

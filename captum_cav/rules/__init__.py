@@ -86,6 +86,32 @@ DEFAULTS: dict[str, Surrogate] = {
 
 
 _MAKING_WEIGHTS = activation.MAKING_WEIGHTS | _product.MAKING_WEIGHTS
+
+_DERIVATIVES = (
+    _linear.linear,
+    _linear.additive,
+    _linear.averaging,
+    pooling.winner_takes_all,
+    pooling.larger_of_two,
+    activation.relu,
+    activation.through_zero,
+    activation.absolute,
+    normalization.batch_norm,
+    tangent.tangent,
+)
+
+
+def is_derivative(rule: Surrogate, operation: Operation) -> bool:
+    """Whether a rule passes on an operation's own gradient, so that contributions are activation x gradient."""
+    if operation.held:
+        return False
+    if rule in (_linear.affine, _product.product, _product.division):
+        return len(operation.sources) == 1
+    if rule is _product.homogeneous:
+        return _product.DEGREES[operation.name] == 1
+    return isinstance(rule, GradientRule) or rule in _DERIVATIVES
+
+
 #: Traits that the output of a function has whatever it takes.
 MAKING: dict[str, int] = {
     name: WEIGHT * (name in _MAKING_WEIGHTS) | NONNEGATIVE * (name in activation.MAKING_NONNEGATIVE)

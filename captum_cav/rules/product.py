@@ -96,7 +96,7 @@ def homogeneous(operation: Operation) -> Any:
     x = operation.argument(0, "input")
     if len(operation.sources) > 1 or not operation.carries(x):
         return operation.gradient()
-    degree = _DEGREES[operation.name]
+    degree = DEGREES[operation.name]
     if operation.name == "matrix_power":
         degree = operation.argument(1, "n")
     elif operation.name == "det":
@@ -216,7 +216,7 @@ _PRODUCTS = """
     mul matmul rmatmul mm bmm mv dot inner outer ger vdot einsum tensordot kron chain_matmul linalg_multi_dot
     linalg_vecdot cross linalg_cross embedding_bag grouped_mm sparse_mm
 """.split()
-_DEGREES = {
+DEGREES = {
     **dict.fromkeys(
         """
         norm std std_mean linalg_norm linalg_vector_norm linalg_matrix_norm frobenius_norm nuclear_norm
@@ -233,7 +233,7 @@ _DEGREES = {
 RULES: dict[str, Surrogate] = {
     **dict.fromkeys(_PRODUCTS, product),
     **dict.fromkeys(("div", "rdiv"), division),
-    **dict.fromkeys(_DEGREES, homogeneous),
+    **dict.fromkeys(DEGREES, homogeneous),
     "var_mean": with_variance,
     "prod": product_of_elements,
     "cumprod": running_product,
