@@ -74,6 +74,9 @@ GATES = frozenset(
 )
 """Activations that return weights, whatever they are given; so do negative powers and quotients of constants."""
 
+NOT_NEGATIVE = frozenset("abs exp exp2 relu sigmoid softplus sqrt square".split())
+"""Of what these return, tanh and erf are sigmoids."""
+
 ACTIVATIONS = frozenset(
     """
     _log_softmax _prelu_kernel acos acosh asin asinh atan atanh ceil celu cos cosh elu erf erfc expm1 floor
@@ -256,6 +259,8 @@ class _Operation:
                 0 not in self.sources or self.weights[0]
             )  # a constant times a reciprocal, or a weight over a constant
         if self.name == "add" and self._number(1) >= 1 and self._is_made_by("tanh", "erf"):
+            return True
+        if self.name in ("tanh", "erf") and self._is_made_by(*NOT_NEGATIVE):
             return True
         if self.name in ("clamp", "hardtanh") and self.argument("min", self.argument("min_val")) == 0:
             (source,) = self.sources.values()

@@ -117,8 +117,8 @@ MAKING: dict[str, int] = {
     name: WEIGHT * (name in _MAKING_WEIGHTS) | NONNEGATIVE * (name in activation.MAKING_NONNEGATIVE)
     for name in _MAKING_WEIGHTS | activation.MAKING_NONNEGATIVE
 }
-_KEEPING_WEIGHTS = (
-    _linear.KEEPING_WEIGHTS | _product.KEEPING_WEIGHTS | activation.KEEPING_WEIGHTS | pooling.KEEPING_WEIGHTS
+_KEEPING_WEIGHTS = frozenset().union(
+    *(family.KEEPING_WEIGHTS for family in (_linear, _product, activation, pooling, normalization))
 )
 _KEEPING_NONNEGATIVE = _linear.KEEPING_NONNEGATIVE | pooling.KEEPING_NONNEGATIVE
 _WITH_WEIGHTS = AffineRule.operations or frozenset()

@@ -237,7 +237,7 @@ KEEPING_WEIGHTS = frozenset(
         *_ADDITIVE,
         *_SPATIAL_DIMENSIONS,
         *_ADDED_PRODUCTS,
-        *("linear", "bilinear", "lerp", "batch_norm"),
+        *("linear", "bilinear", "lerp"),
     ]
 )
 #: The first argument's numbers in the type or shape of another tensor.

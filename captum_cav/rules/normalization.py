@@ -291,6 +291,8 @@ class NormRule(Rule):
         return operation.by_default() if self.statistic == "constant" else PassThroughRule()(operation)
 
 
+#: What is standardised is what it was: fused norms and those written out must agree.
+KEEPING_WEIGHTS = frozenset("layer_norm rms_norm group_norm instance_norm batch_norm".split())
 _NORM_ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias")
 
 RULES: dict[str, Surrogate] = {
