@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import operator
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -207,8 +208,8 @@ def resolve_target(output: torch.Tensor, target: Any) -> list[tuple[int, ...]] |
 
 
 def _indices(entry: Any, which: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    indices = entry if isinstance(entry, tuple) else (entry,)
-    if not all(isinstance(index, int) and not isinstance(index, bool) for index in indices):
+    indices = tuple(map(_as_integer, entry if isinstance(entry, tuple) else (entry,)))
+    if None in indices:
         raise CAVTypeError(
             f"{which} is {entry!r} ({type(entry).__name__}); expected an integer, a tuple of integers, or a list or "
             f"tensor of one a sample, as {_example(shape)}."
@@ -222,6 +223,15 @@ def _indices(entry: Any, which: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         if not -size <= index < size:
             raise TargetError(f"{which} is {entry!r}, out of range for output shape {shape}: 0 to {size - 1}.")
     return indices
+
+
+def _as_integer(value: Any) -> Any:
+    """An integer of whatever kind (numpy's, a tensor of one) as Python's, or None."""
+    is_boolean = isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool")
+    try:
+        return None if is_boolean else operator.index(value)
+    except TypeError:
+        return None
 
 
 def check_neuron(selector: Any, values: tuple[torch.Tensor, ...]) -> None:

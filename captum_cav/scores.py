@@ -38,8 +38,9 @@ def select(output: torch.Tensor, target: Any, score: Score) -> tuple[torch.Tenso
             f"{tuple(output.shape)}; pass a function that selects it, as forward_func=lambda x: model(x)[:, -1]."
         )
     assert indices is not None
-    classes = torch.tensor([entry[0] for entry in indices] if isinstance(indices, list) else indices * len(output))
-    others = output.detach().scatter(1, (classes.to(output.device) % output.shape[1]).unsqueeze(1), -torch.inf)
+    chosen = [entry[0] for entry in indices] if isinstance(indices, list) else indices * len(output)
+    classes = torch.tensor(chosen, device=output.device) % output.shape[1]
+    others = output.detach().scatter(1, classes.unsqueeze(1), -torch.inf)
     weights = torch.softmax(others, 1)
     carried = torch.where(weights > 0, weights * output, 0.0).sum(1)
     entropy = torch.logsumexp(others, 1) - carried.detach()

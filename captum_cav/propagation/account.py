@@ -65,7 +65,7 @@ class Account:
         Returns:
             For each layer, the sum of the shares of all constants behind it, a float64 scalar.
         """
-        totals = [torch.zeros((), dtype=torch.float64) for _ in range(count)]
+        totals = [torch.zeros((), dtype=torch.float64, device="cpu") for _ in range(count)]
         for taps, share in self._shares:
             for index in range(count):
                 if taps >> index & 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeAlias
@@ -305,6 +306,7 @@ class Propagation(TorchFunctionMode):
         with self.paused(), torch.enable_grad():
             if any(tensor.requires_grad for tensor in sources):
                 output = self._apply(operation, call.rule, call.why)
+                _count_takers(found)
             else:
                 output = operation.stopped()
             for argument, _ in written:
@@ -332,7 +334,7 @@ class Propagation(TorchFunctionMode):
             kwargs = {key: self._admit(value, found, func) for key, value in kwargs.items()}
         if found and identity.name == "register_hook":
             # Contributions are no gradients: a hook that scales or records those has no business with them.
-            return RemovableHandle({})
+            return RemovableHandle(OrderedDict())
         if found and identity.name in SHAPED_LIKE:
             # Another tensor gives the type or the shape alone.
             found = [(tensor, mark) for tensor, mark in found if tensor is args[0]]
@@ -353,6 +355,9 @@ class Propagation(TorchFunctionMode):
                 self._mark(args[0] if output is None else output, operation, found)
             return output
         output = self._apply(operation, *self._rule(operation))
+        if output is None or any(tensor.requires_grad for tensor in tensors_in(output)):
+            # What only looks at a tensor takes nothing of it.
+            _count_takers(found)
         if not operation.written_out or self._has_unmarked(output):
             found = [(tensor, mark) for tensor, mark in found if id(tensor) not in operation.held]
             self._mark(args[0] if output is None else output, operation, found)
@@ -368,8 +373,6 @@ class Propagation(TorchFunctionMode):
             mark = get_mark(value, self._run)
             if mark is not None:
                 found.append((value, mark))
-                if mark.origin is not None:
-                    mark.origin.takers += 1
             elif value.requires_grad:
                 if value.grad_fn is not None and age_of(value) > self._began:
                     raise self._unseen(value, f"reached {identify(func).name or getattr(func, '__name__', func)!r}")
@@ -518,6 +521,12 @@ class _AsOne(NamedTuple):
     why: str
     args: tuple[Any, ...]
     copies: tuple[Any, ...]
+
+
+def _count_takers(found: Sequence[tuple[torch.Tensor, Mark]]) -> None:
+    for _, mark in found:
+        if mark.origin is not None:
+            mark.origin.takers += 1
 
 
 def _is_users(rule: Surrogate) -> bool:

@@ -136,7 +136,7 @@ def age_of(tensor: torch.Tensor) -> int:
 def now() -> int:
     """The age of what is recorded now."""
     with torch.enable_grad():
-        return age_of(torch.zeros((), requires_grad=True) + 0)
+        return age_of(torch.zeros((), device="cpu", requires_grad=True) + 0)
 
 
 def hooks_on_saved_tensors() -> Any:

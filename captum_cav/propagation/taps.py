@@ -34,7 +34,7 @@ class _HandOn(torch.autograd.Function):
 
 def hand_on(value: torch.Tensor) -> torch.Tensor:
     """A tensor of the same memory that requires grad: the beginning of a graph."""
-    carrier: torch.Tensor = _HandOn.apply(value, torch.zeros((), requires_grad=True))
+    carrier: torch.Tensor = _HandOn.apply(value, torch.zeros((), device="cpu", requires_grad=True))
     return carrier
 
 

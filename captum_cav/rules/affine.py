@@ -145,7 +145,7 @@ class _WeighedLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        start, total = 0, torch.zeros((), dtype=gradient.dtype)
+        start, total = 0, torch.zeros((), dtype=gradient.dtype, device=gradient.device)
         for rows in _rows(*ctx.weights):
             total = total + gradient[..., start : start + len(rows)] @ rows
             start += len(rows)
