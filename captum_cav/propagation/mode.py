@@ -306,7 +306,6 @@ class Propagation(TorchFunctionMode):
         with self.paused(), torch.enable_grad():
             if any(tensor.requires_grad for tensor in sources):
                 output = self._apply(operation, call.rule, call.why)
-                _count_takers(found)
             else:
                 output = operation.stopped()
             for argument, _ in written:
@@ -355,9 +354,6 @@ class Propagation(TorchFunctionMode):
                 self._mark(args[0] if output is None else output, operation, found)
             return output
         output = self._apply(operation, *self._rule(operation))
-        if output is None or any(tensor.requires_grad for tensor in tensors_in(output)):
-            # What only looks at a tensor takes nothing of it.
-            _count_takers(found)
         if not operation.written_out or self._has_unmarked(output):
             found = [(tensor, mark) for tensor, mark in found if id(tensor) not in operation.held]
             self._mark(args[0] if output is None else output, operation, found)
@@ -373,6 +369,8 @@ class Propagation(TorchFunctionMode):
             mark = get_mark(value, self._run)
             if mark is not None:
                 found.append((value, mark))
+                if mark.origin is not None:
+                    mark.origin.takers += 1
             elif value.requires_grad:
                 if value.grad_fn is not None and age_of(value) > self._began:
                     raise self._unseen(value, f"reached {identify(func).name or getattr(func, '__name__', func)!r}")
@@ -521,12 +519,6 @@ class _AsOne(NamedTuple):
     why: str
     args: tuple[Any, ...]
     copies: tuple[Any, ...]
-
-
-def _count_takers(found: Sequence[tuple[torch.Tensor, Mark]]) -> None:
-    for _, mark in found:
-        if mark.origin is not None:
-            mark.origin.takers += 1
 
 
 def _is_users(rule: Surrogate) -> bool:
