@@ -269,7 +269,11 @@ def hooks_on(model: nn.Module) -> list[tuple[str, str]]:
         if kind.endswith("_hooks") and "state_dict" not in kind and value
     ]
     everywhere = vars(torch.nn.modules.module)
-    return found + [("torch", kind) for kind in everywhere if kind.startswith("_global_") and everywhere[kind]]
+    return found + [
+        ("torch", kind)
+        for kind in everywhere
+        if kind.startswith("_global_") and kind.endswith("_hooks") and everywhere[kind]
+    ]
 
 
 def method_of(name: str) -> tuple[nn.Module, Callable[[], Any], dict[str, Any]]:
