@@ -382,7 +382,7 @@ def holds(examples: int, **drawn: st.SearchStrategy[Any]) -> Callable[[Callable[
     """A test that a property holds for some examples, and for many where slow tests run."""
 
     def as_test(holds_for: Callable[..., None]) -> Callable[[int], None]:
-        @pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.slow)])
+        @pytest.mark.parametrize("times", [1, pytest.param(5, marks=pytest.mark.slow)])
         def test(times: int) -> None:
             patient = settings(
                 max_examples=examples * times,
