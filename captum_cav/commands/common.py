@@ -1,0 +1,163 @@
+"""What the commands share: options that choose a network, classes and layers, and what these options stand for."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from captum.attr import LayerGradCam
+from tqdm import tqdm
+
+from captum_cav import zoo
+from captum_cav.errors import InputError
+from captum_cav.visualization import spatial_map
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Add ``--model``, ``--weights`` and ``--device``, which :func:`load_network` and :func:`choose_device` read."""
+    parser.add_argument(
+        "--model",
+        default="efficientnet_lite0",
+        metavar="NAME",
+        help="efficientnet_lite0 (default), squeezenet1_1, any torchvision classifier, or pkg.module:factory",
+    )
+    parser.add_argument("--weights", metavar="FILE", help="a state dict for the model instead of its own weights")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+
+def add_targets(parser: argparse.ArgumentParser, default: list[str] | None = None) -> None:
+    """Add ``--target``: classes by name or index; without a default, :func:`choose_targets` takes the best."""
+    parser.add_argument(
+        "--target",
+        nargs="+",
+        default=default,
+        metavar="NAME_OR_INDEX",
+        help=f"classes to explain (default: {' and '.join(default) if default else 'the best'})",
+    )
+
+
+def add_depths(parser: argparse.ArgumentParser) -> None:
+    """Add ``--layers`` and ``--depths``, which :func:`choose_layers` reads."""
+    depths = parser.add_mutually_exclusive_group()
+    depths.add_argument("--layers", metavar="A,B,C", help="qualified names of the layers to look at")
+    depths.add_argument("--depths", type=int, default=5, metavar="N", help="how many layers to choose (default 5)")
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Add ``--output``, a folder for :func:`writable`."""
+    parser.add_argument("--output", type=Path, default=Path("captum_cav_output"), metavar="DIR")
+
+
+def writable(folder: Path) -> Path:
+    """The folder, made if it is not there; an error that names the option if nothing can be written to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise InputError(
+            f"cannot write to the folder {folder}: {error.strerror or error}; choose another with --output DIR"
+        ) from error
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of ``--device``; "auto" is a GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda was asked for, but torch finds no CUDA device; use --device cpu")
+    return torch.device(name)
+
+
+def load_network(name: str, weights: str | None) -> zoo.Network:
+    """The network of ``--model`` with the weights of ``--weights``."""
+    if ":" not in name:
+        return zoo.load(name, weights)
+    # As for "python -m", a module in the current folder is found; an installed command would not look there.
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return zoo.load_factory(name, weights)
+    finally:
+        sys.path.pop(0)
+
+
+def scores_of(model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """The scores of one picture before softmax, shape (classes,), on the CPU."""
+    with torch.no_grad():
+        output: Any = model(inputs)
+    if not isinstance(output, torch.Tensor) or output.dim() != 2:
+        what = f"shape {tuple(output.shape)}" if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
+        raise InputError(f"the model returned {what}; expected scores of shape (1, classes)")
+    return output[0].cpu()
+
+
+def choose_targets(options: argparse.Namespace, network: zoo.Network, scores: torch.Tensor) -> list[int]:
+    """The classes of ``--target``, or the best one."""
+    return [network.class_index(target) for target in options.target or [int(scores.argmax())]]
+
+
+def choose_layers(options: argparse.Namespace, network: zoo.Network, inputs: torch.Tensor) -> list[str]:
+    """The layers of ``--layers``, or as many as ``--depths`` says, from the last toward the input."""
+    if options.layers:
+        return [name.strip() for name in options.layers.split(",")]
+    if options.depths < 1:
+        raise InputError(f"--depths is {options.depths}; expected at least 1")
+    if options.depths == len(network.depths):
+        return list(network.depths)
+    return list(zoo.find_depths(network.model, inputs, options.depths))
+
+
+def maps_of(explained: Iterable[Sequence[torch.Tensor]], inputs: torch.Tensor) -> list[list[torch.Tensor]]:
+    """For each target and layer the map of its contributions, shape (h, w), on the CPU."""
+    size = (inputs.shape[-2], inputs.shape[-1])
+    return [[spatial_map(ratios, size)[0].cpu() for ratios in attributions] for attributions in explained]
+
+
+def grad_cam(
+    model: torch.nn.Module, layer: str, inputs: torch.Tensor, target: int, grid: torch.Size
+) -> torch.Tensor | None:
+    """Captum's Grad-CAM at a layer; None where the layer has no channels in dimension 1 to weigh."""
+    cam = LayerGradCam(model, model.get_submodule(layer)).attribute(inputs, target, relu_attributions=True)
+    return cam[0, 0].detach().cpu() if cam.dim() == 4 and cam.shape[2:] == grid else None
+
+
+def numbered(layers: Sequence[str]) -> list[str]:
+    """The layers as pictures name them: "(1) features.12"."""
+    return [f"({number}) {layer}" for number, layer in enumerate(layers, 1)]
+
+
+def best_classes(network: zoo.Network, scores: torch.Tensor) -> str:
+    """The ten best classes as a printable table."""
+    best = scores.topk(min(10, len(scores)))
+    lines = [f"best classes of {network.name} (scores before softmax)"]
+    for rank, (score, index) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True), 1):
+        lines.append(f"  {rank:2d}  {score:8.2f}  {network.class_name(index)} ({index})")
+    return "\n".join(lines)
+
+
+@contextmanager
+def steps(*descriptions: str) -> Iterator[Callable[[], None]]:
+    """A progress bar over named steps; it is wiped at the end.
+
+    Args:
+        descriptions: of each step; the first begins at once.
+
+    Yields:
+        A function that begins the next step.
+    """
+    with tqdm(total=len(descriptions), delay=1, leave=False) as progress:
+        rest = iter(descriptions)
+        progress.set_description(next(rest), refresh=False)
+
+        def step() -> None:
+            progress.set_description(next(rest), refresh=False)
+            progress.update()
+
+        yield step
+        progress.update()
