@@ -104,17 +104,7 @@ SHORTFALLS = {
         "the compiler refuses to trace what sets it aside; call the attribution outside of it",
         lambda case: True,
     ),
-    "test_case_38_looking_at_activations_does_not_change_the_map": (
-        "a copy or a statistic of an activation counts as a taker, so that a batch norm is not folded",
-        lambda case: not case.endswith("-None"),
-    ),
 }
-
-
-SHORTFALLS["test_case_38_counting_operations_does_not_change_the_map"] = (
-    "what a mode of torch's asks of an activation counts as a taker",
-    lambda case: True,
-)
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +113,7 @@ def shortfall(request: pytest.FixtureRequest) -> None:
     name, _, case = request.node.name.partition("[")
     reason, applies = SHORTFALLS.get(name, ("", lambda _: False))
     if applies(case.rstrip("]")):
-        request.applymarker(pytest.mark.xfail(strict="case_38" not in name, reason=reason))
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
 
 
 def assert_same(found: Any, expected: Any, tolerance: float = 1e-12) -> None:
@@ -1365,6 +1355,7 @@ def check_finite(output: torch.Tensor) -> None:
 LOOKING: dict[str, Callable[[torch.Tensor], Any]] = {
     "detached statistics": keep,
     "statistics": lambda output: output.mean().detach(),
+    "statistics of channels": lambda output: output.mean((2, 3)) if output.dim() == 4 else None,
     "copies": lambda output: output.clone(),
     "checks": check_finite,
     "hooks": lambda output: output.register_hook(lambda gradient: None) if output.requires_grad else None,
@@ -1413,8 +1404,8 @@ def test_case_38_looking_at_activations_does_not_change_the_map(look: Callable[.
     expected = InputCAV(plain, rules=chosen).attribute(x, 1, return_convergence_delta=True)
     for net in (hooked, looking):
         found = InputCAV(net, rules=chosen).attribute(x, 1, return_convergence_delta=True)
-        assert torch.equal(found[0], expected[0])
-        assert_same(found[1], expected[1])
+        # To rounding: the gamma rule needs fewer sums where nothing but a ReLU could have taken the output.
+        assert_same(found, expected)
 
 
 def test_case_38_counting_operations_does_not_change_the_map() -> None:
@@ -1423,7 +1414,7 @@ def test_case_38_counting_operations_does_not_change_the_map() -> None:
     expected = explain.attribute(x, 1)
     with FlopCounterMode(display=False) as counter:
         found = explain.attribute(x, 1)
-    assert torch.equal(found, expected)
+    assert_same(found, expected)
     assert counter.get_total_flops() > 0
 
 

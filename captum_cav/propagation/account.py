@@ -7,8 +7,6 @@ embedding, the 1 in ``x + 1``), that part's contribution is ``k * c`` with ``c``
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 
@@ -83,22 +81,23 @@ class Ledger:
     """
 
     def __init__(self, run: Notes, taps: int) -> None:
+        self.taps = taps
         self._run = run
-        self._taps = taps
 
     @property
     def zeros_carry(self) -> bool:
         """Whether any rule of the forward pass gave shares to units of value 0."""
         return self._run.zeros_carry
 
-    def enter(self, share: Callable[[], torch.Tensor]) -> None:
-        """Report a share of constants, if anyone asked for them.
+    @property
+    def counts(self) -> bool:
+        """Whether anyone asked for the shares of constants."""
+        return self._run.account is not None
 
-        Args:
-            share: gives it as a float64 scalar.
-        """
-        if self._run.account is not None:
-            self._run.account.enter(share(), self._taps)
+    def enter(self, share: torch.Tensor) -> None:
+        """Report a share of constants, a float64 scalar; only where they count."""
+        assert self._run.account is not None
+        self._run.account.enter(share, self.taps)
 
 
 class Notes:

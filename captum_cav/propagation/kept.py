@@ -18,6 +18,19 @@ class Kept:
         self.value = tensor.detach()
 
 
+def is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors are one in memory, and look at it in the same way.
+
+    Autograd hands on what it got where nothing is added to it, and writes into nothing that others hold.
+    """
+    return (
+        one.data_ptr() == other.data_ptr()
+        and one.shape == other.shape
+        and one.stride() == other.stride()
+        and one.dtype == other.dtype
+    )
+
+
 class Keeper:
     """Keeps values without copying them, unless something is about to write into their memory."""
 

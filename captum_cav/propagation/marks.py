@@ -66,11 +66,11 @@ def get_mark(tensor: torch.Tensor, run: object) -> Mark | None:
     return mark if mark is not None and mark.run is run else None
 
 
-def set_mark(tensor: torch.Tensor, mark: Mark) -> None:
-    """Mark a tensor, and the tensor it is a view of: writing into a view writes into its base."""
+def set_mark(tensor: torch.Tensor, mark: Mark, *, written: bool = False) -> None:
+    """Mark a tensor, and if it was written into the tensor it is a view of, which was written into as well."""
     setattr(tensor, _ATTRIBUTE, mark)
     base = tensor._base
-    if base is not None and base.requires_grad:
+    if written and base is not None and base.requires_grad:
         held = get_mark(base, mark.run)
         if held is None:  # whatever the constant around the view holds
             merged = mark._replace(traits=mark.traits & ~NONNEGATIVE, origin=None)

@@ -312,7 +312,7 @@ class Propagation(TorchFunctionMode):
                 # It worked on a copy; what the model holds is to have the new value too.
                 self._preserve(argument)
                 output = argument.copy_(output)
-            self._mark(output, operation, found)
+            self._mark(output, operation, found, bool(written))
         return output
 
     # Dispatch ---------------------------------------------------------------------------------------------------
@@ -351,12 +351,12 @@ class Propagation(TorchFunctionMode):
         if not any(tensor.requires_grad for tensor in sources):
             output = func(*args, **kwargs)
             if found:
-                self._mark(args[0] if output is None else output, operation, found)
+                self._mark(args[0] if output is None else output, operation, found, in_place)
             return output
         output = self._apply(operation, *self._rule(operation))
         if not operation.written_out or self._has_unmarked(output):
             found = [(tensor, mark) for tensor, mark in found if id(tensor) not in operation.held]
-            self._mark(args[0] if output is None else output, operation, found)
+            self._mark(args[0] if output is None else output, operation, found, in_place)
         return output
 
     def _has_unmarked(self, output: Any) -> bool:
@@ -404,8 +404,8 @@ class Propagation(TorchFunctionMode):
             self._log(operation, rule, why, module)
         return output
 
-    def _mark(self, output: Any, operation: Operation, sources: list[tuple[torch.Tensor, Mark]]) -> None:
-        """Mark what an operation made of its sources."""
+    def _mark(self, output: Any, operation: Operation, sources: list[tuple[torch.Tensor, Mark]], written: bool) -> None:
+        """Mark what an operation made of its sources, or has written into."""
         name = operation.name
         taps, bypassing, traits = 0, False, KEEPING.get(name, RAW)
         for tensor, mark in sources:
@@ -423,9 +423,9 @@ class Propagation(TorchFunctionMode):
         for tensor in (output,) if isinstance(output, torch.Tensor) else tensors_in(output):
             if is_number(tensor):
                 if tensor.requires_grad:
-                    set_mark(tensor, Mark(self._run, taps, traits, origin))
+                    set_mark(tensor, Mark(self._run, taps, traits, origin), written=written)
                 elif bypassing:
-                    set_mark(tensor, Mark(self._run, 0, traits))
+                    set_mark(tensor, Mark(self._run, 0, traits), written=written)
                 # Made of carriers alone and without a graph, it was detached by the model: a constant.
 
     def _preserve(self, target: Any) -> None:

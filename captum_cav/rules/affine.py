@@ -14,6 +14,7 @@ z-box, flat), Andéol et al. 2021 (gamma for inputs of both signs).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,10 +24,11 @@ import torch
 from torch.nn import functional as F
 
 from captum_cav.errors import OptionError
+from captum_cav.propagation.kept import is_same
 from captum_cav.propagation.operation import Operation
 from captum_cav.rules import zero
 from captum_cav.rules.linear import ADDMM_ARGUMENTS
-from captum_cav.rules.normalization import Foldable, Folded, foldable_before, inference_norm
+from captum_cav.rules.normalization import Foldable, Folded, Handed, foldable_before, folded, inference_norm
 from captum_cav.rules.rule import Rule
 
 Bias = Literal["share", "absorb"]
@@ -227,6 +229,13 @@ class AffineRule(Rule):
         """The operation's value, shared out by this rule in the backward pass."""
         view = _view(operation)
         assert view is not None
+        if operation.name == "batch_norm":
+            norm, before = inference_norm(operation), foldable_before(operation)
+            if norm is not None and before is not None:
+                # By itself it is seen only where a layer between the two was asked for.
+                is_seen = operation.ledger().taps != before.ledger.taps
+                alone = Affine(operation, view, operation.value(), self).by_itself if is_seen else None
+                return folded(operation, norm, before, alone)
         if self.gives_to_zeros:
             zero.tiny(view.x.dtype)
             operation.let_zeros_carry()
@@ -268,7 +277,7 @@ def _view(operation: Operation) -> _View | None:
     if name == "batch_norm":
         norm = inference_norm(operation)
         is_input = operation.argument(0, "input") is x
-        if norm is None or not is_input or foldable_before(operation) is not None:
+        if norm is None or not is_input:
             return None
         return _View(x, norm.scale, norm.shift, torch.mul)
     if name.startswith("conv") or name == "linear":
@@ -329,8 +338,22 @@ def _scaled_by(name: str, x: torch.Tensor, groups: int) -> Callable[[torch.Tenso
     return transposed
 
 
+class _Shares(NamedTuple):
+    """What became of an output's contributions.
+
+    Attributes:
+        direct: coefficients of the operation's own sums, to go on as torch differentiates them; None for none.
+        through: coefficients of the input; None for none.
+        held: the share of constants, a float64 scalar; None where nobody asks.
+    """
+
+    direct: torch.Tensor | None
+    through: torch.Tensor | None
+    held: torch.Tensor | None
+
+
 class Affine(Foldable):
-    """One affine operation between forward and backward pass; a batch norm behind it may still be folded in."""
+    """One affine operation between forward and backward pass; batch norms behind it may still be folded in."""
 
     def __init__(self, operation: Operation, view: _View, output: torch.Tensor, rule: AffineRule) -> None:
         self.rule = rule
@@ -338,30 +361,58 @@ class Affine(Foldable):
         self._x = operation.keep(view.x)
         self._output = operation.keep(output)
         self._nonnegative = operation.is_nonnegative(view.x)
-        self._ledger = operation.ledger()
-        self._pair: Folded | None = None
+        self.ledger = operation.ledger()
+        self._pairs: list[Folded] = []
 
     def can_fold(self, channels: int) -> bool:
-        """Whether the rule wants it, the channels are those of the output and nothing took the output before."""
-        wanted = self.rule.fold and self.takers == 1 and self._view.scaled is not None
-        return wanted and self._output.value.shape[1] == channels
+        """Whether the rule wants it and the channels are those of the output."""
+        return self.rule.fold and self._view.scaled is not None and self._output.value.shape[1] == channels
 
     def fold(self, pair: Folded) -> None:
-        """Rule the pair from now on."""
-        self._pair = pair
+        """Rule what goes through a batch norm as the pair's."""
+        self._pairs.append(pair)
 
     def share_out(self, coefficients: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Coefficients of the operation's own sums, to go on as torch differentiates them, and of the input."""
-        view, output = self._view, self._output.value
-        weight, constant = view.weight, view.bias
-        pair = self._pair if self._pair is not None and self._pair.holds else None
-        zeros_carry = (pair is not None or self._ledger.zeros_carry) and output.dtype != torch.float16
-        contributions = coefficients * (zero.without_zeros(output) if zeros_carry else output)
+        rest: torch.Tensor | None = coefficients
+        found = []
+        for pair in self._pairs:
+            handed = pair.ask()
+            if handed is not None:
+                assert rest is not None
+                rest = None if is_same(rest, handed.passed) else rest - handed.passed
+                shared = self._share(handed.coefficients, pair)
+                if shared.held is not None and handed.held is not None:
+                    # What the norm entered by itself is the pair's to share out.
+                    self.ledger.enter(shared.held - handed.held)
+                found.append(shared)
+        if rest is not None:
+            found.append(self._share(rest, None))
+            if found[-1].held is not None:
+                self.ledger.enter(found[-1].held)
+        return (
+            functools.reduce(_sum, [shared.direct for shared in found]),
+            functools.reduce(_sum, [shared.through for shared in found]),
+        )
+
+    def by_itself(self, coefficients: torch.Tensor) -> Handed:
+        """What a batch norm, as an operation of its own, passes on."""
+        direct, through, held = self._share(coefficients, None)
+        passed = _sum(None if direct is None else direct * self._view.weight, through)
+        assert passed is not None
+        return Handed(coefficients, passed, held)
+
+    def _share(self, coefficients: torch.Tensor, pair: Folded | None) -> _Shares:
+        """The same for what came through a batch norm, by the norm's coefficients, or through none."""
+        view = self._view
+        output, weight, constant, rectified = self._output.value, view.weight, view.bias, self.is_rectified
         if pair is not None:
             assert view.scaled is not None
-            output = pair.output.value
+            output, rectified = pair.output.value, pair.is_rectified
             weight = view.scaled(weight, pair.norm.scale)
             constant = pair.norm.shift if constant is None else constant * pair.norm.scale + pair.norm.shift
+        zeros_carry = self.ledger.zeros_carry and output.dtype != torch.float16
+        contributions = coefficients * (zero.without_zeros(output) if zeros_carry else output)
         with torch.enable_grad():
             x = self._x.value.detach().requires_grad_()
             has_constant = constant is not None
@@ -371,18 +422,10 @@ class Affine(Foldable):
                 # Not the output less the constant, which would leave rounding where there is nothing to share.
                 constant, total = torch.zeros_like(constant), view.sum(x.detach(), weight)
             summands = Summands(
-                x,
-                weight,
-                constant,
-                total,
-                view.sum,
-                self._nonnegative,
-                has_constant,
-                self.is_rectified if pair is None else pair.is_rectified,
-                view.channels,
+                x, weight, constant, total, view.sum, self._nonnegative, has_constant, rectified, view.channels
             )
             shares = self.rule.shares(summands)
-        self._ledger.enter(lambda: self._held_back(contributions, shares, total - constant))
+        held = self._held_back(contributions, shares, total - constant) if self.ledger.counts else None
         direct = None
         parts, seeds = [], []
         for number, (sums, factor) in enumerate(shares, 1):
@@ -390,7 +433,7 @@ class Affine(Foldable):
             last = number == len(shares) and factor.dtype == contributions.dtype
             part = contributions.mul_(factor.detach()) if last else contributions * factor.detach()
             if sums is None:
-                direct = part if direct is None else direct + part
+                direct = _sum(direct, part)
             else:
                 parts.append(sums)
                 seeds.append(part.to(sums.dtype))
@@ -399,12 +442,18 @@ class Affine(Foldable):
         through = None
         if parts:
             (through,) = torch.autograd.grad(parts, x, seeds, create_graph=torch.is_grad_enabled())
-        return direct, through
+        return _Shares(direct, through, held)
 
     @staticmethod
     def _held_back(contributions: torch.Tensor, shares: Sequence[Share], total: torch.Tensor) -> torch.Tensor:
         given = sum(factor.detach() * (total if sums is None else sums.detach()) for sums, factor in shares)
         return (contributions * (1 - given)).sum(dtype=torch.float64)
+
+
+def _sum(one: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return one + other
 
 
 class _Shared(torch.autograd.Function):

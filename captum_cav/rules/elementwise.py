@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from captum_cav.propagation.account import Ledger
-from captum_cav.propagation.kept import Kept
+from captum_cav.propagation.kept import Kept, is_same
 from captum_cav.propagation.operation import Operation
 from captum_cav.rules import zero
 from captum_cav.rules.activation import pass_on
@@ -126,7 +126,7 @@ class MeanSlopeRule(Rule):
         averaged = _Averaged.apply(carrier, pooled)
         if operation.in_place:
             averaged = averaged.clone()
-        output = operation.on({id(carrier): averaged}).by_default()
+        output = _Arrived.apply(operation.on({id(carrier): averaged}).by_default(), pooled)
         operation.origin = pooled
         return operation.args[0].copy_(output) if operation.in_place else output
 
@@ -137,18 +137,44 @@ class Pooled(Poolable):
     def __init__(self, before: Kept, ledger: Ledger) -> None:
         self._before = before
         self._ledger = ledger
+        self._noted: list[tuple[torch.Tensor, tuple[int, ...]]] = []
+        self._dims: tuple[int, ...] | None = None
+
+    def note(self, coefficients: torch.Tensor, dims: tuple[int, ...]) -> None:
+        """Take note of the coefficients that come through a pooling over some dimensions."""
+        self._noted.append((coefficients, dims))
+
+    def settle(self, coefficients: torch.Tensor) -> None:
+        """Average if all that came to the activation's output came through one pooling."""
+        noted, self._noted = self._noted, []
+        self._dims = noted[0][1] if len(noted) == 1 and is_same(coefficients, noted[0][0]) else None
 
     def average(self, coefficients: torch.Tensor) -> torch.Tensor:
         """Coefficients of the pre-activation, each position's own, as averages over what was pooled."""
-        if self.dims is None:
+        if self._dims is None:
             return coefficients
-        averages = coefficients.mean(self.dims, keepdim=True).expand_as(coefficients)
-        self._ledger.enter(lambda: (self._before.value * (coefficients - averages)).sum(dtype=torch.float64))
+        averages = coefficients.mean(self._dims, keepdim=True).expand_as(coefficients)
+        if self._ledger.counts:
+            self._ledger.enter((self._before.value * (coefficients - averages)).sum(dtype=torch.float64))
         return averages
 
 
+class _Arrived(torch.autograd.Function):
+    """Identity behind the activation, where it is known whether to average."""
+
+    @staticmethod
+    def forward(ctx: Any, y: torch.Tensor, pooled: Pooled) -> torch.Tensor:
+        ctx.pooled = pooled
+        return y.detach()
+
+    @staticmethod
+    def backward(ctx: Any, coefficients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        ctx.pooled.settle(coefficients)
+        return coefficients, None
+
+
 class _Averaged(torch.autograd.Function):
-    """Identity whose coefficients are averaged if a pooling asked for it."""
+    """Identity in front of the activation, whose coefficients may be averaged."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, pooled: Pooled) -> torch.Tensor:

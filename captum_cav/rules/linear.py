@@ -42,22 +42,36 @@ def additive(operation: Operation) -> Any:
 
 def averaging(operation: Operation) -> Any:
     """Means, sums and average pooling, linear as they are; the activation before a global one may want to know."""
-    before = operation.origin_of(operation.argument(0, "input"))
+    x = operation.argument(0, "input")
+    before = operation.origin_of(x)
     if isinstance(before, Poolable):
         dims = _pooled_dims(operation)
         if dims and 0 not in dims:
-            before.dims = dims
+            return operation.on({id(x): _Noted.apply(x, before, dims)}).value()
     return operation.value()
 
 
 class Poolable(Origin):
-    """What an activation leaves for a global average pooling behind it.
+    """What an activation leaves for a global average pooling behind it."""
 
-    Attributes:
-        dims: the dimensions that were pooled, None if none were.
-    """
+    def note(self, coefficients: torch.Tensor, dims: tuple[int, ...]) -> None:
+        """Take note of the coefficients that come through a pooling over some dimensions."""
+        raise NotImplementedError
 
-    dims: tuple[int, ...] | None = None
+
+class _Noted(torch.autograd.Function):
+    """Identity that tells an activation what came through the pooling behind it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, before: Poolable, dims: tuple[int, ...]) -> torch.Tensor:
+        ctx.noted = before, dims
+        return x.detach()
+
+    @staticmethod
+    def backward(ctx: Any, coefficients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        before, dims = ctx.noted
+        before.note(coefficients, dims)
+        return coefficients, None, None
 
 
 def _pooled_dims(operation: Operation) -> tuple[int, ...] | None:

@@ -6,7 +6,6 @@ RMS norm have a surrogate each; the others are written out in their terms.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FunctionType
@@ -20,7 +19,6 @@ from captum_cav.propagation.account import Ledger
 from captum_cav.propagation.kept import Kept
 from captum_cav.propagation.marks import Origin
 from captum_cav.propagation.operation import Operation, Surrogate
-from captum_cav.rules import zero
 from captum_cav.rules.elementwise import PassThroughRule
 from captum_cav.rules.rule import Rule
 
@@ -109,7 +107,13 @@ def inference_norm(operation: Operation) -> InferenceNorm | None:
 
 
 class Foldable(Origin):
-    """What an operation leaves for a batch norm right behind it: the two may be ruled as one."""
+    """What an operation leaves for a batch norm right behind it: the two may be ruled as one.
+
+    Attributes:
+        ledger: the operation's own.
+    """
+
+    ledger: Ledger
 
     def can_fold(self, channels: int) -> bool:
         """Whether a batch norm over so many channels is taken in."""
@@ -120,35 +124,58 @@ class Foldable(Origin):
         raise NotImplementedError
 
 
+class Handed(NamedTuple):
+    """What a batch norm had in the backward pass, and what it would do by itself.
+
+    Attributes:
+        coefficients: of its output.
+        passed: of its input.
+        held: what its shift keeps, a float64 scalar; None where nobody asks.
+    """
+
+    coefficients: torch.Tensor
+    passed: torch.Tensor
+    held: torch.Tensor | None
+
+
 class Folded(Origin):
-    """A batch norm behind an operation that takes it in, if nothing else takes that operation's output.
+    """A batch norm behind an operation that takes it in.
+
+    In the backward pass it hands on what it would by itself, which is what a tap between the two reads; the operation
+    before it asks for what the pair gave instead. Whatever else takes that operation's output is no part of the pair.
 
     Attributes:
         output: what the pair gave.
         norm: the batch norm.
     """
 
-    def __init__(self, before: Kept, output: Kept, norm: InferenceNorm, ledger: Ledger, taker: Foldable) -> None:
+    def __init__(
+        self, output: Kept, norm: InferenceNorm, ledger: Ledger, by_itself: Callable[[torch.Tensor], Handed] | None
+    ) -> None:
         self.output = output
         self.norm = norm
-        self._before = before
         self._ledger = ledger
-        # The taker holds the pair; a cycle would keep the values until the garbage collector comes.
-        self._taker = weakref.ref(taker)
+        self._by_itself = by_itself or self._as_it_stands
+        self._handed: Handed | None = None
 
-    @property
-    def holds(self) -> bool:
-        """Whether the two are one operation; known once the forward pass is over."""
-        taker = self._taker()
-        return taker is not None and taker.takers == 1
+    def hand_on(self, coefficients: torch.Tensor) -> torch.Tensor:
+        """Coefficients of the operation before, by the norm itself."""
+        handed = self._handed = self._by_itself(coefficients)
+        if handed.held is not None:
+            self._ledger.enter(handed.held)
+        return handed.passed
 
-    def coefficients(self, coefficients: torch.Tensor) -> torch.Tensor:
-        """Coefficients of the operation before: all that the pair gave, or what the norm by itself passes on."""
-        if self.holds:
-            return coefficients * zero.ratio(self.output.value, self._before.value)
-        shift = self.norm.shift
-        self._ledger.enter(lambda: (shift * coefficients.sum_to_size(shift.shape)).sum(dtype=torch.float64))
-        return coefficients * self.norm.scale
+    def ask(self) -> Handed | None:
+        """What was handed on in this backward pass, once; None if nothing came through the norm."""
+        handed, self._handed = self._handed, None
+        return handed
+
+    def _as_it_stands(self, coefficients: torch.Tensor) -> Handed:
+        scale, shift = self.norm
+        held = None
+        if self._ledger.counts:
+            held = (shift * coefficients.sum_to_size(shift.shape)).sum(dtype=torch.float64)
+        return Handed(coefficients, coefficients * scale, held)
 
 
 class _Folded(torch.autograd.Function):
@@ -161,7 +188,7 @@ class _Folded(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, coefficients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        return ctx.pair.coefficients(coefficients), None, None
+        return ctx.pair.hand_on(coefficients), None, None
 
 
 def foldable_before(operation: Operation) -> Foldable | None:
@@ -169,6 +196,30 @@ def foldable_before(operation: Operation) -> Foldable | None:
     x = operation.argument(0, "input")
     before = operation.origin_of(x)
     return before if isinstance(before, Foldable) and before.can_fold(x.shape[1]) else None
+
+
+def folded(
+    operation: Operation,
+    norm: InferenceNorm,
+    before: Foldable,
+    by_itself: Callable[[torch.Tensor], Handed] | None = None,
+) -> torch.Tensor:
+    """A batch norm's value that the operation before it takes in.
+
+    Args:
+        operation: the batch norm.
+        norm: the same as an affine operation.
+        before: the operation before.
+        by_itself: what it does in the backward pass by a rule of its own; None as it stands.
+    """
+    x = operation.argument(0, "input")
+    with torch.no_grad():
+        value = operation.value()
+    pair = Folded(operation.keep(value), norm, operation.ledger(), by_itself)
+    before.fold(pair)
+    operation.origin = pair
+    output: torch.Tensor = _Folded.apply(x, value, pair)
+    return output
 
 
 def batch_norm(operation: Operation) -> Any:
@@ -193,16 +244,13 @@ def batch_norm(operation: Operation) -> Any:
             )
         )
 
+    before = foldable_before(operation)
+    if before is not None:
+        return folded(operation, norm, before)
+
     def evaluate() -> torch.Tensor:
         return torch.batch_norm(x, weight, bias, mean, variance, False, 0.0, epsilon, True)
 
-    before = foldable_before(operation)
-    if before is not None:
-        value = evaluate().detach()
-        pair = Folded(operation.keep(x), operation.keep(value), norm, operation.ledger(), before)
-        before.fold(pair)
-        operation.origin = pair
-        return _Folded.apply(x, value, pair)
     # Not torch's own gradient: on CPU it is wrong where the coefficients come in another memory layout than the input.
     output: torch.Tensor = _Standardised.apply(x, evaluate, norm.scale, None, ())
     if operation.counts_constants:

@@ -401,31 +401,59 @@ def test_gamma_is_the_same_whether_or_not_only_a_relu_takes_the_output(way: str)
 
 
 @pytest.mark.parametrize("first", ["norm", "relu"])
-def test_a_batch_norm_is_folded_only_if_nothing_else_takes_the_output(first: str) -> None:
-    """Otherwise the two have rules of their own, as with ``fold=False``."""
+@pytest.mark.parametrize(
+    "rule", [rules.GammaRule, rules.EpsilonRule, rules.AlphaBetaRule], ids=lambda rule: rule.__name__
+)
+def test_a_batch_norm_is_folded_for_what_goes_through_it(rule: Callable[..., rules.Rule], first: str) -> None:
+    """Whatever else takes the layer's output meets the layer's rule alone, as with ``fold=False``."""
     torch.manual_seed(5)
-    conv, norm = nn.Conv1d(2, 3, 3).double(), nn.BatchNorm1d(3).double().eval()
-    norm.running_mean.normal_()
-    norm.weight.data.normal_()
-    norm.bias.data.normal_()
+    conv, norms = nn.Conv1d(2, 3, 3).double(), [nn.BatchNorm1d(3).double().eval() for _ in range(2)]
+    for norm in norms:
+        norm.running_mean.normal_()
+        norm.weight.data.normal_()
+        norm.bias.data.normal_()
 
-    def score(x: torch.Tensor) -> torch.Tensor:
+    def score(x: torch.Tensor, *counted: int) -> torch.Tensor:
         y = conv(x)
         if first == "norm":
-            normed, other = norm(y), F.relu(y)
+            normed, other, again = norms[0](y), F.relu(y), norms[1](y)
         else:
-            other, normed = F.relu(y), norm(y)
-        return (F.relu(normed) + 2 * other).mean((1, 2))
+            again, other, normed = norms[1](y), F.relu(y), norms[0](y)
+        parts = [F.relu(normed), 2 * other, F.relu(again)]
+        return sum(parts[index] for index in counted).mean((1, 2))
 
     x = torch.randn(2, 2, 8, dtype=torch.float64)
-    found, apart = (
-        InputCAV(score, rules={F.conv1d: rules.GammaRule(1.0, fold=fold)}, normalize=None).attribute(
-            x, return_convergence_delta=True
-        )
-        for fold in (True, False)
-    )
-    torch.testing.assert_close(found, apart)
-    assert found[1].abs().max() < 1e-12
+
+    def explain(fold: bool, *counted: int) -> tuple[torch.Tensor, torch.Tensor]:
+        cav = InputCAV(score, rules={F.conv1d: rule(fold=fold)}, normalize=None)
+        return cav.attribute(x, additional_forward_args=counted, return_convergence_delta=True)
+
+    def alone(norm: nn.Module) -> torch.Tensor:
+        cav = InputCAV(lambda x: F.relu(norm(conv(x))).mean((1, 2)), rules={F.conv1d: rule()}, normalize=None)
+        return cav.attribute(x)
+
+    found, delta = explain(True, 0, 1, 2)
+    torch.testing.assert_close(found, alone(norms[0]) + explain(False, 1)[0] + alone(norms[1]))
+    assert delta.abs().max() < 1e-12
+    assert not torch.allclose(found, explain(False, 0, 1, 2)[0])
+
+
+@pytest.mark.parametrize("preset", ["gamma", "epsilon_plus_flat", "pinpoint", "alpha2_beta1"])
+def test_a_layer_in_front_of_a_folded_batch_norm_changes_no_other_map(preset: str) -> None:
+    """It is asked for alone or among others: the same maps, which leave nothing but the constants' shares."""
+    torch.manual_seed(6)
+    net = nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU(), nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4), nn.ReLU()).double().eval()
+    net[3].running_mean.normal_()
+    net[3].bias.data.normal_()
+    model = nn.Sequential(net, nn.Flatten(), nn.Linear(16, 2)).double()
+    x = torch.randn(2, 2, 8, dtype=torch.float64)
+    layers = ["0.0", "0.1", "0.2", "0.3", "0.4"]
+    together, deltas = LayerCAV(model, layers, rules=preset).attribute(x, 1, return_convergence_delta=True)
+    for layer, found, delta in zip(layers, together, deltas, strict=True):
+        alone, its_delta = LayerCAV(model, layer, rules=preset).attribute(x, 1, return_convergence_delta=True)
+        torch.testing.assert_close(found, alone)
+        torch.testing.assert_close(delta, its_delta, rtol=0, atol=1e-12)
+        assert delta.abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("rule", [rules.GammaRule(0.7), rules.ZPlusRule(), rules.AlphaBetaRule()], ids=repr)
