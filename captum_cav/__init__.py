@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from captum_cav import ablation as ablation
     from captum_cav import metrics as metrics
     from captum_cav import presets as presets
     from captum_cav import rules as rules
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from captum_cav.verification import verify
 
 __version__ = "0.1.0"
-__all__ = ["InputCAV", "LayerCAV", "NeuronCAV", "metrics", "presets", "rules", "verify", "visualization"]
+__all__ = ["InputCAV", "LayerCAV", "NeuronCAV", "ablation", "metrics", "presets", "rules", "verify", "visualization"]
 
 _WHERE = {**dict.fromkeys(("InputCAV", "LayerCAV", "NeuronCAV"), "attribution"), "verify": "verification"}
 
