@@ -354,8 +354,8 @@ def test_masks_are_resized_by_area() -> None:
             {"mask": torch.ones(3, 3) > 0},
             InputError,
             (
-                "mask has shape (3, 3); expected (6, 8), the places of layer '1', or (12, 16), the picture's pixels (or "
-                "one such mask for each of 2 samples). resize_mask brings other masks to either."
+                "mask has shape (3, 3); expected (6, 8), the places of layer '1', or (12, 16), the picture's pixels "
+                "(or one such mask for each of 2 samples). resize_mask brings other masks to either."
             ),
         ),
         ({"mask": torch.ones(3, 6, 8) > 0}, InputError, "mask has shape (3, 6, 8); expected (6, 8)"),
