@@ -1,0 +1,144 @@
+"""``captum-cav reproduce`` repeats the paper's experiments, figures 5 to 8 and table 1, and says which claims hold."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any
+
+from captum_cav import presets, reproduction, zoo
+from captum_cav.ablation import box_mask
+from captum_cav.attribution import LayerCAV
+from captum_cav.commands import common
+from captum_cav.errors import InputError
+from captum_cav.visualization import Panel, show_rows
+
+# Of the embedded picture: the class that figure 8 explains and the other object, which is in the upper half.
+_CLASSES = ["tabby", "German shepherd"]
+_REGION = "0, 0, 1, 0.5"
+_TABLE_FILE = "table1.md"
+
+
+def add_parser(commands: Any) -> None:
+    """Add ``reproduce``."""
+    command = commands.add_parser(
+        "reproduce", help="repeat the paper's figures 5 to 8 and table 1, and judge its claims"
+    )
+    command.add_argument(
+        "image", nargs="?", metavar="IMAGE", help="a picture of two objects (default: the embedded one)"
+    )
+    common.add_network(command)
+    command.add_argument(
+        "--classes",
+        nargs=2,
+        metavar=("CLASS", "OTHER"),
+        help=f"the class to explain, and that of the other object (embedded picture: {' and '.join(_CLASSES)})",
+    )
+    command.add_argument(
+        "--region",
+        metavar="L,T,R,B",
+        help="the box of the other object in the picture as the network sees it: left, top, right, bottom, in pixels "
+        f"or, with a decimal point among them, fractions (embedded picture: its upper half, {_REGION})",
+    )
+    command.add_argument(
+        "--rules", choices=presets.NAMES, default="paper", help="a preset (default: the paper's rules)"
+    )
+    common.add_depths(command)
+    common.add_output(command)
+    command.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    output = common.writable(options.output)
+    device = common.choose_device(options.device)
+    if options.image is None:
+        picture = zoo.demo_picture()
+        names, region = options.classes or _CLASSES, options.region or _REGION
+    elif options.classes and options.region:
+        picture, names, region = zoo.open_picture(options.image), options.classes, options.region
+    else:
+        raise InputError("a picture of yours needs --classes CLASS OTHER and --region L,T,R,B, the box of OTHER")
+    box = _box(region)
+    with common.steps("loading the network", "contributions", "ablations", "drawing") as step:
+        network = common.load_network(options.model, options.weights)
+        model = network.model.to(device)
+        inputs = network.preprocess(picture)[None].to(device)
+        pixels = box_mask(box, (inputs.shape[2], inputs.shape[3]))
+        scores = common.scores_of(model, inputs)
+        classes = [network.class_index(name) for name in names]
+        names = [network.class_name(index) for index in classes]
+        if classes[0] == classes[1]:
+            raise InputError(f"--classes names {names[0]!r} twice; expected two classes")
+        layers = common.choose_layers(options, network, inputs)
+        step()
+        # "abs": positive raised the score also where the score is negative.
+        cav = LayerCAV(model, layers, rules=options.rules, normalize="abs")
+        maps = common.maps_of(cav.attribute_targets(inputs, classes), inputs)
+        cams = [common.grad_cam(model, layers[0], inputs, index, maps[0][0].shape) for index in classes]
+        step()
+        best = scores.topk(min(5, len(scores))).indices.tolist()
+        followed = list(dict.fromkeys([*classes, *best]))
+        class_names = [network.class_name(index) for index in range(len(scores))]
+        trials = [
+            reproduction.disable_region(
+                model, inputs, layer, ratios * scores[classes[0]].abs(), pixels, followed, class_names
+            )
+            for layer, ratios in zip(layers, maps[0], strict=True)
+        ]
+        step()
+        shown = network.display(picture)
+        figures = {
+            "figure5.png": reproduction.draw_best(
+                shown, [class_names[index] for index in best], scores[best].tolist(), f"What {network.name} sees"
+            )
+        }
+        for file, signed in (("figure6.png", False), ("figure7.png", True)):
+            rows = []
+            for index, of_class, cam in zip(classes, maps, cams, strict=True):
+                panels = [Panel(*one, signed) for one in zip(common.numbered(layers), of_class, strict=True)]
+                if signed:
+                    first = Panel("picture", None)
+                else:
+                    first = Panel("Grad-CAM", cam, unit="") if cam is not None else Panel("Grad-CAM not defined", None)
+                rows.append((f"{class_names[index]}\nscore {scores[index]:.2f}", [first, *panels]))
+            title = (
+                f"Contributions in {network.name}, from the last feature layer toward the input; rules: {options.rules}"
+            )
+            figures[file], _ = show_rows(shown, rows, title)
+        figures["figure8.png"] = reproduction.draw_trials(
+            shown,
+            trials,
+            f"{network.name}: score and rank of {names[0]} with parts of the region of {names[1]} disabled (white)",
+        )
+        for file, figure in figures.items():
+            figure.savefig(output / file, dpi=110)
+        (output / _TABLE_FILE).write_text(_table(network, names, box, options.rules, trials), encoding="utf-8")
+    print(common.best_classes(network, scores))
+    print(
+        f"\nthe paper's claims on {network.name}: {names[0]}, with {names[1]} in the box {box}; rules: {options.rules}"
+    )
+    for claim in reproduction.judge(names, maps, cams, trials):
+        print(f"  {claim}")
+    print(f"pictures and table: {', '.join(str(output / file) for file in (*figures, _TABLE_FILE))}")
+
+
+def _box(region: str) -> tuple[float, ...]:
+    """The numbers of ``--region``, integers where they are written so."""
+    try:
+        return tuple(int(edge) if re.fullmatch(r"\s*\d+\s*", edge) else float(edge) for edge in region.split(","))
+    except ValueError as error:
+        raise InputError(
+            f"--region is {region!r}; expected four numbers, as --region {_REGION.replace(' ', '')}"
+        ) from error
+
+
+def _table(
+    network: zoo.Network, names: list[str], box: tuple[float, ...], rules: str, trials: list[reproduction.Trial]
+) -> str:
+    return (
+        f"# Table 1 on {network.name}\n\n"
+        f"Scores before softmax with features disabled in the region of {names[1]}, the box {box}: activations are set "
+        f"to zero in the layer itself. Positive spots are the places of the region that raised the score of {names[0]} "
+        f"(rules: {rules}). The paper does not say at which layer it disabled features, so each depth has its two "
+        f"tables.\n\n{reproduction.tables(trials)}"
+    )
