@@ -1,0 +1,149 @@
+"""Contributions of words, characters and n-grams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from captum_cav.errors import InputError
+from captum_cav.visualization.colours import (
+    ENDS,
+    NOTHING,
+    SHARE,
+    amount,
+    full_colour,
+    in_full_colours,
+    ink,
+    new_figure,
+    on_white,
+)
+from captum_cav.visualization.maps import checked
+
+# In points: the letters to begin with and the smallest, and the margin of the page.
+_LARGEST, _SMALLEST = 11, 5
+_MARGIN = 12
+# In letters: the height of a line, and the space between two tokens.
+_LINE = 1.9
+_GAP = 0.75
+
+
+def show_tokens(
+    tokens: Sequence[str],
+    ratios: Any,
+    title: str = "",
+    *,
+    unit: str = SHARE,
+    outlier_percentile: float = 100.0,
+    axes: tuple[Figure, Axes] | None = None,
+) -> tuple[Figure, Axes]:
+    """Draw words, characters or n-grams on boxes: red where they raised the score, blue where they lowered it.
+
+    Lines are broken to the width, and behind a token with a line break in it. Spaces at the ends of a token and
+    characters that cannot be printed are shown by signs; nothing is read as TeX.
+
+    Args:
+        tokens: n strings in the order of reading.
+        ratios: shape (n,): the contribution ratio of each token, positive where it raised the score. Of a layer of
+            shape (1, n, C) they are ``ratios[0].sum(1)``.
+        title: above the text.
+        unit: of the number of the full colour, which is in per cent where the unit begins with %.
+        outlier_percentile: of the sizes that are not 0, the one from which on the colour is full.
+        axes: figure and axes to draw on, in letters as small as they must be; a new figure as high as the text if None.
+
+    Returns:
+        The figure and the axes; nothing is shown.
+
+    Raises:
+        InputError: if there are no tokens, not one ratio for each, or one that is not finite.
+
+    Example::
+
+        >>> figure, axes = show_tokens(["not", "a", "bad", "film"], [0.5, 0.0, -0.25, 0.1])
+        >>> [text.get_text() for text in axes.texts]
+        ['not', 'a', 'bad', 'film', 'lowered the score', 'raised the score', 'full colour: 50 % of the score']
+    """
+    ratios = checked(ratios, title or "ratios", 1)
+    if len(tokens) != len(ratios):
+        raise InputError(f"there are {len(tokens)} tokens and {len(ratios)} ratios; expected one ratio for each token.")
+    full = full_colour(ratios.abs(), outlier_percentile)
+    figure, axis = axes or _page()
+    written = ink(figure.get_facecolor())
+    axis.axis("off")
+    axis.set_title(title, loc="left", fontsize=10, color=written, parse_math=False)
+    if axes is not None:
+        figure.draw_without_rendering()  # lines are broken to the width that the layout gives
+    points = 72 / figure.get_dpi()
+    width, height = axis.bbox.width * points, axis.bbox.height * points
+    legend = (
+        *(end.replace("\n", " ") for end in ENDS),
+        f"full colour: {amount(full, unit)}" if full else NOTHING[True],
+    )
+    texts = [
+        axis.text(0, 0, word, fontsize=_LARGEST, va="center", color=written, parse_math=False)
+        for word in (*map(_printable, tokens), *legend)
+    ]
+    for text, level in zip(texts, [*in_full_colours(ratios, full).tolist(), -1.0, 1.0], strict=False):
+        colour = on_white(level)
+        text.set(color=ink(colour), bbox={"boxstyle": "square,pad=0.2", "facecolor": colour, "edgecolor": "none"})
+    widths = [text.get_window_extent().width * points / _LARGEST for text in texts]
+    ends = {index for index, token in enumerate(tokens) if "\n" in token} | {len(tokens) - 1}
+    for size in range(_LARGEST, _SMALLEST - 1, -1):
+        places, lines = _in_lines(widths, width / size, ends)
+        if axes is None or lines * _LINE * size <= height:
+            break
+    needed = lines * _LINE * size
+    if axes is None:
+        height = needed
+        _fit(figure, axis, height)
+    axis.set(xlim=(0, width), ylim=(max(height, needed), 0))
+    for text, (x, line) in zip(texts, places, strict=True):
+        text.set(position=(x * size, (line + 0.5) * _LINE * size), fontsize=size)
+    return figure, axis
+
+
+def _printable(token: str) -> str:
+    """A token with signs for what would not be seen."""
+    inner = token.strip(" ")
+    before = len(token) - len(token.lstrip(" ")) if inner else 0
+    after = len(token) - len(inner) - before
+    signs = {"\n": "↵", "\t": "⇥"}
+    seen = (c if c.isprintable() else signs.get(c, c.encode("unicode_escape").decode("ascii")) for c in inner)
+    return "␣" * before + "".join(seen) + "␣" * after
+
+
+def _in_lines(widths: Sequence[float], line: float, ends: set[int]) -> tuple[list[tuple[float, int]], int]:
+    """Where each token goes, as (x, number of its line), and how many lines that makes; widths are in letters.
+
+    Args:
+        widths: of the tokens.
+        line: how wide a line is.
+        ends: indices of the tokens behind which a new line begins.
+    """
+    places: list[tuple[float, int]] = []
+    x, number = _GAP / 2, 0
+    for index, width in enumerate(widths):
+        if index and (index - 1 in ends or x + width + _GAP / 2 > line):
+            x, number = _GAP / 2, number + 1
+        places.append((x, number))
+        x += width + _GAP
+    return places, number + 1
+
+
+def _page() -> tuple[Figure, Axes]:
+    figure = new_figure(7, 2)
+    figure.set_layout_engine("none")
+    axis = figure.add_axes((0, 0, 1, 1))
+    _fit(figure, axis, 100)
+    return figure, axis
+
+
+def _fit(figure: Figure, axis: Axes, height: float) -> None:
+    """Make the page as high as its title and its text, of a height in points."""
+    titled = 2 * _MARGIN * bool(axis.get_title("left"))
+    page = height + titled + 2 * _MARGIN
+    figure.set_figheight(page / 72)
+    side = _MARGIN / (72 * figure.get_figwidth())
+    axis.set_position((side, _MARGIN / page, 1 - 2 * side, height / page))
