@@ -4,6 +4,6 @@ A command's module has ``add_parser(commands)``, which adds its options and, by 
 function that takes them.
 """
 
-from captum_cav.commands import explain
+from captum_cav.commands import compare, explain, report, reproduce
 
-COMMANDS = (explain,)
+COMMANDS = (explain, reproduce, report, compare)
