@@ -96,7 +96,7 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
             audited=audited,
         )
 
-    @forward.alone()
+    @forward.alone
     def audited(
         self,
         inputs: Any,
@@ -104,12 +104,12 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
         additional_forward_args: Any,
         sites: Sequence[forward.Site],
         tap_inputs: bool,
-    ) -> tuple[forward.Forward, torch.Tensor, torch.Tensor]:
+    ) -> tuple[forward.Forward, torch.Tensor, torch.Tensor, torch.Tensor]:
         """A forward pass, and a backward pass from the scores in which each operation is compared.
 
         Returns:
             What the forward pass left; the scores, shape (N,); what the contributions of all that was tapped and the
-            constants behind it leave of their sum, a float64 scalar.
+            constants behind it leave of their sum; the sum of their absolute values. The last two are float64 scalars.
         """
         if tap_inputs:
             _check_floating(inputs)
@@ -124,11 +124,14 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
         found = passed.coefficients(values, torch.ones_like(values), range(len(passed.taps)), False)
         shares = passed.account.settle(len(passed.taps))
         zeros_carry = passed.notes.zeros_carry
-        total = (values.detach() - constants).sum(dtype=torch.float64) - shares[0]
+        left = (values.detach() - constants).sum(dtype=torch.float64) - shares[0]
+        absolute = torch.zeros_like(left)
         for value, part in zip(passed.taps[0].values, found[0], strict=True):
             if part is not None:
-                total = total - zero.contributions(value, part, zeros_carry).sum(dtype=torch.float64)
-        return passed, values.detach(), total
+                contributions = zero.contributions(value, part, zeros_carry)
+                left = left - contributions.sum(dtype=torch.float64)
+                absolute = absolute + contributions.abs().sum(dtype=torch.float64)
+        return passed, values.detach(), left, absolute
 
     def _scores(self, passed: forward.Forward, target: Any) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.enable_grad():
@@ -338,7 +341,7 @@ class LayerCAV(LayerAttribution, _Contributions):  # type: ignore[misc]
         self._modules = [module for _, module in found]
 
     @log_usage(part_of_slo=True)
-    @forward.alone()
+    @forward.alone
     def attribute(
         self,
         inputs: Any,
@@ -390,7 +393,7 @@ class LayerCAV(LayerAttribution, _Contributions):  # type: ignore[misc]
         )
         return result
 
-    @forward.alone()
+    @forward.alone
     def attribute_targets(
         self,
         inputs: Any,
@@ -432,7 +435,7 @@ class LayerCAV(LayerAttribution, _Contributions):  # type: ignore[misc]
             grad_kwargs,
         )
 
-    @forward.alone()
+    @forward.alone
     def explain_rules(self, inputs: Any, additional_forward_args: Any = None) -> RuleTable:
         """Which operation behind the layers met which rule, and why.
 
@@ -532,7 +535,7 @@ class InputCAV(_Contributions):
         GradientAttribution.__init__(self, forward_func)
         self._configure(rules, normalize, on_unknown, score)
 
-    @forward.alone()
+    @forward.alone
     def explain_rules(self, inputs: Any, additional_forward_args: Any = None) -> RuleTable:
         """Which operation met which rule, and why: as :meth:`LayerCAV.explain_rules`, from the inputs on."""
         _check_floating(inputs)
@@ -541,7 +544,7 @@ class InputCAV(_Contributions):
         return passed.log.table()
 
     @log_usage(part_of_slo=True)
-    @forward.alone()
+    @forward.alone
     def attribute(
         self,
         inputs: Any,
@@ -628,7 +631,7 @@ class NeuronCAV(NeuronAttribution, _Contributions):  # type: ignore[misc]
         self._configure(rules, normalize, on_unknown)
 
     @log_usage(part_of_slo=True)
-    @forward.alone()
+    @forward.alone
     def attribute(
         self,
         inputs: Any,

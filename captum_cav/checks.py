@@ -86,6 +86,11 @@ def check_inputs(forward_func: Callable[..., Any], inputs: Any) -> tuple[Any, ..
 def _check_parameter(parameter: torch.nn.Parameter, name: str) -> None:
     if torch.nn.parameter.is_lazy(parameter):
         raise ModelError(f"parameter {name!r} is lazy and not initialized; run the model once.")
+    if hasattr(parameter, "full_tensor"):
+        raise ModelError(
+            f"parameter {name!r} is a DTensor, of which this process holds a part (fully_shard, tensor parallel); "
+            "pass the model as it was before it was distributed."
+        )
     if parameter.is_meta:
         raise ModelError(f"parameter {name!r} is on the meta device, which holds no numbers; load the model.")
     if parameter.is_inference():

@@ -42,6 +42,8 @@ class Verification:
         score: the sum of the scores of all samples.
         delta: what inputs (or layer) and constants leave of it, over the score. Where a layer does not cut the network,
             what bypasses it.
+        cancellation: the sum of the absolute contributions of inputs (or layer) over the absolute score: 1 where all agree
+            in sign, large where what raised the score and what lowered it cancel, and take as many digits with them.
         value: the largest difference between the model's output and what it is without captum_cav, over the largest
             output.
         operations: how many operations were compared.
@@ -52,6 +54,7 @@ class Verification:
 
     score: float
     delta: float
+    cancellation: float
     value: float
     operations: int
     leaks: tuple[Leak, ...]
@@ -66,7 +69,8 @@ class Verification:
     def __str__(self) -> str:
         summary = (
             f"{'ok' if self.ok else 'NOT OK'}: {self.operations} operations, score {self.score:.4g}, of which "
-            f"{self.delta:.1e} is unexplained; the output differs by {self.value:.1e}"
+            f"{self.delta:.1e} is unexplained; absolute contributions {self.cancellation:.1f} times that; the output "
+            f"differs by {self.value:.1e}"
         )
         lines = [summary]
         lines += [
@@ -83,7 +87,7 @@ class Verification:
     __repr__ = __str__
 
 
-@alone()
+@alone
 def verify(
     forward_func: Callable[..., Any],
     inputs: Any,
@@ -119,7 +123,7 @@ def verify(
 
         >>> import torch
         >>> verify(lambda x: torch.special.i0(x.tanh()).sum(1), torch.ones(1, 2))  # doctest: +ELLIPSIS
-        NOT OK: 3 operations, score 2.301, of which 7.3e-01 is unexplained; the output differs by 0.0e+00
+        NOT OK: 3 operations, score 2.301, of which 7.3e-01 is unexplained; absolute contributions 0.3 times that; ...
           special_i0 in no module (gradient) leaves +7.3e-01 of the score
           special_i0 in no module has no rule; define one, as rules={torch.special.i0: rules.pass_through} where y_i ...
     """
@@ -130,7 +134,7 @@ def verify(
     else:
         attribution = LayerCAV(forward_func, layer, rules=rules, score=score)
         sites = [Site(attribution.layer, False)]
-    passed, values, left = attribution.audited(inputs, target, additional_forward_args, sites, layer is None)
+    passed, values, left, absolute = attribution.audited(inputs, target, additional_forward_args, sites, layer is None)
     assert passed.audit is not None
     if tolerance is None:
         tolerance = torch.finfo(values.dtype).eps ** 0.5
@@ -153,6 +157,7 @@ def verify(
     return Verification(
         score=float(values.sum(dtype=torch.float64)),
         delta=float(left) / total,
+        cancellation=float(absolute) / total,
         value=_difference(attribution, inputs, additional_forward_args, passed.output),
         operations=len(passed.audit.found),
         leaks=tuple(sorted(leaks, key=lambda leak: -abs(leak.residual))),

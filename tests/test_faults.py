@@ -82,40 +82,6 @@ PICTURE = str(Path(zoo.__file__).parent / "data" / "dog_above_cat.png")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-#: What the package gets wrong as yet, each with its reason; a test that begins to pass fails here.
-SHORTFALLS = {
-    "test_case_06_an_overflow_that_is_saturated_afterwards": (
-        "an activation of infinity that is finite has the slope 0: the map is finite, and only the delta tells",
-        lambda case: True,
-    ),
-    "test_case_16_derivatives_within_the_model": (
-        "a leaf that the model itself makes is taken for a parameter; verify tells by the value",
-        lambda case: (
-            case
-            in (
-                "layer-torch.func.grad",
-                "inputs-torch.func.grad",
-                "inputs-autograd.functional.jacobian",
-                "inputs-autograd.grad of a copy",
-            )
-        ),
-    ),
-    "test_case_33_an_attribution_within_a_compiled_function": (
-        "the compiler refuses to trace what sets it aside; call the attribution outside of it",
-        lambda case: True,
-    ),
-}
-
-
-@pytest.fixture(autouse=True)
-def shortfall(request: pytest.FixtureRequest) -> None:
-    """Expect what is known to fail to fail."""
-    name, _, case = request.node.name.partition("[")
-    reason, applies = SHORTFALLS.get(name, ("", lambda _: False))
-    if applies(case.rstrip("]")):
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
-
-
 def assert_same(found: Any, expected: Any, tolerance: float = 1e-12) -> None:
     for one, other in zip(tensors_of(found), tensors_of(expected), strict=True):
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
@@ -290,9 +256,21 @@ def test_case_06_an_overflow_that_is_saturated_afterwards(end: nn.Module) -> Non
     assert net(x).isfinite().all()
     assert net.middle[0](net.first(x)).isinf().any()
     said = r"are not finite in samples? .*: NaN or infinity first comes out of module 'middle\.0' \(Overflow\)"
-    for attribution in (LayerCAV(net, "middle.0"), LayerCAV(net, "first"), InputCAV(net)):
-        with raising(ModelError, RuntimeError, said, net):
-            attribution.attribute(x, 0)
+    with raising(ModelError, RuntimeError, said, net):
+        LayerCAV(net, "middle.0").attribute(x, 0)
+
+    def with_constants(x: torch.Tensor) -> torch.Tensor:
+        """What no finite ratio reaches is a constant, and counts as one."""
+        z = net.first(x)
+        infinite = net.middle[0](z).isinf()
+        finite = net.middle[0](torch.where(infinite, 0.0, z))
+        return net.last(torch.where(infinite, net.middle(z).detach(), end(finite)))
+
+    found, expected = (
+        InputCAV(model).attribute(x, 0, return_convergence_delta=True) for model in (net, with_constants)
+    )
+    assert_same(found, expected)
+    assert found[1].abs().max() < 1e-12
 
 
 def test_case_06_nan_that_the_model_itself_removes() -> None:
@@ -680,6 +658,48 @@ def test_case_16_derivatives_within_the_model(derivative: Function, at: str) -> 
     assert_same(found[0], expected[0])
     if at == "inputs":  # at a layer, what bypasses it and what is constant are told apart by the delta alone
         assert_same(found[1], expected[1])
+
+
+@pytest.mark.parametrize("by", ["method", "attribute"])
+def test_case_16_a_derivative_says_what_is_wrong(by: str) -> None:
+    def slope(x: torch.Tensor) -> torch.Tensor:
+        x = x.detach().clone()
+        if by == "method":
+            x.requires_grad_()
+        else:
+            x.requires_grad = True
+        return torch.autograd.grad(cubes(x), x)[0]
+
+    net, x = net_around(Apply(slope)), samples().double()
+    said = (
+        r"^A tensor of shape \(2, \d+\) in module 'middle\.0' \(Apply\) is made to require grad in the forward pass: "
+        r"the model takes derivatives by it, which captum_cav cannot follow\. Write that step in torch operations, rule"
+    )
+    with raising(UnsupportedOperationError, NotImplementedError, said, net):
+        InputCAV(net).attribute(x, 1)
+
+
+def test_case_16_results_written_into_a_given_tensor() -> None:
+    """With ``out=``, which autograd does not record."""
+
+    def written(x: torch.Tensor) -> torch.Tensor:
+        buffer = torch.empty_like(x)
+        torch.mul(x, 2.0, out=buffer)
+        return torch.add(buffer, x, out=buffer) + buffer
+
+    net, twin = net_around(Apply(written)), net_around(Apply(lambda x: (x * 2.0 + x) * 2))
+    x = samples().double()
+    assert_same(InputCAV(net).attribute(x, 1), InputCAV(twin).attribute(x, 1))
+    assert_same(LayerCAV(net, "first").attribute(x, 1), LayerCAV(twin, "first").attribute(x, 1))
+
+    def resized(x: torch.Tensor) -> torch.Tensor:
+        return torch.mul(x, 2.0, out=torch.empty(0, dtype=x.dtype))
+
+    said = (
+        r"^'mul' in module 'middle\.0' \(Apply\) writes a result of shape \(2, \d+\) into out= of shape \(0,\), which"
+    )
+    with raising(ModelError, RuntimeError, said):
+        InputCAV(net_around(Apply(resized))).attribute(x, 1)
 
 
 def test_case_17_an_operation_without_a_rule() -> None:
@@ -1119,6 +1139,13 @@ def test_case_32_distributed_and_sharded(tmp_path: Path, monkeypatch: pytest.Mon
             InputCAV(sharded)
         with raising(ModelError, RuntimeError, r"^module '1' " + said):
             LayerCAV(partly, "0")
+        with_parts = small_net()
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+        distribute = torch.distributed.tensor.distribute_tensor
+        with_parts[0].weight = nn.Parameter(distribute(with_parts[0].weight.detach(), mesh))
+        said = r"^parameter '0\.weight' is a DTensor, of which this process holds a part .*; pass the model as it was"
+        with raising(ModelError, RuntimeError, said):
+            InputCAV(with_parts).attribute(x, 1)
     finally:
         torch.distributed.destroy_process_group()
 

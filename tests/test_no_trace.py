@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import resource
 import sys
 import threading
 import weakref
@@ -565,6 +566,33 @@ def test_no_cycle_waits_for_the_garbage_collector(chosen: Any) -> None:
         assert alive(watched) == 0
     finally:
         gc.enable()
+
+
+def test_two_hundred_calls_do_not_grow_memory() -> None:
+    """Of Python's objects nor of the process: what one call needs, the next finds free."""
+    net, x = residual_net(), picture()
+    calls = [
+        lambda: LayerCAV(net, ["stem", "pool"], rules="gamma").attribute(x, 1, return_convergence_delta=True),
+        lambda: LayerCAV(net, "stem", normalize=None).attribute_targets(x, [0, 1, 2]),
+        lambda: InputCAV(net, rules="pinpoint").attribute(x, 1),
+        lambda: NeuronCAV(net, "block1", normalize=None).attribute(x, (0, 1, 1)),
+    ]
+
+    def repeat(times: int) -> None:
+        for _ in range(times // len(calls)):
+            for call in calls:
+                call()
+
+    def held() -> tuple[int, int]:
+        gc.collect()
+        return len(gc.get_objects()), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    repeat(60)
+    objects, peak = held()
+    repeat(200)
+    more_objects, higher_peak = held()
+    assert more_objects - objects < 20
+    assert higher_peak - peak < 2_000, "kilobytes (bytes on macOS): less than one activation a call"
 
 
 def test_no_activation_outlives_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:

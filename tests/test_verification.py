@@ -53,6 +53,15 @@ def test_nothing_is_found_where_nothing_is_wrong(name: str) -> None:
     assert str(found).startswith(f"ok: {found.operations} operations, score ")
 
 
+def test_cancellation_is_told_beside_the_sum() -> None:
+    """4 of 5 parts of the score are taken back by 4 others: absolute contributions are nine times what is left."""
+    weight = torch.tensor([[5.0, -4.0]])
+    found = verify(lambda x: F.linear(x, weight)[:, 0], torch.ones(3, 2))
+    assert found.cancellation == pytest.approx(9.0)
+    assert "absolute contributions 9.0 times that" in str(found)
+    assert verify(lambda x: x.sum(1), torch.ones(3, 2)).cancellation == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("preset", ["gamma", "epsilon", "alpha2_beta1", "epsilon_plus_flat", "cp_lrp", "attnlrp"])
 def test_presets_conserve_at_every_operation(net: Gated, preset: str) -> None:
     found = verify(net, fixed(3, 4), 1, rules=preset)

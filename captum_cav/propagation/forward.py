@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
@@ -27,6 +28,10 @@ from captum_cav.propagation.taps import Tapped
 _REGISTERING = threading.Lock()
 
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
 class _Running(threading.local):
     """The propagation whose forward pass this thread is in."""
 
@@ -36,12 +41,27 @@ class _Running(threading.local):
 _running = _Running()
 
 
-@contextmanager
-def alone() -> Iterator[None]:
-    """Suspend the propagation in whose forward pass this is called: an attribution inside a model is the model's own.
+def alone(attribution: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Let an attribution run by itself wherever it is called.
 
-    What it gives counts as a constant there.
+    In the forward pass of a model that is being explained it is the model's own, and what it gives counts as a constant
+    there. A compiler that traces the code around it leaves it out.
     """
+
+    @functools.wraps(attribution)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        if torch.compiler.is_compiling():
+            untraced: Callable[_P, _R] = torch.compiler.disable(call)  # type: ignore[no-untyped-call]
+            return untraced(*args, **kwargs)
+        with _suspended():
+            return attribution(*args, **kwargs)
+
+    return call
+
+
+@contextmanager
+def _suspended() -> Iterator[None]:
+    """Suspend the propagation in whose forward pass this thread is."""
     outer, _running.mode = _running.mode, None
     if outer is not None:
         outer.suspended = True

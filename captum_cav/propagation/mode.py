@@ -324,7 +324,12 @@ class Propagation(TorchFunctionMode):
         identity = identify(func)
         if self._paused or self.suspended or identity.name in QUERIES:
             return func(*args, **kwargs)
+        if identity.name == "requires_grad_":
+            self._check_not_derived(args[0])
+            return func(*args, **kwargs)
         if identity.name == "__set__" and get_mark(args[0], self._run) is None:
+            if getattr(func, "__self__", None) is torch.Tensor.requires_grad and args[1]:
+                self._check_not_derived(args[0])
             # A model that sets its own parameter's data must find its own parameter here.
             return func(*args, **kwargs)
         found: list[tuple[torch.Tensor, Mark]] = []
@@ -340,6 +345,8 @@ class Propagation(TorchFunctionMode):
         guard = GUARDS.get(identity.name or "")
         if not found and guard is None:
             return func(*args, **kwargs)
+        if found and isinstance(kwargs.get("out"), torch.Tensor):
+            return self._into(kwargs["out"], func, args, kwargs)
         in_place = writes_in_place(identity, args, kwargs)
         sources = [tensor for tensor, _ in found]
         operation = Operation(identity, func, args, kwargs, sources, in_place, self)
@@ -358,6 +365,17 @@ class Propagation(TorchFunctionMode):
             found = [(tensor, mark) for tensor, mark in found if id(tensor) not in operation.held]
             self._mark(args[0] if output is None else output, operation, found, in_place)
         return output
+
+    def _into(self, out: torch.Tensor, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operation that is to write into a given tensor, which autograd does not record."""
+        with self:
+            result = func(*args, **{key: value for key, value in kwargs.items() if key != "out"})
+            if result.shape != out.shape:
+                raise ModelError(
+                    f"{identify(func).name!r}{self.where()} writes a result of shape {tuple(result.shape)} into "
+                    f"out= of shape {tuple(out.shape)}, which would change that; give it one of the same shape."
+                )
+            return out.copy_(result)
 
     def _has_unmarked(self, output: Any) -> bool:
         """Whether a rule went on computing with what its operation, written out, gave."""
@@ -432,6 +450,14 @@ class Propagation(TorchFunctionMode):
         """Keep tapped values apart from a tensor that the model is about to write into."""
         if isinstance(target, torch.Tensor):
             self._keeper.before_writing(target)
+
+    def _check_not_derived(self, tensor: torch.Tensor) -> None:
+        """Refuse derivatives that the model itself takes by something that it made: their graph is not followed."""
+        if get_mark(tensor, self._run) is None and not tensor.requires_grad and is_number(tensor):
+            raise UnsupportedOperationError(
+                f"A tensor of shape {tuple(tensor.shape)}{self.where()} is made to require grad in the forward pass: "
+                f"the model takes derivatives by it, which captum_cav cannot follow. {_OF_ITS_MODULE}"
+            )
 
     def _check_recorded(self, target: Any, name: str | None) -> None:
         if isinstance(target, torch.Tensor) and target.requires_grad and not torch.is_grad_enabled():

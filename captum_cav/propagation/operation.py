@@ -103,6 +103,8 @@ _ALIASES = {
     "grouped_mm": ("_grouped_mm",),
     "sparse_mm": ("_sparse_mm", "smm", "hsmm", "dsmm"),
 }
+# Methods whose names end as those that write in place.
+_CALLED_SO = frozenset(["requires_grad_"])
 _WRITING_OPERATORS = frozenset("iadd isub imul itruediv idiv ipow imatmul ifloordiv imod".split())
 _COPYING = """
     alias as_strided detach diagonal expand narrow permute select slice split split_with_sizes squeeze t transpose
@@ -159,8 +161,8 @@ def identify(function: Callable[..., Any]) -> Identity:
         plain = raw.strip("_")
         in_place = plain == "setitem" or plain in _WRITING_OPERATORS
     else:
-        plain = raw.rstrip("_")
-        in_place = plain != raw and plain not in ("requires_grad", "retain_grad")
+        plain = raw if raw in _CALLED_SO else raw.rstrip("_")
+        in_place = plain != raw
     return Identity(_PLAIN_NAMES.get(plain, plain), in_place, switch)
 
 

@@ -2,7 +2,7 @@
 
 ``beta = 1`` for i = j means ``c_x = c_y * y / x``: not the derivative but the ratio. Where ``f(0) = 0`` the ratio has
 a limit at 0. Where it has none (sigmoid, softplus, exp) an input at 0 cannot carry what it gave, and ``f(0)`` counts as
-a constant there.
+a constant there. So does what a bounded function gives of an infinite input, which no finite ratio reaches.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def limited(limit: float) -> Surrogate:
     def rule(operation: Operation) -> Any:
         carrier, x, value = _evaluate(operation)
         slope = torch.div(value, x).nan_to_num_(nan=limit, posinf=0.0, neginf=0.0)
-        return _Activation.apply(carrier, value, slope, operation.in_place)
+        output = _Activation.apply(carrier, value, slope, operation.in_place)
+        return _with_constant(operation, output, value, x.isinf)
 
     rule.__name__ = "pass_through"
     return rule
@@ -123,8 +124,15 @@ def pass_on(operation: Operation, slope_of: Callable[[torch.Tensor, torch.Tensor
         )
     slope, silent = slope_of(value, x)
     output: torch.Tensor = _Activation.apply(carrier, value, slope, operation.in_place)
+    return _with_constant(operation, output, value, lambda: silent | x.isinf())
+
+
+def _with_constant(
+    operation: Operation, output: torch.Tensor, value: torch.Tensor, silent: Callable[[], torch.Tensor]
+) -> torch.Tensor:
+    """An activation's output of which the value counts as a constant's where its input carries nothing."""
     if operation.counts_constants:
-        operation.add_constant(output, torch.where(silent, value, 0.0))
+        operation.add_constant(output, torch.where(silent(), value, 0.0))
     return output
 
 
@@ -148,7 +156,8 @@ def saturated(operation: Operation) -> Any:
     _rectifies(operation)
     carrier, positive, value = _evaluate(operation, lambda x: x.clamp(min=torch.finfo(x.dtype).tiny))
     slope = torch.div(value, positive, out=positive)
-    return _Activation.apply(carrier, value, slope, operation.in_place)
+    output = _Activation.apply(carrier, value, slope, operation.in_place)
+    return _with_constant(operation, output, value, lambda: slope == 0)
 
 
 def hardtanh(operation: Operation) -> Any:

@@ -19,7 +19,11 @@ from captum_cav.rules.rule import Rule
 
 
 def winner_takes_all(operation: Operation) -> Any:
-    """Max pooling, max, sort, top-k: what is selected carries all, the rest nothing."""
+    """Max pooling, max, sort, top-k: what is selected carries all, the rest nothing (equations 7' and 8).
+
+    Which of several equal ones is selected is torch's own choice: max pooling, ``max`` over a dimension and top-k take
+    one of them, ``amax`` and ``max`` of all values share among them.
+    """
     return operation.value()
 
 
