@@ -36,6 +36,19 @@ class _Activation(torch.autograd.Function):
         return coefficients * slope, None, None, None
 
 
+class _LateActivation(torch.autograd.Function):
+    """A value whose slope is worked out in the backward pass, which does not come to what only weighs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, value: torch.Tensor, slope: Callable[[], torch.Tensor]) -> torch.Tensor:
+        ctx.slope = slope
+        return value.detach()
+
+    @staticmethod
+    def backward(ctx: Any, coefficients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return coefficients * ctx.slope(), None, None
+
+
 def with_slope(x: torch.Tensor, value: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
     """A value whose coefficient reaches ``x`` times a slope."""
     output: torch.Tensor = _Activation.apply(x, value, slope, False)
@@ -122,9 +135,13 @@ def pass_on(operation: Operation, slope_of: Callable[[torch.Tensor, torch.Tensor
             f"pass_through is for elementwise operations; {operation.name!r} made {made} of {tuple(x.shape)}. Use "
             "rules.linear where y is linear in its input, or a rule of your own."
         )
-    slope, silent = slope_of(value, x)
-    output: torch.Tensor = _Activation.apply(carrier, value, slope, operation.in_place)
-    return _with_constant(operation, output, value, lambda: silent | x.isinf())
+    output: torch.Tensor
+    if operation.in_place:
+        output = _Activation.apply(carrier, value, slope_of(value, x)[0], True)
+    else:
+        kept = operation.keep(value), operation.keep(x)
+        output = _LateActivation.apply(carrier, value, lambda: slope_of(*(one.value for one in kept))[0])
+    return _with_constant(operation, output, value, lambda: slope_of(value, x)[1] | x.isinf())
 
 
 def _with_constant(

@@ -42,12 +42,17 @@ class _Standardised(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, coefficients: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
         scale, weight = ctx.saved_tensors
-        if weight is not None:
-            coefficients = coefficients * weight
         # The scale is one number for all that is averaged over, so it may come after the mean.
+        if weight is None or torch.is_grad_enabled():
+            coefficients = coefficients if weight is None else coefficients * weight
+            if ctx.centred_dims:
+                coefficients = coefficients - coefficients.mean(ctx.centred_dims, keepdim=True)
+            return coefficients * scale, None, None, None, None
+        # Memory is dear: a fresh tensor costs as much as two passes over one.
+        coefficients = coefficients * weight
         if ctx.centred_dims:
-            coefficients = coefficients - coefficients.mean(ctx.centred_dims, keepdim=True)
-        return coefficients * scale, None, None, None, None
+            coefficients -= coefficients.mean(ctx.centred_dims, keepdim=True)
+        return coefficients.mul_(scale), None, None, None, None
 
 
 def layer_norm(operation: Operation) -> Any:
@@ -100,10 +105,18 @@ def inference_norm(operation: Operation) -> InferenceNorm | None:
     x, mean, variance, weight, bias = (given[name] for name in _NORM_ARGUMENTS)
     if operation.argument(5, "training", False) or operation.carries(weight) or operation.carries(bias):
         return None
-    scale = torch.rsqrt(variance + operation.argument(7, "eps", 1e-5))
-    scale = _per_channel(scale if weight is None else scale * weight, x)
-    shift = -_per_channel(mean, x) * scale
-    return InferenceNorm(scale, shift if bias is None else shift + _per_channel(bias, x))
+    scale = _scale(variance, weight, operation.argument(7, "eps", 1e-5))
+    return InferenceNorm(_per_channel(scale, x), _per_channel(_shift(mean, scale, bias), x))
+
+
+def _scale(variance: torch.Tensor, weight: torch.Tensor | None, epsilon: float) -> torch.Tensor:
+    scale = torch.rsqrt(variance + epsilon)
+    return scale if weight is None else scale * weight
+
+
+def _shift(mean: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    shift = -mean * scale
+    return shift if bias is None else shift + bias
 
 
 class Foldable(Origin):
@@ -222,6 +235,31 @@ def folded(
     return output
 
 
+class _AtRest(torch.autograd.Function):
+    """Batch norm with running statistics; what it scales by is worked out in the backward pass.
+
+    Not torch's own gradient: on CPU it is wrong where the coefficients come in another memory layout than the input.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        mean: torch.Tensor,
+        variance: torch.Tensor,
+        weight: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        epsilon: float,
+    ) -> torch.Tensor:
+        ctx.scaled_by = variance, weight, epsilon
+        return torch.batch_norm(x, weight, bias, mean, variance, False, 0.0, epsilon, True)
+
+    @staticmethod
+    def backward(ctx: Any, coefficients: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None, None]:
+        scale = _per_channel(_scale(*ctx.scaled_by), coefficients)
+        return coefficients * scale, None, None, None, None, None
+
+
 def batch_norm(operation: Operation) -> Any:
     """Batch norm: linear with running statistics; with the batch's own (none are kept), as layer norm."""
     given = statistics_and_affine(operation)
@@ -236,25 +274,21 @@ def batch_norm(operation: Operation) -> Any:
             return _scaled_and_shifted(standard, _per_channel(weight, x), _per_channel(bias, x))
 
         return operation.inside(of_the_batch)
-    norm = inference_norm(operation)
-    if norm is None:
+    if operation.carries(weight) or operation.carries(bias):
         return operation.inside(
             lambda: _scaled_and_shifted(
                 F.batch_norm(x, mean, variance, eps=epsilon), _per_channel(weight, x), _per_channel(bias, x)
             )
         )
-
     before = foldable_before(operation)
     if before is not None:
+        norm = inference_norm(operation)
+        assert norm is not None
         return folded(operation, norm, before)
-
-    def evaluate() -> torch.Tensor:
-        return torch.batch_norm(x, weight, bias, mean, variance, False, 0.0, epsilon, True)
-
-    # Not torch's own gradient: on CPU it is wrong where the coefficients come in another memory layout than the input.
-    output: torch.Tensor = _Standardised.apply(x, evaluate, norm.scale, None, ())
+    output: torch.Tensor = _AtRest.apply(x, mean, variance, weight, bias, epsilon)
     if operation.counts_constants:
-        operation.add_constant(output, norm.shift)
+        shift = _per_channel(_shift(mean, _scale(variance, weight, epsilon), bias), x)
+        operation.add_constant(output, shift)
     return output
 
 
