@@ -63,9 +63,11 @@ def check_inputs(forward_func: Callable[..., Any], inputs: Any) -> tuple[Any, ..
         )
     devices = set()
     if isinstance(forward_func, torch.nn.Module):
-        for name, parameter in forward_func.named_parameters():
-            _check_parameter(parameter, name)
-            devices.add(parameter.device)
+        for module in _modules(forward_func):
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    _check_parameter(parameter, forward_func, module, name)
+                    devices.add(parameter.device)
     given = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
     if not given:
         raise InputError("inputs is an empty tuple; expected at least one tensor.")
@@ -83,16 +85,33 @@ def check_inputs(forward_func: Callable[..., Any], inputs: Any) -> tuple[Any, ..
     return given
 
 
-def _check_parameter(parameter: torch.nn.Parameter, name: str) -> None:
+def _modules(root: torch.nn.Module) -> set[torch.nn.Module]:
+    """Every module of a model; torch's own walk, which finds their names, takes long beside a small network."""
+    found: set[torch.nn.Module] = set()
+    waiting: list[torch.nn.Module | None] = [root]
+    while waiting:
+        module = waiting.pop()
+        if module is not None and module not in found:
+            found.add(module)
+            waiting += module._modules.values()
+    return found
+
+
+def _check_parameter(parameter: torch.nn.Parameter, model: torch.nn.Module, module: torch.nn.Module, name: str) -> None:
+    usual = type(parameter) is torch.nn.Parameter
+    if usual and not parameter.is_meta and not parameter.is_inference():
+        return
+    where = next(where for where, known in model.named_modules() if known is module)
+    name = f"parameter {'.'.join(filter(None, (where, name)))!r}"
     if torch.nn.parameter.is_lazy(parameter):
-        raise ModelError(f"parameter {name!r} is lazy and not initialized; run the model once.")
+        raise ModelError(f"{name} is lazy and not initialized; run the model once.")
     if hasattr(parameter, "full_tensor"):
         raise ModelError(
-            f"parameter {name!r} is a DTensor, of which this process holds a part (fully_shard, tensor parallel); "
-            "pass the model as it was before it was distributed."
+            f"{name} is a DTensor, of which this process holds a part (fully_shard, tensor parallel); pass the model "
+            "as it was before it was distributed."
         )
     if parameter.is_meta:
-        raise ModelError(f"parameter {name!r} is on the meta device, which holds no numbers; load the model.")
+        raise ModelError(f"{name} is on the meta device, which holds no numbers; load the model.")
     if parameter.is_inference():
         raise ModelError("the model's parameters were created under torch.inference_mode(); build or load it outside.")
 
@@ -118,7 +137,8 @@ def _check_tensor(tensor: torch.Tensor, which: str, devices: set[torch.device]) 
 
 
 def _check_finite(tensor: torch.Tensor, which: str) -> None:
-    if bool(torch.isfinite(tensor).all()):
+    # Of the sum first: it costs a third, and where it overflows the rest is looked at.
+    if bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all()):
         return
     rows = torch.isfinite(tensor.reshape(len(tensor) if tensor.dim() else 1, -1)).all(1)
     samples = (~rows).nonzero().flatten().tolist()

@@ -216,7 +216,12 @@ def run(
 
     for tensor in tensors_in(list(inputs)):
         mode.mark_input(tensor)
-    with _random_state_kept(inputs), set_aside(mode.apply), torch.enable_grad(), _hooked(sites, at_site, mode):
+    with (
+        _random_state_kept(inputs),
+        set_aside(mode.apply, mode.is_at_rest),
+        torch.enable_grad(),
+        _hooked(sites, at_site, mode),
+    ):
         if tap_inputs:
             inputs = mode.tap(inputs)
         _running.mode = mode
@@ -234,11 +239,16 @@ def run(
 
 def names_in(forward_func: Callable[..., Any]) -> Callable[[torch.nn.Module], Sequence[str]]:
     """Gives the qualified names of a module in a model; it may have several, or none."""
-    names: dict[torch.nn.Module, list[str]] = {}
-    if isinstance(forward_func, torch.nn.Module):
-        for name, module in forward_func.named_modules(remove_duplicate=False):
-            names.setdefault(module, []).append(name)
-    return lambda module: names.get(module, ())
+
+    @functools.cache
+    def names() -> dict[torch.nn.Module, list[str]]:
+        found: dict[torch.nn.Module, list[str]] = {}
+        if isinstance(forward_func, torch.nn.Module):
+            for name, module in forward_func.named_modules(remove_duplicate=False):
+                found.setdefault(module, []).append(name)
+        return found
+
+    return lambda module: names().get(module, ())
 
 
 @contextmanager

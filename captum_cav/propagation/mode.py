@@ -36,7 +36,7 @@ from captum_cav.propagation.surroundings import (
 )
 from captum_cav.propagation.taps import Tapped, tap
 from captum_cav.rules import DEFAULTS, GUARDS, HANDING_ON, KEEPING, MAKING, NONNEGATIVE_TOGETHER, QUERIES, SHAPED_LIKE
-from captum_cav.rules.activation import written_gate
+from captum_cav.rules.activation import GATES, written_gate
 from captum_cav.rules.rule import FunctionRule, Rule
 
 _ADVICE = """{operation!r}{where} has no rule for how it passes contributions on. Define one for this attribution:
@@ -182,9 +182,9 @@ class Propagation(TorchFunctionMode):
 
     def check_seen(self, value: Any) -> None:
         """Refuse tensors of the forward pass that were made by something the mode did not see."""
-        for tensor in tensors_in(value):
-            is_old = tensor.grad_fn is None or age_of(tensor) <= self._began
-            if not is_old and get_mark(tensor, self._run) is None:
+        for tensor in (value,) if isinstance(value, torch.Tensor) else tensors_in(value):
+            unmarked = get_mark(tensor, self._run) is None
+            if unmarked and tensor.grad_fn is not None and age_of(tensor) > self._began:
                 raise self._unseen(tensor, "comes out")
 
     def take(self, value: Any) -> None:
@@ -210,11 +210,13 @@ class Propagation(TorchFunctionMode):
                 f"{self._describe(module)} has a hook by register_backward_hook, which torch attaches to what runs "
                 "inside it; use register_full_backward_hook, or remove it meanwhile."
             )
-        own = self._rules.of_module(module, self._names_of(module), len(self.modules))
-        inherited = self._candidates[-1] if self._candidates else []
-        both = sorted([*inherited, *own], key=lambda candidate: candidate.rank, reverse=True) if own else inherited
+        candidates = self._candidates[-1] if self._candidates else []
+        if self._rules.may_be_for(module):
+            own = self._rules.of_module(module, self._names_of(module), len(self.modules))
+            if own:
+                candidates = sorted([*candidates, *own], key=lambda candidate: candidate.rank, reverse=True)
         self.modules.append(module)
-        self._candidates.append(both)
+        self._candidates.append(candidates)
 
     def begin_call(self, module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Pause for a module that is ruled as one operation.
@@ -270,6 +272,10 @@ class Propagation(TorchFunctionMode):
         self._candidates.pop()
         self.modules.pop()
 
+    def is_at_rest(self) -> bool:
+        """Whether torch calls go through unseen."""
+        return self._paused or self.suspended
+
     def apply(self, function: type[torch.autograd.Function], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a custom autograd function that the model applies.
 
@@ -277,7 +283,7 @@ class Propagation(TorchFunctionMode):
         """
         carriers = [tensor for tensor in tensors_in(args) if tensor.requires_grad and self.depends_on_inputs(tensor)]
         of_torch = function.__module__.startswith("torch.")  # hooks of modules, reentrant checkpoints
-        if self._paused or self.suspended or of_torch or not carriers:
+        if of_torch or not carriers:
             return apply_unfollowed(function, args, kwargs)
         output, constants = run_as_written(function, args, kwargs)
         if any(
@@ -322,30 +328,25 @@ class Propagation(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         identity = identify(func)
-        if self._paused or self.suspended or identity.name in QUERIES:
+        name = identity.name
+        if self._paused or self.suspended or name in QUERIES:
             return func(*args, **kwargs)
-        if identity.name == "requires_grad_":
-            self._check_not_derived(args[0])
-            return func(*args, **kwargs)
-        if identity.name == "__set__" and get_mark(args[0], self._run) is None:
-            if getattr(func, "__self__", None) is torch.Tensor.requires_grad and args[1]:
-                self._check_not_derived(args[0])
-            # A model that sets its own parameter's data must find its own parameter here.
+        if name in _SETTING and self._is_setting(func, args):
             return func(*args, **kwargs)
         found: list[tuple[torch.Tensor, Mark]] = []
-        args = tuple([self._admit(value, found, func) for value in args])
+        args = tuple([value if value.__class__ in _PLAIN else self._admit(value, found, func) for value in args])
         if kwargs:
             kwargs = {key: self._admit(value, found, func) for key, value in kwargs.items()}
-        if found and identity.name == "register_hook":
-            # Contributions are no gradients: a hook that scales or records those has no business with them.
-            return RemovableHandle(OrderedDict())
-        if found and identity.name in SHAPED_LIKE:
-            # Another tensor gives the type or the shape alone.
-            found = [(tensor, mark) for tensor, mark in found if tensor is args[0]]
-        guard = GUARDS.get(identity.name or "")
+        guard = GUARDS.get(name or "")
         if not found and guard is None:
             return func(*args, **kwargs)
-        if found and isinstance(kwargs.get("out"), torch.Tensor):
+        if name == "register_hook":
+            # Contributions are no gradients: a hook that scales or records those has no business with them.
+            return RemovableHandle(OrderedDict())
+        if name in SHAPED_LIKE:
+            # Another tensor gives the type or the shape alone.
+            found = [(tensor, mark) for tensor, mark in found if tensor is args[0]]
+        if "out" in kwargs and isinstance(kwargs["out"], torch.Tensor):
             return self._into(kwargs["out"], func, args, kwargs)
         in_place = writes_in_place(identity, args, kwargs)
         sources = [tensor for tensor, _ in found]
@@ -354,7 +355,7 @@ class Propagation(TorchFunctionMode):
             guard(operation)
         if in_place:
             self._preserve(args[0])
-            self._check_recorded(args[0], identity.name)
+            self._check_recorded(args[0], name)
         if not any(tensor.requires_grad for tensor in sources):
             output = func(*args, **kwargs)
             if found:
@@ -362,9 +363,21 @@ class Propagation(TorchFunctionMode):
             return output
         output = self._apply(operation, *self._rule(operation))
         if not operation.written_out or self._has_unmarked(output):
-            found = [(tensor, mark) for tensor, mark in found if id(tensor) not in operation.held]
+            if operation.held:
+                found = [(tensor, mark) for tensor, mark in found if id(tensor) not in operation.held]
             self._mark(args[0] if output is None else output, operation, found, in_place)
         return output
+
+    def _is_setting(self, func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+        """Whether an attribute is set, or a gradient asked for, of a tensor that has nothing to do with the inputs."""
+        if get_mark(args[0], self._run) is not None:
+            return False
+        if identify(func).name == "requires_grad_" or (
+            getattr(func, "__self__", None) is torch.Tensor.requires_grad and args[1]
+        ):
+            self._check_not_derived(args[0])
+        # A model that sets its own parameter's data must find its own parameter.
+        return True
 
     def _into(self, out: torch.Tensor, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operation that is to write into a given tensor, which autograd does not record."""
@@ -394,7 +407,8 @@ class Propagation(TorchFunctionMode):
                     raise self._unseen(value, f"reached {identify(func).name or getattr(func, '__name__', func)!r}")
                 return value.detach()
         elif type(value) in (tuple, list):
-            return type(value)([self._admit(item, found, func) for item in value])
+            admitted = [item if item.__class__ in _PLAIN else self._admit(item, found, func) for item in value]
+            return type(value)(admitted)
         return value
 
     def _rule(self, operation: Operation) -> tuple[Surrogate, str]:
@@ -407,14 +421,18 @@ class Propagation(TorchFunctionMode):
         for rule in self._rules.of_function(identity.name or operation.function):
             if rule.governs(operation):
                 return rule, f"function {operation.name}"
-        return DEFAULTS.get(identity.name or "", Operation.gradient), "default"
+        return DEFAULTS.get(identity.name or "", Operation.gradient), _DEFAULT
 
     def _apply(self, operation: Operation, rule: Surrogate, why: str) -> Any:
         module = operation.module if isinstance(operation, ModuleCall) else self.modules[-1] if self.modules else None
         # What a rule does by itself is not the model's.
-        with self.paused(), saving_as_is(self._saved_as):
-            expected = _expected(operation) if _is_users(rule) else None
-            output = rule(operation) if self.audit is None else self.audit.apply(operation, rule, module)
+        before, self._paused = self._paused, True
+        try:
+            with saving_as_is(self._saved_as):
+                expected = _expected(operation) if why != _DEFAULT and _is_users(rule) else None
+                output = rule(operation) if self.audit is None else self.audit.apply(operation, rule, module)
+        finally:
+            self._paused = before
         if expected is not None:
             where = f" in {self._describe(module)}" if module is not None else ""
             _check_result(expected, output, f"{rule!r} for {operation.name!r}{where}")
@@ -434,7 +452,9 @@ class Propagation(TorchFunctionMode):
                 bypassing = True
         if traits & NONNEGATIVE and name in NONNEGATIVE_TOGETHER and not _are_all(operation, len(sources)):
             traits &= ~NONNEGATIVE
-        traits |= MAKING.get(name, 0) | (written_gate(operation, sources[0][1].traits) if sources else 0)
+        traits |= MAKING.get(name, 0)
+        if name in GATES and sources:
+            traits |= written_gate(operation, sources[0][1].traits)
         origin = operation.origin
         if origin is None and name in HANDING_ON and len(sources) == 1:
             origin = sources[0][1].origin
@@ -514,6 +534,12 @@ class Propagation(TorchFunctionMode):
     def _describe(self, module: torch.nn.Module) -> str:
         name = next(iter(self._names_of(module)), "")
         return f"module {name!r} ({type(module).__name__})" if name else f"the module {type(module).__name__}"
+
+
+_DEFAULT = "default"
+# Types of arguments that hold no tensors.
+_PLAIN = frozenset([int, float, bool, str, type(None), torch.dtype, torch.device])
+_SETTING = frozenset(["requires_grad_", "__set__"])
 
 
 class Unknown(NamedTuple):

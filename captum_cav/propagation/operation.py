@@ -233,7 +233,7 @@ class Operation:
         self.kwargs = kwargs
         self.sources = sources
         self.in_place = in_place
-        self.held: set[int] = set()
+        self.held: frozenset[int] = frozenset()
         self.written_out = False
         self.origin: Origin | None = None
         self._propagation = propagation
@@ -323,7 +323,7 @@ class Operation:
 
     def hold(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor as a constant: a weight, a statistic. It passes no contributions on."""
-        self.held.add(id(tensor))
+        self.held |= {id(tensor)}
         return tensor.detach()
 
     @property

@@ -77,6 +77,10 @@ class Rulebook:
         """The rules given for a torch function, by its plain name, or by itself if it has none."""
         return self._functions.get(key, ())
 
+    def may_be_for(self, module: torch.nn.Module) -> bool:
+        """Whether any rule may be given for a module."""
+        return bool(self._instances or self._patterns or self._types) or "rule" in module.__dict__
+
     def of_module(self, module: torch.nn.Module, names: Sequence[str], depth: int) -> list[Candidate]:
         """The rules given for a module, best first.
 

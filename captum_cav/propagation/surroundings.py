@@ -56,9 +56,10 @@ def _uncompiled() -> AbstractContextManager[Any]:
 
 
 class _Following(threading.local):
-    """How this thread applies custom autograd functions; None as torch does."""
+    """How this thread applies custom autograd functions, unless it is at rest; None as torch does."""
 
     apply: Apply | None = None
+    at_rest: Callable[[], bool]
 
 
 _following = _Following()
@@ -69,7 +70,7 @@ def _opened() -> Iterator[None]:
     original = torch.autograd.Function.__dict__["apply"]
 
     def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
-        if _following.apply is None:
+        if _following.apply is None or _following.at_rest():
             return original.__get__(None, cls)(*args, **kwargs)
         return _following.apply(cls, args, kwargs)
 
@@ -90,14 +91,20 @@ _eagerly, _openly = _Shared(_uncompiled), _Shared(_opened)
 
 
 @contextmanager
-def set_aside(apply: Apply) -> Iterator[None]:
-    """Run compiled code as it was written, in all threads, and custom autograd functions by ``apply``, in this one."""
+def set_aside(apply: Apply, at_rest: Callable[[], bool]) -> Iterator[None]:
+    """Run compiled code as it was written, in all threads, and custom autograd functions by ``apply``, in this one.
+
+    Args:
+        apply: takes a function, its arguments and its keyword arguments.
+        at_rest: whether to run them as torch does, for now.
+    """
     with _eagerly(), _openly():
-        before, _following.apply = _following.apply, apply
+        before = _following.apply, getattr(_following, "at_rest", at_rest)
+        _following.apply, _following.at_rest = apply, at_rest
         try:
             yield
         finally:
-            _following.apply = before
+            _following.apply, _following.at_rest = before
 
 
 def run_as_written(

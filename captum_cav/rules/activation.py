@@ -354,3 +354,5 @@ _CLIPPING: dict[str, Callable[[Operation], tuple[Any, Any]]] = {
     "clamp": _bounds("min", "max", (None, None)),
     "clip": _bounds("min", "max", (None, None)),
 }
+#: What :func:`written_gate` looks at.
+GATES = frozenset(["pow", "float_power", "tanh", "erf", "add", *_CLIPPING])
