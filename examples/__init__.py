@@ -1,0 +1,1 @@
+"""Networks that do not look at pictures, with real weights: sound, text, source code."""

