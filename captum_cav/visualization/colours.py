@@ -23,7 +23,7 @@ from captum_cav.errors import OptionError
 
 # Where a map is zero, what lies beneath shows through.
 HEAT = ListedColormap(
-    [(*colormaps["inferno"](0.3 + 0.7 * level)[:3], min(0.9, 1.8 * level)) for level in np.linspace(0, 1, 256)],
+    [(*colormaps["inferno"](0.45 + 0.55 * level)[:3], min(0.8, 2 * level)) for level in np.linspace(0, 1, 256)],
     "cav_heat",
 )
 SIGNED = LinearSegmentedColormap.from_list(
@@ -31,7 +31,7 @@ SIGNED = LinearSegmentedColormap.from_list(
     [(0.0, 0.2, 0.9, 1.0), (0.4, 0.6, 1.0, 0.55), (1, 1, 1, 0), (1.0, 0.5, 0.4, 0.55), (0.85, 0.0, 0.0, 1.0)],
 )
 # How bright a picture stays under a heat map, so that what is bright is heat.
-DIMMED = 0.65
+DIMMED = 0.55
 # What a map without any colour says, by whether both signs were asked for.
 NOTHING = {False: "nothing positive", True: "nothing but zeros"}
 # What the two ends of the colours mean, and what is counted, unless a map says otherwise.
@@ -122,8 +122,9 @@ def new_figure(width: float, height: float) -> Figure:
 
 def ink(background: Any) -> str:
     """The colour of text that can be read on a background: black on a light one, white on a dark one."""
-    red, green, blue = to_rgb(background)
-    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
+    red, green, blue = (part**2.2 for part in to_rgb(background))
+    # The luminance at which black and white stand out as well as each other (WCAG's contrast ratio).
+    return "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else "white"
 
 
 def on_white(level: float) -> tuple[float, float, float]:

@@ -27,7 +27,7 @@ _LARGEST, _SMALLEST = 11, 5
 _MARGIN = 12
 # In letters: the height of a line, and the space between two tokens.
 _LINE = 1.9
-_GAP = 0.75
+_GAP = 0.85
 
 
 def show_tokens(
@@ -82,16 +82,18 @@ def show_tokens(
         f"full colour: {amount(full, unit)}" if full else NOTHING[True],
     )
     texts = [
-        axis.text(0, 0, word, fontsize=_LARGEST, va="center", color=written, parse_math=False)
+        axis.text(0, 0, word, va="center", color=written, parse_math=False)
         for word in (*map(_printable, tokens), *legend)
     ]
     for text, level in zip(texts, [*in_full_colours(ratios, full).tolist(), -1.0, 1.0], strict=False):
         colour = on_white(level)
         text.set(color=ink(colour), bbox={"boxstyle": "square,pad=0.2", "facecolor": colour, "edgecolor": "none"})
-    widths = [text.get_window_extent().width * points / _LARGEST for text in texts]
     ends = {index for index, token in enumerate(tokens) if "\n" in token} | {len(tokens) - 1}
     for size in range(_LARGEST, _SMALLEST - 1, -1):
-        places, lines = _in_lines(widths, width / size, ends)
+        for text in texts:
+            text.set_fontsize(size)
+        widths = [text.get_window_extent().width * points for text in texts]
+        places, lines = _in_lines(widths, _GAP * size, width, ends)
         if axes is None or lines * _LINE * size <= height:
             break
     needed = lines * _LINE * size
@@ -100,7 +102,7 @@ def show_tokens(
         _fit(figure, axis, height)
     axis.set(xlim=(0, width), ylim=(max(height, needed), 0))
     for text, (x, line) in zip(texts, places, strict=True):
-        text.set(position=(x * size, (line + 0.5) * _LINE * size), fontsize=size)
+        text.set_position((x, (line + 0.5) * _LINE * size))
     return figure, axis
 
 
@@ -114,21 +116,22 @@ def _printable(token: str) -> str:
     return "␣" * before + "".join(seen) + "␣" * after
 
 
-def _in_lines(widths: Sequence[float], line: float, ends: set[int]) -> tuple[list[tuple[float, int]], int]:
-    """Where each token goes, as (x, number of its line), and how many lines that makes; widths are in letters.
+def _in_lines(widths: Sequence[float], gap: float, width: float, ends: set[int]) -> tuple[list[tuple[float, int]], int]:
+    """Where each token goes, as (x, number of its line), and how many lines that makes.
 
     Args:
-        widths: of the tokens.
-        line: how wide a line is.
+        widths: of the tokens, in points.
+        gap: between two tokens.
+        width: of a line.
         ends: indices of the tokens behind which a new line begins.
     """
     places: list[tuple[float, int]] = []
-    x, number = _GAP / 2, 0
-    for index, width in enumerate(widths):
-        if index and (index - 1 in ends or x + width + _GAP / 2 > line):
-            x, number = _GAP / 2, number + 1
+    x, number = gap / 2, 0
+    for index, own in enumerate(widths):
+        if index and (index - 1 in ends or x + own + gap / 2 > width):
+            x, number = gap / 2, number + 1
         places.append((x, number))
-        x += width + _GAP
+        x += own + gap
     return places, number + 1
 
 
