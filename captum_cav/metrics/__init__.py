@@ -1,8 +1,90 @@
-"""Measures of maps, and Captum's own metrics for layers."""
+"""Measures of maps: how concentrated, how faithful, how well placed they are; and Captum's own metrics, for layers too.
+
+Maps have shape (N, h, w), channels summed, and are *evidence-signed*: positive raised the score, also where the score
+is negative (``LayerCAV(..., normalize="abs")``). Each measure gives one number for each example, shape (N,), and says
+what it is:
+
+    >>> deletion.name, deletion.range, deletion.direction, sorted(deletion.needs)
+    ('deletion', (0.0, 1.0), 'lower', ['inputs', 'maps', 'model', 'target'])
+
+``MEASURES`` lists all by name. What they need has the same names everywhere: ``maps`` and another method's ``others``,
+``masks`` of the objects, ``scores``, the ``model``, ``inputs`` and ``target``, and ``explain``, a function of model,
+inputs and targets that returns maps. So whoever has all of it can ask for any measure:
+
+    >>> import torch
+    >>> available = {"maps": torch.eye(2)[None], "masks": torch.eye(2)[None] > 0}
+    >>> for measure in MEASURES.values():
+    ...     if measure.needs <= available.keys():
+    ...         print(measure.name, float(measure(**{name: available[name] for name in measure.needs})))
+    sparseness 0.5
+    entropy 0.5
+    mass_accuracy 1.0
+    rank_accuracy 1.0
+    pointing_hit 1.0
+
+Nothing is changed on the model, and all is computed on the inputs' or maps' device.
+"""
 
 from __future__ import annotations
 
-from captum_cav.metrics.captum_metrics import infidelity, sensitivity_max
-from captum_cav.metrics.measure import Direction, Measure, measure
+from collections.abc import Mapping
+from types import MappingProxyType
 
-__all__ = ["Direction", "Measure", "infidelity", "measure", "sensitivity_max"]
+from captum_cav.metrics.captum_metrics import infidelity, sensitivity_max
+from captum_cav.metrics.complexity import completeness, entropy, sparseness
+from captum_cav.metrics.grids import difull, divide, focus, grid_pointing, shares_in_cells
+from captum_cav.metrics.masks import mass_accuracy, pointing_hit, rank_accuracy
+from captum_cav.metrics.measure import Direction, Measure
+from captum_cav.metrics.perturbation import deletion, insertion, morf_lerf, single_deletion
+from captum_cav.metrics.quantus import quantus_explain_func
+from captum_cav.metrics.randomisation import model_randomisation, random_logit
+from captum_cav.metrics.similarity import agreement, spearman
+
+_ALL: tuple[Measure[...], ...] = (
+    sparseness,
+    entropy,
+    completeness,
+    agreement,
+    mass_accuracy,
+    rank_accuracy,
+    pointing_hit,
+    deletion,
+    insertion,
+    morf_lerf,
+    single_deletion,
+    model_randomisation,
+    random_logit,
+    grid_pointing,
+    focus,
+    difull,
+)
+#: All measures by name.
+MEASURES: Mapping[str, Measure[...]] = MappingProxyType({measure.name: measure for measure in _ALL})
+
+__all__ = [
+    "MEASURES",
+    "Direction",
+    "Measure",
+    "agreement",
+    "completeness",
+    "deletion",
+    "difull",
+    "divide",
+    "entropy",
+    "focus",
+    "grid_pointing",
+    "infidelity",
+    "insertion",
+    "mass_accuracy",
+    "model_randomisation",
+    "morf_lerf",
+    "pointing_hit",
+    "quantus_explain_func",
+    "random_logit",
+    "rank_accuracy",
+    "sensitivity_max",
+    "shares_in_cells",
+    "single_deletion",
+    "sparseness",
+    "spearman",
+]

@@ -1,0 +1,330 @@
+"""Pictures of several classes in one grid: a map of one class should lie in its cells."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from captum_cav import checks
+from captum_cav.errors import InputError, LayerError, ModelError, TargetError
+from captum_cav.metrics.arguments import (
+    Explain,
+    check_maps,
+    check_model,
+    check_module,
+    check_number,
+    check_pictures,
+    check_targets,
+    classes,
+    explained,
+    precise,
+)
+from captum_cav.metrics.measure import measure
+
+_CELLS = 4
+
+
+@measure(0.0, 1.0, "higher")
+def grid_pointing(
+    model: Any, inputs: torch.Tensor, target: Any, explain: Explain, *, seed: int = 0, batch_size: int = 8
+) -> torch.Tensor:
+    """The grid pointing game: how much of a map lies on the picture of its class, among four; higher is better.
+
+    Each picture is put into a 2 x 2 grid, at a random place, with three others of the batch, all of different classes.
+    The grid is explained for the picture's class: ``sum_{i in cell} max(a_i, 0) / sum_i max(a_i, 0)``. By chance, 1/4.
+
+    Args:
+        model: a module or any callable that takes pictures of twice the size, as fully convolutional networks do.
+        inputs: pictures of shape (N, C, H, W), of four classes at least.
+        target: the class of each, in any of Captum's forms; the network should be sure of it.
+        explain: takes the model, grids of shape (M, C, 2H, 2W) and a list of targets, and returns maps (M, h, w),
+            positive where the score was raised, of any resolution.
+        seed: of the choice of grids.
+        batch_size: how many grids are explained at once.
+
+    Returns:
+        Shape (N,), from 0 to 1; 0 where nothing is positive. It does not change with the maps' scale.
+
+    Raises:
+        InputError: for shapes that do not fit, values that are not finite, or fewer than four classes.
+        CAVTypeError, ModelError, OptionError, TargetError: for other arguments that cannot be used.
+
+    Source: Boehle, Fritz and Schiele, Convolutional Dynamic Alignment Networks for Interpretable Classifications, 2021.
+
+    Example::
+
+        >>> pictures = torch.arange(1., 5.).reshape(4, 1, 1, 1).expand(4, 1, 2, 2)
+        >>> def where_it_is_as_bright(model, inputs, target):
+        ...     return (inputs[:, 0] == torch.tensor(target)[:, None, None]).float()
+        >>> grid_pointing(torch.nn.Identity(), pictures, [1, 2, 3, 4], where_it_is_as_bright)
+        tensor([1., 1., 1., 1.], dtype=torch.float64)
+    """
+    check_model(model)
+    inputs, targets = _given(inputs, target)
+
+    def companions(own: int, others: list[int]) -> list[int]:
+        by_class = {targets[other]: other for other in others if targets[other] != targets[own]}
+        return list(by_class.values())[: _CELLS - 1]
+
+    grids = _compose(len(inputs), companions, "pictures of four different classes", seed)
+    inside = [[one == own for one in grid] for own, grid in enumerate(grids)]
+    return _pointed(model, inputs, grids, inside, targets, explain, batch_size)
+
+
+@measure(0.0, 1.0, "higher")
+def focus(
+    model: Any, inputs: torch.Tensor, target: Any, explain: Explain, *, seed: int = 0, batch_size: int = 8
+) -> torch.Tensor:
+    """How much of a map lies on the pictures of its class in a mosaic, where two of four are of it; higher is better.
+
+    Each picture is put into a 2 x 2 mosaic with another of its class and two of others. The mosaic is explained for the
+    class: the share of the map's positive part that lies on the two. By chance, 1/2.
+
+    Args:
+        model, explain, seed, batch_size: as for :func:`grid_pointing`.
+        inputs: pictures of shape (N, C, H, W), at least two of each class, and two of others.
+        target: the class of each, in any of Captum's forms.
+
+    Returns:
+        Shape (N,), from 0 to 1; 0 where nothing is positive.
+
+    Raises:
+        InputError: for shapes that do not fit, values that are not finite, or too few pictures of a class.
+        CAVTypeError, ModelError, OptionError, TargetError: for other arguments that cannot be used.
+
+    Source: Arias-Duart, Pares, Garcia-Gasulla and Gimenez-Abalos, Focus! Rating XAI Methods and Finding Biases, 2022.
+
+    Example::
+
+        >>> pictures = torch.tensor([1., 1., 2., 2.]).reshape(4, 1, 1, 1).expand(4, 1, 2, 2)
+        >>> def where_it_is_as_bright(model, inputs, target):
+        ...     return (inputs[:, 0] == torch.tensor(target)[:, None, None]).float()
+        >>> focus(torch.nn.Identity(), pictures, [1, 1, 2, 2], where_it_is_as_bright)
+        tensor([1., 1., 1., 1.], dtype=torch.float64)
+    """
+    check_model(model)
+    inputs, targets = _given(inputs, target)
+
+    def companions(own: int, others: list[int]) -> list[int]:
+        same = [other for other in others if targets[other] == targets[own]]
+        different = [other for other in others if targets[other] != targets[own]]
+        return [*same[:1], *different[: _CELLS - 2]]
+
+    grids = _compose(len(inputs), companions, "another picture of its class and two of other classes", seed)
+    inside = [[targets[one] == targets[own] for one in grid] for own, grid in enumerate(grids)]
+    return _pointed(model, inputs, grids, inside, targets, explain, batch_size)
+
+
+@measure(0.0, 1.0, "higher")
+def difull(
+    model: torch.nn.Module,
+    inputs: torch.Tensor,
+    target: Any,
+    explain: Explain,
+    *,
+    layer: str | None = None,
+    seed: int = 0,
+    batch_size: int = 8,
+) -> torch.Tensor:
+    """How much of a map lies on the only cell of a grid that the network could see; higher is better.
+
+    As :func:`grid_pointing`, but each cell runs through the network by itself, and the scores of all cells are put side
+    by side (:func:`divide`). The score of a class in one cell hangs on that cell alone, so whatever lies outside is
+    false for certain. By chance, 1/4; methods that follow the score back have 1, CAV among them.
+
+    Args:
+        model: a module that returns scores of shape (N, classes).
+        inputs: pictures of shape (N, C, H, W), four at least.
+        target: the class of each, in any of Captum's forms.
+        explain: takes a model, grids of shape (M, C, 2H, 2W) and a list of targets, and returns maps (M, h, w). The
+            model is :func:`divide` of yours, in which modules have the names that they have in yours.
+        layer: the name of the layer that ``explain`` explains by its output, of shape (M, C, 2h, 2w) there; None where
+            it explains the inputs.
+        seed: of the choice of grids.
+        batch_size: how many grids are explained at once.
+
+    Returns:
+        Shape (N,), from 0 to 1; 0 where nothing is positive.
+
+    Raises:
+        InputError: for shapes that do not fit, values that are not finite, or fewer than four pictures.
+        CAVTypeError, LayerError, ModelError, OptionError, TargetError: for other arguments that cannot be used.
+
+    Source: Rao, Boehle and Schiele, Towards Better Understanding Attribution Methods, 2022. There, four pictures are of
+    four classes, and two of the cells are evaluated.
+
+    Example::
+
+        >>> from captum_cav import LayerCAV
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(18, 3)
+        ... )
+        >>> def relevance(model, inputs, target):
+        ...     return LayerCAV(model, "1", normalize="abs").attribute(inputs, target).sum(1)
+        >>> difull(net, torch.rand(4, 1, 5, 5), 1, relevance, layer="1")
+        tensor([1., 1., 1., 1.], dtype=torch.float64)
+    """
+    inputs = check_pictures(inputs)
+    divided = divide(model, layer)
+    own, count = classes(model, inputs, check_targets(target, len(inputs)))
+    grids = _compose(len(inputs), lambda _, others: others[: _CELLS - 1], "four pictures", seed)
+    inside = [[one == own for one in grid] for own, grid in enumerate(grids)]
+    heads = [cells.index(True) * count + one for cells, one in zip(inside, own, strict=True)]
+    return _pointed(divided, inputs, grids, inside, heads, explain, batch_size)
+
+
+def divide(model: torch.nn.Module, layer: str | None = None) -> torch.nn.Module:
+    """A copy of a model that takes 2 x 2 grids, runs each cell by itself and puts the scores of all cells side by side.
+
+    Args:
+        model: returns scores of shape (N, classes) for pictures of shape (N, C, H, W).
+        layer: the name of a layer whose output of shape (4N, C, h, w) is to be laid out as grids (N, C, 2h, 2w), which
+            is what hooks get, and so all attributions of layers.
+
+    Returns:
+        The copy. It takes (N, C, 2H, 2W) and returns (N, 4 * classes), the class ``c`` of cell ``i`` at
+        ``i * classes + c``; its modules have the names and types that they have in the model.
+
+    Raises:
+        LayerError: if the model has no such layer.
+        CAVTypeError, ModelError: for a model that cannot be copied and changed.
+
+    Example::
+
+        >>> net = torch.nn.Sequential(torch.nn.AvgPool2d(2), torch.nn.Flatten())
+        >>> divide(net)(torch.tensor([[[[1., 1., 2., 2.], [1., 1., 2., 2.], [3., 3., 4., 4.], [3., 3., 4., 4.]]]]))
+        tensor([[1., 2., 3., 4.]])
+    """
+    divided = copy.deepcopy(check_module(model))
+    if layer is not None:
+        name, module = checks.find_layer(divided, layer)
+        _lay_out(module, name)
+    forward = _own_forward(divided)
+
+    def run_cells(self: torch.nn.Module, grids: torch.Tensor) -> torch.Tensor:
+        return checks.check_output(forward(self, _cut(grids))).reshape(len(grids), -1)
+
+    _become(divided, forward=run_cells)
+    return divided
+
+
+def _lay_out(module: torch.nn.Module, name: str) -> None:
+    """Let a module's hooks meet its output as a grid, and whoever calls it the cells."""
+    forward, call = _own_forward(module), type(module).__call__
+
+    def tiled(self: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        cells = forward(self, *args, **kwargs)
+        if not isinstance(cells, torch.Tensor) or cells.dim() != 4:
+            given = f"shape {tuple(cells.shape)}" if isinstance(cells, torch.Tensor) else f"a {type(cells).__name__}"
+            raise LayerError(f"layer {name} gives {given}; expected (N, C, h, w), which can be laid out as a grid.")
+        return _tile(cells)
+
+    # Hooks run inside of __call__.
+    _become(module, forward=tiled, __call__=lambda self, *args, **kwargs: _cut(call(self, *args, **kwargs)))
+
+
+def _become(module: torch.nn.Module, **methods: Any) -> None:
+    """Give one module methods of its own, as :mod:`torch.nn.utils.parametrize` does: copies of it keep them."""
+    base = type(module)
+    module.__class__ = type(base.__name__, (base,), {"__module__": base.__module__, **methods})
+
+
+def _own_forward(module: torch.nn.Module) -> Callable[..., Any]:
+    if "forward" in vars(module):
+        raise ModelError(
+            f"forward of {type(module).__name__} was replaced on the object, so copies of it would run the original; "
+            "define it in the class."
+        )
+    return type(module).forward
+
+
+def shares_in_cells(maps: torch.Tensor) -> torch.Tensor:
+    """The share of a map's positive part in each cell of a 2 x 2 grid.
+
+    Args:
+        maps: shape (N, h, w). Of odd sizes, the middle counts half for the cells on both sides: to interpolate would
+            let positive and negative cancel, and favour signed maps over those that were cut off at 0 before.
+
+    Returns:
+        Shape (N, 4): top left, top right, bottom left, bottom right. They add up to 1, or to 0 where nothing is
+        positive.
+
+    Raises:
+        InputError: for maps of another shape, or not finite.
+
+    Example::
+
+        >>> shares_in_cells(torch.tensor([[[1., 1., -9.], [1., 1., 0.], [0., 0., 0.]]]))
+        tensor([[0.5625, 0.1875, 0.1875, 0.0625]], dtype=torch.float64)
+    """
+    maps = precise(check_maps(maps))
+    height, width = maps.shape[1:]
+    # Halved, so that a middle row or column can be shared by the cells on both sides.
+    halves = maps.clamp(min=0).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    cells = halves.reshape(len(maps), 2, height, 2, width).sum((2, 4)).flatten(1)
+    total = cells.sum(1, keepdim=True)
+    return torch.where(total > 0, cells / total, 0)
+
+
+def _given(inputs: Any, target: Any) -> tuple[torch.Tensor, list[Any]]:
+    inputs = check_pictures(inputs)
+    targets = check_targets(target, len(inputs))
+    if targets is None:
+        raise TargetError("target is None; expected the class of each picture.")
+    return inputs, targets
+
+
+def _compose(
+    examples: int, companions: Callable[[int, list[int]], list[int]], needed: str, seed: int
+) -> list[list[int]]:
+    """Of each example, the four of one grid, itself among them.
+
+    ``companions`` takes an example and all others in random order, and returns three of them.
+    """
+    dice = random.Random(seed)  # noqa: S311
+    grids = []
+    for own in range(examples):
+        others = dice.sample([other for other in range(examples) if other != own], examples - 1)
+        chosen = [own, *companions(own, others)]
+        if len(chosen) < _CELLS:
+            raise InputError(f"example {own} cannot be put into a grid: it takes {needed}, of {examples} in the batch.")
+        grids.append(dice.sample(chosen, _CELLS))
+    return grids
+
+
+def _pointed(
+    model: Any,
+    inputs: torch.Tensor,
+    grids: list[list[int]],
+    inside: list[list[bool]],
+    targets: list[Any],
+    explain: Explain,
+    batch_size: int,
+) -> torch.Tensor:
+    """The share of each grid's map that lies inside."""
+    check_number(batch_size, "batch_size")
+    found = []
+    for start in range(0, len(grids), batch_size):
+        part = slice(start, start + batch_size)
+        pictures = _tile(inputs[torch.tensor(grids[part], device=inputs.device).flatten()])
+        shares = shares_in_cells(explained(explain, model, pictures, targets[part]))
+        found.append((shares * torch.tensor(inside[part], device=shares.device)).sum(1).clamp(max=1))
+    return torch.cat(found)
+
+
+def _tile(cells: torch.Tensor) -> torch.Tensor:
+    """Grids (N, C, 2H, 2W) of cells (4N, C, H, W)."""
+    count, channels, height, width = cells.shape
+    grids = cells.reshape(count // _CELLS, 2, 2, channels, height, width).permute(0, 3, 1, 4, 2, 5)
+    return grids.reshape(count // _CELLS, channels, 2 * height, 2 * width)
+
+
+def _cut(grids: torch.Tensor) -> torch.Tensor:
+    """Cells (4N, C, H, W) of grids (N, C, 2H, 2W)."""
+    count, channels, height, width = grids.shape
+    cells = grids.reshape(count, channels, 2, height // 2, 2, width // 2).permute(0, 2, 4, 1, 3, 5)
+    return cells.reshape(_CELLS * count, channels, height // 2, width // 2)

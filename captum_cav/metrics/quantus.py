@@ -1,0 +1,68 @@
+"""CAV, and any of Captum's attributions, as what Quantus calls an explanation function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from captum_cav.errors import CAVTypeError
+from captum_cav.visualization import resize_map, spatial_map
+
+Explanations = npt.NDArray[Any]
+
+
+def quantus_explain_func(factory: Callable[[Any], Any], **options: Any) -> Callable[..., Explanations]:
+    """A function that metrics of Quantus take as ``explain_func``, for maps of any layer.
+
+    Contributions are summed over channels and brought to the pictures' size so that their sum is kept. Quantus hands
+    over models of its own, with other parameters for some of its metrics, so the attribution is made for each of them.
+
+    Args:
+        factory: makes an attribution for a model, as
+            ``lambda model: LayerCAV(model, "features.12", normalize="abs")`` or ``captum.attr.Saliency``. Layers are to
+            be named, or taken from that model.
+        options: further arguments of its ``attribute``.
+
+    Returns:
+        A function of ``model``, ``inputs`` (N, C, H, W) and ``targets`` (N,), numpy's arrays, that returns maps
+        (N, 1, H, W), numpy's too. What else Quantus passes, as the device, is left aside.
+
+    Raises:
+        CAVTypeError: if ``factory`` is no function, and later, if what it makes gives several maps.
+        InputError: later, if a layer has no places to lay over the pictures.
+
+    Quantus (Hedstroem et al., Quantus: An Explainable AI Toolkit for Responsible Evaluation of Neural Network
+    Explanations and Beyond, 2023) comes with ``pip install "captum_cav[quantus]"``.
+
+    Example::
+
+        >>> from captum_cav import InputCAV
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2, bias=False))
+        >>> net[1].weight.data = torch.tensor([[0., 1., 2., 3.], [0., 0., 0., 1.]])
+        >>> explain = quantus_explain_func(lambda model: InputCAV(model, normalize=None))
+        >>> explain(net, np.ones((1, 1, 2, 2), dtype=np.float32), np.array([0]), device="cpu").tolist()
+        [[[[0.0, 1.0], [2.0, 3.0]]]]
+
+    and ``quantus.Sparseness()(model=net, x_batch=x, y_batch=y, explain_func=explain)``.
+    """
+    if not callable(factory):
+        raise CAVTypeError(
+            f"factory is a {type(factory).__name__}; expected a function that makes an attribution for a model, as "
+            'lambda model: LayerCAV(model, "features.12", normalize="abs").'
+        )
+
+    def explain(model: torch.nn.Module, inputs: Explanations, targets: Explanations, **_: Any) -> Explanations:
+        like = next(model.parameters(), torch.empty(0))
+        pictures = torch.as_tensor(np.asarray(inputs)).to(like)
+        found = factory(model).attribute(pictures, target=np.asarray(targets).tolist(), **options)
+        if not isinstance(found, torch.Tensor):
+            raise CAVTypeError(f"the attribution gave a {type(found).__name__}; expected one map, of one layer.")
+        size = pictures.shape[2], pictures.shape[3]
+        maps: Explanations = resize_map(spatial_map(found.detach(), size), size)[:, None].cpu().numpy()
+        return maps
+
+    return explain

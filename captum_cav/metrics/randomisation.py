@@ -1,0 +1,209 @@
+"""Whether a map changes when it should: with the network's parameters, and with the class."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import random
+from typing import Any
+
+import torch
+
+from captum_cav.errors import InputError
+from captum_cav.metrics.arguments import (
+    Explain,
+    check_maps,
+    check_model,
+    check_module,
+    check_number,
+    check_pictures,
+    check_targets,
+    classes,
+    explained,
+)
+from captum_cav.metrics.measure import measure
+from captum_cav.metrics.similarity import spearman
+
+
+@measure(0.0, 1.0, "lower")
+def model_randomisation(
+    model: torch.nn.Module,
+    inputs: torch.Tensor,
+    maps: torch.Tensor,
+    target: Any,
+    explain: Explain,
+    *,
+    stages: int = 10,
+    seed: int = 0,
+) -> torch.Tensor:
+    """How much of a map is left when the network forgets what it learned; lower is better.
+
+    The layers' parameters are drawn anew, from the last layer that the forward pass reaches down to the first, and the
+    network so far is explained at some stages: the mean over the stages of Spearman's correlation with the map, its
+    absolute value, since a map that is turned round tells as little of what was learned.
+
+    Args:
+        model: the model; copies of it are changed.
+        inputs: pictures of shape (N, C, H, W).
+        maps: shape (N, h, w), what ``explain`` gives for the model.
+        target: the class, in any of Captum's forms.
+        explain: takes a model, the inputs and a list of targets, and returns maps. It gets copies of the model, so
+            layers are to be found in them by name.
+        stages: at how many stages of the cascade to explain, evenly spread from one layer to all of them; all stages
+            where there are fewer layers.
+        seed: of the draws.
+
+    Returns:
+        Shape (N,), from 0 to 1. A stage whose map is constant does not count; NaN where the map itself is, or all are.
+
+    A layer is a module that has parameters of its own, which it draws by its ``reset_parameters``; those that this does
+    not change (it has none, its norm is parametrized) are shuffled.
+
+    Raises:
+        InputError: for shapes that do not fit, values that are not finite, or a model without parameters.
+        CAVTypeError, ModelError, OptionError: for other arguments that cannot be used.
+
+    Source: Adebayo, Gilmer, Muelly, Goodfellow, Hardt and Kim, Sanity Checks for Saliency Maps, 2018 (cascading
+    randomization).
+
+    Example::
+
+        >>> from captum_cav import LayerCAV
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(36, 2)
+        ... )
+        >>> pictures = torch.randn(2, 1, 5, 5)
+        >>> def relevance(model, inputs, target):
+        ...     return LayerCAV(model, "1", normalize=None).attribute(inputs, target).sum(1)
+        >>> def brightness(model, inputs, target):      # no matter what the network is
+        ...     return inputs.sum(1)
+        >>> model_randomisation(net, pictures, brightness(net, pictures, 0), 0, brightness)
+        tensor([1., 1.], dtype=torch.float64)
+        >>> bool((model_randomisation(net, pictures, relevance(net, pictures, 0), 0, relevance) < 1).all())
+        True
+    """
+    check_number(stages, "stages")
+    maps, inputs = _given(maps, inputs)
+    targets = check_targets(target, len(inputs))
+    randomised = copy.deepcopy(check_module(model))
+    layers = _from_the_top(randomised, inputs)
+    count = min(stages, len(layers))
+    ends = [round(1 + stage * (len(layers) - 1) / max(count - 1, 1)) for stage in range(count)]
+    found, start = [], 0
+    for end in ends:
+        for number in range(start, end):
+            _draw_anew(randomised.get_submodule(layers[number]), seed + number)
+        start = end
+        found.append(_likeness(maps, explained(explain, randomised, inputs, targets)))
+    return torch.stack(found).nanmean(0)
+
+
+@measure(0.0, 1.0, "lower")
+def random_logit(
+    model: torch.nn.Module,
+    inputs: torch.Tensor,
+    maps: torch.Tensor,
+    target: Any,
+    explain: Explain,
+    *,
+    seed: int = 0,
+) -> torch.Tensor:
+    """How much a map resembles that of another class, drawn at random; lower is better.
+
+    Spearman's correlation of the two maps, its absolute value: a class that is not there has a negative score, and
+    often the same map turned round.
+
+    Args:
+        model, inputs, maps, target, explain: as for :func:`model_randomisation`; the model is only run, and any
+            callable will do that ``explain`` takes.
+        seed: of the draw; each example has a class of its own.
+
+    Returns:
+        Shape (N,), from 0 to 1; NaN where one of the two maps is constant.
+
+    Raises:
+        InputError: for shapes that do not fit, values that are not finite, or a model of one class.
+        CAVTypeError, ModelError, TargetError: for other arguments that cannot be used.
+
+    Source: Sixt, Granz and Landgraf, When Explanations Lie: Why Many Modified BP Attributions Fail, 2020, there with
+    the structural similarity.
+
+    Example::
+
+        >>> from captum_cav import InputCAV
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2, bias=False))
+        >>> net[1].weight.data = torch.tensor([[1., 2., 3., 4.], [-1., -2., -3., -4.]])
+        >>> picture = torch.ones(1, 1, 2, 2)
+        >>> def relevance(model, inputs, target):
+        ...     return InputCAV(model, normalize="abs").attribute(inputs, target).sum(1)
+        >>> random_logit(net, picture, relevance(net, picture, 0), 0, relevance)     # the same, turned round
+        tensor([1.], dtype=torch.float64)
+    """
+    check_model(model)
+    maps, inputs = _given(maps, inputs)
+    own, count = classes(model, inputs, check_targets(target, len(inputs)))
+    dice = random.Random(seed)  # noqa: S311
+    others = [(one + dice.randrange(1, count)) % count for one in own]
+    return _likeness(maps, explained(explain, model, inputs, others))
+
+
+def _given(maps: torch.Tensor, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    maps = check_maps(maps)
+    inputs = check_pictures(inputs, maps)
+    return maps.to(inputs.device), inputs
+
+
+def _likeness(maps: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+    if found.shape != maps.shape:
+        raise InputError(
+            f"explain returned maps of shape {tuple(found.shape)} and maps has {tuple(maps.shape)}; expected maps to "
+            "be what explain gives for the model itself."
+        )
+    return spearman(maps, found.to(maps.device)).abs()
+
+
+def _from_the_top(model: torch.nn.Module, inputs: torch.Tensor) -> list[str]:
+    """Names of the modules with parameters of their own, the last that the forward pass enters first.
+
+    The model is a copy, since it is hooked meanwhile.
+    """
+    entered: dict[torch.nn.Module, int] = {}
+    moments = itertools.count()
+    hooks = [
+        module.register_forward_pre_hook(lambda module, _: entered.__setitem__(module, next(moments)))
+        for module in model.modules()
+    ]
+    with torch.no_grad():
+        model(inputs[:1])
+    for hook in hooks:
+        hook.remove()
+
+    def moment(name: str) -> int:
+        # A module may use another's parameters without a call, as attention those of its projection.
+        module = model.get_submodule(name)
+        return entered[module] if module in entered else moment(name.rpartition(".")[0])
+
+    names = [name for name, module in model.named_modules() if any(True for _ in module.parameters(recurse=False))]
+    if not names:
+        raise InputError(f"the model ({type(model).__name__}) has no parameters that could be drawn anew.")
+    # At one moment, the last in the order of definition comes first.
+    return sorted(names, key=moment)[::-1]
+
+
+def _draw_anew(module: torch.nn.Module, seed: int) -> None:
+    """Give a module new parameters, and leave the state of all random generators as it was."""
+    own = list(module.parameters(recurse=False))
+    devices = sorted({parameter.device.index for parameter in own if parameter.is_cuda})
+    with torch.no_grad(), torch.random.fork_rng(devices=devices):
+        # Not torch.manual_seed, which would seed other devices, too.
+        torch.default_generator.manual_seed(seed)
+        for device in devices:
+            torch.cuda.default_generators[device].manual_seed(seed)
+        before = [parameter.clone() for parameter in own]
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()
+        for parameter, old in zip(own, before, strict=True):
+            if torch.equal(parameter, old):
+                order = torch.randperm(parameter.numel(), device=parameter.device)
+                parameter.copy_(old.flatten()[order].reshape(old.shape))

@@ -1,0 +1,88 @@
+"""How alike two maps are."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import torch
+
+from captum_cav.errors import OptionError
+from captum_cav.metrics.arguments import at_size, check_as_many, check_maps, precise
+from captum_cav.metrics.measure import measure
+
+Similarity: TypeAlias = Literal["spearman", "cosine"]
+
+
+def spearman(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Spearman's rank correlation of two batches, row by row, equal values sharing their mean rank.
+
+    Args:
+        first: shape (N, ...).
+        second: the same shape.
+
+    Returns:
+        Shape (N,); NaN where either is constant or not finite.
+
+    Example::
+
+        >>> spearman(torch.tensor([[1., 2., 9.], [5., 5., 5.]]), torch.tensor([[3., 4., 5.], [1., 2., 3.]]))
+        tensor([1., nan], dtype=torch.float64)
+    """
+    one, other = _centred_ranks(first.flatten(1)), _centred_ranks(second.flatten(1))
+    return _cosine(one, other)
+
+
+def _centred_ranks(values: torch.Tensor) -> torch.Tensor:
+    ordered = values.sort().values
+    below = torch.searchsorted(ordered, values)
+    up_to = torch.searchsorted(ordered, values, right=True)
+    # Equal values share the mean of the ranks from below + 1 to up_to; the mean of all ranks is (n + 1) / 2.
+    ranks = precise(below + up_to) / 2 - values.shape[1] / 2
+    return torch.where(values.isfinite().all(1, keepdim=True), ranks, torch.nan)
+
+
+def _cosine(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    # Scaled, so that no square is too small or too large; one root, so that equal rows give exactly 1.
+    one, other = (row / row.abs().amax(1, keepdim=True) for row in (one, other))
+    lengths = ((one * one).sum(1) * (other * other).sum(1)).sqrt()
+    cosine: torch.Tensor = (one * other).sum(1) / lengths
+    return cosine.clamp(-1, 1)
+
+
+@measure(-1.0, 1.0, None)
+def agreement(maps: torch.Tensor, others: torch.Tensor, *, similarity: Similarity = "spearman") -> torch.Tensor:
+    """How far two methods agree on each example: 1 if they say the same, -1 if the opposite.
+
+    Maps of different resolutions are compared on the finer grid, to which the coarser are brought by bilinear
+    interpolation.
+
+    Args:
+        maps: shape (N, h, w): one method's maps.
+        others: another method's maps of the same examples, of any resolution.
+        similarity: ``"spearman"``, the rank correlation, which compares orders alone; ``"cosine"``,
+            ``a . b / (|a| |b|)``, which compares what is large and knows where zero is.
+
+    Returns:
+        Shape (N,), from -1 to 1; neither direction is better. NaN where a map is constant (with ``"cosine"``, zero).
+
+    Raises:
+        InputError: for maps of another shape, or not finite.
+        OptionError: for an unknown similarity.
+
+    Source: Spearman, The Proof and Measurement of Association between Two Things, 1904. Between explanations:
+    Neely, Schouten, Bleeker and Lucic, Order in the Court: Explainable AI Methods Prone to Disagreement, 2021.
+
+    Example::
+
+        >>> fine = torch.tensor([[[1., 2.], [3., 4.]]])
+        >>> agreement(fine, fine ** 3), agreement(fine, -fine, similarity="cosine")
+        (tensor([1.], dtype=torch.float64), tensor([-1.], dtype=torch.float64))
+    """
+    if similarity not in ("spearman", "cosine"):
+        raise OptionError(f'similarity is {similarity!r}; expected "spearman" or "cosine".')
+    maps = precise(check_maps(maps))
+    others = precise(check_maps(others, "others")).to(maps.device)
+    check_as_many(maps, "maps", others, "others")
+    size = max(maps.shape[1], others.shape[1]), max(maps.shape[2], others.shape[2])
+    maps, others = at_size(maps, size), at_size(others, size)
+    return (spearman if similarity == "spearman" else _cosine)(maps.flatten(1), others.flatten(1))
