@@ -43,7 +43,7 @@ from torchvision.transforms import functional as pictures
 
 import captum_cav
 from benchmarks.photographs import SEED, SPLITS, Photograph, packaged, photographs
-from captum_cav import LayerCAV, presets, zoo
+from captum_cav import LayerCAV, metrics, presets, zoo
 
 # The pre-activation of the last feature layer, what the global pooling receives, and on toward the input: the first
 # layer of each resolution, and in SqueezeNet, which has four, the last one too.
@@ -270,42 +270,6 @@ def grids(pool: Sequence[Known], count: int) -> list[tuple[Known, ...]]:
 # Measures
 
 
-def in_cells(maps: torch.Tensor) -> torch.Tensor:
-    """The share of a map's positive part in each cell of a 2 x 2 grid.
-
-    Args:
-        maps: (N, h, w). Of odd sizes, the middle counts half for the cells on both sides: to interpolate would let
-            positive and negative cancel, and favour signed maps over those that were cut off at 0 before.
-
-    Returns:
-        Shares, (N, 4), which add up to 1, or to 0 where nothing is positive.
-    """
-    height, width = maps.shape[1:]
-    # Halved, so that a middle row or column can be shared by the cells on both sides.
-    halves = maps.double().clamp(min=0).repeat_interleave(2, 1).repeat_interleave(2, 2)
-    cells = halves.reshape(len(maps), 2, height, 2, width).sum((2, 4)).flatten(1)
-    total = cells.sum(1, keepdim=True)
-    return torch.where(total > 0, cells / total, 0)
-
-
-def spearman(maps: torch.Tensor) -> torch.Tensor:
-    """Spearman's rank correlations of some maps, ties sharing their mean rank.
-
-    Args:
-        maps: (N, ...).
-
-    Returns:
-        The correlation of each with each, (N, N); NaN for maps that are constant or not finite.
-    """
-    ranks = []
-    for values in maps.flatten(1):
-        _, places, counts = torch.unique(values, return_inverse=True, return_counts=True)
-        mean = (counts.cumsum(0) - (counts - 1) / 2).double()[places]
-        ranks.append(mean if values.isfinite().all() else torch.full_like(mean, torch.nan))
-    correlations: torch.Tensor = torch.corrcoef(torch.stack(ranks))
-    return correlations
-
-
 def measure(
     network: zoo.Network, pool: Sequence[Known], chosen: Sequence[str], options: argparse.Namespace
 ) -> dict[str, Results]:
@@ -330,14 +294,12 @@ def measure(
         for method in chosen:
             maps = explain(method, network.name, network.model, picture, [one.target for one in grid])
             for depth, found in maps.items():
-                shares = in_cells(found).diagonal().tolist()
+                shares = metrics.shares_in_cells(found).diagonal().tolist()
                 pointing[method].setdefault(depth, []).extend(zip(names, shares, strict=True))
-                correlations = spearman(found)
-                values = [
-                    (" ".join(sorted((names[one], names[other]))), abs(float(correlations[one, other])))
-                    for one, other in itertools.combinations(range(4), 2)
-                ]
-                alike[method].setdefault(depth, []).extend(values)
+                first, second = (list(places) for places in zip(*itertools.combinations(range(4), 2), strict=True))
+                correlations = metrics.spearman(found[first], found[second]).abs().tolist()
+                pairs = [" ".join(sorted((names[one], names[other]))) for one, other in zip(first, second, strict=True)]
+                alike[method].setdefault(depth, []).extend(zip(pairs, correlations, strict=True))
     return {"Grid pointing (chance .25)": pointing, "Absolute correlation of the maps of two classes of a grid": alike}
 
 
