@@ -167,6 +167,11 @@ def inverse_of(sums: torch.Tensor) -> torch.Tensor:
     return sums.reciprocal().nan_to_num_(nan=math.nan, posinf=0.0, neginf=0.0)
 
 
+def inverted(sums: torch.Tensor) -> torch.Tensor:
+    """:func:`inverse_of` sums that nobody else needs, in their memory: a fresh tensor costs more than the division."""
+    return sums.reciprocal_().nan_to_num_(nan=math.nan, posinf=0.0, neginf=0.0)
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
 class AffineRule(Rule):
     """A rule that shares out what an affine operation gave: convolutions, linear layers, products with a weight.
@@ -232,10 +237,9 @@ class AffineRule(Rule):
         if operation.name == "batch_norm":
             norm, before = inference_norm(operation), foldable_before(operation)
             if norm is not None and before is not None:
-                # By itself it is seen only where a layer between the two was asked for.
-                is_seen = operation.ledger().taps != before.ledger.taps
-                alone = Affine(operation, view, operation.value(), self).by_itself if is_seen else None
-                return folded(operation, norm, before, alone)
+                return folded(
+                    operation, norm, before, lambda: Affine(operation, view, operation.value(), self).by_itself
+                )
         if self.gives_to_zeros:
             zero.tiny(view.x.dtype)
             operation.let_zeros_carry()

@@ -14,7 +14,7 @@ import torch
 
 from captum_cav.errors import OptionError
 from captum_cav.propagation.operation import Operation
-from captum_cav.rules.affine import AffineRule, Share, Summands, inverse_of
+from captum_cav.rules.affine import AffineRule, Share, Summands, inverted
 from captum_cav.rules.rule import Rule
 
 
@@ -77,7 +77,7 @@ class EpsilonRule(AffineRule):
         if self.relative:
             dims = tuple(range(1, total.dim())) or (0,)
             epsilon = epsilon * total.square().mean(dims, keepdim=True).sqrt()
-        return [Share(None, inverse_of(total + torch.copysign(epsilon, total)))]
+        return [Share(None, inverted(total + torch.copysign(epsilon, total)))]
 
 
 @dataclass(frozen=True, repr=False)
@@ -115,7 +115,7 @@ class GammaRule(AffineRule):
         if summands.rectified:
             raised = summands.raised(self.gamma)
             constant = summands.constant + self.gamma * summands.constant.clamp(min=0)
-            return [Share(raised, inverse_of(raised.detach() + constant))]
+            return [Share(raised, inverted(raised.detach() + constant))]
         total = summands.total
         positive = summands.positive()
         # Factors of all summands and of the positive ones before division: 1 and gamma where the output rises; where it
@@ -123,7 +123,7 @@ class GammaRule(AffineRule):
         of_positive = torch.copysign(total.new_tensor(self.gamma), total)
         of_all = torch.mul(of_positive, -0.5).add_(1 + self.gamma / 2)
         sums = (positive.detach() + summands.constant.clamp(min=0)).mul_(of_positive).addcmul_(total, of_all)
-        inverse = inverse_of(sums)
+        inverse = inverted(sums)
         return [Share(None, of_all.mul_(inverse)), Share(positive, of_positive.mul_(inverse))]
 
 
@@ -166,10 +166,10 @@ class AlphaBetaRule(AffineRule):
     def shares(self, summands: Summands) -> Sequence[Share]:
         """The positive summands, and the negative unless beta is 0."""
         positive = summands.positive()
-        found = [Share(positive, inverse_of(positive.detach() + summands.constant.clamp(min=0)).mul_(self.alpha))]
+        found = [Share(positive, inverted(positive.detach() + summands.constant.clamp(min=0)).mul_(self.alpha))]
         if self.beta:
             negative = summands.negative()
-            inverse = inverse_of(negative.detach() + summands.constant.clamp(max=0))
+            inverse = inverted(negative.detach() + summands.constant.clamp(max=0))
             found.append(Share(negative, inverse.mul_(-self.beta)))
         return found
 

@@ -156,6 +156,7 @@ class Folded(Origin):
 
     In the backward pass it hands on what it would by itself, which is what a tap between the two reads; the operation
     before it asks for what the pair gave instead. Whatever else takes that operation's output is no part of the pair.
+    Where nobody reads it, what is handed on only has to be known again.
 
     Attributes:
         output: what the pair gave.
@@ -163,19 +164,31 @@ class Folded(Origin):
     """
 
     def __init__(
-        self, output: Kept, norm: InferenceNorm, ledger: Ledger, by_itself: Callable[[torch.Tensor], Handed] | None
+        self,
+        output: Kept,
+        norm: InferenceNorm,
+        ledger: Ledger,
+        is_seen: bool,
+        by_itself: Callable[[torch.Tensor], Handed] | None,
     ) -> None:
         self.output = output
         self.norm = norm
         self._ledger = ledger
-        self._by_itself = by_itself or self._as_it_stands
+        self._is_read = is_seen or ledger.counts
+        self._by_itself = by_itself
         self._handed: Handed | None = None
 
     def hand_on(self, coefficients: torch.Tensor) -> torch.Tensor:
         """Coefficients of the operation before, by the norm itself."""
-        handed = self._handed = self._by_itself(coefficients)
+        if not self._is_read:
+            handed = Handed(coefficients, coefficients, None)
+        elif self._by_itself is not None:
+            handed = self._by_itself(coefficients)
+        else:
+            handed = self._as_it_stands(coefficients)
         if handed.held is not None:
             self._ledger.enter(handed.held)
+        self._handed = handed
         return handed.passed
 
     def ask(self) -> Handed | None:
@@ -215,7 +228,7 @@ def folded(
     operation: Operation,
     norm: InferenceNorm,
     before: Foldable,
-    by_itself: Callable[[torch.Tensor], Handed] | None = None,
+    alone: Callable[[], Callable[[torch.Tensor], Handed]] | None = None,
 ) -> torch.Tensor:
     """A batch norm's value that the operation before it takes in.
 
@@ -223,12 +236,16 @@ def folded(
         operation: the batch norm.
         norm: the same as an affine operation.
         before: the operation before.
-        by_itself: what it does in the backward pass by a rule of its own; None as it stands.
+        alone: gives what it does in the backward pass by a rule of its own; None as it stands.
     """
     x = operation.argument(0, "input")
     with torch.no_grad():
         value = operation.value()
-    pair = Folded(operation.keep(value), norm, operation.ledger(), by_itself)
+    ledger = operation.ledger()
+    # A layer between the two was asked for.
+    is_seen = ledger.taps != before.ledger.taps
+    by_itself = alone() if is_seen and alone is not None else None
+    pair = Folded(operation.keep(value), norm, ledger, is_seen, by_itself)
     before.fold(pair)
     operation.origin = pair
     output: torch.Tensor = _Folded.apply(x, value, pair)
