@@ -1,0 +1,259 @@
+"""What the rows are, and what is timed in each."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.utils._pytree import tree_map
+
+from benchmarks.cost.measure import Call, Cell, attempt, peak, take_turns
+from benchmarks.cost.networks import NETWORKS, Network
+from benchmarks.cost.rivals import RIVALS
+from captum_cav import InputCAV, LayerCAV
+from captum_cav.propagation.taps import hand_on
+
+FLOOR, FORWARD, OURS, FULL = "floor", "forward only", "ours", "gradient to the inputs"
+_FIVE = [0, 1, 2, 3, 4]
+
+
+class Setup:
+    """A network with a batch of inputs, and which of its layers are asked for.
+
+    Args:
+        network: the network.
+        batch: number of samples.
+        layers: names of layers; empty for the inputs themselves (or the layer that takes them, where they are words).
+        preset: name of the rules.
+        device: where to compute.
+    """
+
+    def __init__(self, network: Network, batch: int, layers: Sequence[str], preset: str, device: torch.device) -> None:
+        self.model = network.model.eval().to(device)
+        self.inputs = network.inputs(batch).to(device)
+        self.entrance = [network.embedding] if network.embedding else []
+        self.layers = list(layers) or self.entrance
+        self.preset = preset
+
+    @functools.cached_property
+    def frozen(self) -> torch.nn.Module:
+        """A copy of the model whose parameters take no gradients."""
+        return copy.deepcopy(self.model).requires_grad_(False)
+
+    @property
+    def cav(self) -> LayerCAV | InputCAV:
+        """Contributions of what is asked for."""
+        if not self.layers:
+            return InputCAV(self.model, rules=self.preset)
+        layers = self.layers if len(self.layers) > 1 else self.layers[0]
+        return LayerCAV(self.model, layers, rules=self.preset)
+
+
+def forward_only(setup: Setup) -> Call:
+    """A forward pass that records nothing."""
+
+    def call() -> torch.Tensor:
+        with torch.no_grad():
+            scores: torch.Tensor = setup.frozen(setup.inputs)
+            return scores
+
+    return call
+
+
+def gradient(setup: Setup, layers: Sequence[str], targets: Sequence[int] = (0,)) -> Call:
+    """A forward pass and the gradient of scores, by hand; nothing is recorded before the first of the layers.
+
+    Args:
+        setup: the network, whose parameters are frozen here.
+        layers: names of layers, or none for the inputs.
+        targets: classes, with a backward pass each.
+
+    Returns:
+        A call that returns for each class the gradients of the tensors of the layers, in the order of the forward pass.
+    """
+    model, inputs = setup.frozen, setup.inputs
+    modules = [model.get_submodule(name) for name in layers]
+
+    def call() -> list[tuple[torch.Tensor | None, ...]]:
+        edges: list[GradientEdge] = []
+
+        def tap(value: Any) -> Any:
+            def tapped(leaf: Any) -> Any:
+                if not (isinstance(leaf, torch.Tensor) and leaf.is_floating_point()):
+                    return leaf
+                carrier = hand_on(leaf)  # what follows may write into it
+                edges.append(get_gradient_edge(carrier))
+                return carrier
+
+            return tree_map(tapped, value)
+
+        hooks = [module.register_forward_hook(lambda _, given, output: tap(output)) for module in modules]
+        try:
+            scores = model(inputs if modules else tap(inputs.clone()))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [
+            torch.autograd.grad(
+                scores[:, target].sum(), edges, retain_graph=number < len(targets) or None, allow_unused=True
+            )
+            for number, target in enumerate(targets, 1)
+        ]
+
+    return call
+
+
+def _explain(setup: Setup, **options: Any) -> Call:
+    cav, inputs = setup.cav, setup.inputs
+    return lambda: cav.attribute(inputs, 0, **options)
+
+
+def _explain_five(setup: Setup) -> Call:
+    cav, inputs = setup.cav, setup.inputs
+    assert isinstance(cav, LayerCAV)
+    return lambda: cav.attribute_targets(inputs, _FIVE)
+
+
+def _no_layer(layers: list[str]) -> list[str]:
+    return []
+
+
+def _floor(setup: Setup) -> Call:
+    return gradient(setup, setup.layers)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of row.
+
+    Attributes:
+        about: what it asks for.
+        layers: picks layers out of the network's; none for the inputs.
+        ours: makes our call.
+        floor: makes the call that nobody can undercut, with which the others are compared.
+        more: further columns.
+        rivals: names of rivals that can be asked for the same.
+        preset: name of the rules.
+    """
+
+    about: str
+    layers: Callable[[list[str]], list[str]] = list
+    ours: Callable[[Setup], Call] = _explain
+    floor: Callable[[Setup], Call] = _floor
+    more: tuple[str, ...] = ()
+    rivals: tuple[str, ...] = ()
+    preset: str = "paper"
+
+    @property
+    def columns(self) -> dict[str, Callable[[Setup], Call]]:
+        """What makes the call of each column."""
+        known = {FULL: lambda setup: gradient(setup, setup.entrance), **RIVALS}
+        return {
+            FLOOR: self.floor,
+            FORWARD: forward_only,
+            OURS: self.ours,
+            **{name: known[name] for name in (*self.more, *self.rivals)},
+        }
+
+
+_AT_LAYERS = ("Captum LayerLRP", "Captum LayerGradientXActivation")
+_AT_A_LAYER = (*_AT_LAYERS, "Captum LayerGradCam", "Captum LayerIntegratedGradients, 20 steps")
+_AT_INPUTS = ("Captum LRP", "Captum InputXGradient", "zennit", "autolrp")
+
+KINDS = {
+    "layers": Kind("all depths: the network's layers in one pass", rivals=_AT_LAYERS),
+    "last": Kind("the last layer alone", lambda layers: layers[-1:], more=(FULL,), rivals=_AT_A_LAYER),
+    "input": Kind("the inputs (of words, their embeddings)", _no_layer, rivals=_AT_INPUTS),
+    **{
+        preset: Kind(f"the inputs, by {preset}", _no_layer, rivals=("zennit", "autolrp"), preset=preset)
+        for preset in ("gamma", "epsilon_plus", "alpha2_beta1", "attnlrp")
+    },
+    "five_classes": Kind(
+        "all depths, five classes",
+        ours=_explain_five,
+        floor=lambda setup: gradient(setup, setup.layers, _FIVE),
+    ),
+    "constants": Kind(
+        "all depths, with the shares of constants",
+        ours=functools.partial(_explain, return_convergence_delta=True),
+    ),
+    "all_over_first": Kind(
+        "all depths against the first layer alone, ours both",
+        floor=lambda setup: _explain(_first_alone(setup)),
+    ),
+}
+MEMORY = ("layers", "last", "input")
+
+
+def _first_alone(setup: Setup) -> Setup:
+    first = copy.copy(setup)
+    first.layers = setup.layers[:1]
+    return first
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network, a batch and a kind; as text ``vgg16/8/last``."""
+
+    network: str
+    batch: int
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.network}/{self.batch}/{self.kind}"
+
+    def setup(self, device: torch.device) -> Setup:
+        """Build the network, the same in each process."""
+        torch.manual_seed(0)
+        network, kind = NETWORKS[self.network](), KINDS[self.kind]
+        return Setup(network, self.batch, kind.layers(network.layers), kind.preset, device)
+
+
+def rows(batches: Sequence[int]) -> Iterator[Row]:
+    """Every row there is for some sizes of batches."""
+    for network, batch, kind in itertools.product(NETWORKS, batches, KINDS):
+        yield Row(network, batch, kind)
+
+
+def is_usual(row: Row) -> bool:
+    """Whether a row is measured where none are named: all would take hours."""
+    if row.batch > 1:
+        return row.kind == "layers"
+    return row.kind in MEMORY or row.network in ("vgg16", "resnet50", "vit_b_16")
+
+
+def time_row(row: Row, device: torch.device, threads: int, budget: float) -> dict[str, Cell]:
+    """Time the columns of a row.
+
+    Args:
+        row: the row.
+        device: where to compute.
+        threads: of the CPU; 0 for torch's own number.
+        budget: seconds for the rounds.
+    """
+    _prepare(threads)
+    setup = row.setup(device)
+    made = {name: attempt(functools.partial(make, setup)) for name, make in KINDS[row.kind].columns.items()}
+    calls = {name: call for name, call in made.items() if not isinstance(call, str)}
+    reasons = {name: Cell(reason=reason) for name, reason in made.items() if isinstance(reason, str)}
+    return take_turns(calls, FLOOR, budget, device) | reasons
+
+
+def peak_of(row: Row, column: str, device: torch.device, threads: int) -> float | None:
+    """Peak memory of one column of a row, in mebibytes."""
+    _prepare(threads)
+    setup = row.setup(device)
+    return peak(KINDS[row.kind].columns[column](setup), device)
+
+
+def _prepare(threads: int) -> None:
+    if threads:
+        torch.set_num_threads(threads)
+    warnings.simplefilter("ignore")  # of scores near 0, as random networks have them, and what rivals warn of
