@@ -109,7 +109,7 @@ def amount(value: float, unit: str) -> str:
 def _short(number: float) -> str:
     """Two digits, in a form that fits above a map: 1200, 12, 1.2, 0.012, 1e-4."""
     rounded = float(f"{number:.1e}")
-    if rounded and not 0.001 <= abs(rounded) < 1e5:
+    if rounded and not 0.01 <= abs(rounded) < 1e5:
         digits, exponent = f"{number:.0e}".split("e")
         return f"{digits}e{int(exponent)}"
     return f"{rounded:g}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -38,9 +38,10 @@ from captum_cav.visualization.colours import (
 from captum_cav.visualization.maps import checked, resize_map, spatial_map
 
 Scale: TypeAlias = Literal["each", "row", "all"]
-_SCALES = ("each", "row", "all")
 # Captum's threshold for outliers is not found at 0 per cent where sums are rounded.
 _NO_OUTLIERS = 1e-6
+# Of a picture's longer side: a panel is a few inches wide.
+_MOST_PIXELS = 1024
 # How high a line of a caption is, in inches.
 _CAPTION_LINE = 0.15
 # How wide a letter of a row's label is, in points.
@@ -351,28 +352,24 @@ def show_difference(
     """
     shown = _as_rgb(picture)
     model = checks.check_model(forward_func)
-    layers = [checks.find_layer(model, one) for one in (layer if isinstance(layer, (list, tuple)) else [layer])]
+    layers = [checks.find_layer(model, one)[1] for one in (layer if isinstance(layer, (list, tuple)) else [layer])]
 
-    def both(*args: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        output = checks.check_output(model(*args))
-        first, second = (scores.select(output, target, "output")[0] for target in targets)
-        return first, second
+    compared: list[torch.Tensor] = []
 
     def difference(*args: Any) -> torch.Tensor:
-        first, second = both(*args)
+        output = checks.check_output(model(*args))
+        first, second = (scores.select(output, target, "output")[0] for target in targets)
+        compared[:] = first.detach(), second.detach()
         return first - second
 
-    maps = LayerCAV(difference, [module for _, module in layers], rules=rules, normalize=None).attribute(inputs)
-    names = [name.strip("'") for name, _ in layers]
+    maps = LayerCAV(difference, layers, rules=rules, normalize=None).attribute(inputs)
+    known = {module: name for name, module in model.named_modules()} if isinstance(model, torch.nn.Module) else {}
+    names = [known.get(module, type(module).__name__) for module in layers]
     ends = (f"for {classes[1]}", f"for {classes[0]}")
     rows = [("", _panels(maps, names, shown, signed=True, unit="score points", ends=ends))]
-    title = ""
-    if axes is None:
-        with torch.no_grad():
-            first, second = both(*inputs) if isinstance(inputs, (list, tuple)) else both(inputs)
-        title = (
-            f"What speaks for {classes[0]} (score {float(first):.2f}) rather than {classes[1]} ({float(second):.2f})"
-        )
+    first, second = map(float, compared)
+    title = f"What speaks for {classes[0]} (score {first:.2f}) rather than {classes[1]} ({second:.2f})"
+    title = title if axes is None else ""
     figure, grid = show_rows(shown, rows, title, scale=scale, outlier_percentile=outlier_percentile, axes=axes)
     return figure, grid[0]
 
@@ -415,7 +412,7 @@ class _Scaled(NamedTuple):
 def _scaled(
     rows: Sequence[Sequence[Panel]], size: tuple[int, int], scale: Scale, percentile: float
 ) -> list[list[_Scaled]]:
-    if scale not in _SCALES:
+    if scale not in get_args(Scale):
         raise OptionError(f'scale is {scale!r}; expected "each", "row" or "all".')
     panels = {(row, column): panel for row, of_row in enumerate(rows) for column, panel in enumerate(of_row)}
     densities = {
@@ -453,8 +450,6 @@ def _draw(picture: np.ndarray[Any, Any], scaled: _Scaled, axes: tuple[Figure, Ax
     figure, axis = axes
     axis.set_xticks([])
     axis.set_yticks([])
-    # Title and label stay where the layout left room for them when the picture takes less than its place.
-    axis.set_anchor("NW")
     if panel.ratios is None or density is None:
         axis.imshow(picture)
         add_caption(figure, axis, panel.title)
@@ -508,7 +503,9 @@ def _grid(
         "bottom": 0.0,
         "top": height * (1.2 * rows - 0.2) / page[1],
     }
-    return figure, figure.subplots(rows, columns, squeeze=False, gridspec_kw=about)
+    # Title and label stay where the layout leaves room for them, also where the picture takes less than its place.
+    corner = {"anchor": "NW"}
+    return figure, figure.subplots(rows, columns, squeeze=False, gridspec_kw=about, subplot_kw=corner)
 
 
 def _make_room(figure: Figure, grid: np.ndarray[Any, Any], title: str) -> None:
@@ -531,12 +528,16 @@ def _as_rgb(picture: Any) -> np.ndarray[Any, Any]:
         raise InputError(
             f"the picture has shape {shape}; expected (height, width, 3), (height, width) or a PIL image{turned}."
         )
-    if pixels.dtype == np.uint8:
-        return pixels
-    low, high = float(pixels.min()), float(pixels.max())
-    if not (low >= 0 and high <= 1):
-        raise InputError(
-            f"the picture holds {pixels.dtype} from {low:.3g} to {high:.3g}; expected uint8, or numbers from 0 to 1: "
-            "pass the picture as it was before it was normalized."
-        )
-    return np.round(255 * pixels).astype(np.uint8)
+    if pixels.dtype != np.uint8:
+        low, high = float(pixels.min()), float(pixels.max())
+        if not (low >= 0 and high <= 1):
+            raise InputError(
+                f"the picture holds {pixels.dtype} from {low:.3g} to {high:.3g}; expected uint8, or numbers from 0 to "
+                "1: pass the picture as it was before it was normalized."
+            )
+        pixels = np.round(255 * pixels).astype(np.uint8)
+    if max(pixels.shape) > _MOST_PIXELS:
+        smaller = Image.fromarray(pixels)
+        smaller.thumbnail((_MOST_PIXELS, _MOST_PIXELS))
+        pixels = np.asarray(smaller)
+    return pixels

@@ -66,7 +66,7 @@ def show_series(
     ratios = checked(ratios, title or "ratios", 1)
     full = full_colour(ratios.abs(), outlier_percentile)
     figure, axis = axes or _wide(2.4)
-    end = float(duration or len(signal))
+    end = len(signal) if duration is None else duration
     low, high = float(signal.min()), float(signal.max())
     room = 0.08 * (high - low) or 1.0
     axis.set_facecolor("white")
@@ -129,7 +129,11 @@ def show_spectrogram(
     laid = resize_map(ratios, size) * (spectrogram.numel() / ratios.numel())
     full = full_colour(strength(laid, signed), outlier_percentile)
     figure, axis = axes or _wide(3.2)
-    place: dict[str, Any] = {"extent": (0, duration or size[1], 0, size[0]), "origin": "lower", "aspect": "auto"}
+    place: dict[str, Any] = {
+        "extent": (0, size[1] if duration is None else duration, 0, size[0]),
+        "origin": "lower",
+        "aspect": "auto",
+    }
     low, high = spectrogram.min(), spectrogram.max()
     grey = ((spectrogram - low) / (high - low if high > low else 1.0)).numpy()
     # Red and blue are seen best on what is light, heat on what is dark.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 
 from captum_cav.errors import InputError
 from captum_cav.visualization.colours import (
@@ -19,6 +21,7 @@ from captum_cav.visualization.colours import (
     ink,
     new_figure,
     on_white,
+    wrapped,
 )
 from captum_cav.visualization.maps import checked
 
@@ -28,6 +31,8 @@ _MARGIN = 12
 # In letters: the height of a line, and the space between two tokens.
 _LINE = 1.9
 _GAP = 0.85
+# How wide a letter of the title is, in points.
+_TITLE_LETTER = 5.3
 
 
 def show_tokens(
@@ -69,41 +74,44 @@ def show_tokens(
     if len(tokens) != len(ratios):
         raise InputError(f"there are {len(tokens)} tokens and {len(ratios)} ratios; expected one ratio for each token.")
     full = full_colour(ratios.abs(), outlier_percentile)
+    legend = [end.replace("\n", " ") for end in ENDS]
+    words = [*map(_printable, tokens), *legend, f"full colour: {amount(full, unit)}" if full else NOTHING[True]]
     figure, axis = axes or _page()
-    written = ink(figure.get_facecolor())
+    points = 72 / figure.get_dpi()
     axis.axis("off")
-    axis.set_title(title, loc="left", fontsize=10, color=written, parse_math=False)
+    title = wrapped(title, max(int(axis.bbox.width * points / _TITLE_LETTER), 8))
+    axis.set_title(title, loc="left", fontsize=10, color=ink(figure.get_facecolor()), parse_math=False)
     if axes is not None:
         figure.draw_without_rendering()  # lines are broken to the width that the layout gives
-    points = 72 / figure.get_dpi()
-    width, height = axis.bbox.width * points, axis.bbox.height * points
-    legend = (
-        *(end.replace("\n", " ") for end in ENDS),
-        f"full colour: {amount(full, unit)}" if full else NOTHING[True],
-    )
-    texts = [
-        axis.text(0, 0, word, va="center", color=written, parse_math=False)
-        for word in (*map(_printable, tokens), *legend)
-    ]
-    for text, level in zip(texts, [*in_full_colours(ratios, full).tolist(), -1.0, 1.0], strict=False):
-        colour = on_white(level)
-        text.set(color=ink(colour), bbox={"boxstyle": "square,pad=0.2", "facecolor": colour, "edgecolor": "none"})
+    width, height = axis.bbox.width * points, axis.bbox.height * points if axes else math.inf
+    texts = _write(axis, words, [*in_full_colours(ratios, full).tolist(), -1.0, 1.0], ink(figure.get_facecolor()))
     ends = {index for index, token in enumerate(tokens) if "\n" in token} | {len(tokens) - 1}
     for size in range(_LARGEST, _SMALLEST - 1, -1):
         for text in texts:
             text.set_fontsize(size)
         widths = [text.get_window_extent().width * points for text in texts]
         places, lines = _in_lines(widths, _GAP * size, width, ends)
-        if axes is None or lines * _LINE * size <= height:
+        needed = lines * _LINE * size
+        if needed <= height and max(widths) + _GAP * size <= width:
             break
-    needed = lines * _LINE * size
-    if axes is None:
-        height = needed
-        _fit(figure, axis, height)
-    axis.set(xlim=(0, width), ylim=(max(height, needed), 0))
     for text, (x, line) in zip(texts, places, strict=True):
-        text.set_position((x, (line + 0.5) * _LINE * size))
+        text.set_position((x, -(line + 0.5) * _LINE * size))
+    if axes is None:
+        _fit(figure, axis, needed)
     return figure, axis
+
+
+def _write(axis: Axes, words: Sequence[str], levels: Sequence[float], colour: str) -> list[Annotation]:
+    """The words, on boxes of the colours of their levels as far as these go, then in a colour of their own.
+
+    Their positions count in points from the upper left corner, so that no layout pushes them into each other.
+    """
+    place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "center"}
+    texts = [axis.annotate(word, (0, 1), (0, 0), color=colour, parse_math=False, **place) for word in words]
+    for text, level in zip(texts, levels, strict=False):
+        box = on_white(level)
+        text.set(color=ink(box), bbox={"boxstyle": "square,pad=0.2", "facecolor": box, "edgecolor": "none"})
+    return texts
 
 
 def _printable(token: str) -> str:
@@ -136,17 +144,18 @@ def _in_lines(widths: Sequence[float], gap: float, width: float, ends: set[int])
 
 
 def _page() -> tuple[Figure, Axes]:
-    figure = new_figure(7, 2)
+    """A figure whose height is still open."""
+    figure = new_figure(7, 1)
     figure.set_layout_engine("none")
-    axis = figure.add_axes((0, 0, 1, 1))
-    _fit(figure, axis, 100)
-    return figure, axis
+    side = _MARGIN / (72 * figure.get_figwidth())
+    return figure, figure.add_axes((side, 0, 1 - 2 * side, 1))
 
 
 def _fit(figure: Figure, axis: Axes, height: float) -> None:
     """Make the page as high as its title and its text, of a height in points."""
-    titled = 2 * _MARGIN * bool(axis.get_title("left"))
-    page = height + titled + 2 * _MARGIN
+    title = axis.get_title("left")
+    above = _MARGIN * (title.count("\n") + 2 if title else 1)
+    page = height + above + _MARGIN
     figure.set_figheight(page / 72)
-    side = _MARGIN / (72 * figure.get_figwidth())
-    axis.set_position((side, _MARGIN / page, 1 - 2 * side, height / page))
+    x, _, width, _ = axis.get_position().bounds
+    axis.set_position((x, _MARGIN / page, width, height / page))

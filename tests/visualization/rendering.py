@@ -39,7 +39,10 @@ def levels_of(axes: Axes) -> np.ndarray:
 def texts_of(figure: Figure) -> list[Text]:
     """Every text with something in it that is seen."""
     FigureCanvasAgg(figure).draw()
-    return [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    off = [axes for axes in figure.axes if not axes.axison]
+    unseen = {text for axes in off for axis in (axes.xaxis, axes.yaxis) for text in axis.findobj(Text)}
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    return [text for text in texts if text not in unseen]
 
 
 def boxes_of(figure: Figure) -> dict[str, Bbox]:

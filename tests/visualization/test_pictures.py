@@ -67,7 +67,8 @@ def test_heat_is_bright_over_the_picture_in_dark_grey_and_leaves_zeros_clear() -
         (1.0, "100 % of the score"),
         (12.345, "1200 % of the score"),
         (0.00512, "0.51 % of the score"),
-        (0.000099, "0.0099 % of the score"),
+        (0.00012, "0.012 % of the score"),
+        (0.000025, "2e-3 % of the score"),
         (1e-6, "1e-4 % of the score"),
         (0.999, "100 % of the score"),
         (31234.0, "3e6 % of the score"),
@@ -176,6 +177,11 @@ def test_maps_of_half_precision_and_on_a_graph_are_drawn() -> None:
 def test_a_picture_comes_in_many_forms(picture: Any) -> None:
     figure, axes = show_map(picture, Panel("picture", None))
     assert pixels_of(figure, axes) == pytest.approx(128)
+
+
+def test_a_large_photograph_is_drawn_in_the_pixels_of_a_panel() -> None:
+    _, axes = show_map(np.zeros((4000, 3000), dtype=np.uint8), Panel("layer", torch.eye(4)))
+    assert [image.get_array().shape[:2] for image in axes.images] == [(1024, 768)] * 2
 
 
 EXPECTED_SHAPE = "expected (height, width, 3), (height, width) or a PIL image"
@@ -418,7 +424,9 @@ def test_the_difference_takes_a_function_and_captums_targets_and_leaves_the_mode
     net, inputs = network(nn.ReLU()), torch.rand(1, 3, 32, 32, dtype=torch.float64)
     before = copy.deepcopy(net.state_dict())
     picture = inputs[0].permute(1, 2, 0)
+    state = torch.get_rng_state()
     _, (plain,) = show_difference(picture, net, "1", inputs, (2, 0), ("a", "b"))
+    assert torch.equal(torch.get_rng_state(), state)
     _, (wrapped,) = show_difference(
         picture, lambda x: net(x)[:, None], net[1], (inputs,), ((0, 2), [(0, 0)]), ("a", "b")
     )

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from captum_cav.errors import InputError, OptionError
 from captum_cav.visualization import show_tokens
+from tests.visualization.rendering import assert_fits
 
 WORDS = "The film is not at all bad , although its first half hour drags on like a wet Sunday in November .".split()
 
@@ -29,7 +30,7 @@ def lines_of(axes: Axes) -> list[str]:
     """What is read line by line, the legend too."""
     lines: dict[float, list[str]] = {}
     for text in axes.texts:
-        lines.setdefault(round(text.get_position()[1], 3), []).append(text.get_text())
+        lines.setdefault(-round(text.get_position()[1], 3), []).append(text.get_text())
     return [" ".join(words) for _, words in sorted(lines.items())]
 
 
@@ -77,6 +78,14 @@ def test_tokens_are_broken_into_lines_that_fit(words: list[str]) -> None:
     assert lines_of(axes)[-1].startswith("lowered the score raised the score full colour: ")
 
 
+def test_a_long_title_and_a_long_token_fit() -> None:
+    title = "What a network with a name that is rather long reads out of a review that is rather long as well, " * 2
+    figure, axes = show_tokens(["a", "https://" + 20 * "long/", "b"], np.ones(3), title)
+    assert_fits(figure)
+    assert_readable(figure, axes)
+    assert axes.texts[0].get_fontsize() < 11
+
+
 def test_a_line_break_in_a_token_breaks_the_line() -> None:
     _, axes = show_tokens(["one", "\n", "two", "three\n", "four"], np.ones(5))
     assert lines_of(axes)[:-1] == ["one ↵", "two three↵", "four"]
@@ -107,6 +116,7 @@ def test_on_given_axes_letters_get_as_small_as_they_must(layout: str | None) -> 
         show_tokens(WORDS[:3], np.ones(3), axes=(figure, lower))
         assert_readable(figure, upper)
         assert_readable(figure, lower)
+        assert_fits(figure)
         assert 5 <= upper.texts[0].get_fontsize() < 11
         assert lower.texts[0].get_fontsize() == 11
         assert figure.get_size_inches().tolist() == [4, 5]
