@@ -17,12 +17,30 @@ if TYPE_CHECKING:
     from captum_cav import rules as rules
     from captum_cav import visualization as visualization
     from captum_cav.attribution import InputCAV, LayerCAV, NeuronCAV
+    from captum_cav.comparison import Comparison, Method, compare
     from captum_cav.verification import verify
 
 __version__ = "0.1.0"
-__all__ = ["InputCAV", "LayerCAV", "NeuronCAV", "ablation", "metrics", "presets", "rules", "verify", "visualization"]
+__all__ = [
+    "Comparison",
+    "InputCAV",
+    "LayerCAV",
+    "Method",
+    "NeuronCAV",
+    "ablation",
+    "compare",
+    "metrics",
+    "presets",
+    "rules",
+    "verify",
+    "visualization",
+]
 
-_WHERE = {**dict.fromkeys(("InputCAV", "LayerCAV", "NeuronCAV"), "attribution"), "verify": "verification"}
+_WHERE = {
+    **dict.fromkeys(("InputCAV", "LayerCAV", "NeuronCAV"), "attribution"),
+    **dict.fromkeys(("Comparison", "Method", "compare"), "comparison"),
+    "verify": "verification",
+}
 
 
 def __getattr__(name: str) -> Any:

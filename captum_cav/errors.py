@@ -43,6 +43,16 @@ class UnavailableError(CAVError, NotImplementedError):
     """A method of Captum's interface that cannot be answered afterwards."""
 
 
+class MethodError(CAVError, RuntimeError):
+    """A method that is compared with others raised; what it raised is the cause."""
+
+
+class MapError(CAVError, KeyError):
+    """A map that a comparison does not hold."""
+
+    __str__ = Exception.__str__  # a KeyError would quote the sentence
+
+
 class ScoreWarning(UserWarning):
     """A score at or near zero: ratios to it are meaningless."""
 

@@ -1,0 +1,377 @@
+"""The methods that are compared: attribution classes with their options, functions, and two controls.
+
+What is not ours runs on a copy of the model, see :mod:`captum_cav.comparison.rivals`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias
+
+import torch
+from captum import attr as captum_attr
+from torch import nn
+
+from captum_cav import presets
+from captum_cav.attribution import InputCAV, LayerCAV
+from captum_cav.checks import did_you_mean
+from captum_cav.comparison import rivals
+from captum_cav.errors import CAVTypeError, InputError, LayerError, OptionError
+from captum_cav.visualization import spatial_map
+
+#: What stands for the input itself where a layer is asked for.
+INPUT = "input"
+
+#: How often methods that follow a path from the baseline to the input evaluate it.
+STEPS = 50
+# Captum would run all steps of all examples at once.
+_STEPS_AT_ONCE = 10
+_SAMPLES = 20
+
+Targets: TypeAlias = list[int] | list[tuple[int, ...]] | None
+#: What the sum of a map can be compared with: 1 or -1, the score, or nothing.
+Unit: TypeAlias = Literal["share", "score"] | None
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A method for one model and layer.
+
+    Attributes:
+        model: the model that it runs, whose passes count.
+        explain: takes inputs of shape (N, C, H, W) and their targets, and returns maps of shape (N, h, w).
+    """
+
+    model: nn.Module
+    explain: Callable[[torch.Tensor, Targets], torch.Tensor]
+
+
+class Explaining(Protocol):
+    """What ``compare`` asks of a method."""
+
+    @property
+    def layer(self) -> str | nn.Module | None:
+        """The layer that it is for; None where ``compare`` decides."""
+
+    @property
+    def takes_layer(self) -> bool:
+        """Whether it explains a layer."""
+
+    @property
+    def signed(self) -> bool:
+        """Whether the sign of its maps tells what raised the score from what lowered it."""
+
+    @property
+    def unit(self) -> Unit:
+        """What its maps are in: shares of the score's size, units of the score, or neither."""
+
+    @property
+    def any_model(self) -> bool:
+        """Whether it explains whatever model it is given, as measures ask for that change the model."""
+
+    def at(self, model: nn.Module, layer: str, inputs: torch.Tensor) -> Bound:
+        """The method for a model and a layer, or for the input; ``inputs`` are examples of what it will explain."""
+
+
+@dataclass(frozen=True, init=False)
+class Method:
+    """An attribution class with its options: one of Captum's, one of captum_cav's, or any class with their interface.
+
+    Args:
+        factory: the class. It is made with the model and, if its constructor has a parameter ``layer``, with a layer;
+            its ``attribute`` gets the inputs and, if it has a parameter ``target``, the targets.
+        layer: the layer to explain, a module or its qualified name; None for those that ``compare`` is told.
+        options: for the constructor or for ``attribute``, whichever knows the name.
+
+    CAV's maps are made with ``normalize="abs"`` unless told otherwise, so that positive raised the score also where it
+    is negative, as in the maps of all others.
+
+    Raises:
+        CAVTypeError: if ``factory`` is no class with a method ``attribute``.
+        OptionError: for an option that neither constructor nor ``attribute`` knows.
+
+    Example::
+
+        >>> from captum.attr import LayerGradCam
+        >>> Method(LayerGradCam, layer="features.12", relu_attributions=True)
+        Method(LayerGradCam, layer='features.12', relu_attributions=True)
+    """
+
+    factory: type[Any]
+    layer: str | nn.Module | None
+    options: Mapping[str, Any]
+
+    def __init__(self, factory: type[Any], /, layer: str | nn.Module | None = None, **options: Any) -> None:
+        if not isinstance(factory, type) or not callable(getattr(factory, "attribute", None)):
+            raise CAVTypeError(
+                f"Method takes an attribution class, as captum.attr.LayerGradCam, not {factory!r}; a function of "
+                "inputs and targets is a method itself: methods={'mine': function}."
+            )
+        own = _is_own(factory)
+        if own and options.setdefault("normalize", "abs") == "score":
+            raise OptionError(
+                'normalize="score" turns a map round where the score is negative, which no other method does; '
+                'compare with normalize="abs", or None.'
+            )
+        known = {**_parameters(factory.__init__, *_OF_CONSTRUCTOR), **_parameters(factory.attribute, *_OF_ATTRIBUTE)}
+        for name in options:
+            if name not in known:
+                raise OptionError(
+                    f"{factory.__name__} has no option {name!r}{did_you_mean(name, known)}; it has {', '.join(known)}."
+                )
+        object.__setattr__(self, "factory", factory)
+        object.__setattr__(self, "layer", layer)
+        object.__setattr__(self, "options", options)
+        if layer is not None and not self.takes_layer:
+            raise OptionError(f"{factory.__name__} explains no layer, but layer={layer!r} was given; leave it out.")
+
+    def __repr__(self) -> str:
+        layer = {} if self.layer is None else {"layer": self.layer}
+        shown = [f"{name}={_shown(value)}" for name, value in {**layer, **self.options}.items()]
+        return f"Method({', '.join([self.factory.__name__, *shown])})"
+
+    @property
+    def takes_layer(self) -> bool:
+        """Whether the class explains a layer."""
+        return "layer" in inspect.signature(self.factory.__init__).parameters
+
+    @property
+    def signed(self) -> bool:
+        """Whether the sign of its maps tells what raised the score from what lowered it."""
+        return not issubclass(self.factory, rivals.UNSIGNED)
+
+    @property
+    def unit(self) -> Unit:
+        """What its maps are in: shares of the score's size, units of the score, or neither."""
+        if _is_own(self.factory):
+            return "share" if self.options["normalize"] == "abs" else "score"
+        return None if issubclass(self.factory, rivals.WITHOUT_UNIT) else "score"
+
+    @property
+    def any_model(self) -> bool:
+        """It explains whatever model it is given."""
+        return True
+
+    def at(self, model: nn.Module, layer: str, inputs: torch.Tensor) -> Bound:
+        """The method for a model and a layer, or for the input; ``inputs`` are examples of what it will explain."""
+        if self.factory is LayerCAV and layer == INPUT:
+            return Method(InputCAV, **self.options).at(model, layer, inputs)
+        constructor = _chosen(self.options, _parameters(self.factory.__init__, *_OF_CONSTRUCTOR))
+        prepared = None if _is_own(self.factory) else rivals.prepare(self.factory, model, layer, inputs)
+        run = model if prepared is None else prepared.model
+        where = {"layer": layer if prepared is None else prepared.layer} if self.takes_layer else {}
+        attribution = self.factory(run, **where, **constructor)
+        attribute = _chosen(self.options, _parameters(self.factory.attribute, *_OF_ATTRIBUTE))
+        takes_target = "target" in inspect.signature(self.factory.attribute).parameters
+
+        def explain(inputs: torch.Tensor, targets: Targets) -> torch.Tensor:
+            if prepared is not None:
+                if prepared.one_by_one and len(inputs) > 1:
+                    each = [None] * len(inputs) if targets is None else [[target] for target in targets]
+                    return torch.cat([explain(inputs[n : n + 1], each[n]) for n in range(len(inputs))])  # type: ignore[arg-type]
+                prepared.before_each()
+            target = {"target": targets} if takes_target else {}
+            with warnings.catch_warnings():
+                # That it sets hooks, and requires gradients of inputs, which are copies here.
+                warnings.filterwarnings("ignore", category=UserWarning, module=r"captum\.")
+                found = attribution.attribute(inputs.clone(), **target, **attribute)
+            if not isinstance(found, torch.Tensor):
+                raise CAVTypeError(f"attributions are a {type(found).__name__}; expected one tensor.")
+            return spatial_map((found if self.signed else found.abs()).detach(), _size(inputs))
+
+        return Bound(run, explain)
+
+
+_OF_CONSTRUCTOR = ("self", "model", "forward_func", "layer", "device_ids")
+_OF_ATTRIBUTE = ("self", "inputs", "target", "additional_forward_args", "return_convergence_delta")
+
+
+def _is_own(factory: type[Any]) -> bool:
+    return issubclass(factory, (LayerCAV, InputCAV))
+
+
+def _parameters(function: Callable[..., Any], *taken: str) -> dict[str, inspect.Parameter]:
+    """The parameters of a function by name, but for those that are taken care of."""
+    return {name: one for name, one in inspect.signature(function).parameters.items() if name not in taken}
+
+
+def _chosen(options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name in known}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"<{'x'.join(map(str, value.shape)) or 'scalar'} tensor>"
+    return f"<{type(value).__name__}>" if isinstance(value, nn.Module) else repr(value)
+
+
+def _size(inputs: torch.Tensor) -> tuple[int, int]:
+    return inputs.shape[-2], inputs.shape[-1]
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function of the user's own.
+
+    Args:
+        function: takes inputs of shape (N, C, H, W) and a list with the target of each, and returns maps of shape
+            (N, h, w), or attributions of shape (N, C, h, w), (N, h, w, C), whose channels are summed.
+    """
+
+    function: Callable[..., Any]
+    layer = None
+    takes_layer = False
+    signed = True
+    unit: Unit = None
+    any_model = False  # it knows its own
+
+    def __repr__(self) -> str:
+        return getattr(self.function, "__name__", None) or repr(self.function)
+
+    def at(self, model: nn.Module, layer: str, inputs: torch.Tensor) -> Bound:
+        """The function, checked for what it returns."""
+
+        def explain(inputs: torch.Tensor, targets: Targets) -> torch.Tensor:
+            found = self.function(inputs.clone(), targets)
+            if not isinstance(found, torch.Tensor):
+                raise CAVTypeError(f"the function returned a {type(found).__name__}; expected a tensor of maps.")
+            if found.dim() not in (3, 4) or len(found) != len(inputs):
+                raise InputError(
+                    f"the function returned shape {tuple(found.shape)} for {len(inputs)} examples; expected maps "
+                    f"({len(inputs)}, h, w) or attributions ({len(inputs)}, C, h, w)."
+                )
+            return found.detach() if found.dim() == 3 else spatial_map(found.detach(), _size(inputs))
+
+        return Bound(model, explain)
+
+
+@dataclass(frozen=True)
+class Control:
+    """A map that knows nothing of the picture, in the resolution of a layer: what no method should fall behind.
+
+    Args:
+        draw: makes the map in the shape of another.
+    """
+
+    draw: Callable[[torch.Tensor], torch.Tensor]
+    layer = None
+    takes_layer = True
+    signed = True
+    unit: Unit = None
+    any_model = True
+
+    def __repr__(self) -> str:
+        return self.draw.__name__
+
+    def at(self, model: nn.Module, layer: str, inputs: torch.Tensor) -> Bound:
+        """Maps of the layer's resolution."""
+        like = inputs[:1] if layer == INPUT else _output_of(model, layer, inputs[:1])
+        grid = spatial_map(like, _size(inputs))
+        return Bound(model, lambda inputs, targets: self.draw(grid.expand(len(inputs), -1, -1)))
+
+
+def _output_of(model: nn.Module, layer: str, inputs: torch.Tensor) -> torch.Tensor:
+    found: list[Any] = []
+    with torch.no_grad(), model.get_submodule(layer).register_forward_hook(lambda *call: found.append(call[2])):
+        model(inputs)
+    if not found:
+        raise LayerError(
+            f"layer {layer!r} was not reached by the forward pass; pick one that these inputs run through."
+        )
+    if not isinstance(found[0], torch.Tensor):
+        raise CAVTypeError(f"layer {layer!r} gave a {type(found[0]).__name__}; expected a tensor.")
+    return found[0]
+
+
+#: Always compared, too.
+CONTROLS: Mapping[str, Control] = {"random": Control(torch.randn_like), "uniform": Control(torch.ones_like)}
+
+
+def _path(factory: type[Any]) -> Callable[[torch.Tensor], Method]:
+    return lambda inputs: Method(factory, n_steps=STEPS, internal_batch_size=_STEPS_AT_ONCE)
+
+
+def _occlusion(inputs: torch.Tensor) -> Method:
+    _, channels, height, width = inputs.shape
+    window, stride = (max(1, height // 7), max(1, width // 7)), (max(1, height // 14), max(1, width // 14))
+    return Method(captum_attr.Occlusion, sliding_window_shapes=(channels, *window), strides=(channels, *stride))
+
+
+def _gradient_shap(inputs: torch.Tensor) -> Method:
+    return Method(captum_attr.GradientShap, baselines=torch.zeros_like(inputs[:1]), n_samples=_SAMPLES)
+
+
+# Made for the inputs, whose size some options depend on.
+_READY: dict[str, Callable[[torch.Tensor], Method]] = {
+    "saliency": lambda _: Method(captum_attr.Saliency),
+    "input_x_gradient": lambda _: Method(captum_attr.InputXGradient),
+    "integrated_gradients": _path(captum_attr.IntegratedGradients),
+    "deeplift": lambda _: Method(captum_attr.DeepLift),
+    "gradient_shap": _gradient_shap,
+    "occlusion": _occlusion,
+    "guided_backprop": lambda _: Method(captum_attr.GuidedBackprop),
+    "lrp": lambda _: Method(captum_attr.LRP),
+    "guided_gradcam": lambda _: Method(captum_attr.GuidedGradCam),
+    "gradcam": lambda _: Method(captum_attr.LayerGradCam, relu_attributions=True),
+    "layer_gradient_x_activation": lambda _: Method(captum_attr.LayerGradientXActivation),
+    "layer_lrp": lambda _: Method(captum_attr.LayerLRP),
+    "layer_integrated_gradients": _path(captum_attr.LayerIntegratedGradients),
+    "layer_conductance": _path(captum_attr.LayerConductance),
+    "internal_influence": _path(captum_attr.InternalInfluence),
+}
+
+#: All short names. Those of CAV may end in "+log_odds" and then explain a class against all others.
+NAMES: tuple[str, ...] = (*_READY, "cav", *(f"cav:{preset}" for preset in presets.NAMES))
+
+
+def find(name: str, inputs: torch.Tensor) -> Method:
+    """A ready method by its short name.
+
+    Captum's methods have Captum's defaults but for these: the baseline is 0, for normalised pictures the mean colour;
+    paths have 50 steps; GradientShap draws 20 samples; Occlusion hides a seventh of each side and moves by half of
+    that; Grad-CAM has its ReLU, as it was published.
+
+    Args:
+        name: one of ``NAMES``; those of CAV also with "+log_odds".
+        inputs: shape (N, C, H, W).
+
+    Returns:
+        The method.
+
+    Raises:
+        OptionError: for an unknown name.
+
+    Example::
+
+        >>> find("cav:gamma", torch.zeros(1, 3, 8, 8))
+        Method(LayerCAV, rules='gamma', score='output', normalize='abs')
+    """
+    if name in _READY:
+        return _READY[name](inputs)
+    rules, _, score = name.partition("+")
+    if rules not in NAMES or score not in ("", "log_odds") or rules in _READY:
+        hint = ""
+        if rules.partition(":")[2] in presets.PRESETS:
+            hint = f"; Method(LayerCAV, rules=presets.{rules.partition(':')[2]}(...)) gives a preset its arguments"
+        near = did_you_mean(name, [*NAMES, *CONTROLS])
+        raise OptionError(f"unknown method {name!r}{near}; expected one of {', '.join(NAMES)}{hint}.")
+    return Method(LayerCAV, rules=rules.partition(":")[2] or "paper", score=score or "output")
+
+
+def as_method(value: Any, inputs: torch.Tensor) -> Explaining:
+    """A method from whatever the user gives for one: a short name, a Method, a class, a function."""
+    if isinstance(value, str):
+        return find(value, inputs)
+    if isinstance(value, Method):
+        return value
+    if isinstance(value, type):
+        return Method(value)
+    if callable(value):
+        return Function(value)
+    raise CAVTypeError(
+        f"a method is a {type(value).__name__}; expected a Method, an attribution class, a function of inputs and "
+        "targets, or a short name as 'gradcam'."
+    )

@@ -1,0 +1,412 @@
+"""Run methods side by side on one model, the same inputs and the same layers."""
+
+from __future__ import annotations
+
+import inspect
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import captum
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+import captum_cav
+from captum_cav import _captum, checks
+from captum_cav.comparison.cost import Cost, measure
+from captum_cav.comparison.methods import CONTROLS, INPUT, Explaining, Method, Targets, as_method
+from captum_cav.comparison.report import Comparison, Place, Row, Settings, as_pictures, build
+from captum_cav.errors import CAVTypeError, InputError, MethodError, OptionError
+from captum_cav.metrics import MEASURES
+from captum_cav.metrics.arguments import check_module, check_pictures
+from captum_cav.visualization import resize_map
+
+#: What is measured unless told otherwise.
+METRICS = ("deletion", "insertion", "single_deletion", "sparseness")
+
+
+def compare(
+    model: nn.Module,
+    inputs: torch.Tensor,
+    target: Any = None,
+    methods: Mapping[str, Any] | Sequence[str] = (),
+    layers: Sequence[str | nn.Module] = (),
+    metrics: Mapping[str, Mapping[str, Any]] | Sequence[str] = METRICS,
+    masks: torch.Tensor | None = None,
+    *,
+    size: Literal["input"] | tuple[int, int] = "input",
+    batch_size: int = 8,
+    repeats: int = 3,
+    seed: int = 0,
+    progress: bool = True,
+    on_error: Literal["raise", "record"] = "raise",
+) -> Comparison:
+    """Explain the same inputs by several methods, at the same layers, and measure the maps and what they cost.
+
+    All maps are channel sums in which positive raised the score, also where the score is negative; those of methods
+    that tell no such thing (saliency, guided backpropagation) are absolute values and named as such. On the common grid
+    each keeps its sum. Two controls are always there, ``"random"`` and ``"uniform"``, at each layer's resolution.
+
+    The model is never changed: what is not captum_cav's own runs on a deep copy, with in-place activations made out of
+    place. What Captum would get wrong without a word, because it overlooks an operation, raises.
+
+    Args:
+        model: maps inputs to scores; in evaluation mode.
+        inputs: pictures of shape (N, C, H, W), on the model's device.
+        target: what to explain, in any of Captum's forms.
+        methods: by name, each a short name of :data:`captum_cav.comparison.NAMES`, a :class:`Method`, an attribution
+            class, or a function of inputs and a list of targets that returns maps (N, h, w) or attributions; or just
+            short names.
+        layers: qualified names of layers, or modules, at which to run those methods that take a layer and have none of
+            their own; ``"input"`` stands for the input itself.
+        metrics: names of :data:`captum_cav.metrics.MEASURES`, or a mapping from names to options. They are taken of the
+            maps on the common grid; where that is the inputs', those that rank pixels or look at masks interpolate the
+            native maps to it instead, which keeps an even map exactly even. ``agreement`` is that with the first
+            method, at the same layer if it has a map there.
+        masks: shape (N, H, W), bool: where the objects are, for those metrics that need it.
+        size: the common grid, ``"input"`` for that of the inputs.
+        batch_size: how many examples, and perturbed inputs of metrics, run at once.
+        repeats: how often to time each method.
+        seed: of all that is drawn at random. The process's own random numbers are left alone.
+        progress: whether to show a progress bar.
+        on_error: ``"raise"`` stops at the first method that fails; ``"record"`` notes why in its rows and goes on.
+
+    Returns:
+        A :class:`captum_cav.comparison.Comparison`.
+
+    Raises:
+        MethodError: if a method or a metric fails; names it, and has the reason as its cause.
+        CAVError: for arguments that cannot be used.
+
+    Example::
+
+        >>> import torch
+        >>> from captum.attr import LayerGradCam
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+        ...     torch.nn.Linear(2, 3),
+        ... ).eval()
+        >>> report = compare(
+        ...     net, torch.rand(1, 1, 8, 8), 2, {"CAV": "cav", "Grad-CAM": Method(LayerGradCam)}, ["1"], progress=False,
+        ... )
+        >>> report.maps["CAV", "1"].shape, report.raw["Grad-CAM", "1"].shape
+        (torch.Size([1, 8, 8]), torch.Size([1, 6, 6]))
+        >>> [(row.method, row.forwards, row.backwards) for row in report.rows]
+        [('CAV', 1.0, 1.0), ('Grad-CAM', 1.0, 1.0), ('random', 0.0, 0.0), ('uniform', 0.0, 0.0)]
+    """
+    model = check_module(model)
+    for name, number in {"batch_size": batch_size, "repeats": repeats}.items():
+        if not isinstance(number, int) or number < 1:
+            raise OptionError(f"{name} is {number!r}; expected an integer of at least 1.")
+    if on_error not in ("raise", "record"):
+        raise OptionError(f'on_error is {on_error!r}; expected "raise" or "record".')
+    inputs = check_pictures(inputs)
+    checks.check_inputs(model, inputs)
+    measured = _known_metrics(metrics, inputs, masks)
+    cells = _cells(model, _named(methods, inputs), layers)
+    subject = _scored(model, inputs, target, masks, batch_size)
+    run = _Run(subject, measured, _grid(size, inputs), batch_size, repeats, seed, on_error == "record")
+    with tqdm(cells, disable=not progress, delay=1, leave=False) as bar:
+        for cell in bar:
+            bar.set_description(f"{cell.name} at {cell.layer}", refresh=False)
+            run.add(cell)
+    kinds = {cell.name: cell.method for cell in cells}
+    settings = Settings(
+        methods={name: repr(method) for name, method in kinds.items()},
+        unsigned=tuple(name for name, method in kinds.items() if not method.signed),
+        shares=tuple(name for name, method in kinds.items() if method.unit == "share"),
+        directions={name: MEASURES[name].direction for name in measured},
+        size=run.grid,
+        repeats=repeats,
+        seed=seed,
+        batch_size=batch_size,
+        device=str(inputs.device),
+        versions={
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "captum": captum.__version__,
+            "captum_cav": captum_cav.__version__,
+        },
+    )
+    return build(run.rows, run.maps, run.raw, as_pictures(inputs), settings)
+
+
+def _grid(size: Any, inputs: torch.Tensor) -> tuple[int, int]:
+    if size == "input":
+        return inputs.shape[2], inputs.shape[3]
+    if not (isinstance(size, tuple) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)):
+        raise OptionError(f'size is {size!r}; expected "input" or (height, width).')
+    return size[0], size[1]
+
+
+def _known_metrics(
+    names: Mapping[str, Mapping[str, Any]] | Sequence[str], inputs: torch.Tensor, masks: torch.Tensor | None
+) -> dict[str, Mapping[str, Any]]:
+    """The metrics with their options."""
+    if isinstance(names, str):
+        names = [names]
+    wanted = dict(names) if isinstance(names, Mapping) else {name: {} for name in names}
+    for name, options in wanted.items():
+        if name not in MEASURES:
+            raise OptionError(
+                f"unknown metric {name!r}{checks.did_you_mean(name, MEASURES)}; expected some of {', '.join(MEASURES)}."
+            )
+        known = _options(name)
+        for option in options:
+            if option not in known:
+                raise OptionError(f"metric {name!r} has no option {option!r}; it has {', '.join(known) or 'none'}.")
+        if "masks" in MEASURES[name].needs and masks is None:
+            raise OptionError(f"metric {name!r} needs to know where the objects are; pass masks=, (N, H, W) of bool.")
+    if masks is not None and tuple(masks.shape) != (len(inputs), *inputs.shape[2:]):
+        raise InputError(f"masks have shape {tuple(masks.shape)}; expected {(len(inputs), *inputs.shape[2:])}.")
+    return wanted
+
+
+def _options(name: str) -> list[str]:
+    parameters = inspect.signature(MEASURES[name]).parameters
+    return [option for option in parameters if option not in MEASURES[name].needs]
+
+
+def _named(methods: Any, inputs: torch.Tensor) -> dict[str, Explaining]:
+    """The methods by name, and the controls behind them."""
+    if isinstance(methods, (str, Method)) or not isinstance(methods, (Mapping, Sequence)):
+        raise CAVTypeError(
+            f"methods is a {type(methods).__name__}; expected a mapping from names to methods or a list of short names."
+        )
+    if not methods:
+        raise OptionError("methods is empty; expected at least one, as methods=['cav', 'gradcam'].")
+    given = dict(methods) if isinstance(methods, Mapping) else {name: name for name in methods}
+    found = {}
+    for name, value in given.items():
+        if not isinstance(name, str):
+            raise CAVTypeError(
+                f"methods lists {name!r}; a method that is not a short name needs a name: use a mapping."
+            )
+        if name in CONTROLS:
+            if value != name:
+                raise OptionError(f"the name {name!r} belongs to a control, which is always there; choose another.")
+            continue
+        found[name] = as_method(value, inputs)
+    return {**found, **CONTROLS}
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A method at a layer."""
+
+    name: str
+    method: Explaining
+    layer: str
+
+
+def _cells(model: nn.Module, methods: Mapping[str, Explaining], layers: Any) -> list[_Cell]:
+    if isinstance(layers, (str, nn.Module)):
+        layers = [layers]
+    asked = [_name_of(model, layer) for layer in layers]
+    cells: list[_Cell] = []
+    for name, method in methods.items():
+        if not method.takes_layer:
+            where = [INPUT]
+        elif name in CONTROLS:
+            where = list(dict.fromkeys(cell.layer for cell in cells if cell.name not in CONTROLS))
+        else:
+            where = asked if method.layer is None else [_name_of(model, method.layer)]
+        if not where:
+            raise OptionError(
+                f"method {name!r} explains a layer and was told none; pass layers=['...'] or Method(..., layer='...')."
+            )
+        cells += [_Cell(name, method, layer) for layer in where]
+    return cells
+
+
+def _name_of(model: nn.Module, layer: Any) -> str:
+    """The qualified name of a layer in the model."""
+    if isinstance(layer, str) and layer == INPUT:
+        return INPUT
+    _, module = checks.find_layer(model, layer)
+    names: dict[nn.Module, str] = {other: name for name, other in model.named_modules()}
+    return names[module]
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is explained: a model, inputs, their targets and scores, and where the objects are."""
+
+    model: nn.Module
+    inputs: torch.Tensor
+    targets: Targets
+    scores: torch.Tensor
+    masks: torch.Tensor | None
+
+
+def _scored(
+    model: nn.Module, inputs: torch.Tensor, target: Any, masks: torch.Tensor | None, batch_size: int
+) -> _Subject:
+    with torch.no_grad():
+        parts = torch.split(inputs, batch_size)
+        output = torch.cat([checks.check_output(model(part.clone())) for part in parts])
+    resolved = checks.resolve_target(output, target)
+    scores = _captum.select_scores(output, resolved)
+    checks.check_finite_results("the score is", scores, model, (inputs,))
+    targets: Any = None
+    if resolved is not None:
+        each = resolved if isinstance(resolved, list) else [resolved] * len(inputs)
+        targets = [one[0] if len(one) == 1 else one for one in each]
+    return _Subject(model, inputs, targets, scores, masks)
+
+
+class _Run:
+    """Explains and measures one method at one layer after another.
+
+    Args:
+        subject: what is explained.
+        measured: the metrics with their options.
+        grid: the common grid.
+        batch_size, repeats, seed: as for :func:`compare`.
+        records: whether what fails is noted instead of raised.
+    """
+
+    def __init__(
+        self,
+        subject: _Subject,
+        measured: Mapping[str, Mapping[str, Any]],
+        grid: tuple[int, int],
+        batch_size: int,
+        repeats: int,
+        seed: int,
+        records: bool,
+    ) -> None:
+        self.grid = grid
+        self.rows: list[Row] = []
+        self.maps: dict[Place, torch.Tensor] = {}
+        self.raw: dict[Place, torch.Tensor] = {}
+        self._subject = subject
+        self._measured = measured
+        self._batch_size = batch_size
+        self._repeats = repeats
+        self._seed = seed
+        self._records = records
+
+    def add(self, cell: _Cell) -> None:
+        """Add a method at a layer."""
+        errors: list[str] = []
+        raw, cost = None, None
+        with self._failing(cell, "", errors):
+            raw, cost = self._explained(cell)
+        values: dict[str, list[float]] = {}
+        if raw is not None:
+            place = (cell.name, cell.layer)
+            self.raw[place], self.maps[place] = raw.cpu(), resize_map(raw, self.grid).cpu()
+            for name, options in self._measured.items():
+                with self._failing(cell, f"metric {name!r}", errors):
+                    values[name] = self._metric(cell, name, options)
+        nothing = [float("nan")] * len(self._subject.inputs)
+        for example, score in enumerate(self._subject.scores.tolist()):
+            self.rows.append(
+                Row(
+                    cell.name,
+                    cell.layer,
+                    example,
+                    None if self._subject.targets is None else self._subject.targets[example],
+                    score,
+                    {name: values.get(name, nothing)[example] for name in self._measured},
+                    None if raw is None else (raw.shape[1], raw.shape[2]),
+                    **({} if cost is None else vars(cost)),
+                    error="; ".join(errors) or None,
+                )
+            )
+
+    @contextmanager
+    def _failing(self, cell: _Cell, what: str, errors: list[str]) -> Iterator[None]:
+        """Name what fails, or note it and go on."""
+        try:
+            yield
+        except Exception as error:  # whatever a method of anybody's may raise
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            if not self._records:
+                subject = f"{what} of {cell.name!r}" if what else f"the method {cell.name!r}"
+                raise MethodError(
+                    f'{subject} failed at layer {cell.layer!r}: {reason} (on_error="record" goes on with the others)'
+                ) from error
+            errors.append(f"{what}: {reason}" if what else reason)
+
+    def _explained(self, cell: _Cell) -> tuple[torch.Tensor, Cost]:
+        subject = self._subject
+        with _seeded(self._seed, subject.inputs.device):
+            bound = cell.method.at(subject.model, cell.layer, subject.inputs[:1])
+            raw, cost = measure(
+                lambda: self._in_batches(bound.explain, subject.inputs, subject.targets),
+                bound.model,
+                len(subject.inputs),
+                subject.inputs.device,
+                self._repeats,
+            )
+        if not bool(torch.isfinite(raw).all()):
+            raise InputError("the map holds NaN or infinity.")
+        return raw, cost
+
+    def _in_batches(self, explain: Any, inputs: torch.Tensor, targets: Targets) -> torch.Tensor:
+        size = self._batch_size
+        parts = []
+        for start in range(0, len(inputs), size):
+            some = None if targets is None else targets[start : start + size]
+            parts.append(explain(inputs[start : start + size], some))
+        return torch.cat(parts)
+
+    def _metric(self, cell: _Cell, name: str, options: Mapping[str, Any]) -> list[float]:
+        """A metric of each example; NaN where it says nothing of such maps."""
+        subject, measured = self._subject, MEASURES[name]
+        place = (cell.name, cell.layer)
+        by_pixel = measured.needs & {"inputs", "masks"} and self.grid == tuple(subject.inputs.shape[2:])
+        maps = self.raw if by_pixel else self.maps
+        available: dict[str, Any] = {
+            "maps": maps[place].to(subject.inputs.device),
+            "model": subject.model,
+            "inputs": subject.inputs,
+            "target": subject.targets,
+            "others": self._of_the_first(cell.layer).to(subject.inputs.device),
+        }
+        if subject.masks is not None:
+            available["masks"] = subject.masks.to(subject.inputs.device)
+        if cell.method.unit is not None:
+            available["scores"] = subject.scores.sign() if cell.method.unit == "share" else subject.scores
+        if cell.method.any_model:
+            available["explain"] = self._explain_any(cell)
+        if not measured.needs <= available.keys():
+            return [float("nan")] * len(subject.inputs)
+        known = _options(name)
+        if "batch_size" in known:
+            options = {"batch_size": self._batch_size, **options}
+        if "layer" in known and cell.layer != INPUT:
+            options = {"layer": cell.layer, **options}
+        with _seeded(self._seed, subject.inputs.device):
+            values = measured(**{need: available[need] for need in measured.needs}, **options)
+        return [float(value) for value in values]
+
+    def _of_the_first(self, layer: str) -> torch.Tensor:
+        (name, first), *_ = self.maps
+        return self.maps.get((name, layer), self.maps[name, first])
+
+    def _explain_any(self, cell: _Cell) -> Any:
+        def explain(model: nn.Module, inputs: torch.Tensor, target: Any) -> torch.Tensor:
+            bound = cell.method.at(model, cell.layer, inputs[:1])
+            return self._in_batches(bound.explain, inputs, target)
+
+        return explain
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Random numbers that begin at a seed, of torch and of numpy, which Captum draws from; afterwards as before."""
+    of_numpy = np.random.get_state()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else ()):
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            np.random.set_state(of_numpy)
