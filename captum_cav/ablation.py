@@ -253,7 +253,7 @@ def ablate(
         found_name, module = checks.find_layer(forward_func, layer)
         name = f"layer {found_name}"
         outputs: list[Any] = []
-        before = _scores(forward_func, arguments, module, lambda _, output: outputs.append(_copied(output)))
+        before = _scores(forward_func, arguments, module, lambda _, output: outputs.append(output))
         call = _one_call(call, len(outputs), name)
         values = _values(outputs[call], name)
     places = _places(_like_maps(values, size, name), mask, size, name)
@@ -311,7 +311,7 @@ def box_mask(box: Sequence[float], size: tuple[int, int]) -> torch.Tensor:
     height, width = size
     edges = [float(edge) for edge in box]
     if any(isinstance(edge, float) for edge in box):
-        edges = [round(edge * length, 6) for edge, length in zip(edges, (width, height) * 2, strict=True)]
+        edges = [edge * length for edge, length in zip(edges, (width, height) * 2, strict=True)]
     left, top, right, bottom = (round(edge) for edge in edges)
     inside = min(edges) >= 0 and edges[2] <= width and edges[3] <= height
     if not (inside and left < right and top < bottom):
@@ -359,7 +359,7 @@ def positive_spots(contributions: torch.Tensor, share: float | None = None, *, a
     ordered, order = positive.sort(dim=-1, descending=True, stable=True)
     missing_before = ordered.sum(-1, keepdim=True) * share - (ordered.cumsum(-1) - ordered)
     # A sum's last digits are no reason to take one place more.
-    taken = (missing_before > 1e-9 * ordered.sum(-1, keepdim=True)) & (ordered > 0)
+    taken = missing_before > 1e-9 * ordered.sum(-1, keepdim=True)
     return torch.zeros_like(taken).scatter(-1, order, taken).reshape(contributions.shape)
 
 
