@@ -15,7 +15,7 @@ from captum_cav.visualization import Panel, show_rows
 
 # Of the embedded picture: the class that figure 8 explains and the other object, which is in the upper half.
 _CLASSES = ["tabby", "German shepherd"]
-_REGION = "0, 0, 1, 0.5"
+_REGION = "0,0,1,0.5"
 _TABLE_FILE = "table1.md"
 
 
@@ -127,9 +127,7 @@ def _box(region: str) -> tuple[float, ...]:
     try:
         return tuple(int(edge) if re.fullmatch(r"\s*\d+\s*", edge) else float(edge) for edge in region.split(","))
     except ValueError as error:
-        raise InputError(
-            f"--region is {region!r}; expected four numbers, as --region {_REGION.replace(' ', '')}"
-        ) from error
+        raise InputError(f"--region is {region!r}; expected four numbers, as --region {_REGION}") from error
 
 
 def _table(
