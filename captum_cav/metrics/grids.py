@@ -24,6 +24,7 @@ from captum_cav.metrics.arguments import (
     precise,
 )
 from captum_cav.metrics.measure import measure
+from captum_cav.visualization.maps import _MOST_DISTORTION, _distortion
 
 _CELLS = 4
 
@@ -206,7 +207,10 @@ def divide(model: torch.nn.Module, layer: str | None = None) -> torch.nn.Module:
     forward = _own_forward(divided)
 
     def run_cells(self: torch.nn.Module, grids: torch.Tensor) -> torch.Tensor:
-        return checks.check_output(forward(self, _cut(grids))).reshape(len(grids), -1)
+        cells = _cut(grids)
+        if layer is not None:
+            self.get_submodule(layer).cell_size = cells.shape[2], cells.shape[3]  # type: ignore[assignment]
+        return checks.check_output(forward(self, cells)).reshape(len(grids), -1)
 
     _become(divided, forward=run_cells)
     return divided
@@ -216,11 +220,15 @@ def _lay_out(module: torch.nn.Module, name: str) -> None:
     """Let a module's hooks meet its output as a grid, and whoever calls it the cells."""
     forward, call = _own_forward(module), type(module).__call__
 
-    def tiled(self: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def tiled(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         cells = forward(self, *args, **kwargs)
-        if not isinstance(cells, torch.Tensor) or cells.dim() != 4:
-            given = f"shape {tuple(cells.shape)}" if isinstance(cells, torch.Tensor) else f"a {type(cells).__name__}"
-            raise LayerError(f"layer {name} gives {given}; expected (N, C, h, w), which can be laid out as a grid.")
+        shape = tuple(cells.shape) if isinstance(cells, torch.Tensor) else None
+        if shape is None or len(shape) != 4 or _distortion(shape[2:], self.cell_size) > _MOST_DISTORTION:
+            given = f"a {type(cells).__name__}" if shape is None else f"shape {shape}"
+            raise LayerError(
+                f"layer {name} gives {given} for pictures of {' x '.join(map(str, self.cell_size))}; expected "
+                "(N, C, h, w) of their proportions, which can be laid out as a grid."
+            )
         return _tile(cells)
 
     # Hooks run inside of __call__.
@@ -250,7 +258,7 @@ def shares_in_cells(maps: torch.Tensor) -> torch.Tensor:
             let positive and negative cancel, and favour signed maps over those that were cut off at 0 before.
 
     Returns:
-        Shape (N, 4): top left, top right, bottom left, bottom right. They add up to 1, or to 0 where nothing is
+        Shape (N, 4), of top left, top right, bottom left, bottom right. They add up to 1, or to 0 where nothing is
         positive.
 
     Raises:

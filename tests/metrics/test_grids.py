@@ -19,7 +19,7 @@ from captum.attr import (
 from hypothesis import given
 from torch import nn
 
-from captum_cav import InputCAV, LayerCAV
+from captum_cav import InputCAV, LayerCAV, zoo
 from captum_cav.errors import CAVTypeError, InputError, LayerError, ModelError, OptionError, TargetError
 from captum_cav.metrics import difull, divide, focus, grid_pointing, shares_in_cells
 from tests.metrics import reference
@@ -226,6 +226,29 @@ def test_and_at_the_inputs(method: Any, options: dict[str, Any]) -> None:
     assert found.tolist() == [1.0] * 5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("squeezenet1_1", ["features.12", "features.9", "features.6", "features.3", "features.0"]),
+        ("efficientnet_lite0", ["head.norm", "head", "blocks.11", "blocks.5", "blocks.1", "stem"]),
+    ],
+)
+@pytest.mark.parametrize("rules", ["paper", "pinpoint"])
+def test_cav_is_exactly_zero_outside_of_the_cell_in_networks_that_learned(
+    name: str, layers: list[str], rules: str
+) -> None:
+    network = zoo.load(name)
+    cell = network.preprocess(zoo.demo_picture())
+    grids = torch.randn(1, 3, 2 * cell.shape[1], 2 * cell.shape[2], generator=torch.Generator().manual_seed(0))
+    one_cell(grids, 2).copy_(cell)
+    for layer in layers:
+        divided = divide(network.model, layer)
+        found = LayerCAV(divided, layer, rules=rules, normalize="abs").attribute(grids, 2 * 1000 + 235)
+        assert torch.count_nonzero(outside(found, 2)) == 0
+        assert torch.count_nonzero(found) > 0
+
+
 def test_grad_cam_does_not_stay_in_the_cell() -> None:
     # Its weights are means over the whole map, the activations lie everywhere.
     explain = sizes_by(LayerGradCam, "4", relu_attributions=True)
@@ -245,6 +268,15 @@ def test_the_value_is_the_share_of_the_cell_that_the_head_sees() -> None:
 
 
 # What cannot be used -------------------------------------------------------------------------------------------------
+
+
+class Returns(nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.function(x)
 
 
 def explain_evenly(model: Any, inputs: torch.Tensor, target: Any) -> torch.Tensor:
@@ -316,8 +348,17 @@ def test_models_and_layers_that_cannot_be_divided() -> None:
         difull(convolutional(), pictures(3), 1, explain_evenly)
     with pytest.raises(LayerError, match="unknown layer 'conv'"):
         divide(convolutional(), "conv")
-    with pytest.raises(LayerError, match=r"layer '8' gives shape \(16, 3\); expected \(N, C, h, w\)"):
+    with pytest.raises(
+        LayerError, match=r"layer '8' gives shape \(16, 3\) for pictures of 8 x 6; expected \(N, C, h, w\)"
+    ):
         divide(convolutional(), "8")(pictures(4, 16, 12))
+    channels_last = nn.Sequential(Returns(lambda x: x.permute(0, 2, 3, 1)), nn.Flatten())
+    with pytest.raises(
+        LayerError, match=r"layer '0' gives shape \(16, 8, 8, 2\) for pictures of 8 x 8; .* proportions"
+    ):
+        divide(channels_last, "0")(pictures(4, 16, 16))
+    with pytest.raises(LayerError, match=r"layer '0' gives a list for pictures of 8 x 6"):
+        divide(nn.Sequential(Returns(lambda x: [x])), "0")(pictures(4, 16, 12))
     with pytest.raises(CAVTypeError, match=r"model is a function; expected a torch\.nn\.Module, of which a copy"):
         divide(lambda x: x)  # type: ignore[arg-type]
     model = convolutional()
