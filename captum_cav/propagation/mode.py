@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 from torch.utils.hooks import RemovableHandle
@@ -34,7 +35,7 @@ from captum_cav.propagation.surroundings import (
     run_as_written,
     saving_as_is,
 )
-from captum_cav.propagation.taps import Tapped, tap
+from captum_cav.propagation.taps import Tapped, make_twins, tap, twins_of
 from captum_cav.rules import DEFAULTS, GUARDS, HANDING_ON, KEEPING, MAKING, NONNEGATIVE_TOGETHER, QUERIES, SHAPED_LIKE
 from captum_cav.rules.activation import GATES, written_gate
 from captum_cav.rules.rule import FunctionRule, Rule
@@ -170,8 +171,10 @@ class Propagation(TorchFunctionMode):
         bit = 1 << len(self.taps)
 
         def mark(carrier: torch.Tensor, source: torch.Tensor) -> None:
-            held = get_mark(source, self._run) or Mark(self._run, 0, 0)
-            set_mark(carrier, held._replace(taps=held.taps | bit))
+            held = get_mark(source, self._run)
+            if held is not None:
+                make_twins(source, carrier)
+            set_mark(carrier, Mark(self._run, bit, 0) if held is None else held._replace(taps=held.taps | bit))
 
         # A layer that the model runs under no_grad may carry all the same, once the model has left it.
         with self.paused(), torch.enable_grad():
@@ -319,6 +322,8 @@ class Propagation(TorchFunctionMode):
                 self._preserve(argument)
                 output = argument.copy_(output)
             self._mark(output, operation, found, bool(written))
+            if written:
+                self._follow(output)
         return output
 
     # Dispatch ---------------------------------------------------------------------------------------------------
@@ -363,9 +368,9 @@ class Propagation(TorchFunctionMode):
             return output
         output = self._apply(operation, *self._rule(operation))
         if not operation.written_out or self._has_unmarked(output):
-            if operation.held:
-                found = [(tensor, mark) for tensor, mark in found if id(tensor) not in operation.held]
             self._mark(args[0] if output is None else output, operation, found, in_place)
+        if in_place:
+            self._follow(args[0])
         return output
 
     def _is_setting(self, func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
@@ -446,10 +451,10 @@ class Propagation(TorchFunctionMode):
         taps, bypassing, traits = 0, False, KEEPING.get(name, RAW)
         for tensor, mark in sources:
             traits &= mark.traits
-            if tensor.requires_grad:
-                taps |= mark.taps
-            else:
+            if not tensor.requires_grad:
                 bypassing = True
+            elif id(tensor) not in operation.held:
+                taps |= mark.taps
         if traits & NONNEGATIVE and name in NONNEGATIVE_TOGETHER and not _are_all(operation, len(sources)):
             traits &= ~NONNEGATIVE
         traits |= MAKING.get(name, 0)
@@ -470,6 +475,17 @@ class Propagation(TorchFunctionMode):
         """Keep tapped values apart from a tensor that the model is about to write into."""
         if isinstance(target, torch.Tensor):
             self._keeper.before_writing(target)
+
+    def _follow(self, written: torch.Tensor) -> None:
+        """Give what was written into a tensor to those that share its memory because a tap stands between them."""
+        whole = written if written._base is None else written._base
+        for twin in twins_of(whole):
+            # Its values are there already, and what autograd saved of them is still right.
+            with _unsafe_preserve_version_counter(twin):
+                twin.copy_(whole)
+            mark = get_mark(whole, self._run)
+            if mark is not None:
+                set_mark(twin, mark)
 
     def _check_not_derived(self, tensor: torch.Tensor) -> None:
         """Refuse derivatives that the model itself takes by something that it made: their graph is not followed."""

@@ -6,6 +6,7 @@ pass meets is where the graph begins: nothing before it requires grad.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +37,23 @@ def hand_on(value: torch.Tensor) -> torch.Tensor:
     """A tensor of the same memory that requires grad: the beginning of a graph."""
     carrier: torch.Tensor = _HandOn.apply(value, torch.zeros((), device="cpu", requires_grad=True))
     return carrier
+
+
+_TWINS = "_captum_cav_twins"
+
+
+def make_twins(source: torch.Tensor, carrier: torch.Tensor) -> None:
+    """Note that a tapped tensor is in the memory of the one that it stands for, which the model may still hold."""
+    known: list[weakref.ref[torch.Tensor]] = getattr(source, _TWINS, None) or [weakref.ref(source)]
+    known.append(weakref.ref(carrier))
+    for tensor in (source, carrier):
+        setattr(tensor, _TWINS, known)
+
+
+def twins_of(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The other tensors in the same memory that are still held."""
+    known = [reference() for reference in getattr(tensor, _TWINS, ())]
+    return [twin for twin in known if twin is not None and twin is not tensor]
 
 
 class Tapped:

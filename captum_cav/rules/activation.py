@@ -304,7 +304,7 @@ MAKING_WEIGHTS = frozenset(
     sigmoid hardsigmoid softmax softmin reciprocal rsqrt exp exp2 rpow softplus special_ndtr sign heaviside
     """.split()
 )
-KEEPING_WEIGHTS = frozenset("relu clamp clamp_min clamp_max clip pow square sqrt".split())
+KEEPING_WEIGHTS = frozenset("relu glu clamp clamp_min clamp_max clip pow square sqrt".split())
 #: Functions without values below 0.
 MAKING_NONNEGATIVE = frozenset(
     """
