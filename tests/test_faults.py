@@ -679,6 +679,21 @@ def test_case_16_a_derivative_says_what_is_wrong(by: str) -> None:
         InputCAV(net).attribute(x, 1)
 
 
+def test_case_16_asking_for_a_gradient_of_what_carries_changes_nothing() -> None:
+    """As models do in front of checkpoints: what comes of the inputs is followed anyway."""
+
+    def asking(x: torch.Tensor) -> torch.Tensor:
+        return F.gelu(x.requires_grad_())
+
+    net, twin, x = net_around(Apply(asking)), net_around(nn.GELU()), samples().double()
+    for layer in ("first", "middle", "last"):
+        found, expected = (
+            LayerCAV(model, layer).attribute(x, 1, return_convergence_delta=True) for model in (net, twin)
+        )
+        assert_same(found, expected)
+    assert_same(InputCAV(net).attribute(x, 1), InputCAV(twin).attribute(x, 1))
+
+
 def test_case_16_results_written_into_a_given_tensor() -> None:
     """With ``out=``, which autograd does not record."""
 

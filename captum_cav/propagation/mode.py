@@ -374,12 +374,11 @@ class Propagation(TorchFunctionMode):
         return output
 
     def _is_setting(self, func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
-        """Whether an attribute is set, or a gradient asked for, of a tensor that has nothing to do with the inputs."""
+        """Whether a gradient is asked for, or an attribute set of a tensor that has nothing to do with the inputs."""
+        asks = identify(func).name == "requires_grad_"
         if get_mark(args[0], self._run) is not None:
-            return False
-        if identify(func).name == "requires_grad_" or (
-            getattr(func, "__self__", None) is torch.Tensor.requires_grad and args[1]
-        ):
+            return asks
+        if asks or (getattr(func, "__self__", None) is torch.Tensor.requires_grad and args[1]):
             self._check_not_derived(args[0])
         # A model that sets its own parameter's data must find its own parameter.
         return True

@@ -204,7 +204,7 @@ _LINEAR = """
     upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_nearest_exact1d _upsample_nearest_exact2d
     _upsample_nearest_exact3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa reflection_pad1d reflection_pad2d
     reflection_pad3d replication_pad1d replication_pad2d replication_pad3d max_unpool1d max_unpool2d max_unpool3d
-    embedding _pack_padded_sequence _pad_packed_sequence requires_grad retain_grad register_hook deg2rad rad2deg
+    embedding _pack_padded_sequence _pad_packed_sequence retain_grad register_hook deg2rad rad2deg
     dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout native_dropout
 """.split()
 # Linear in the parts of complex numbers.
