@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint test-slow clean
+.PHONY: demo test lint docs test-slow clean
 
 demo: $(INSTALLED)
 	$(BIN)/captum-cav demo --output captum_cav_demo
@@ -20,6 +20,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(INSTALLED)
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build
+
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable ".[coverage]"
 	$(BIN)/python -m pytest -m slow
@@ -30,4 +33,4 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) captum_cav_demo build dist *.egg-info
+	rm -rf $(VENV) captum_cav_demo build dist docs/_build *.egg-info

@@ -410,8 +410,8 @@ class LayerCAV(LayerAttribution, _Contributions):  # type: ignore[misc]
         Args:
             inputs: as for :meth:`attribute`.
             targets: targets, each in any of the forms that :meth:`attribute` takes.
-            additional_forward_args, attribute_to_layer_input, relu_attributions, attr_dim_summation,
-                return_convergence_delta, grad_kwargs: as for :meth:`attribute`.
+            additional_forward_args, attribute_to_layer_input, relu_attributions: as for :meth:`attribute`.
+            attr_dim_summation, return_convergence_delta, grad_kwargs: as for :meth:`attribute`.
 
         Returns:
             A list with what :meth:`attribute` returns for each target.
@@ -443,8 +443,9 @@ class LayerCAV(LayerAttribution, _Contributions):  # type: ignore[misc]
             inputs, additional_forward_args: as for :meth:`attribute`.
 
         Returns:
-            A row for each operation that ran, in order: the module, the operation, the rule, the key of ``rules`` that
-            chose it or the default, and which of the tensors it takes were held constant. Prints itself as a table.
+            A row for each operation that ran, in order, with the module, the operation, the rule, the key of ``rules``
+            that chose it or the default, and which of the tensors it takes were held constant; prints itself as a
+            table.
 
         Example::
 

@@ -301,7 +301,7 @@ def find_depths(model: nn.Module, inputs: torch.Tensor, count: int) -> tuple[str
         count: how many layers.
 
     Returns:
-        Up to ``count`` qualified names of modules that run once and give maps: the last of each resolution, the
+        Up to ``count`` qualified names of modules that run once and give maps, the last of each resolution, the
         coarsest first. Where there are fewer resolutions, as in a vision transformer, layers between fill up.
 
     Raises:

@@ -18,7 +18,7 @@ _FEWEST_COLUMNS = 4
 
 
 def draw(comparison: Comparison, example: int, picture: Any, title: str | None) -> Figure:
-    """Draw the maps of one example; see :meth:`captum_cav.comparison.Comparison.figure`."""
+    """Draw the maps of one example; see :meth:`captum_cav.Comparison.figure`."""
     settings = comparison.settings
     mine = [row for row in comparison.rows if row.example == example and row.method not in CONTROLS]
     layers_of: dict[str, list[str]] = {}

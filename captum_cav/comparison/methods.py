@@ -66,7 +66,7 @@ class Explaining(Protocol):
 
     @property
     def unit(self) -> Unit:
-        """What its maps are in: shares of the score's size, units of the score, or neither."""
+        """What its maps are in, shares of the score's size, units of the score, or neither."""
 
     @property
     def any_model(self) -> bool:
@@ -145,7 +145,7 @@ class Method:
 
     @property
     def unit(self) -> Unit:
-        """What its maps are in: shares of the score's size, units of the score, or neither."""
+        """What its maps are in, shares of the score's size, units of the score, or neither."""
         if _is_own(self.factory):
             return "share" if self.options["normalize"] == "abs" else "score"
         return None if issubclass(self.factory, rivals.WITHOUT_UNIT) else "score"

@@ -76,7 +76,7 @@ def compare(
         on_error: ``"raise"`` stops at the first method that fails; ``"record"`` notes why in its rows and goes on.
 
     Returns:
-        A :class:`captum_cav.comparison.Comparison`.
+        A :class:`captum_cav.Comparison`.
 
     Raises:
         MethodError: if a method or a metric fails; names it, and has the reason as its cause.

@@ -328,7 +328,7 @@ class Operation:
 
     @property
     def where(self) -> str:
-        """Where in the model it ran, for messages: `` in module 'layer1' (Layer)``, or nothing."""
+        """Where in the model it ran, for messages, as `` in module 'layer1' (Layer)``, or nothing."""
         return self._propagation.where()
 
     @property

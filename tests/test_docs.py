@@ -1,0 +1,49 @@
+"""The reference builds from the docstrings without a warning, holds every public name and says what they say."""
+
+from __future__ import annotations
+
+import html
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sphinx.util.inventory import InventoryFile
+
+import captum_cav
+from captum_cav import ablation, comparison, errors, metrics, presets, report, rules, visualization, zoo
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reference as ``make docs`` builds it, from nothing."""
+    built = tmp_path_factory.mktemp("reference")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", str(built / "cache")]
+    done = subprocess.run([*command, str(DOCS), str(built)], capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.returncode == 0, done.stderr
+    return built
+
+
+def test_the_reference_holds_every_public_name(reference: Path) -> None:
+    inventory = InventoryFile.loads((reference / "objects.inv").read_bytes(), uri="")
+    documented = {name for kind, of_kind in inventory.data.items() if kind.startswith("py:") for name in of_kind}
+    public = {f"captum_cav.{name}" for name in captum_cav.__all__}
+    for module in (ablation, metrics, report, rules, visualization, zoo):
+        public |= {f"{module.__name__}.{name}" for name in module.__all__}
+    public |= {f"captum_cav.presets.{name}" for name in presets.NAMES}
+    public |= {f"captum_cav.errors.{name}" for name, value in vars(errors).items() if isinstance(value, type)}
+    public |= {f"captum_cav.comparison.{name}" for name in set(comparison.__all__) - set(captum_cav.__all__)}
+    assert public <= documented, sorted(public - documented)
+
+
+def test_no_sentence_is_taken_for_a_type(reference: Path) -> None:
+    """Google style reads ``Returns: what: more`` as a type and a description, and says nothing."""
+    for page in (reference / "api").glob("*.html"):
+        for field in re.findall(
+            r"<dt class=.field-\w+.>(?:Return type|Type)<.*?<dd.*?</dd>", page.read_text(), re.DOTALL
+        ):
+            words = html.unescape(re.sub(r"<[^>]+>", "", field)).partition(":")[2]
+            assert not re.search(r"\w \w", words), f"{page.stem}: write {words.strip()!r} without the colon behind it"
