@@ -24,7 +24,9 @@ docs: $(INSTALLED)
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --editable ".[coverage]"
+	$(BIN)/python -m pip install --quiet --editable ".[coverage,examples]"
+	$(BIN)/python -m pip install --quiet --no-deps musicnn==0.1.0
+	! command -v npm || npm install --no-save --no-package-lock --ignore-scripts --silent lande@1.0.10
 	$(BIN)/python -m pytest -m slow
 
 $(INSTALLED): pyproject.toml

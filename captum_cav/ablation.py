@@ -20,9 +20,8 @@ import torch.nn.functional as F
 from torch.utils._pytree import tree_map
 
 from captum_cav import checks
-from captum_cav.errors import CAVTypeError, InputError, LayerError, ModelError, OptionError, TargetError
+from captum_cav.errors import CAVTypeError, InputError, LayerError, OptionError, TargetError
 from captum_cav.propagation.marks import tensors_in
-from captum_cav.propagation.mode import _differs_in_training
 from captum_cav.visualization import spatial_map
 
 __all__ = ["Ablation", "Standing", "ablate", "box_mask", "positive_spots", "resize_mask"]
@@ -239,7 +238,7 @@ def ablate(
              2  sun        1.000  sun        1.000            2
     """
     forward_func = checks.check_model(forward_func)
-    _check_evaluation(forward_func)
+    checks.check_evaluation(forward_func)
     if by not in _BY:
         raise OptionError(f'by is {by!r}; expected "zero", "mean" or "blur".')
     given = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
@@ -263,7 +262,7 @@ def ablate(
     def disable(values: torch.Tensor) -> torch.Tensor:
         values = values.clone()
         maps = _like_maps(values, size, name)
-        maps.copy_(torch.where(places[:, None], _replacement(maps, by), maps))
+        maps.copy_(torch.where(places[:, None], replacement(maps, by), maps))
         return values
 
     if module is None:
@@ -417,16 +416,6 @@ def _copied(value: Any) -> Any:
     return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, value)
 
 
-def _check_evaluation(forward_func: Callable[..., Any]) -> None:
-    modules = forward_func.named_modules() if isinstance(forward_func, torch.nn.Module) else ()
-    for name, module in modules:
-        if module.training and _differs_in_training(module):
-            raise ModelError(
-                f"module {name!r} ({type(module).__name__}) is in training mode, where it acts at random or changes "
-                "its statistics; call model.eval() first."
-            )
-
-
 def _picture_size(given: tuple[Any, ...]) -> tuple[int, int]:
     if not given or not _is_values(given[0]) or given[0].dim() != 4:
         first: Any = given[0] if given else given
@@ -498,7 +487,7 @@ def _places(maps: torch.Tensor, mask: Any, size: tuple[int, int], name: str) -> 
     return places
 
 
-def _replacement(maps: torch.Tensor, by: By) -> torch.Tensor:
+def replacement(maps: torch.Tensor, by: By) -> torch.Tensor:
     if by == "zero":
         return torch.zeros_like(maps)
     if by == "mean":

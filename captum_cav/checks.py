@@ -352,3 +352,32 @@ def warn_near_zero(scores: torch.Tensor, output: torch.Tensor) -> None:
 def _samples(indices: list[int]) -> str:
     shown = ", ".join(map(str, indices[:5])) + (", ..." if len(indices) > 5 else "")
     return f"sample {shown}" if len(indices) == 1 else f"samples {shown}"
+
+
+def check_evaluation(forward_func: Callable[..., Any]) -> None:
+    """Refuse a model that would act at random or change itself."""
+    modules = forward_func.named_modules() if isinstance(forward_func, torch.nn.Module) else ()
+    for name, module in modules:
+        if module.training and differs_in_training(module):
+            raise ModelError(
+                f"module {name!r} ({type(module).__name__}) is in training mode, where it acts at random or changes "
+                "its statistics; call model.eval() first."
+            )
+
+
+def differs_in_training(module: torch.nn.Module) -> bool:
+    """Whether a module in training mode acts at random or changes itself."""
+    if _estimates_spectral_norm(module):
+        return True
+    if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+        return module.p > 0
+    if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+        return module.track_running_stats
+    return isinstance(module, torch.nn.RReLU)
+
+
+def _estimates_spectral_norm(module: torch.nn.Module) -> bool:
+    """Whether a module goes on estimating a largest singular value when it trains, by either of torch's ways."""
+    if type(module).__name__ == "_SpectralNorm":
+        return type(module).__module__ == "torch.nn.utils.parametrizations"
+    return any(type(hook).__module__ == "torch.nn.utils.spectral_norm" for hook in module._forward_pre_hooks.values())

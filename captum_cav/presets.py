@@ -183,6 +183,8 @@ def alpha2_beta1(epsilon: float = 1e-6) -> Preset:
 def attnlrp(gamma: float = 0.0) -> Preset:
     """AttnLRP for transformers: queries, keys and gates carry, both factors of a product take half.
 
+    Not for recurrent layers, where halves of halves at every step let contributions of both signs grow without bound.
+
     Args:
         gamma: of the affine layers; 0 for language models, larger for vision transformers.
 

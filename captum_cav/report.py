@@ -23,11 +23,10 @@ import torch
 from matplotlib.colors import Colormap
 from PIL import Image
 
+from captum_cav import one_picture, zoo
 from captum_cav import presets as rule_presets
-from captum_cav import zoo
 from captum_cav.ablation import ablate, positive_spots
 from captum_cav.attribution import LayerCAV
-from captum_cav.commands import common
 from captum_cav.errors import InputError
 from captum_cav.visualization.colours import DIMMED, HEAT, SIGNED
 
@@ -136,7 +135,7 @@ def _explained(
     """What the page shows of one picture; features are disabled at one depth."""
     model = network.model
     inputs = _inputs(network, picture)
-    scores = common.scores_of(model, inputs)
+    scores = one_picture.scores_of(model, inputs)
     best = scores.topk(min(_BEST, len(scores))).indices.tolist()
     classes = list(dict.fromkeys(network.class_index(target) for target in targets or best))
     # "abs": positive raised the score also where the score is negative.
@@ -146,7 +145,7 @@ def _explained(
     ]
     for cav in cavs:
         explained = cav.attribute_targets(inputs, classes, return_convergence_delta=True)
-        maps = common.maps_of((attributions for attributions, _ in explained), inputs)
+        maps = one_picture.maps_of((attributions for attributions, _ in explained), inputs)
         for entry, index, of_layers, (_, deltas) in zip(entries, classes, maps, explained, strict=True):
             entry["rules"].append(
                 [_shares(scores[index], ratios, delta) for ratios, delta in zip(of_layers, deltas, strict=True)]
@@ -160,7 +159,7 @@ def _explained(
             )
     for entry, index in zip(entries, classes, strict=True):
         cams = [
-            common.grad_cam(model, layer, inputs, index, ratios.shape)
+            one_picture.grad_cam(model, layer, inputs, index, ratios.shape)
             for layer, ratios in zip(layers, maps[0], strict=True)
         ]
         entry["gradCam"] = [None if cam is None else _encoded(cam) for cam in cams]

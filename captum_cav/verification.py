@@ -42,8 +42,8 @@ class Verification:
         score: the sum of the scores of all samples.
         delta: what inputs (or layer) and constants leave of it, over the score. Where a layer does not cut the network,
             what bypasses it.
-        cancellation: the sum of the absolute contributions of inputs (or layer) over the absolute score: 1 where all agree
-            in sign, large where what raised the score and what lowered it cancel, and take as many digits with them.
+        cancellation: the sum of the absolute contributions of inputs (or layer) over the absolute score: 1 where all
+            agree in sign, large where what raised the score and what lowered it cancel, and take digits with them.
         value: the largest difference between the model's output and what it is without captum_cav, over the largest
             output.
         operations: how many operations were compared.

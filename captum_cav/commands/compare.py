@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from captum_cav import zoo
+from captum_cav import one_picture, zoo
 from captum_cav.commands import common
 from captum_cav.comparison import METRICS, NAMES, compare
 from captum_cav.errors import InputError
@@ -48,7 +48,7 @@ def _run(options: argparse.Namespace) -> None:
     network = common.load_network(options.model, options.weights)
     model = network.model.to(device)
     inputs = torch.stack([network.preprocess(picture) for picture in pictures]).to(device)
-    scores = [common.scores_of(model, one) for one in inputs.split(1)]  # type: ignore[no-untyped-call]
+    scores = [one_picture.scores_of(model, one) for one in inputs.split(1)]  # type: ignore[no-untyped-call]
     targets = _targets(options, network, scores)
     comparison = compare(
         model,

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from captum_cav import zoo
+from captum_cav import one_picture, zoo
 from captum_cav.attribution import LayerCAV
 from captum_cav.commands import common
 from captum_cav.visualization import Panel, show_rows
@@ -41,7 +41,7 @@ def _run(options: argparse.Namespace) -> None:
         model = network.model.to(device)
         inputs = network.preprocess(picture)[None].to(device)
         step()
-        scores = common.scores_of(model, inputs)
+        scores = one_picture.scores_of(model, inputs)
         targets = common.choose_targets(options, network, scores)
         layers = common.choose_layers(options, network, inputs)
         step()
@@ -50,8 +50,8 @@ def _run(options: argparse.Namespace) -> None:
             inputs, targets, return_convergence_delta=True
         )
         beside = LayerCAV(model, layers, rules=_BESIDE, normalize="abs").attribute_targets(inputs, targets)
-        maps = common.maps_of((attributions for attributions, _ in explained), inputs)
-        cams = [common.grad_cam(model, layers[0], inputs, target, maps[0][0].shape) for target in targets]
+        maps = one_picture.maps_of((attributions for attributions, _ in explained), inputs)
+        cams = [one_picture.grad_cam(model, layers[0], inputs, target, maps[0][0].shape) for target in targets]
         step()
         rows = []
         for target, of_layers, cam in zip(targets, maps, cams, strict=True):
@@ -64,7 +64,7 @@ def _run(options: argparse.Namespace) -> None:
         figure, _ = show_rows(network.display(picture), rows, title)
         figure.savefig(output / _PICTURE_FILE, dpi=110)
         rows = []
-        for target, *both in zip(targets, maps, common.maps_of(beside, inputs), strict=True):
+        for target, *both in zip(targets, maps, one_picture.maps_of(beside, inputs), strict=True):
             for rules, of_layers in zip(("the paper's rules", f"preset {_BESIDE!r}"), both, strict=True):
                 numbered = list(zip(common.numbered(layers), of_layers, strict=True))
                 panels = [Panel("picture", None), *(Panel(title, ratios, True) for title, ratios in numbered)]

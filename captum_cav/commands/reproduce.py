@@ -6,7 +6,7 @@ import argparse
 import re
 from typing import Any
 
-from captum_cav import presets, reproduction, zoo
+from captum_cav import one_picture, presets, reproduction, zoo
 from captum_cav.ablation import box_mask
 from captum_cav.attribution import LayerCAV
 from captum_cav.commands import common
@@ -64,7 +64,7 @@ def _run(options: argparse.Namespace) -> None:
         model = network.model.to(device)
         inputs = network.preprocess(picture)[None].to(device)
         pixels = box_mask(box, (inputs.shape[2], inputs.shape[3]))
-        scores = common.scores_of(model, inputs)
+        scores = one_picture.scores_of(model, inputs)
         classes = [network.class_index(name) for name in names]
         names = [network.class_name(index) for index in classes]
         if classes[0] == classes[1]:
@@ -73,8 +73,8 @@ def _run(options: argparse.Namespace) -> None:
         step()
         # "abs": positive raised the score also where the score is negative.
         cav = LayerCAV(model, layers, rules=options.rules, normalize="abs")
-        maps = common.maps_of(cav.attribute_targets(inputs, classes), inputs)
-        cams = [common.grad_cam(model, layers[0], inputs, index, maps[0][0].shape) for index in classes]
+        maps = one_picture.maps_of(cav.attribute_targets(inputs, classes), inputs)
+        cams = [one_picture.grad_cam(model, layers[0], inputs, index, maps[0][0].shape) for index in classes]
         step()
         best = scores.topk(min(5, len(scores))).indices.tolist()
         followed = list(dict.fromkeys([*classes, *best]))

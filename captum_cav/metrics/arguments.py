@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 
 from captum_cav import _captum, checks
-from captum_cav.ablation import _check_evaluation
 from captum_cav.errors import CAVTypeError, InputError, OptionError, TargetError
 
 Model: TypeAlias = Callable[..., Any]
@@ -96,7 +95,7 @@ def check_model(model: Any) -> None:
     """Refuse what is no model, and one that would act at random."""
     if not callable(model):
         raise CAVTypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module or another callable.")
-    _check_evaluation(model)
+    checks.check_evaluation(model)
 
 
 def check_module(model: Any) -> torch.nn.Module:

@@ -7,6 +7,7 @@ shape; here the units of a layer are perturbed, and the score is followed from t
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -257,8 +258,11 @@ class _Site(NamedTuple):
     ) -> tuple[Any, list[tuple[torch.Tensor, ...]]]:
         """The output, and the units in each call; those of ``self.call`` are replaced where there are others."""
         calls: list[tuple[torch.Tensor, ...]] = []
+        thread = threading.get_ident()
 
         def meet(value: Any) -> Any:
+            if threading.get_ident() != thread:  # which runs the same model meanwhile
+                return value
             # In memory of their own: the model may write into them.
             calls.append(tuple(leaf.clone() for leaf in tree_leaves(value) if _is_unit(leaf)))
             if not instead or len(calls) - 1 != self.call:

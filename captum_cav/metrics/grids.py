@@ -24,7 +24,7 @@ from captum_cav.metrics.arguments import (
     precise,
 )
 from captum_cav.metrics.measure import measure
-from captum_cav.visualization.maps import _MOST_DISTORTION, _distortion
+from captum_cav.visualization.maps import MOST_DISTORTION, distortion
 
 _CELLS = 4
 
@@ -223,7 +223,7 @@ def _lay_out(module: torch.nn.Module, name: str) -> None:
     def tiled(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         cells = forward(self, *args, **kwargs)
         shape = tuple(cells.shape) if isinstance(cells, torch.Tensor) else None
-        if shape is None or len(shape) != 4 or _distortion(shape[2:], self.cell_size) > _MOST_DISTORTION:
+        if shape is None or len(shape) != 4 or distortion(shape[2:], self.cell_size) > MOST_DISTORTION:
             given = f"a {type(cells).__name__}" if shape is None else f"shape {shape}"
             raise LayerError(
                 f"layer {name} gives {given} for pictures of {' x '.join(map(str, self.cell_size))}; expected "

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from captum_cav.ablation import By, _replacement
+from captum_cav.ablation import By, replacement
 from captum_cav.errors import CAVTypeError, InputError, OptionError
 from captum_cav.metrics.arguments import (
     Model,
@@ -311,7 +311,7 @@ def _scores(
 def _replaced(inputs: torch.Tensor, baseline: Baseline) -> torch.Tensor:
     """The inputs with all pixels taken away."""
     if isinstance(baseline, str) and baseline in ("blur", "zero", "mean"):
-        return _replacement(inputs, baseline).expand_as(inputs)
+        return replacement(inputs, baseline).expand_as(inputs)
     if isinstance(baseline, torch.Tensor):
         try:
             return baseline.detach().to(inputs).expand_as(inputs)

@@ -33,6 +33,7 @@ def spearman(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 
 def _centred_ranks(values: torch.Tensor) -> torch.Tensor:
+    values = values.contiguous()  # or torch warns
     ordered = values.sort().values
     below = torch.searchsorted(ordered, values)
     up_to = torch.searchsorted(ordered, values, right=True)

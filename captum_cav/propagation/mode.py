@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 from torch.utils.hooks import RemovableHandle
 
+from captum_cav.checks import differs_in_training
 from captum_cav.errors import (
     CAVTypeError,
     ModelError,
@@ -203,7 +204,7 @@ class Propagation(TorchFunctionMode):
         Args:
             module: the module whose call begins.
         """
-        if module.training and _differs_in_training(module):
+        if module.training and differs_in_training(module):
             raise ModelError(
                 f"{self._describe(module)} is in training mode, where it acts at random or changes its statistics; "
                 "call model.eval() first."
@@ -644,20 +645,3 @@ def _are_all(operation: Operation, sources: int) -> bool:
     # Joins name dimensions by numbers; a sum or product may take one, as a factor or its alpha, that is below 0.
     numbers = operation.name in ("add", "mul") and any(isinstance(value, (int, float)) for value in arguments)
     return not numbers and len(tensors_in(arguments)) == sources
-
-
-def _differs_in_training(module: torch.nn.Module) -> bool:
-    if _estimates_spectral_norm(module):
-        return True
-    if isinstance(module, torch.nn.modules.dropout._DropoutNd):
-        return module.p > 0
-    if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-        return module.track_running_stats
-    return isinstance(module, torch.nn.RReLU)
-
-
-def _estimates_spectral_norm(module: torch.nn.Module) -> bool:
-    """Whether a module goes on estimating a largest singular value when it trains, by either of torch's ways."""
-    if type(module).__name__ == "_SpectralNorm":
-        return type(module).__module__ == "torch.nn.utils.parametrizations"
-    return any(type(hook).__module__ == "torch.nn.utils.spectral_norm" for hook in module._forward_pre_hooks.values())

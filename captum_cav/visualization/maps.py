@@ -36,14 +36,14 @@ def spatial_map(attributions: torch.Tensor, picture_size: tuple[int, int]) -> to
     shape = tuple(attributions.shape)
     if attributions.dim() == 4:
         layouts = {1: shape[2:], 3: shape[1:3]}
-        channels = min(layouts, key=lambda dim: _distortion(layouts[dim], picture_size))
-        if _distortion(layouts[channels], picture_size) < _MOST_DISTORTION:
+        channels = min(layouts, key=lambda dim: distortion(layouts[dim], picture_size))
+        if distortion(layouts[channels], picture_size) < MOST_DISTORTION:
             return attributions.sum(channels)
     if attributions.dim() == 3:
         for extra in range(min(_MOST_EXTRA_TOKENS, shape[1] - 1)):
             height = round(math.sqrt((shape[1] - extra) * picture_size[0] / picture_size[1]))
             grid = (height, (shape[1] - extra) // max(height, 1))
-            if grid[0] * grid[1] == shape[1] - extra and _distortion(grid, picture_size) < _MOST_DISTORTION:
+            if grid[0] * grid[1] == shape[1] - extra and distortion(grid, picture_size) < MOST_DISTORTION:
                 return attributions[:, extra:].sum(2).reshape(shape[0], *grid)
     raise InputError(
         f"contributions of shape {shape} have no places to lay over a picture of {picture_size[0]} x {picture_size[1]} "
@@ -52,11 +52,12 @@ def spatial_map(attributions: torch.Tensor, picture_size: tuple[int, int]) -> to
 
 
 # How far a grid's proportions may be from the picture's: unpadded convolutions take as much from the shorter side.
-_MOST_DISTORTION = math.log(1.25)
+MOST_DISTORTION = math.log(1.25)
 _MOST_EXTRA_TOKENS = 6
 
 
-def _distortion(grid: Sequence[int], picture_size: tuple[int, int]) -> float:
+def distortion(grid: Sequence[int], picture_size: tuple[int, int]) -> float:
+    """How far a grid's proportions are from the picture's, as the logarithm of their ratio."""
     if min(grid) == 0:
         return math.inf
     return abs(math.log(grid[0] * picture_size[1] / (grid[1] * picture_size[0])))
