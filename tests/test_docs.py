@@ -39,6 +39,15 @@ def test_the_reference_holds_every_public_name(reference: Path) -> None:
     assert public <= documented, sorted(public - documented)
 
 
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text()
+    headings = re.findall(r"^#+ ([^`\n]+)$", text, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", text):
+        assert target.removeprefix("#") in anchors if target.startswith("#") else (DOCS / target).exists(), target
+
+
 def test_no_sentence_is_taken_for_a_type(reference: Path) -> None:
     """Google style reads ``Returns: what: more`` as a type and a description, and says nothing."""
     for page in (reference / "api").glob("*.html"):
