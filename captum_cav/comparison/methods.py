@@ -19,7 +19,7 @@ from captum_cav import presets
 from captum_cav.attribution import InputCAV, LayerCAV
 from captum_cav.checks import did_you_mean
 from captum_cav.comparison import rivals
-from captum_cav.errors import CAVTypeError, InputError, LayerError, OptionError
+from captum_cav.errors import CAVTypeError, InputError, OptionError
 from captum_cav.visualization import spatial_map
 
 #: What stands for the input itself where a layer is asked for.
@@ -268,22 +268,9 @@ class Control:
 
     def at(self, model: nn.Module, layer: str, inputs: torch.Tensor) -> Bound:
         """Maps of the layer's resolution."""
-        like = inputs[:1] if layer == INPUT else _output_of(model, layer, inputs[:1])
-        grid = spatial_map(like, _size(inputs))
+        like = inputs if layer == INPUT else rivals.output_of(model, layer, inputs)
+        grid = spatial_map(like[:1], _size(inputs))
         return Bound(model, lambda inputs, targets: self.draw(grid.expand(len(inputs), -1, -1)))
-
-
-def _output_of(model: nn.Module, layer: str, inputs: torch.Tensor) -> torch.Tensor:
-    found: list[Any] = []
-    with torch.no_grad(), model.get_submodule(layer).register_forward_hook(lambda *call: found.append(call[2])):
-        model(inputs)
-    if not found:
-        raise LayerError(
-            f"layer {layer!r} was not reached by the forward pass; pick one that these inputs run through."
-        )
-    if not isinstance(found[0], torch.Tensor):
-        raise CAVTypeError(f"layer {layer!r} gave a {type(found[0]).__name__}; expected a tensor.")
-    return found[0]
 
 
 #: Always compared, too.

@@ -19,7 +19,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from captum_cav.attribution import InputCAV
-from captum_cav.errors import UnsupportedOperationError, UnsupportedOperationWarning
+from captum_cav.errors import CAVTypeError, LayerError, UnsupportedOperationError, UnsupportedOperationWarning
+from captum_cav.visualization import spatial_map
 
 #: Their maps tell how sensitive the score is, not what raised or lowered it: absolute values are compared.
 UNSIGNED = (captum_attr.Saliency, captum_attr.GuidedBackprop, captum_attr.Deconvolution, captum_attr.GuidedGradCam)
@@ -33,6 +34,8 @@ WITHOUT_UNIT = (
 )
 
 _GUIDED = (captum_attr.GuidedBackprop, captum_attr.Deconvolution, captum_attr.GuidedGradCam)
+# They give each channel a weight, and take dimension 1 for channels whatever it is.
+_WEIGHING = (captum_attr.LayerGradCam, captum_attr.GuidedGradCam)
 
 # The rules, as explain_rules names them, of operations whose gradient is all that any method needs.
 _LINEAR = ("affine", "batch_norm", "linear", "additive", "averaging")
@@ -147,8 +150,13 @@ def prepare(factory: type[Any], model: nn.Module, layer: str, inputs: torch.Tens
         What the class is to be given.
 
     Raises:
-        UnsupportedOperationError: if the class would overlook an operation.
+        LayerError: if the forward pass does not reach the layer just once: of several calls Captum explains the last.
+        UnsupportedOperationError: if the class would overlook an operation, or weigh something else than channels.
     """
+    if layer != "input":
+        output = output_of(model, layer, inputs)
+        if issubclass(factory, _WEIGHING):
+            _refuse_what_has_no_channels(output, layer, inputs)
     copied = copy.deepcopy(model)
     for module in copied.modules():
         if getattr(module, "inplace", False) is True:
@@ -182,6 +190,25 @@ def prepare(factory: type[Any], model: nn.Module, layer: str, inputs: torch.Tens
     # DeepLift's max pooling takes the gradients of the first example for those of all where nothing changed.
     one_by_one = issubclass(factory, captum_attr.DeepLift)
     return Prepared(whole, whole.get_submodule(name), restore_rules, one_by_one)
+
+
+def output_of(model: nn.Module, layer: str, inputs: torch.Tensor) -> torch.Tensor:
+    """What a layer gives for some inputs.
+
+    Raises:
+        LayerError: if it is not reached, or several times.
+        CAVTypeError: if it does not give a tensor.
+    """
+    outputs: list[Any] = []
+    with torch.no_grad(), model.get_submodule(layer).register_forward_hook(lambda *call: outputs.append(call[2])):
+        model(inputs.clone())
+    if len(outputs) != 1:
+        raise LayerError(
+            f"layer {layer!r} was reached {len(outputs)} times by the forward pass; pick one that is reached once."
+        )
+    if not isinstance(outputs[0], torch.Tensor):
+        raise CAVTypeError(f"layer {layer!r} gave a {type(outputs[0]).__name__}; expected a tensor.")
+    return outputs[0]
 
 
 def _put(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -220,6 +247,14 @@ def _refuse(method: str, operation: str, where: str) -> None:
     raise UnsupportedOperationError(
         f"Captum's {method} sees certain modules only, and would be wrong at {operation} in {place}."
     )
+
+
+def _refuse_what_has_no_channels(output: torch.Tensor, layer: str, inputs: torch.Tensor) -> None:
+    places = spatial_map(output, (inputs.shape[2], inputs.shape[3])).shape[1:]
+    if output.dim() != 4 or output.shape[2:] != places:
+        raise UnsupportedOperationError(
+            f"Grad-CAM weighs dimension 1, but layer {layer!r} of shape {tuple(output.shape)} has no channels there."
+        )
 
 
 def _refuse_what_deeplift_misses(model: nn.Module, inputs: torch.Tensor) -> None:

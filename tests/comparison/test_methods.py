@@ -17,7 +17,7 @@ from captum_cav import LayerCAV, presets, rules
 from captum_cav.comparison import NAMES, Method
 from captum_cav.comparison.methods import INPUT, find
 from captum_cav.comparison.rivals import _ApartMaxPool
-from captum_cav.errors import CAVError, CAVTypeError, InputError, OptionError, UnsupportedOperationError
+from captum_cav.errors import CAVError, CAVTypeError, InputError, LayerError, OptionError, UnsupportedOperationError
 from tests.comparison.networks import Skipping, classifier, pictures, seeded
 from tests.test_no_trace import left_as_it_was
 
@@ -345,6 +345,35 @@ def test_what_captum_would_overlook_is_refused(name: str, make: Callable[[], nn.
     layer = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
     with left_as_it_was(model), pytest.raises(UnsupportedOperationError, match=reason):
         explained(name, model, layer)
+
+
+class _Twice(nn.Module):
+    """One activation for both layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.relu = nn.Conv2d(2, 3, 3), nn.Conv2d(3, 3, 3), nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.relu(self.second(self.relu(self.first(x)))).mean((2, 3))
+
+
+@pytest.mark.parametrize("name", ["gradcam", "layer_gradient_x_activation", "layer_conductance", "cav"])
+def test_a_layer_that_is_reached_twice_is_refused(name: str) -> None:
+    with pytest.raises(LayerError, match=r"layer 'relu' was reached 2 times"):
+        explained(name, seeded(_Twice), "relu")
+
+
+@pytest.mark.parametrize("name", ["gradcam", "guided_gradcam"])
+def test_gradcam_is_refused_where_channels_come_last(name: str) -> None:
+    class Last(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.permute(0, 2, 3, 1)
+
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(2, 11, 3), nn.ReLU(), Last(), nn.Flatten(), nn.Linear(1584, 3)))
+    with pytest.raises(UnsupportedOperationError, match=r"layer '2' of shape \(1, 12, 12, 11\) has no channels there"):
+        explained(name, model, "2")
+    assert explained("cav", model, "2").shape == (2, 12, 12)
 
 
 def test_lrp_keeps_the_users_rules_from_call_to_call() -> None:
