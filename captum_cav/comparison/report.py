@@ -309,8 +309,11 @@ class Comparison:
             notes.append(
                 f"Without a sign (absolute values, of what the score is sensitive to): {', '.join(settings.unsigned)}."
             )
-        failed = {place: rows[0].error for place, rows in self._by_place().items() if rows[0].error}
-        notes += [f"{method} at {layer}: {error}" for (method, layer), error in failed.items()]
+        failed: dict[tuple[str, str], list[str]] = {}
+        for (method, layer), rows in self._by_place().items():
+            if rows[0].error:
+                failed.setdefault((method, rows[0].error), []).append(layer)
+        notes += [f"{method} at {', '.join(layers)}: {error}" for (method, error), layers in failed.items()]
         return notes
 
 

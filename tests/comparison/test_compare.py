@@ -286,6 +286,12 @@ def test_a_failing_method_is_recorded_and_the_others_finish() -> None:
     assert ("deeplift", "input") not in found.maps
 
 
+def test_a_reason_that_holds_at_several_layers_is_said_once() -> None:
+    found = compared(["layer_lrp"], [LAST, MIDDLE], on_error="record", model=classifier(nn.GELU))
+    assert str(found).count("TypeError") == 1
+    assert f"layer_lrp at {LAST}, {MIDDLE}: TypeError: Module of type" in str(found)
+
+
 def test_a_failing_metric_is_named_or_recorded() -> None:
     with pytest.raises(MethodError, match=r"metric 'focus' of 'cav' failed at layer 'body\.last': InputError"):
         compared(["cav"], metrics=["focus"])
