@@ -1,6 +1,6 @@
 """What contributions cost in time and memory, against the bare price of one gradient.
 
-    python -m benchmarks.cost [--rows 'vgg16/1/*' ...] [--device cpu] [--threads 0] [--seconds 3]
+    python -m benchmarks.cost [--rows 'vgg16/1/*' ...] [--device cpu] [--threads 0] [--seconds 2]
         [--memory none|ours|all] [--json FILE]
 
 A row is NETWORK/BATCH/KIND, or ``dispatch`` for the price of following one operation. Without ``--rows`` those are
@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", nargs="+", default=[], help="patterns, as 'vgg16/1/*', '*/8/last' or dispatch")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0 for torch's own number")
-    parser.add_argument("--seconds", type=float, default=3.0, help="for the rounds of a row; three are run in any case")
+    parser.add_argument("--seconds", type=float, default=2.0, help="for the rounds of a row; three are run in any case")
     parser.add_argument("--memory", choices=("none", "ours", "all"), default="ours", help="whose peaks to measure")
     parser.add_argument("--json", type=Path, help="a file for all numbers, written anew after each row")
     options = parser.parse_args(arguments)
