@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint docs test-slow clean
+.PHONY: demo test lint docs tutorials test-slow clean
 
 demo: $(INSTALLED)
 	$(BIN)/captum-cav demo --output captum_cav_demo
@@ -22,6 +22,9 @@ lint: $(INSTALLED)
 
 docs: $(INSTALLED)
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build
+
+tutorials: $(INSTALLED)
+	$(BIN)/python -m tutorials
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable ".[coverage,examples]"
