@@ -88,4 +88,4 @@ class _RaisedWeights(AffineRule):
         weight = summands.weight
         sums = summands.sum(summands.x, self.plain * weight + self.raised * weight.clamp(min=0))
         total = sums.detach() + summands.constant
-        return [Share(sums, inverse_of(total + torch.copysign(total.new_tensor(self.epsilon), total)))]
+        return [Share(sums, inverse_of(total + torch.copysign(total.new_full((), self.epsilon), total)))]

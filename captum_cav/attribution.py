@@ -230,7 +230,7 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
                 for index, parts in zip(chosen, contributions, strict=True):
                     total = shares[index].to(seeds.device)
                     for part in parts:
-                        total = total + part.sum(dtype=torch.float64)
+                        total = total + part.sum(dtype=torch.float64).to(seeds.device)
                     explained = total.reshape(1)
                     if split:
                         (by_seed,) = torch.autograd.grad(total + 0 * seeds.sum(), seeds, retain_graph=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import inspect
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import captum
 import numpy as np
 import torch
 from torch import nn
@@ -128,7 +128,7 @@ def compare(
         versions={
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "captum": captum.__version__,
+            "captum": importlib.metadata.version("captum"),
             "captum_cav": captum_cav.__version__,
         },
     )

@@ -63,11 +63,14 @@ class Account:
         Returns:
             For each layer, the sum of the shares of all constants behind it, a float64 scalar.
         """
-        totals = [torch.zeros((), dtype=torch.float64, device="cpu") for _ in range(count)]
+        places = {share.device for _, share in self._shares} or {torch.device("cpu")}
+        # Where the shares are; of a model on several devices, on the CPU.
+        place = places.pop() if len(places) == 1 else torch.device("cpu")
+        totals = [torch.zeros((), dtype=torch.float64, device=place) for _ in range(count)]
         for taps, share in self._shares:
             for index in range(count):
                 if taps >> index & 1:
-                    totals[index] = totals[index].to(share.device) + share
+                    totals[index] = totals[index] + share.to(place)
         self._shares.clear()
         return totals
 

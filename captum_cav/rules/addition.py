@@ -50,7 +50,7 @@ class AdditionRule(Rule):
         scale = operation.kwargs.get("alpha", 1)
         summands = {"add": (1, scale), "sub": (1, -scale), "rsub": (-scale, 1)}[operation.name]
         values = [
-            factor * (value.detach().clone() if isinstance(value, torch.Tensor) else carrier.new_tensor(value))
+            factor * (value.detach().clone() if isinstance(value, torch.Tensor) else carrier.new_full((), value))
             for value, factor in zip((a, b), summands, strict=True)
         ]
         total = values[0] + values[1]

@@ -117,7 +117,7 @@ class Summands:
     def in_place_of_x(self, value: torch.Tensor | float) -> torch.Tensor:
         """A value that stands in the place of the input: what it brings is the input's contribution."""
         x = self.x.detach()
-        value = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+        value = value.to(x) if isinstance(value, torch.Tensor) else x.new_full((), value)
         return value + (self.x - x) * (value / zero.without_zeros(x))
 
 

@@ -73,7 +73,8 @@ class EpsilonRule(AffineRule):
     def shares(self, summands: Summands) -> Sequence[Share]:
         """All summands, over the stabilised sum."""
         total = summands.total
-        epsilon = total.new_tensor(self.epsilon)
+        # Filled where it is: a number that is copied to a GPU makes the host wait.
+        epsilon = total.new_full((), self.epsilon)
         if self.relative:
             dims = tuple(range(1, total.dim())) or (0,)
             epsilon = epsilon * total.square().mean(dims, keepdim=True).sqrt()
@@ -120,7 +121,7 @@ class GammaRule(AffineRule):
         positive = summands.positive()
         # Factors of all summands and of the positive ones before division: 1 and gamma where the output rises; where it
         # falls, z + gamma z- = (1 + gamma) z - gamma z+.
-        of_positive = torch.copysign(total.new_tensor(self.gamma), total)
+        of_positive = torch.copysign(total.new_full((), self.gamma), total)
         of_all = torch.mul(of_positive, -0.5).add_(1 + self.gamma / 2)
         sums = (positive.detach() + summands.constant.clamp(min=0)).mul_(of_positive).addcmul_(total, of_all)
         inverse = inverted(sums)

@@ -18,10 +18,6 @@ from tests.gpu.synchronisation import none_allowed
 
 _LARGE = ("resnet18", "mobilenet_v3_small", "convnext_tiny", "swin_t")
 _KINDS = [name for name in FEW if name not in _LARGE]
-_COPIES_ITS_NUMBER = pytest.mark.xfail(
-    raises=(AssertionError, RuntimeError),
-    reason="EpsilonRule and GammaRule copy epsilon and gamma to the device for each operation (Tensor.new_tensor)",
-)
 
 
 @pytest.fixture(params=[CUDA, "meta"])
@@ -72,11 +68,7 @@ def test_measuring_constants_waits_for_nothing(name: str, device: torch.device) 
 
 @pytest.mark.parametrize(
     ("name", "preset"),
-    [
-        pytest.param(name, preset, marks=_COPIES_ITS_NUMBER if preset != "pinpoint" or name == "functional" else ())
-        for name, preset in itertools.product(_KINDS, presets.NAMES)
-        if preset != "paper"
-    ],
+    [(name, preset) for name, preset in itertools.product(_KINDS, presets.NAMES) if preset != "paper"],
 )
 def test_presets_wait_for_nothing(name: str, preset: str, device: torch.device) -> None:
     propagate(name, device, preset, False)
