@@ -192,8 +192,9 @@ def attempt(what: Callable[[], Any]) -> str:
     return ""
 
 
+torch.manual_seed(0)
 bent = nn.Sequential(nn.Linear(3, 4), Odd(), nn.Linear(4, 2)).eval()
-x = torch.randn(2, 3)
+x = 2 * torch.randn(2, 3)
 unknown = attempt(lambda: LayerCAV(bent, "0").attribute(x, target=1))
 
 # %% [markdown]
@@ -364,7 +365,7 @@ assert square_score < 0
 assert cancelling.tolist() == [[1.0, -1.0]]
 assert "special_i1" in unknown
 assert ruled.ok
-assert lost.abs().max() > 0.01
+assert lost.abs().max() > 0.1
 assert "custom autograd.Function" in unseen
 torch.testing.assert_close(by_kernel, LayerCAV(in_torch, "0").attribute(x, target=1))
 assert all(messages), "each of them raises"
