@@ -161,6 +161,7 @@ def difull(
     Example::
 
         >>> from captum_cav import LayerCAV
+        >>> _ = torch.manual_seed(2)
         >>> net = torch.nn.Sequential(
         ...     torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(18, 3)
         ... )
