@@ -85,15 +85,15 @@ def check_inputs(forward_func: Callable[..., Any], inputs: Any) -> tuple[Any, ..
     return given
 
 
-def _modules(root: torch.nn.Module) -> set[torch.nn.Module]:
-    """Every module of a model; torch's own walk, which finds their names, takes long beside a small network."""
-    found: set[torch.nn.Module] = set()
+def _modules(root: torch.nn.Module) -> Iterable[torch.nn.Module]:
+    """Every module of a model in order; torch's own walk, which finds their names, takes long beside a small network."""
+    found: dict[torch.nn.Module, None] = {}
     waiting: list[torch.nn.Module | None] = [root]
     while waiting:
         module = waiting.pop()
         if module is not None and module not in found:
-            found.add(module)
-            waiting += module._modules.values()
+            found[module] = None
+            waiting += reversed(module._modules.values())
     return found
 
 
