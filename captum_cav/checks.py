@@ -86,7 +86,7 @@ def check_inputs(forward_func: Callable[..., Any], inputs: Any) -> tuple[Any, ..
 
 
 def _modules(root: torch.nn.Module) -> Iterable[torch.nn.Module]:
-    """Every module of a model in order; torch's own walk, which finds their names, takes long beside a small network."""
+    """Every module of a model, in order; torch's own walk also finds names and takes long beside a small network."""
     found: dict[torch.nn.Module, None] = {}
     waiting: list[torch.nn.Module | None] = [root]
     while waiting:
