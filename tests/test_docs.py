@@ -6,10 +6,10 @@ import html
 import re
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
-from sphinx.util.inventory import InventoryFile
 
 import captum_cav
 from captum_cav import ablation, comparison, errors, metrics, presets, report, rules, visualization, zoo
@@ -28,8 +28,8 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_reference_holds_every_public_name(reference: Path) -> None:
-    inventory = InventoryFile.loads((reference / "objects.inv").read_bytes(), uri="")
-    documented = {name for kind, of_kind in inventory.data.items() if kind.startswith("py:") for name in of_kind}
+    inventory = (reference / "objects.inv").read_bytes().split(b"\n", 4)[4]  # behind four lines of comments
+    documented = {line.split(" ", 1)[0] for line in zlib.decompress(inventory).decode().splitlines()}
     public = {f"captum_cav.{name}" for name in captum_cav.__all__}
     for module in (ablation, metrics, report, rules, visualization, zoo):
         public |= {f"{module.__name__}.{name}" for name in module.__all__}
