@@ -660,23 +660,33 @@ def test_case_16_derivatives_within_the_model(derivative: Function, at: str) -> 
         assert_same(found[1], expected[1])
 
 
-@pytest.mark.parametrize("by", ["method", "attribute"])
-def test_case_16_a_derivative_says_what_is_wrong(by: str) -> None:
-    def slope(x: torch.Tensor) -> torch.Tensor:
-        x = x.detach().clone()
-        if by == "method":
-            x.requires_grad_()
-        else:
-            x.requires_grad = True
-        return torch.autograd.grad(cubes(x), x)[0]
-
-    net, x = net_around(Apply(slope)), samples().double()
+@pytest.mark.parametrize("derivative", [DERIVATIVES[name] for name in DERIVATIVES if "vmap" not in name])
+def test_case_16_a_derivative_says_what_is_wrong(derivative: Function) -> None:
+    net, x = net_around(Apply(derivative)), samples().double()
     said = (
-        r"^A tensor of shape \(2, \d+\) in module 'middle\.0' \(Apply\) is made to require grad in the forward pass: "
-        r"the model takes derivatives by it, which captum_cav cannot follow\. Write that step in torch operations, rule"
+        r"^The model takes derivatives in its forward pass in module 'middle\.0' \(Apply\), which captum_cav cannot "
+        r"follow\. Write that step in torch operations, rule"
     )
     with raising(UnsupportedOperationError, NotImplementedError, said, net):
         InputCAV(net).attribute(x, 1)
+
+
+@pytest.mark.parametrize("by", ["method", "attribute"])
+def test_case_16_a_constant_that_requires_grad_is_a_constant(by: str) -> None:
+    def shifted(x: torch.Tensor) -> torch.Tensor:
+        shift = torch.full_like(x, 0.5)
+        if by == "method":
+            shift.requires_grad_()
+        else:
+            shift.requires_grad = True
+        return x + shift
+
+    x = samples().double()
+    found, expected = (
+        InputCAV(net_around(Apply(shift))).attribute(x, 1, return_convergence_delta=True)
+        for shift in (shifted, lambda x: x + 0.5)
+    )
+    assert_same(found, expected)
 
 
 def test_case_16_asking_for_a_gradient_of_what_carries_changes_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -335,7 +336,11 @@ class Propagation(TorchFunctionMode):
         kwargs = kwargs or {}
         identity = identify(func)
         name = identity.name
-        if self._paused or self.suspended or name in QUERIES:
+        if self._paused or self.suspended:
+            return func(*args, **kwargs)
+        if func is torch.autograd.grad:
+            raise self._derived()
+        if name in QUERIES:
             return func(*args, **kwargs)
         if name in _SETTING and self._is_setting(func, args):
             return func(*args, **kwargs)
@@ -379,8 +384,9 @@ class Propagation(TorchFunctionMode):
         asks = identify(func).name == "requires_grad_"
         if get_mark(args[0], self._run) is not None:
             return asks
-        if asks or (getattr(func, "__self__", None) is torch.Tensor.requires_grad and args[1]):
-            self._check_not_derived(args[0])
+        # A tensor of its own that requires grad is a constant like any other, unless torch derives by it.
+        if asks and sys._getframe(2).f_globals.get("__name__", "").startswith(_DERIVING):
+            raise self._derived()
         # A model that sets its own parameter's data must find its own parameter.
         return True
 
@@ -487,13 +493,12 @@ class Propagation(TorchFunctionMode):
             if mark is not None:
                 set_mark(twin, mark)
 
-    def _check_not_derived(self, tensor: torch.Tensor) -> None:
-        """Refuse derivatives that the model itself takes by something that it made: their graph is not followed."""
-        if get_mark(tensor, self._run) is None and not tensor.requires_grad and is_number(tensor):
-            raise UnsupportedOperationError(
-                f"A tensor of shape {tuple(tensor.shape)}{self.where()} is made to require grad in the forward pass: "
-                f"the model takes derivatives by it, which captum_cav cannot follow. {_OF_ITS_MODULE}"
-            )
+    def _derived(self) -> UnsupportedOperationError:
+        """The error for derivatives that the model itself takes, whose graph is not followed."""
+        return UnsupportedOperationError(
+            f"The model takes derivatives in its forward pass{self.where()}, which captum_cav cannot follow. "
+            f"{_OF_ITS_MODULE}"
+        )
 
     def _check_recorded(self, target: Any, name: str | None) -> None:
         if isinstance(target, torch.Tensor) and target.requires_grad and not torch.is_grad_enabled():
@@ -555,6 +560,8 @@ class Propagation(TorchFunctionMode):
 _DEFAULT = "default"
 # Types of arguments that hold no tensors.
 _PLAIN = frozenset([int, float, bool, str, type(None), torch.dtype, torch.device])
+# Modules of torch that take derivatives for their callers.
+_DERIVING = ("torch.autograd.functional", "torch._functorch")
 _SETTING = frozenset(["requires_grad_", "__set__"])
 
 
