@@ -235,6 +235,29 @@ def test_the_mean_slope_of_signals_and_of_volumes(shape: tuple[int, ...], pool: 
     assert differs(expected, InputCAV(score, normalize=None).attribute(z, 4))
 
 
+@pytest.mark.parametrize("other", ["carries", "weighs", "is looked at"])
+def test_slopes_are_averaged_only_where_all_comes_through_one_pooling(other: str) -> None:
+    """What else carries keeps each position its slope; a gate made of the mean, or a statistic, is no pooling."""
+
+    def score(z: torch.Tensor) -> torch.Tensor:
+        y = F.relu(z)
+        along = (y * torch.arange(1.0, 13.0, dtype=z.dtype).reshape(3, 4)).sum((1, 2))
+        if other == "carries":
+            return y.mean(2)[:, 0] + along
+        if other == "weighs":
+            return (y * y.mean(2, keepdim=True).sigmoid())[:, 0, 1:].amax(1)
+        y.mean(2)
+        return along
+
+    z = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found, expected = (
+        InputCAV(score, rules=chosen, normalize=None).attribute(z, return_convergence_delta=True)
+        for chosen in ({F.relu: rules.MeanSlopeRule()}, None)
+    )
+    torch.testing.assert_close(found, expected)
+    assert found[0].abs().sum() > 0
+
+
 def test_the_mean_slope_has_what_the_positions_carry_less_as_a_constant() -> None:
     """3 and -1: the mean slope is 1/2, the ReLU gave 3 / 2, the positions carry (3 - 1) / 2 / 2."""
     z = torch.tensor([[[3.0, -1.0]]], dtype=torch.float64)
