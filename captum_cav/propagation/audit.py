@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 from captum_cav.propagation.account import Account, Notes
 from captum_cav.propagation.marks import get_mark, is_number, set_mark, tensors_in
 from captum_cav.propagation.operation import ModuleCall, Operation, Surrogate
+from captum_cav.propagation.surroundings import OwnFunction
 from captum_cav.propagation.taps import hand_on
 from captum_cav.rules import zero
 from captum_cav.rules.linear import linear
@@ -148,7 +149,7 @@ def _share_memory(outputs: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor
     return any(tensor.untyped_storage().data_ptr() in places for tensor in outputs)
 
 
-class _Linked(torch.autograd.Function):
+class _Linked(OwnFunction):
     """The outputs of an operation whose graph is its own; the backward pass runs through that graph."""
 
     @staticmethod

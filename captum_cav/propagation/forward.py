@@ -273,8 +273,8 @@ def _hooked(sites: Sequence[Site], at_site: Callable[[int, Any], Any], mode: Pro
     def enter(module: torch.nn.Module, args: Any) -> Any:
         if is_elsewhere():
             return None
-        mode.enter_module(module)
-        return None if module in tapped_before else begin_call(module, args)
+        may_be_ruled = mode.enter_module(module)
+        return begin_call(module, args) if may_be_ruled and module not in tapped_before else None
 
     def leave(module: torch.nn.Module, args: Any, output: Any) -> None:
         if not is_elsewhere() and mode.modules and mode.modules[-1] is module:

@@ -35,15 +35,20 @@ class Keeper:
     """Keeps values without copying them, unless something is about to write into their memory."""
 
     def __init__(self) -> None:
-        self._by_storage: dict[int, list[Kept]] = {}
+        self._by_memory: dict[int, list[Kept]] = {}
 
     def keep(self, tensor: torch.Tensor) -> Kept:
         """Keep a tensor's value."""
         kept = Kept(tensor)
-        self._by_storage.setdefault(tensor.untyped_storage().data_ptr(), []).append(kept)
+        self._by_memory.setdefault(_memory_of(tensor), []).append(kept)
         return kept
 
     def before_writing(self, tensor: torch.Tensor) -> None:
         """Copy what was kept in the memory of a tensor that is about to be written into."""
-        for kept in self._by_storage.pop(tensor.untyped_storage().data_ptr(), ()):
+        for kept in self._by_memory.pop(_memory_of(tensor), ()):
             kept.value = kept.value.clone()
+
+
+def _memory_of(tensor: torch.Tensor) -> int:
+    """Where the memory of a tensor begins, whatever part of it the tensor is; its storage would have to be made."""
+    return tensor.data_ptr() - int(tensor.storage_offset()) * tensor.element_size()

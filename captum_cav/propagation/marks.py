@@ -69,8 +69,8 @@ def get_mark(tensor: torch.Tensor, run: object) -> Mark | None:
 def set_mark(tensor: torch.Tensor, mark: Mark, *, written: bool = False) -> None:
     """Mark a tensor, and if it was written into the tensor it is a view of, which was written into as well."""
     setattr(tensor, _ATTRIBUTE, mark)
-    base = tensor._base
-    if written and base is not None and base.requires_grad:
+    base = tensor._base if written else None
+    if base is not None and base.requires_grad:
         held = get_mark(base, mark.run)
         if held is None:  # whatever the constant around the view holds
             merged = mark._replace(traits=mark.traits & ~NONNEGATIVE, origin=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import warnings
 from collections import OrderedDict
@@ -27,7 +28,7 @@ from captum_cav.propagation.account import Account, Ledger, Notes
 from captum_cav.propagation.audit import Audit
 from captum_cav.propagation.kept import Keeper, Kept
 from captum_cav.propagation.marks import NONNEGATIVE, RAW, Mark, Origin, get_mark, is_number, set_mark, tensors_in
-from captum_cav.propagation.operation import ModuleCall, Operation, Surrogate, identify, writes_in_place
+from captum_cav.propagation.operation import Identity, ModuleCall, Operation, Surrogate, identify, writes_in_place
 from captum_cav.propagation.overrides import Candidate, Rulebook
 from captum_cav.propagation.surroundings import (
     age_of,
@@ -38,7 +39,17 @@ from captum_cav.propagation.surroundings import (
     saving_as_is,
 )
 from captum_cav.propagation.taps import Tapped, make_twins, tap, twins_of
-from captum_cav.rules import DEFAULTS, GUARDS, HANDING_ON, KEEPING, MAKING, NONNEGATIVE_TOGETHER, QUERIES, SHAPED_LIKE
+from captum_cav.rules import (
+    DEFAULTS,
+    GUARDS,
+    HANDING_ON,
+    KEEPING,
+    MAKING,
+    NONNEGATIVE_TOGETHER,
+    PLAIN,
+    QUERIES,
+    SHAPED_LIKE,
+)
 from captum_cav.rules.activation import GATES, written_gate
 from captum_cav.rules.rule import FunctionRule, Rule
 
@@ -102,6 +113,8 @@ class Propagation(TorchFunctionMode):
         self._on_unknown = on_unknown
         self._names_of = names_of
         self._log = log
+        # Whether operations are to be counted, named or compared, not only followed.
+        self._is_watched = account is not None or log is not None or audited
         self._keeper = Keeper()
         self._paused = False
         self._saved_as = hooks_on_saved_tensors()
@@ -199,11 +212,14 @@ class Propagation(TorchFunctionMode):
             if origin is not None:
                 origin.takers += 1
 
-    def enter_module(self, module: torch.nn.Module) -> None:
+    def enter_module(self, module: torch.nn.Module) -> bool:
         """Refuse a module that would act at random or change itself; remember where the forward pass is.
 
         Args:
             module: the module whose call begins.
+
+        Returns:
+            Whether any rule may be for what runs inside.
         """
         if module.training and differs_in_training(module):
             raise ModelError(
@@ -222,6 +238,7 @@ class Propagation(TorchFunctionMode):
                 candidates = sorted([*candidates, *own], key=lambda candidate: candidate.rank, reverse=True)
         self.modules.append(module)
         self._candidates.append(candidates)
+        return bool(candidates)
 
     def begin_call(self, module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Pause for a module that is ruled as one operation.
@@ -323,7 +340,7 @@ class Propagation(TorchFunctionMode):
                 # It worked on a copy; what the model holds is to have the new value too.
                 self._preserve(argument)
                 output = argument.copy_(output)
-            self._mark(output, operation, found, bool(written))
+            self._mark(output, operation, _OF_MODULE, found, bool(written))
             if written:
                 self._follow(output)
         return output
@@ -334,22 +351,21 @@ class Propagation(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        identity = identify(func)
-        name = identity.name
         if self._paused or self.suspended:
+            return func(*args, **kwargs)
+        treatment = _treatment(func)
+        if treatment.is_query:
             return func(*args, **kwargs)
         if func is torch.autograd.grad:
             raise self._derived()
-        if name in QUERIES:
-            return func(*args, **kwargs)
+        name = treatment.identity.name
         if name in _SETTING and self._is_setting(func, args):
             return func(*args, **kwargs)
         found: list[tuple[torch.Tensor, Mark]] = []
         args = tuple([value if value.__class__ in _PLAIN else self._admit(value, found, func) for value in args])
         if kwargs:
             kwargs = {key: self._admit(value, found, func) for key, value in kwargs.items()}
-        guard = GUARDS.get(name or "")
-        if not found and guard is None:
+        if not found and treatment.guard is None:
             return func(*args, **kwargs)
         if name == "register_hook":
             # Contributions are no gradients: a hook that scales or records those has no business with them.
@@ -359,25 +375,46 @@ class Propagation(TorchFunctionMode):
             found = [(tensor, mark) for tensor, mark in found if tensor is args[0]]
         if "out" in kwargs and isinstance(kwargs["out"], torch.Tensor):
             return self._into(kwargs["out"], func, args, kwargs)
-        in_place = writes_in_place(identity, args, kwargs)
-        sources = [tensor for tensor, _ in found]
-        operation = Operation(identity, func, args, kwargs, sources, in_place, self)
-        if guard is not None:
-            guard(operation)
+        in_place = writes_in_place(treatment.identity, args, kwargs)
         if in_place:
             self._preserve(args[0])
             self._check_recorded(args[0], name)
-        if not any(tensor.requires_grad for tensor in sources):
+        if self._is_plain(treatment, found):
             output = func(*args, **kwargs)
-            if found:
-                self._mark(args[0] if output is None else output, operation, found, in_place)
-            return output
-        output = self._apply(operation, *self._rule(operation))
-        if not operation.written_out or self._has_unmarked(output):
-            self._mark(args[0] if output is None else output, operation, found, in_place)
-        if in_place:
+            _mark_alike(args[0] if output is None else output, *found[0], treatment, in_place)
+        else:
+            operation = Operation(treatment.identity, func, args, kwargs, [one for one, _ in found], in_place, self)
+            output = self._run_operation(operation, treatment, found)
+        if in_place and isinstance(args[0], torch.Tensor):
             self._follow(args[0])
         return output
+
+    def _run_operation(
+        self, operation: Operation, treatment: _Treatment, found: list[tuple[torch.Tensor, Mark]]
+    ) -> Any:
+        """Run an operation by its rule, and mark what it gives."""
+        if treatment.guard is not None:
+            treatment.guard(operation)
+        if any(tensor.requires_grad for tensor in operation.sources):
+            output = self._apply(operation, *self._rule(operation, treatment))
+        else:
+            output = operation.value()
+        if not operation.written_out or self._has_unmarked(output):
+            result = operation.args[0] if output is None else output
+            self._mark(result, operation, treatment, found, operation.in_place)
+        return output
+
+    def _is_plain(self, treatment: _Treatment, found: list[tuple[torch.Tensor, Mark]]) -> bool:
+        """Whether an operation's surrogate is the operation: most are, and need not become an :class:`Operation`."""
+        return (
+            treatment.is_plain
+            and len(found) == 1
+            and found[0][1].origin is None
+            and not self._is_watched
+            and not (self._candidates and self._candidates[-1])
+            and not self._rules.of_function(treatment.identity.name)
+            and hooks_on_saved_tensors() == self._saved_as
+        )
 
     def _is_setting(self, func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
         """Whether a gradient is asked for, or an attribute set of a tensor that has nothing to do with the inputs."""
@@ -417,22 +454,23 @@ class Propagation(TorchFunctionMode):
                 if value.grad_fn is not None and age_of(value) > self._began:
                     raise self._unseen(value, f"reached {identify(func).name or getattr(func, '__name__', func)!r}")
                 return value.detach()
-        elif type(value) in (tuple, list):
+        elif value.__class__ in _NESTED:
+            if _PLAIN.issuperset([item.__class__ for item in value]):
+                return value
             admitted = [item if item.__class__ in _PLAIN else self._admit(item, found, func) for item in value]
             return type(value)(admitted)
         return value
 
-    def _rule(self, operation: Operation) -> tuple[Surrogate, str]:
+    def _rule(self, operation: Operation, treatment: _Treatment) -> tuple[Surrogate, str]:
         """The rule for an operation, and why it is that one."""
         for candidate in self._candidates[-1] if self._candidates else ():
             for rule in candidate.rules:
                 if not rule.as_one and rule.governs(operation):
                     return rule, candidate.why
-        identity = identify(operation.function)
-        for rule in self._rules.of_function(identity.name or operation.function):
+        for rule in self._rules.of_function(treatment.identity.name or operation.function):
             if rule.governs(operation):
                 return rule, f"function {operation.name}"
-        return DEFAULTS.get(identity.name or "", Operation.gradient), _DEFAULT
+        return treatment.default, _DEFAULT
 
     def _apply(self, operation: Operation, rule: Surrogate, why: str) -> Any:
         module = operation.module if isinstance(operation, ModuleCall) else self.modules[-1] if self.modules else None
@@ -440,7 +478,7 @@ class Propagation(TorchFunctionMode):
         before, self._paused = self._paused, True
         try:
             with saving_as_is(self._saved_as):
-                expected = _expected(operation) if why != _DEFAULT and _is_users(rule) else None
+                expected = _expected(operation) if why is not _DEFAULT and _is_users(rule) else None
                 output = rule(operation) if self.audit is None else self.audit.apply(operation, rule, module)
         finally:
             self._paused = before
@@ -451,23 +489,29 @@ class Propagation(TorchFunctionMode):
             self._log(operation, rule, why, module)
         return output
 
-    def _mark(self, output: Any, operation: Operation, sources: list[tuple[torch.Tensor, Mark]], written: bool) -> None:
+    def _mark(
+        self,
+        output: Any,
+        operation: Operation,
+        treatment: _Treatment,
+        sources: list[tuple[torch.Tensor, Mark]],
+        written: bool,
+    ) -> None:
         """Mark what an operation made of its sources, or has written into."""
-        name = operation.name
-        taps, bypassing, traits = 0, False, KEEPING.get(name, RAW)
+        taps, bypassing, traits = 0, False, treatment.keeping
         for tensor, mark in sources:
             traits &= mark.traits
             if not tensor.requires_grad:
                 bypassing = True
             elif id(tensor) not in operation.held:
                 taps |= mark.taps
-        if traits & NONNEGATIVE and name in NONNEGATIVE_TOGETHER and not _are_all(operation, len(sources)):
+        if traits & NONNEGATIVE and treatment.is_joining and not _are_all(operation, len(sources)):
             traits &= ~NONNEGATIVE
-        traits |= MAKING.get(name, 0)
-        if name in GATES and sources:
+        traits |= treatment.making
+        if treatment.may_be_gate and sources:
             traits |= written_gate(operation, sources[0][1].traits)
         origin = operation.origin
-        if origin is None and name in HANDING_ON and len(sources) == 1:
+        if origin is None and treatment.hands_on and len(sources) == 1:
             origin = sources[0][1].origin
         for tensor in (output,) if isinstance(output, torch.Tensor) else tensors_in(output):
             if is_number(tensor):
@@ -557,9 +601,72 @@ class Propagation(TorchFunctionMode):
         return f"module {name!r} ({type(module).__name__})" if name else f"the module {type(module).__name__}"
 
 
+class _Treatment(NamedTuple):
+    """What is known of a torch function before it is called: worked out once a function.
+
+    Attributes:
+        identity: its name, and how it writes in place.
+        is_query: whether it asks something of a tensor without computing on it.
+        guard: what refuses it where it acts at random, or None.
+        default: its default rule.
+        is_plain: whether that is the function itself where one tensor depends on the inputs.
+        keeping: traits that its output has if all that depends on the inputs has them.
+        making: traits that its output has.
+        is_joining: whether constants that take part may be negative.
+        may_be_gate: whether it may make a gate that is written by hand.
+        hands_on: whether it is the identity at rest.
+    """
+
+    identity: Identity
+    is_query: bool
+    guard: Callable[[Operation], None] | None
+    default: Surrogate
+    is_plain: bool
+    keeping: int
+    making: int
+    is_joining: bool
+    may_be_gate: bool
+    hands_on: bool
+
+
+@functools.cache
+def _treatment(function: Callable[..., Any]) -> _Treatment:
+    identity = identify(function)
+    name = identity.name or ""
+    default = DEFAULTS.get(name, Operation.gradient)
+    special = name in GUARDS or name in GATES or name in NONNEGATIVE_TOGETHER
+    return _Treatment(
+        identity,
+        identity.name in QUERIES,
+        GUARDS.get(name),
+        default,
+        default in PLAIN and not special,
+        KEEPING.get(name, RAW),
+        MAKING.get(name, 0),
+        name in NONNEGATIVE_TOGETHER,
+        name in GATES,
+        name in HANDING_ON,
+    )
+
+
+_OF_MODULE = _treatment(ModuleCall)
+
+
+def _mark_alike(output: Any, source: torch.Tensor, mark: Mark, treatment: _Treatment, written: bool) -> None:
+    """Mark what an operation made of one tensor as that is, but for what the operation keeps and makes."""
+    traits = mark.traits & treatment.keeping | treatment.making
+    if traits != mark.traits:
+        mark = Mark(mark.run, mark.taps, traits)
+    bypassing = not source.requires_grad
+    for tensor in (output,) if isinstance(output, torch.Tensor) else tensors_in(output):
+        if (tensor.requires_grad or bypassing) and is_number(tensor):
+            set_mark(tensor, mark, written=written)
+
+
 _DEFAULT = "default"
 # Types of arguments that hold no tensors.
 _PLAIN = frozenset([int, float, bool, str, type(None), torch.dtype, torch.device])
+_NESTED = (tuple, list)
 # Modules of torch that take derivatives for their callers.
 _DERIVING = ("torch.autograd.functional", "torch._functorch")
 _SETTING = frozenset(["requires_grad_", "__set__"])

@@ -20,6 +20,12 @@ from torch.utils.hooks import BackwardHook
 Apply = Callable[[type[torch.autograd.Function], tuple[Any, ...], dict[str, Any]], Any]
 
 
+class OwnFunction(torch.autograd.Function):
+    """An autograd function that belongs to a rule: applied as torch does, also while the model's own are followed."""
+
+    apply = torch.autograd.Function.__dict__["apply"]
+
+
 class _Shared:
     """A setting of the whole process: the first thread that needs it makes it, the last puts it back.
 
@@ -162,8 +168,11 @@ def saving_as_is(since: Any) -> AbstractContextManager[Any]:
     """
     here = hooks_on_saved_tensors()
     if here is None or here == since:
-        return nullcontext()
+        return _AS_THEY_ARE
     return saved_tensors_hooks(_as_is, _as_is)
+
+
+_AS_THEY_ARE = nullcontext()
 
 
 def _as_is(tensor: torch.Tensor) -> torch.Tensor:

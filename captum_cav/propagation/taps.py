@@ -16,9 +16,10 @@ from torch.utils._pytree import tree_map
 
 from captum_cav.errors import CAVTypeError
 from captum_cav.propagation.kept import Kept
+from captum_cav.propagation.surroundings import OwnFunction
 
 
-class _HandOn(torch.autograd.Function):
+class _HandOn(OwnFunction):
     """Identity that requires grad although its input may not.
 
     The output shares the input's memory without being a view or a leaf, so that the model may write into it.
@@ -108,4 +109,4 @@ def tap(
         mark(carrier, leaf)
         return carrier
 
-    return tree_map(tapped_leaf, value), tapped
+    return tapped_leaf(value) if isinstance(value, torch.Tensor) else tree_map(tapped_leaf, value), tapped

@@ -100,6 +100,15 @@ _DERIVATIVES = (
     tangent.tangent,
 )
 
+#: Default rules that give an operation's own value where one tensor depends on the inputs, none left word for another
+#: operation, and nobody asks for the shares of constants.
+PLAIN: frozenset[Surrogate] = frozenset(
+    [
+        *(_linear.linear, _linear.additive, _linear.averaging, _linear.affine),
+        *(_product.product, pooling.winner_takes_all, activation.relu),
+    ]
+)
+
 
 def is_derivative(rule: Surrogate, operation: Operation) -> bool:
     """Whether a rule passes on an operation's own gradient, so that contributions are activation x gradient."""

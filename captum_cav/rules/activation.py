@@ -17,9 +17,10 @@ import torch
 from captum_cav.errors import OptionError
 from captum_cav.propagation.marks import BOUNDED, NONNEGATIVE, RAISED, WEIGHT
 from captum_cav.propagation.operation import Operation, Surrogate
+from captum_cav.propagation.surroundings import OwnFunction
 
 
-class _Activation(torch.autograd.Function):
+class _Activation(OwnFunction):
     """A value whose coefficient reaches the input times a slope."""
 
     @staticmethod
@@ -36,7 +37,7 @@ class _Activation(torch.autograd.Function):
         return coefficients * slope, None, None, None
 
 
-class _LateActivation(torch.autograd.Function):
+class _LateActivation(OwnFunction):
     """A value whose slope is worked out in the backward pass, which does not come to what only weighs."""
 
     @staticmethod
@@ -55,7 +56,7 @@ def with_slope(x: torch.Tensor, value: torch.Tensor, slope: torch.Tensor) -> tor
     return output
 
 
-class _Sloped(torch.autograd.Function):
+class _Sloped(OwnFunction):
     """A value whose coefficient reaches several inputs, each times its slope."""
 
     @staticmethod

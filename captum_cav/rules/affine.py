@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from captum_cav.errors import OptionError
 from captum_cav.propagation.kept import is_same
 from captum_cav.propagation.operation import Operation
+from captum_cav.propagation.surroundings import OwnFunction
 from captum_cav.rules import zero
 from captum_cav.rules.linear import ADDMM_ARGUMENTS
 from captum_cav.rules.normalization import Foldable, Folded, Handed, foldable_before, folded, inference_norm
@@ -137,7 +138,7 @@ class _Weighing(NamedTuple):
 _AT_ONCE = 1 << 20
 
 
-class _WeighedLinear(torch.autograd.Function):
+class _WeighedLinear(OwnFunction):
     """A linear layer with changed weights, of which no copy is made as a whole."""
 
     @staticmethod
@@ -460,7 +461,7 @@ def _sum(one: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor |
     return one + other
 
 
-class _Shared(torch.autograd.Function):
+class _Shared(OwnFunction):
     """An affine operation's value, whose contributions are shared out in the backward pass."""
 
     @staticmethod

@@ -10,6 +10,7 @@ import torch
 from captum_cav.propagation.account import Ledger
 from captum_cav.propagation.kept import Kept, is_same
 from captum_cav.propagation.operation import Operation
+from captum_cav.propagation.surroundings import OwnFunction
 from captum_cav.rules import zero
 from captum_cav.rules.activation import pass_on
 from captum_cav.rules.linear import Poolable
@@ -159,7 +160,7 @@ class Pooled(Poolable):
         return averages
 
 
-class _Arrived(torch.autograd.Function):
+class _Arrived(OwnFunction):
     """Identity behind the activation, where it is known whether to average."""
 
     @staticmethod
@@ -173,7 +174,7 @@ class _Arrived(torch.autograd.Function):
         return coefficients, None
 
 
-class _Averaged(torch.autograd.Function):
+class _Averaged(OwnFunction):
     """Identity in front of the activation, whose coefficients may be averaged."""
 
     @staticmethod

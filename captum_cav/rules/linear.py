@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from captum_cav.propagation.marks import Origin, is_number, tensors_in
 from captum_cav.propagation.operation import Operation, Surrogate
+from captum_cav.propagation.surroundings import OwnFunction
 from captum_cav.rules.product import product
 
 
@@ -59,7 +60,7 @@ class Poolable(Origin):
         raise NotImplementedError
 
 
-class _Noted(torch.autograd.Function):
+class _Noted(OwnFunction):
     """Identity that tells an activation what came through the pooling behind it."""
 
     @staticmethod

@@ -19,11 +19,12 @@ from captum_cav.propagation.account import Ledger
 from captum_cav.propagation.kept import Kept
 from captum_cav.propagation.marks import Origin
 from captum_cav.propagation.operation import Operation, Surrogate
+from captum_cav.propagation.surroundings import OwnFunction
 from captum_cav.rules.elementwise import PassThroughRule
 from captum_cav.rules.rule import Rule
 
 
-class _Standardised(torch.autograd.Function):
+class _Standardised(OwnFunction):
     """A value ``(x - mean) * scale * weight`` over some last dimensions, with the scale held constant."""
 
     @staticmethod
@@ -81,15 +82,17 @@ def rms_norm(operation: Operation) -> Any:
     return _Standardised.apply(x, operation.value, scale, weight, ())
 
 
-def statistics_and_affine(operation: Operation) -> dict[str, Any]:
-    """Input, running statistics, weight and bias of batch and instance norm.
+def statistics_and_affine(operation: Operation) -> tuple[Any, ...]:
+    """Input, running mean and variance, weight and bias of batch and instance norm.
 
     ``torch.nn.functional`` and ``torch`` order them differently.
     """
-    statistics, affine = ("running_mean", "running_var"), ("weight", "bias")
     functional = isinstance(operation.function, FunctionType)
-    order = ("input", *(statistics + affine if functional else affine + statistics))
-    return {name: operation.argument(position, name) for position, name in enumerate(order)}
+    if functional and len(operation.args) >= len(_NORM_ARGUMENTS):
+        return operation.args[: len(_NORM_ARGUMENTS)]
+    order = _NORM_ARGUMENTS if functional else ("input", "weight", "bias", "running_mean", "running_var")
+    given = {name: operation.argument(position, name) for position, name in enumerate(order)}
+    return tuple(given[name] for name in _NORM_ARGUMENTS)
 
 
 class InferenceNorm(NamedTuple):
@@ -101,8 +104,7 @@ class InferenceNorm(NamedTuple):
 
 def inference_norm(operation: Operation) -> InferenceNorm | None:
     """Batch norm as the affine operation it is in evaluation mode; None for what is none."""
-    given = statistics_and_affine(operation)
-    x, mean, variance, weight, bias = (given[name] for name in _NORM_ARGUMENTS)
+    x, mean, variance, weight, bias = statistics_and_affine(operation)
     if operation.argument(5, "training", False) or operation.carries(weight) or operation.carries(bias):
         return None
     scale = _scale(variance, weight, operation.argument(7, "eps", 1e-5))
@@ -110,8 +112,8 @@ def inference_norm(operation: Operation) -> InferenceNorm | None:
 
 
 def _scale(variance: torch.Tensor, weight: torch.Tensor | None, epsilon: float) -> torch.Tensor:
-    scale = torch.rsqrt(variance + epsilon)
-    return scale if weight is None else scale * weight
+    scale = (variance + epsilon).rsqrt_()
+    return scale if weight is None else scale.mul_(weight) if scale.dtype == weight.dtype else scale * weight
 
 
 def _shift(mean: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -204,7 +206,7 @@ class Folded(Origin):
         return Handed(coefficients, coefficients * scale, held)
 
 
-class _Folded(torch.autograd.Function):
+class _Folded(OwnFunction):
     """A batch norm's value, with the coefficients of a pair."""
 
     @staticmethod
@@ -252,7 +254,7 @@ def folded(
     return output
 
 
-class _AtRest(torch.autograd.Function):
+class _AtRest(OwnFunction):
     """Batch norm with running statistics; what it scales by is worked out in the backward pass.
 
     Not torch's own gradient: on CPU it is wrong where the coefficients come in another memory layout than the input.
@@ -279,8 +281,7 @@ class _AtRest(torch.autograd.Function):
 
 def batch_norm(operation: Operation) -> Any:
     """Batch norm: linear with running statistics; with the batch's own (none are kept), as layer norm."""
-    given = statistics_and_affine(operation)
-    x, mean, variance, weight, bias = (given[name] for name in _NORM_ARGUMENTS)
+    x, mean, variance, weight, bias = statistics_and_affine(operation)
     epsilon = operation.argument(7, "eps", 1e-5)
     if operation.argument(5, "training", False):
 
@@ -319,8 +320,7 @@ def group_norm(operation: Operation) -> Any:
 
 def instance_norm(operation: Operation) -> Any:
     """Instance norm: a group a channel, or batch norm where it uses running statistics."""
-    given = statistics_and_affine(operation)
-    x, mean, variance, weight, bias = (given[name] for name in _NORM_ARGUMENTS)
+    x, mean, variance, weight, bias = statistics_and_affine(operation)
     epsilon = operation.argument(7, "eps", 1e-5)
     if not operation.argument(5, "use_input_stats", True):
         return operation.inside(F.batch_norm, x, mean, variance, weight, bias, eps=epsilon)

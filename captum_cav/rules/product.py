@@ -17,11 +17,12 @@ import torch
 from captum_cav.errors import OptionError
 from captum_cav.propagation.marks import map_tensors
 from captum_cav.propagation.operation import Operation, Surrogate
+from captum_cav.propagation.surroundings import OwnFunction
 from captum_cav.rules.activation import with_slopes
 from captum_cav.rules.rule import Rule
 
 
-class _Scaled(torch.autograd.Function):
+class _Scaled(OwnFunction):
     """The value unchanged, its coefficient times a number, or times fixed numbers that broadcast."""
 
     @staticmethod

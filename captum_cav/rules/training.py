@@ -36,7 +36,7 @@ def statistics(operation: Operation) -> None:
     """Batch and instance norm that keep running statistics: the flag at position 5 makes them write."""
     flag = "training" if operation.name == "batch_norm" else "use_input_stats"
     writes = operation.argument(5, flag, flag == "use_input_stats")
-    if writes and statistics_and_affine(operation)["running_mean"] is not None:
+    if writes and statistics_and_affine(operation)[1] is not None:
         _refuse(operation, "change its running statistics", f"pass {flag}=False to the function")
 
 
