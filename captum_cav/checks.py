@@ -63,7 +63,7 @@ def check_inputs(forward_func: Callable[..., Any], inputs: Any) -> tuple[Any, ..
         )
     devices = set()
     if isinstance(forward_func, torch.nn.Module):
-        for module in _modules(forward_func):
+        for module in modules_of(forward_func):
             for name, parameter in module._parameters.items():
                 if parameter is not None:
                     _check_parameter(parameter, forward_func, module, name)
@@ -85,7 +85,7 @@ def check_inputs(forward_func: Callable[..., Any], inputs: Any) -> tuple[Any, ..
     return given
 
 
-def _modules(root: torch.nn.Module) -> Iterable[torch.nn.Module]:
+def modules_of(root: torch.nn.Module) -> Iterable[torch.nn.Module]:
     """Every module of a model, in order; torch's own walk also finds names and takes long beside a small network."""
     found: dict[torch.nn.Module, None] = {}
     waiting: list[torch.nn.Module | None] = [root]
@@ -358,15 +358,24 @@ def check_evaluation(forward_func: Callable[..., Any]) -> None:
     """Refuse a model that would act at random or change itself."""
     modules = forward_func.named_modules() if isinstance(forward_func, torch.nn.Module) else ()
     for name, module in modules:
-        if module.training and differs_in_training(module):
+        if acts_as_in_training(module):
             raise ModelError(
                 f"module {name!r} ({type(module).__name__}) is in training mode, where it acts at random or changes "
                 "its statistics; call model.eval() first."
             )
 
 
-def differs_in_training(module: torch.nn.Module) -> bool:
-    """Whether a module in training mode acts at random or changes itself."""
+def acts_as_in_training(module: torch.nn.Module) -> bool:
+    """Whether a module acts at random or changes itself when it runs."""
+    return module.training and _differs_in_training(module)
+
+
+def has_old_backward_hook(module: torch.nn.Module) -> bool:
+    """Whether a module has a hook by ``register_backward_hook``, which torch attaches to what runs inside it."""
+    return bool(module._backward_hooks) and module._is_full_backward_hook is False
+
+
+def _differs_in_training(module: torch.nn.Module) -> bool:
     if _estimates_spectral_norm(module):
         return True
     if isinstance(module, torch.nn.modules.dropout._DropoutNd):

@@ -14,7 +14,8 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._pytree import tree_map
 from torch.utils.hooks import RemovableHandle
 
-from captum_cav.errors import ModelError
+from captum_cav.checks import acts_as_in_training, has_old_backward_hook, modules_of
+from captum_cav.errors import ModelError, UnsupportedOperationError
 from captum_cav.propagation.account import Account, Notes
 from captum_cav.propagation.audit import Audit
 from captum_cav.propagation.explanation import RuleLog
@@ -192,6 +193,33 @@ def run(
     Returns:
         The output and what was tapped. Nothing is left on the model, whether this returns or raises.
     """
+    with_modules = explained or audited or not _goes_by_itself(forward_func, rules)
+    arguments = (forward_func, inputs, additional, sites, tap_inputs, keep_carriers, end_at_call, rules)
+    options = (on_unknown, with_account, explained, audited)
+    try:
+        return _run(*arguments, *options, with_modules)
+    except UnsupportedOperationError:
+        if with_modules:
+            raise
+    # Where an operation was that nobody saw, only a run that follows the modules can tell.
+    return _run(*arguments, *options, with_modules=True)
+
+
+def _run(
+    forward_func: Callable[..., Any],
+    inputs: tuple[Any, ...],
+    additional: tuple[Any, ...],
+    sites: Sequence[Site],
+    tap_inputs: bool,
+    keep_carriers: bool,
+    end_at_call: int | None,
+    rules: Rulebook,
+    on_unknown: str,
+    with_account: bool,
+    explained: bool,
+    audited: bool,
+    with_modules: bool,
+) -> Forward:
     account = Account() if with_account else None
     names_of = names_in(forward_func)
     log = RuleLog(names_of) if explained else None
@@ -220,7 +248,7 @@ def run(
         _random_state_kept(inputs),
         set_aside(mode.apply, mode.is_at_rest),
         torch.enable_grad(),
-        _hooked(sites, at_site, mode),
+        _hooked(sites, at_site, mode, with_modules),
     ):
         if tap_inputs:
             inputs = mode.tap(inputs)
@@ -258,9 +286,26 @@ def _random_state_kept(inputs: tuple[Any, ...]) -> Iterator[None]:
         yield
 
 
+def _goes_by_itself(forward_func: Callable[..., Any], rules: Rulebook) -> bool:
+    """Whether nobody needs to know which module the forward pass is in: no rule and no refusal is for one."""
+    return isinstance(forward_func, torch.nn.Module) and not any(
+        rules.may_be_for(module) or acts_as_in_training(module) or has_old_backward_hook(module)
+        for module in modules_of(forward_func)
+    )
+
+
 @contextmanager
-def _hooked(sites: Sequence[Site], at_site: Callable[[int, Any], Any], mode: Propagation) -> Iterator[None]:
-    """Follow the forward pass of this thread through its modules, and tap those of the sites."""
+def _hooked(
+    sites: Sequence[Site], at_site: Callable[[int, Any], Any], mode: Propagation, with_modules: bool
+) -> Iterator[None]:
+    """Tap the modules of the sites in the forward pass of this thread.
+
+    Args:
+        sites: where to tap.
+        at_site: called with the number of a site and what it gave; returns what the model goes on with.
+        mode: the propagation.
+        with_modules: whether to follow the forward pass through its modules; it slows each call of one.
+    """
     thread = threading.get_ident()
 
     def is_elsewhere() -> bool:
@@ -309,15 +354,19 @@ def _hooked(sites: Sequence[Site], at_site: Callable[[int, Any], Any], mode: Pro
                 return None
             args, kwargs = at_site(index, (args, kwargs))
             # Behind the tap, so that the module's rule meets what was tapped.
-            return begin_call(module, args) or args, kwargs
+            return (begin_call(module, args) if with_modules else None) or args, kwargs
 
         return hook
 
     with hooks:
         with _REGISTERING:
+            following = (
+                (register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True))
+                if with_modules
+                else ()
+            )
             handles = [
-                register_module_forward_pre_hook(enter),
-                register_module_forward_hook(leave, always_call=True),
+                *following,
                 *(
                     site.module.register_forward_pre_hook(_Hook(tap_input(index)), with_kwargs=True)
                     if site.of_input

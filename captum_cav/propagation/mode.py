@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 from torch.utils.hooks import RemovableHandle
 
-from captum_cav.checks import differs_in_training
+from captum_cav.checks import acts_as_in_training, has_old_backward_hook
 from captum_cav.errors import (
     CAVTypeError,
     ModelError,
@@ -34,6 +34,7 @@ from captum_cav.propagation.surroundings import (
     age_of,
     apply_unfollowed,
     hooks_on_saved_tensors,
+    innermost_called,
     now,
     run_as_written,
     saving_as_is,
@@ -221,12 +222,12 @@ class Propagation(TorchFunctionMode):
         Returns:
             Whether any rule may be for what runs inside.
         """
-        if module.training and differs_in_training(module):
+        if acts_as_in_training(module):
             raise ModelError(
                 f"{self._describe(module)} is in training mode, where it acts at random or changes its statistics; "
                 "call model.eval() first."
             )
-        if module._backward_hooks and module._is_full_backward_hook is False:
+        if has_old_backward_hook(module):
             raise ModelError(
                 f"{self._describe(module)} has a hook by register_backward_hook, which torch attaches to what runs "
                 "inside it; use register_full_backward_hook, or remove it meanwhile."
@@ -483,7 +484,7 @@ class Propagation(TorchFunctionMode):
         finally:
             self._paused = before
         if expected is not None:
-            where = f" in {self._describe(module)}" if module is not None else ""
+            where = f" in {self._describe(module)}" if module is not None else self.where()
             _check_result(expected, output, f"{rule!r} for {operation.name!r}{where}")
         if self._log is not None:
             self._log(operation, rule, why, module)
@@ -594,7 +595,8 @@ class Propagation(TorchFunctionMode):
 
     def where(self) -> str:
         """The innermost module of the forward pass, for messages."""
-        return f" in {self._describe(self.modules[-1])}" if self.modules else ""
+        module = self.modules[-1] if self.modules else innermost_called()
+        return f" in {self._describe(module)}" if module is not None else ""
 
     def _describe(self, module: torch.nn.Module) -> str:
         name = next(iter(self._names_of(module)), "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -150,6 +151,14 @@ def now() -> int:
     """The age of what is recorded now."""
     with torch.enable_grad():
         return age_of(torch.zeros((), device="cpu", requires_grad=True) + 0)
+
+
+def innermost_called() -> torch.nn.Module | None:
+    """The innermost module that this thread is in a call of, by the stack; None outside."""
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not torch.nn.Module._call_impl.__code__:
+        frame = frame.f_back
+    return None if frame is None else frame.f_locals["self"]
 
 
 def hooks_on_saved_tensors() -> Any:
