@@ -210,7 +210,7 @@ def refusal(method: str, network: zoo.Network, inputs: torch.Tensor) -> str | No
 
 
 def explain(
-    method: str, name: str, model: nn.Module, inputs: torch.Tensor, targets: Sequence[int], steps: int
+    method: str, name: str, model: nn.Module, inputs: torch.Tensor, targets: Sequence[int], steps: int = STEPS
 ) -> dict[str, torch.Tensor]:
     """Maps of some classes at all depths; what is positive raised the score.
 
