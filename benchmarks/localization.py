@@ -366,6 +366,22 @@ def measure(
 # Reports
 
 
+def by_photograph(values: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """The mean of the values on each photograph, or on each pair of them.
+
+    Args:
+        values: what each was measured on, and the value; those that are no numbers are left out.
+
+    Returns:
+        The means by what they were measured on.
+    """
+    found: dict[str, list[float]] = {}
+    for name, value in values:
+        if math.isfinite(value):
+            found.setdefault(name, []).append(value)
+    return {name: statistics.fmean(group) for name, group in found.items()}
+
+
 def summary(values: Sequence[tuple[str, float]]) -> tuple[float, float, int]:
     """The mean, its standard error and the number of the values that are numbers.
 
@@ -375,13 +391,9 @@ def summary(values: Sequence[tuple[str, float]]) -> tuple[float, float, int]:
     Returns:
         Mean, standard error and number; NaN where there are too few.
     """
-    by_name: dict[str, list[float]] = {}
-    for name, value in values:
-        if math.isfinite(value):
-            by_name.setdefault(name, []).append(value)
-    means = [statistics.fmean(group) for group in by_name.values()]
+    means = list(by_photograph(values).values())
     error = statistics.stdev(means) / len(means) ** 0.5 if len(means) > 1 else float("nan")
-    numbers = [value for group in by_name.values() for value in group]
+    numbers = [value for _, value in values if math.isfinite(value)]
     return statistics.fmean(numbers) if numbers else float("nan"), error, len(numbers)
 
 
@@ -406,9 +418,15 @@ def table(title: str, results: Results, depths: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+def _as_json(values: Sequence[tuple[str, float]]) -> dict[str, Any]:
+    mean, error, number = summary(values)
+    rounded = {name: round(value, 4) for name, value in by_photograph(values).items()}
+    return {"mean": _or_none(mean), "error": _or_none(error), "number": number, "by_photograph": rounded}
+
+
 def _or_none(value: float) -> float | None:
     # JSON has no NaN.
-    return value if math.isfinite(value) else None
+    return round(value, 5) if math.isfinite(value) else None
 
 
 Measure: TypeAlias = Callable[[zoo.Network, Sequence[Known], Sequence[str], argparse.Namespace], dict[str, Results]]
@@ -492,18 +510,14 @@ def run(parser: argparse.ArgumentParser, module: str, measured: Measure) -> None
             ],
             "tables": {
                 title: {
-                    method: {
-                        depth: dict(zip(("mean", "error", "number"), map(_or_none, summary(values)), strict=True))
-                        | {"values": [(of, _or_none(value)) for of, value in values]}
-                        for depth, values in columns.items()
-                    }
+                    method: {depth: _as_json(values) for depth, values in columns.items()}
                     for method, columns in results.items()
                 }
                 for title, results in tables.items()
             },
         }
     if options.json:
-        options.json.write_text(json.dumps(report, indent=1))
+        options.json.write_text(json.dumps(report) + "\n")
 
 
 if __name__ == "__main__":

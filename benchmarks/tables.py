@@ -1,0 +1,149 @@
+"""The tables of ``benchmarks/README.md``, from the files that the benchmarks wrote.
+
+    python -m benchmarks.tables
+
+writes them anew between their marks. A test sees that they are what this makes of the files.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from captum_cav.comparison.methods import CONTROLS
+
+README = Path(__file__).parent / "README.md"
+RESULTS = Path(__file__).parent / "results"
+_NETWORKS = {"squeezenet1_1": "SqueezeNet 1.1", "efficientnet_lite0": "EfficientNet-Lite0"}
+_MARKED = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+# Titles of tables in which less is better.
+_LOW = ("Deletion", "Absolute")
+
+
+def made(name: str) -> str:
+    """The text of one mark.
+
+    Args:
+        name: ``BENCHMARK:NETWORK`` for the tables of a network, ``cost:layers`` for all depths of all networks,
+            ``cost:kinds`` for all else.
+
+    Returns:
+        Markdown.
+    """
+    benchmark, _, what = name.partition(":")
+    if benchmark == "cost":
+        report = _read("cost_cpu")
+        lines = _all_depths(report) if what == "layers" else _kinds(report)
+    else:
+        report = _read(f"{benchmark}_{what}")
+        lines = _by_depth(report["networks"][what], what)
+    return "\n".join(["", f"    {report['command']}", "", *lines, "", ""])
+
+
+def written(text: str) -> str:
+    """A text with all its marked tables made anew."""
+    return _MARKED.sub(lambda found: found[1] + made(found[2]) + found[3], text)
+
+
+def _read(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def _by_depth(found: dict[str, Any], network: str) -> Iterator[str]:
+    """A table for each measure: methods by depths."""
+    for title, results in found["tables"].items():
+        depths = max((list(columns) for columns in results.values()), key=len)
+        means = {
+            method: [columns.get(depth, {}).get("mean") for depth in depths] for method, columns in results.items()
+        }
+        best = [_best(means, column, title.startswith(_LOW)) for column in range(len(depths))]
+        rows: dict[tuple[str, ...], list[str]] = {}
+        for method, numbers in means.items():
+            shown = tuple(_shown(number, top) for number, top in zip(numbers, best, strict=True))
+            rows.setdefault(shown, []).append(method)
+        yield f"| {title} | {' | '.join(depths)} |"
+        yield "|---" * (len(depths) + 1) + "|"
+        yield from (f"| {', '.join(methods)} | {' | '.join(shown)} |" for shown, methods in rows.items())
+        errors = [cell["error"] for columns in results.values() for cell in columns.values() if cell["error"]]
+        yield ""
+        yield f"{_NETWORKS[network]}; standard errors up to {max(errors):.2f}, half of them below {_middle(errors):.2f}."
+        yield ""
+    yield f"{len(found['photographs'])} photographs."
+    for method, reason in found["refused"].items():
+        yield f"Not `{method}`: {reason}"
+
+
+def _middle(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+def _best(means: dict[str, list[float | None]], column: int, low: bool) -> str:
+    numbers = [row[column] for method, row in means.items() if method not in CONTROLS]
+    known = [number for number in numbers if number is not None]
+    return f"{min(known) if low else max(known):.2f}"
+
+
+def _shown(number: float | None, best: str) -> str:
+    if number is None:
+        return "-"
+    text = f"{number:.2f}"
+    return f"**{text}**" if text == best else text
+
+
+def _all_depths(report: dict[str, Any]) -> Iterator[str]:
+    """Ours and the others against the floor, for all depths of each network."""
+    yield "| network, batch | floor, s | forward only | ours | LayerLRP | LayerGradientXActivation | MiB: floor / ours |"
+    yield "|---" * 7 + "|"
+    for row, cells in report["rows"].items():
+        if row.endswith("/layers"):
+            network, batch, _ = row.split("/")
+            others = (cells.get(f"Captum {name}", {}) for name in ("LayerLRP", "LayerGradientXActivation"))
+            yield " | ".join(
+                [
+                    f"| {network}, {batch}",
+                    f"{cells['floor']['seconds'][1]:.3f}",
+                    _ratio(cells["forward only"]),
+                    _ratio(cells["ours"], quartiles=True),
+                    *map(_ratio, others),
+                    f"{_mebibytes(cells['floor'])} / {_mebibytes(cells['ours'])} |",
+                ]
+            )
+
+
+def _kinds(report: dict[str, Any]) -> Iterator[str]:
+    """What else was asked for."""
+    yield "| row | floor, s | ours | others | MiB: floor / forward only / ours |"
+    yield "|---" * 5 + "|"
+    for row, cells in report["rows"].items():
+        if row != "dispatch" and not row.endswith("/layers"):
+            others = [name for name in cells if name not in ("floor", "forward only", "ours") and cells[name]["ratio"]]
+            peaks = [_mebibytes(cells[name]) for name in ("floor", "forward only", "ours")]
+            yield " | ".join(
+                [
+                    f"| {row}",
+                    f"{cells['floor']['seconds'][1]:.3f}",
+                    _ratio(cells["ours"], quartiles=True),
+                    "; ".join(f"{name} {_ratio(cells[name])}" for name in others),
+                    " / ".join(peaks) if any(peak != "-" for peak in peaks) else "",
+                ]
+            ) + " |"
+
+
+def _ratio(cell: dict[str, Any], quartiles: bool = False) -> str:
+    if not cell.get("ratio"):
+        return "-"
+    low, middle, high = cell["ratio"]
+    return f"{middle:.2f} ({low:.2f}-{high:.2f})" if quartiles else f"{middle:.2f}"
+
+
+def _mebibytes(cell: dict[str, Any]) -> str:
+    value = cell.get("mebibytes")
+    return "-" if value is None or not math.isfinite(value) else f"{value:.0f}"
+
+
+if __name__ == "__main__":
+    README.write_text(written(README.read_text()))
