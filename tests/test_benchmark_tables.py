@@ -1,0 +1,42 @@
+"""benchmarks.tables: what the benchmarks' README shows is what their files say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmarks import tables
+
+TEXT = tables.README.read_text()
+
+
+def test_the_readme_holds_the_tables_of_the_files() -> None:
+    assert tables.written(TEXT) == TEXT, "run python -m benchmarks.tables"
+
+
+@pytest.mark.parametrize("network", ["squeezenet1_1", "efficientnet_lite0"])
+@pytest.mark.parametrize("benchmark", ["localization", "faithfulness"])
+def test_both_networks_have_tables(benchmark: str, network: str) -> None:
+    assert f"<!-- table {benchmark}:{network} -->" in TEXT
+
+
+def cells(*means: float | None) -> dict[str, Any]:
+    return {f"layer {place}": {"mean": mean, "error": 0.01 * place} for place, mean in enumerate(means, 1)}
+
+
+def test_methods_that_show_the_same_share_a_row_and_the_best_is_bold() -> None:
+    results = {
+        "random": cells(0.99, 0.001),
+        "cav": cells(0.501, 0.25),
+        "cav:epsilon": cells(0.499, 0.25),
+        "gradcam": cells(0.25, None),
+    }
+    found = {"tables": {"Pointing": results, "Deletion": results}, "photographs": [1] * 9, "refused": {"lrp": "blind."}}
+    high, low = "\n".join(tables._by_depth(found, "squeezenet1_1")).split("| Deletion")
+    assert "| cav, cav:epsilon | **0.50** | **0.25** |\n| gradcam | 0.25 | - |" in high
+    assert "| cav, cav:epsilon | 0.50 | **0.25** |\n| gradcam | **0.25** | - |" in low
+    # No control is called the best.
+    assert "| random | 0.99 | 0.00 |" in high
+    assert "standard errors up to 0.02" in high
+    assert low.endswith("9 photographs.\nNot `lrp`: blind.")
