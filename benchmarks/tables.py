@@ -7,6 +7,7 @@ writes them anew between their marks. A test sees that they are what this makes 
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import re
@@ -29,13 +30,15 @@ def made(name: str) -> str:
     """The text of one mark.
 
     Args:
-        name: ``BENCHMARK:NETWORK`` for the tables of a network, ``cost:layers`` for all depths of all networks,
-            ``cost:kinds`` for all else.
+        name: ``localization:NETWORK`` or ``faithfulness:NETWORK``; ``price:NETWORK`` for what each method costs;
+            ``cost:layers`` for our own price at all depths of all networks, ``cost:kinds`` for all else.
 
     Returns:
         Markdown.
     """
     benchmark, _, what = name.partition(":")
+    if benchmark == "price":
+        return "\n".join(["", *_prices(what), "", ""])
     if benchmark == "cost":
         report = _read("cost_cpu")
         lines = _all_depths(report) if what == "layers" else _kinds(report)
@@ -90,6 +93,24 @@ def _shown(number: float | None, best: str) -> str:
         return "-"
     text = f"{number:.2f}"
     return f"**{text}**" if text == best else text
+
+
+def _prices(network: str) -> Iterator[str]:
+    """Seconds and passes of each method at some layers."""
+    with (RESULTS / f"price_{network}.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    layers = list(dict.fromkeys(row["layer"] for row in rows))
+    yield f"| {_NETWORKS[network]}: seconds (passes forward + backward) | {' | '.join(layers)} |"
+    yield "|---" * (len(layers) + 1) + "|"
+    for method in dict.fromkeys(row["method"] for row in rows):
+        found = {row["layer"]: row for row in rows if row["method"] == method}
+        yield f"| {method} | {' | '.join(_price(found.get(layer)) for layer in layers)} |"
+
+
+def _price(row: dict[str, str] | None) -> str:
+    if row is None or not row["seconds"]:
+        return "-"
+    return f"{float(row['seconds']):.3f} ({float(row['forwards']):.0f} + {float(row['backwards']):.0f})"
 
 
 def _all_depths(report: dict[str, Any]) -> Iterator[str]:

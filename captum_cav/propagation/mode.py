@@ -408,8 +408,9 @@ class Propagation(TorchFunctionMode):
     def _is_plain(self, treatment: _Treatment, found: list[tuple[torch.Tensor, Mark]]) -> bool:
         """Whether an operation's surrogate is the operation: most are, and need not become an :class:`Operation`."""
         return (
-            treatment.is_plain
+            treatment.is_simple
             and len(found) == 1
+            and (treatment.is_plain or not found[0][0].requires_grad)
             and found[0][1].origin is None
             and not self._is_watched
             and not (self._candidates and self._candidates[-1])
@@ -611,7 +612,8 @@ class _Treatment(NamedTuple):
         is_query: whether it asks something of a tensor without computing on it.
         guard: what refuses it where it acts at random, or None.
         default: its default rule.
-        is_plain: whether that is the function itself where one tensor depends on the inputs.
+        is_simple: whether what is known of its output follows from what is known of the tensors that it takes.
+        is_plain: whether its default rule is the function itself where one tensor depends on the inputs.
         keeping: traits that its output has if all that depends on the inputs has them.
         making: traits that its output has.
         is_joining: whether constants that take part may be negative.
@@ -623,6 +625,7 @@ class _Treatment(NamedTuple):
     is_query: bool
     guard: Callable[[Operation], None] | None
     default: Surrogate
+    is_simple: bool
     is_plain: bool
     keeping: int
     making: int
@@ -636,13 +639,14 @@ def _treatment(function: Callable[..., Any]) -> _Treatment:
     identity = identify(function)
     name = identity.name or ""
     default = DEFAULTS.get(name, Operation.gradient)
-    special = name in GUARDS or name in GATES or name in NONNEGATIVE_TOGETHER
+    special = name in GUARDS or name in GATES or name in NONNEGATIVE_TOGETHER or identity.name is None
     return _Treatment(
         identity,
         identity.name in QUERIES,
         GUARDS.get(name),
         default,
-        default in PLAIN and not special,
+        not special,
+        default in PLAIN,
         KEEPING.get(name, RAW),
         MAKING.get(name, 0),
         name in NONNEGATIVE_TOGETHER,

@@ -244,9 +244,13 @@ class Operation:
 
     def evaluate(self, x: torch.Tensor) -> Any:
         """What the function returns for a tensor in the place of its first argument."""
-        if self.args:
-            return self.function(x, *self.args[1:], **self.kwargs)
-        return self.function(x, **{key: value for key, value in self.kwargs.items() if key != "input"})
+        return self.evaluator()(x)
+
+    def evaluator(self) -> Callable[[torch.Tensor], Any]:
+        """What evaluates the function as :meth:`evaluate` does; a rule may keep it, since it holds no graph."""
+        function, others = self.function, self.args[1:]
+        options = {key: value for key, value in self.kwargs.items() if key != "input"} if self.kwargs else {}
+        return lambda x: function(x, *others, **options)
 
     def by_default(self) -> Any:
         """The value as the operation's default rule builds it."""

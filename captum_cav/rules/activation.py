@@ -38,7 +38,10 @@ class _Activation(OwnFunction):
 
 
 class _LateActivation(OwnFunction):
-    """A value whose slope is worked out in the backward pass, which does not come to what only weighs."""
+    """A value whose slope is worked out in the backward pass, so that the forward pass keeps no tensor of its own.
+
+    The slope is not worked out for what only weighs, which the backward pass does not come to.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, value: torch.Tensor, slope: Callable[[], torch.Tensor]) -> torch.Tensor:
@@ -47,7 +50,9 @@ class _LateActivation(OwnFunction):
 
     @staticmethod
     def backward(ctx: Any, coefficients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        return coefficients * ctx.slope(), None, None
+        slope = ctx.slope()
+        # Memory is dear: a fresh tensor costs as much as two passes over one.
+        return coefficients * slope if torch.is_grad_enabled() else slope.mul_(coefficients), None, None
 
 
 def with_slope(x: torch.Tensor, value: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
@@ -110,11 +115,22 @@ def limited(limit: float) -> Surrogate:
         limit: what ``f(x) / x`` tends to at 0.
     """
 
+    def limited_at_zero(ratio: torch.Tensor) -> torch.Tensor:
+        return ratio.nan_to_num_(nan=limit, posinf=0.0, neginf=0.0)
+
     @_of_one
     def rule(operation: Operation) -> Any:
         carrier, x, value = _evaluate(operation)
-        slope = torch.div(value, x).nan_to_num_(nan=limit, posinf=0.0, neginf=0.0)
-        output = _Activation.apply(carrier, value, slope, operation.in_place)
+        output: torch.Tensor
+        if operation.in_place:
+            output = _Activation.apply(carrier, value, limited_at_zero(value / x), True)
+        else:
+            evaluate, kept = operation.evaluator(), operation.keep(x)
+
+            def slope() -> torch.Tensor:
+                return limited_at_zero(evaluate(kept.value).div_(kept.value))
+
+            output = _LateActivation.apply(carrier, value, slope)
         return _with_constant(operation, output, value, x.isinf)
 
     rule.__name__ = "pass_through"
@@ -189,8 +205,12 @@ def hardtanh(operation: Operation) -> Any:
 @_of_one
 def silu(operation: Operation) -> Any:
     """SiLU: ``x * sigmoid(x)``, whose ratio is the sigmoid."""
-    carrier, slope, value = _evaluate(operation, torch.sigmoid)
-    return _Activation.apply(carrier, value, slope, operation.in_place)
+    if operation.in_place:
+        carrier, slope, value = _evaluate(operation, torch.sigmoid)
+        return _Activation.apply(carrier, value, slope, True)
+    carrier, x, value = _evaluate(operation)
+    kept = operation.keep(x)
+    return _LateActivation.apply(carrier, value, lambda: torch.sigmoid(kept.value))
 
 
 @_of_one
