@@ -58,6 +58,7 @@ class Summands:
             absorb it.
         total: shape of the output: the sum of all summands and the constant.
         has_constant: whether the operation has a bias.
+        nonnegative: whether the inputs are known to be nowhere below 0.
         rectified: whether outputs below 0 have no contributions, because only a ReLU takes them.
     """
 
@@ -80,7 +81,7 @@ class Summands:
         self.has_constant = has_constant
         self.rectified = rectified
         self._sum = sum_
-        self._nonnegative = nonnegative
+        self.nonnegative = nonnegative
         self._channels = channels
 
     def sum(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -99,9 +100,13 @@ class Summands:
         """The sum of all summands, the positive ones ``1 + gamma`` times, without the constant."""
         return self._by_sign(_Weighing(True, gamma), rises=True)
 
+    def absolute(self) -> torch.Tensor:
+        """The sum of the absolute values of all summands, without the constant."""
+        return self._weighed(self.x if self.nonnegative else self.x.abs(), _Absolute(), True)
+
     def _by_sign(self, weighing: _Weighing, *, rises: bool) -> torch.Tensor:
         """Sums that weigh the summands of one sign: weights of that sign where inputs rise, of the other elsewhere."""
-        if self._nonnegative:
+        if self.nonnegative:
             return self._weighed(self.x, weighing, rises)
         above, below = self.x.clamp(min=0), self.x.clamp(max=0)
         if self._channels is not None:  # both at once, as twice as many inputs
@@ -109,7 +114,7 @@ class Summands:
             return self.sum(torch.cat([above, below], self._channels), torch.cat(weights, 1))
         return self._weighed(above, weighing, rises) + self._weighed(below, weighing, not rises)
 
-    def _weighed(self, x: torch.Tensor, weighing: _Weighing, rises: bool) -> torch.Tensor:
+    def _weighed(self, x: torch.Tensor, weighing: _Weighing | _Absolute, rises: bool) -> torch.Tensor:
         if self._sum is F.linear and self.weight.numel() > _AT_ONCE and not self.weight.is_cuda:
             sums: torch.Tensor = _WeighedLinear.apply(x, self.weight, weighing, rises)
             return sums
@@ -134,6 +139,14 @@ class _Weighing(NamedTuple):
         return torch.add(weight, changed, alpha=self.signed, out=changed) if self.plain else changed
 
 
+class _Absolute:
+    """The absolute values of weights."""
+
+    def apply(self, weight: torch.Tensor, rises: bool, out: torch.Tensor | None = None) -> torch.Tensor:
+        """The weights, in a given place if there is one."""
+        return torch.abs(weight, out=out)
+
+
 # Numbers of a weight that are changed at once: a copy of a large one costs more than the product with it.
 _AT_ONCE = 1 << 20
 
@@ -142,7 +155,9 @@ class _WeighedLinear(OwnFunction):
     """A linear layer with changed weights, of which no copy is made as a whole."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, weighing: _Weighing, rises: bool) -> torch.Tensor:
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, weighing: _Weighing | _Absolute, rises: bool
+    ) -> torch.Tensor:
         ctx.weights = weight, weighing, rises
         return torch.cat([F.linear(x, rows) for rows in _rows(*ctx.weights)], -1)
 
@@ -155,7 +170,7 @@ class _WeighedLinear(OwnFunction):
         return total, None, None, None
 
 
-def _rows(weight: torch.Tensor, weighing: _Weighing, rises: bool) -> Iterator[torch.Tensor]:
+def _rows(weight: torch.Tensor, weighing: _Weighing | _Absolute, rises: bool) -> Iterator[torch.Tensor]:
     """Some changed rows of a weight after the other; where nothing is recorded, in one place in memory."""
     count = max(1, _AT_ONCE // weight.shape[1])
     place = None if torch.is_grad_enabled() else weight.new_empty(count, weight.shape[1])

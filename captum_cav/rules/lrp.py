@@ -112,20 +112,21 @@ class GammaRule(AffineRule):
             raise OptionError(f"gamma is {self.gamma!r}; expected a finite number of at least 0.")
 
     def shares(self, summands: Summands) -> Sequence[Share]:
-        """All summands, and those that agree with the output once more: the negative are all but the positive."""
-        if summands.rectified:
+        """All summands, and those that agree with the output once more.
+
+        The positive summands are half of all and their absolute values together, the negative half of the difference,
+        so that one sum of absolute values does for inputs and weights of any sign; nothing cancels in what divides.
+        """
+        if summands.rectified and summands.nonnegative:
             raised = summands.raised(self.gamma)
             constant = summands.constant + self.gamma * summands.constant.clamp(min=0)
             return [Share(raised, inverted(raised.detach() + constant))]
-        total = summands.total
-        positive = summands.positive()
-        # Factors of all summands and of the positive ones before division: 1 and gamma where the output rises; where it
-        # falls, z + gamma z- = (1 + gamma) z - gamma z+.
-        of_positive = torch.copysign(total.new_full((), self.gamma), total)
-        of_all = torch.mul(of_positive, -0.5).add_(1 + self.gamma / 2)
-        sums = (positive.detach() + summands.constant.clamp(min=0)).mul_(of_positive).addcmul_(total, of_all)
+        total, of_all = summands.total, 1 + self.gamma / 2
+        absolute = summands.absolute()
+        of_absolute = torch.copysign(total.new_full((), self.gamma / 2), total)
+        sums = (absolute.detach() + summands.constant.abs()).mul_(of_absolute).add_(total, alpha=of_all)
         inverse = inverted(sums)
-        return [Share(None, of_all.mul_(inverse)), Share(positive, of_positive.mul_(inverse))]
+        return [Share(None, of_all * inverse), Share(absolute, of_absolute.mul_(inverse))]
 
 
 @dataclass(frozen=True, repr=False)
