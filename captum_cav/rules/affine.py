@@ -58,7 +58,6 @@ class Summands:
             absorb it.
         total: shape of the output: the sum of all summands and the constant.
         has_constant: whether the operation has a bias.
-        nonnegative: whether the inputs are known to be nowhere below 0.
         rectified: whether outputs below 0 have no contributions, because only a ReLU takes them.
     """
 
@@ -81,7 +80,7 @@ class Summands:
         self.has_constant = has_constant
         self.rectified = rectified
         self._sum = sum_
-        self.nonnegative = nonnegative
+        self._nonnegative = nonnegative
         self._channels = channels
 
     def sum(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -102,11 +101,11 @@ class Summands:
 
     def absolute(self) -> torch.Tensor:
         """The sum of the absolute values of all summands, without the constant."""
-        return self._weighed(self.x if self.nonnegative else self.x.abs(), _Absolute(), True)
+        return self._weighed(self.x if self._nonnegative else self.x.abs(), _Absolute(), True)
 
     def _by_sign(self, weighing: _Weighing, *, rises: bool) -> torch.Tensor:
         """Sums that weigh the summands of one sign: weights of that sign where inputs rise, of the other elsewhere."""
-        if self.nonnegative:
+        if self._nonnegative:
             return self._weighed(self.x, weighing, rises)
         above, below = self.x.clamp(min=0), self.x.clamp(max=0)
         if self._channels is not None:  # both at once, as twice as many inputs

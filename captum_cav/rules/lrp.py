@@ -117,7 +117,7 @@ class GammaRule(AffineRule):
         The positive summands are half of all and their absolute values together, the negative half of the difference,
         so that one sum of absolute values does for inputs and weights of any sign; nothing cancels in what divides.
         """
-        if summands.rectified and summands.nonnegative:
+        if summands.rectified:
             raised = summands.raised(self.gamma)
             constant = summands.constant + self.gamma * summands.constant.clamp(min=0)
             return [Share(raised, inverted(raised.detach() + constant))]
