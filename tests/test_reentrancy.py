@@ -76,3 +76,30 @@ def test_three_deep() -> None:
     net = Guided(deeper)
     torch.manual_seed(2)
     assert InputCAV(net).attribute(X, 1, return_convergence_delta=True)[1].abs().max() < 1e-12
+
+
+class Unknown(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.special.i0(x).sum(1)
+
+
+class Asking(nn.Module):
+    """Asks for the contributions of what is no module of its own."""
+
+    def __init__(self, score: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.score = [score]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return InputCAV(self.score[0]).attribute(x)
+
+
+@pytest.mark.parametrize(
+    ("score", "where"),
+    [(lambda x: torch.special.i0(x).sum(1), ""), (Unknown(), " in the module Unknown")],
+    ids=["function", "module"],
+)
+def test_who_asks_is_not_where_it_failed(score: Callable[[torch.Tensor], torch.Tensor], where: str) -> None:
+    with pytest.raises(UnsupportedOperationError) as caught:
+        Asking(score)(X)
+    assert str(caught.value).startswith(f"'special_i0'{where} has no rule")

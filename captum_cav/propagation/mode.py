@@ -119,6 +119,8 @@ class Propagation(TorchFunctionMode):
         self._keeper = Keeper()
         self._paused = False
         self._saved_as = hooks_on_saved_tensors()
+        # Whoever asks for the attribution may be a module in its call itself.
+        self._asking = innermost_called()
         self._began = now()
 
     # What rules ask ---------------------------------------------------------------------------------------------
@@ -597,7 +599,7 @@ class Propagation(TorchFunctionMode):
     def where(self) -> str:
         """The innermost module of the forward pass, for messages."""
         module = self.modules[-1] if self.modules else innermost_called()
-        return f" in {self._describe(module)}" if module is not None else ""
+        return f" in {self._describe(module)}" if module not in (None, self._asking) else ""
 
     def _describe(self, module: torch.nn.Module) -> str:
         name = next(iter(self._names_of(module)), "")
