@@ -41,10 +41,11 @@ def made(name: str) -> str:
         return "\n".join(["", *_prices(what), "", ""])
     if benchmark == "cost":
         report = _read("cost_cpu")
-        lines = _all_depths(report) if what == "layers" else _kinds(report)
+        table = _all_depths(report) if what == "layers" else _kinds(report)
+        lines = [*table, "", f"{report['device']}, torch {report['versions']['torch']}. {report['note']}"]
     else:
         report = _read(f"{benchmark}_{what}")
-        lines = _by_depth(report["networks"][what], what)
+        lines = list(_by_depth(report["networks"][what], what))
     return "\n".join(["", f"    {report['command']}", "", *lines, "", ""])
 
 
@@ -98,7 +99,7 @@ def _shown(number: float | None, best: str) -> str:
 def _prices(network: str) -> Iterator[str]:
     """Seconds and passes of each method at some layers."""
     with (RESULTS / f"price_{network}.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+        rows = [row for row in csv.DictReader(file) if row["method"] not in CONTROLS]
     layers = list(dict.fromkeys(row["layer"] for row in rows))
     yield f"| {_NETWORKS[network]}: seconds (passes forward + backward) | {' | '.join(layers)} |"
     yield "|---" * (len(layers) + 1) + "|"
