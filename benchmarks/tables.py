@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import re
 import statistics
 from collections.abc import Iterator
@@ -165,7 +164,7 @@ def _ratio(cell: dict[str, Any], quartiles: bool = False) -> str:
 
 def _mebibytes(cell: dict[str, Any]) -> str:
     value = cell.get("mebibytes")
-    return "-" if value is None or not math.isfinite(value) else f"{value:.0f}"
+    return "-" if value is None else f"{value:.0f}"
 
 
 if __name__ == "__main__":

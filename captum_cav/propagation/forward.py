@@ -194,15 +194,28 @@ def run(
         The output and what was tapped. Nothing is left on the model, whether this returns or raises.
     """
     with_modules = explained or audited or not _goes_by_itself(forward_func, rules)
-    arguments = (forward_func, inputs, additional, sites, tap_inputs, keep_carriers, end_at_call, rules)
-    options = (on_unknown, with_account, explained, audited)
+    attempt = functools.partial(
+        _run,
+        forward_func,
+        inputs,
+        additional,
+        sites,
+        tap_inputs=tap_inputs,
+        keep_carriers=keep_carriers,
+        end_at_call=end_at_call,
+        rules=rules,
+        on_unknown=on_unknown,
+        with_account=with_account,
+        explained=explained,
+        audited=audited,
+    )
     try:
-        return _run(*arguments, *options, with_modules)
+        return attempt(with_modules=with_modules)
     except UnsupportedOperationError:
         if with_modules:
             raise
     # Where an operation was that nobody saw, only a run that follows the modules can tell.
-    return _run(*arguments, *options, with_modules=True)
+    return attempt(with_modules=True)
 
 
 def _run(
@@ -210,6 +223,7 @@ def _run(
     inputs: tuple[Any, ...],
     additional: tuple[Any, ...],
     sites: Sequence[Site],
+    *,
     tap_inputs: bool,
     keep_carriers: bool,
     end_at_call: int | None,

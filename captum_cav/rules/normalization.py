@@ -112,8 +112,8 @@ def inference_norm(operation: Operation) -> InferenceNorm | None:
 
 
 def _scale(variance: torch.Tensor, weight: torch.Tensor | None, epsilon: float) -> torch.Tensor:
-    scale = (variance + epsilon).rsqrt_()
-    return scale if weight is None else scale.mul_(weight) if scale.dtype == weight.dtype else scale * weight
+    scale = torch.rsqrt(variance + epsilon)
+    return scale if weight is None else scale * weight
 
 
 def _shift(mean: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

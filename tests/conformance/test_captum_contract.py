@@ -297,8 +297,9 @@ def test_no_hooks_remain(name: str) -> None:
     probe = model.register_forward_hook(lambda *_: seen.append(hooks_on(model)))
     make().attribute(**args)
     probe.remove()
-    # Otherwise the search could not find any.
-    assert ("", "_forward_hooks") in seen[0]
+    # Otherwise the search could not find any: beside the probe there is one at the layer.
+    if name not in AT_INPUTS and name not in THROUGH_NOISE:
+        assert set(seen[0]) > {("", "_forward_hooks")}
     assert hooks_on(model) == []
 
 
