@@ -1,7 +1,10 @@
-"""What torch does around the operations of a forward pass, set aside while it is followed.
+"""Everything that torch calls private, in one place.
 
-Compiled code runs as it was written, activation checkpointing keeps what it would recompute, custom autograd functions
-show the operations that they are made of, and backward hooks, which are for gradients, do not run.
+While a model is explained, some of what torch puts around a model must not act. Compiled code runs as it was written.
+Activation checkpoints keep what they would compute again. Custom autograd functions show the operations of which they
+are made. Backward hooks, which are meant for gradients, do not run.
+
+``tests/test_torch_internals.py`` pins each private name that is used here.
 """
 
 from __future__ import annotations
@@ -15,23 +18,53 @@ from typing import Any
 
 import torch
 from torch.autograd.function import FunctionCtx
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._pytree import tree_map
 from torch.utils.hooks import BackwardHook
 
+__all__ = [
+    "Apply",
+    "Overload",
+    "OwnFunction",
+    "age_of",
+    "apply_as_torch_does",
+    "base_of",
+    "body_of",
+    "hooks_on_saved_tensors",
+    "innermost_called",
+    "is_called_by",
+    "keeps_version",
+    "now",
+    "overload_name",
+    "patched_torch",
+    "run_as_written",
+    "save_as_they_are",
+    "tree_map",
+    "was_written_into",
+]
+
 Apply = Callable[[type[torch.autograd.Function], tuple[Any, ...], dict[str, Any]], Any]
+#: An operation as ``torch.ops`` gives it, with its types of arguments.
+Overload = torch._ops.OpOverload
+#: While it is active, writing into a tensor does not count for autograd.
+keeps_version = _unsafe_preserve_version_counter
 
 
 class OwnFunction(torch.autograd.Function):
-    """An autograd function that belongs to a rule: applied as torch does, also while the model's own are followed."""
+    """An autograd function of a rule. Torch applies it as ever, also while the model's own functions are followed."""
 
     apply = torch.autograd.Function.__dict__["apply"]
 
 
-class _Shared:
-    """A setting of the whole process: the first thread that needs it makes it, the last puts it back.
+# Around a whole pass ------------------------------------------------------------------------------------------------
+
+
+class _SharedSetting:
+    """A setting of the whole process. The first thread that needs the setting makes it, the last one puts it back.
 
     Args:
-        make: makes the setting; the context that it returns puts it back.
+        make: makes the setting, and returns a context that puts the setting back.
     """
 
     def __init__(self, make: Callable[[], AbstractContextManager[Any]]) -> None:
@@ -57,13 +90,13 @@ class _Shared:
 
 def _uncompiled() -> AbstractContextManager[Any]:
     if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
-        return nullcontext()  # nothing was compiled in this process, or it cannot be told apart
+        return nullcontext()  # Nothing was compiled in this process, or this torch cannot switch compiled code off.
     stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
     return stance
 
 
 class _Following(threading.local):
-    """How this thread applies custom autograd functions, unless it is at rest; None as torch does."""
+    """How this thread applies custom autograd functions; None as torch does."""
 
     apply: Apply | None = None
     at_rest: Callable[[], bool]
@@ -73,7 +106,7 @@ _following = _Following()
 
 
 @contextmanager
-def _opened() -> Iterator[None]:
+def _patched_functions() -> Iterator[None]:
     original = torch.autograd.Function.__dict__["apply"]
 
     def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
@@ -94,18 +127,18 @@ def _opened() -> Iterator[None]:
         BackwardHook.setup_input_hook, BackwardHook.setup_output_hook = set_up  # type: ignore[method-assign]
 
 
-_eagerly, _openly = _Shared(_uncompiled), _Shared(_opened)
+_run_eagerly, _run_openly = _SharedSetting(_uncompiled), _SharedSetting(_patched_functions)
 
 
 @contextmanager
-def set_aside(apply: Apply, at_rest: Callable[[], bool]) -> Iterator[None]:
-    """Run compiled code as it was written, in all threads, and custom autograd functions by ``apply``, in this one.
+def patched_torch(apply: Apply, at_rest: Callable[[], bool]) -> Iterator[None]:
+    """Run compiled code as it was written, in all threads, and custom autograd functions by ``apply``, in this thread.
 
     Args:
         apply: takes a function, its arguments and its keyword arguments.
-        at_rest: whether to run them as torch does, for now.
+        at_rest: whether to run custom autograd functions as torch does, for now.
     """
-    with _eagerly(), _openly():
+    with _run_eagerly(), _run_openly():
         before = _following.apply, getattr(_following, "at_rest", at_rest)
         _following.apply, _following.at_rest = apply, at_rest
         try:
@@ -117,10 +150,10 @@ def set_aside(apply: Apply, at_rest: Callable[[], bool]) -> Iterator[None]:
 def run_as_written(
     function: type[torch.autograd.Function], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Any, set[int]]:
-    """Run the forward pass of a custom autograd function like any other code; its backward pass is not used.
+    """Run the forward pass of a custom autograd function like any other code. Its backward pass is not used.
 
     Returns:
-        What it gave, and the identities of the tensors that it called constants.
+        What the forward pass gave, and the identities of the tensors that it called constants.
     """
     with torch.enable_grad():
         if function.setup_context is not torch.autograd.Function.setup_context:
@@ -131,7 +164,7 @@ def run_as_written(
         return output, set(map(id, getattr(context, "non_differentiable", ())))
 
 
-def apply_unfollowed(function: type[torch.autograd.Function], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def apply_as_torch_does(function: type[torch.autograd.Function], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Apply a custom autograd function as torch does."""
     before, _following.apply = _following.apply, None
     try:
@@ -140,8 +173,58 @@ def apply_unfollowed(function: type[torch.autograd.Function], args: tuple[Any, .
         _following.apply = before
 
 
+# Functions ----------------------------------------------------------------------------------------------------------
+
+
+def overload_name(function: Overload) -> tuple[str, str]:
+    """Namespace and plain name of an operation of ``torch.ops``."""
+    return function.namespace, function._opname
+
+
+def _no_override(*_: object) -> bool:
+    return False
+
+
+def body_of(function: types.FunctionType) -> Callable[..., Any]:
+    """A Python function of torch without its own override check, so that a mode sees the operations inside."""
+    unchecked = dict.fromkeys(
+        ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"), _no_override
+    )
+    body = types.FunctionType(
+        function.__code__,
+        {**function.__globals__, **unchecked},
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    body.__kwdefaults__ = function.__kwdefaults__
+    return body
+
+
+def innermost_called() -> torch.nn.Module | None:
+    """The innermost module in whose call this thread is, read off the stack; None outside of modules."""
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not torch.nn.Module._call_impl.__code__:
+        frame = frame.f_back
+    return None if frame is None else frame.f_locals["self"]
+
+
+def is_called_by(modules: tuple[str, ...], depth: int) -> bool:
+    """Whether the code so many frames above belongs to one of some modules or their parts.
+
+    Args:
+        modules: names of modules.
+        depth: 1 for the function that asks, 2 for its caller, and so on.
+    """
+    name: str = sys._getframe(depth).f_globals.get("__name__", "")
+    return name.startswith(modules)
+
+
+# Tensors ------------------------------------------------------------------------------------------------------------
+
+
 def age_of(tensor: torch.Tensor) -> int:
-    """When in its thread a tensor's operation was recorded: later ones have larger numbers. Private to torch."""
+    """When in its thread the operation of a tensor was recorded. Later operations have larger numbers."""
     assert tensor.grad_fn is not None
     number: int = tensor.grad_fn._sequence_nr()
     return number
@@ -153,36 +236,38 @@ def now() -> int:
         return age_of(torch.zeros((), device="cpu", requires_grad=True) + 0)
 
 
-def innermost_called() -> torch.nn.Module | None:
-    """The innermost module that this thread is in a call of, by the stack; None outside."""
-    frame: types.FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code is not torch.nn.Module._call_impl.__code__:
-        frame = frame.f_back
-    return None if frame is None else frame.f_locals["self"]
+def base_of(tensor: torch.Tensor) -> torch.Tensor | None:
+    """The tensor of which a tensor is a view, or None."""
+    return tensor._base
+
+
+def was_written_into(tensor: torch.Tensor) -> bool:
+    """Whether anything was written into a tensor since the tensor was made."""
+    return bool(tensor._version)
 
 
 def hooks_on_saved_tensors() -> Any:
-    """What decides how tensors are kept for the backward pass, or None; private to torch, so only looked at here."""
+    """What decides how tensors are saved for the backward pass, or None."""
     return torch._C._autograd._top_saved_tensors_default_hooks(True)
 
 
-def saving_as_is(since: Any) -> AbstractContextManager[Any]:
-    """Keep tensors for the backward pass as they are where the model would recompute them.
+def save_as_they_are(since: Any) -> AbstractContextManager[Any]:
+    """Save tensors for the backward pass as they are, also where the model would compute them again.
 
-    Activation checkpointing throws away what an operation saves and runs it again in the backward pass, where nobody
-    follows it.
+    An activation checkpoint throws away what an operation saves, and runs the operation again in the backward pass,
+    where nobody follows it.
 
     Args:
-        since: :func:`hooks_on_saved_tensors` before the model ran; the caller's own are left alone.
+        since: :func:`hooks_on_saved_tensors` before the model ran. The caller's own hooks stay.
     """
     here = hooks_on_saved_tensors()
     if here is None or here == since:
-        return _AS_THEY_ARE
-    return saved_tensors_hooks(_as_is, _as_is)
+        return _NOTHING_TO_DO
+    return saved_tensors_hooks(_as_it_is, _as_it_is)
 
 
-_AS_THEY_ARE = nullcontext()
+_NOTHING_TO_DO = nullcontext()
 
 
-def _as_is(tensor: torch.Tensor) -> torch.Tensor:
+def _as_it_is(tensor: torch.Tensor) -> torch.Tensor:
     return tensor

@@ -1,26 +1,24 @@
-"""Which operation of a forward pass met which rule, and why: what ``explain_rules`` prints."""
+"""What a pass writes down for people: which operation met which rule, which conserves, which has no rule."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-
-from captum_cav.propagation.operation import ModuleCall, Operation, Surrogate
-from captum_cav.rules import is_derivative
-from captum_cav.rules.rule import Rule
 
 
 class RuleRow(NamedTuple):
     """One operation of the forward pass.
 
     Attributes:
-        module: qualified name of the innermost module that it ran in, or its type where it has no name; empty outside.
+        module: qualified name of the innermost module in which the operation ran, or the module's type where it has no
+            name; empty outside of modules.
         operation: the torch function, or the type of a module that was ruled as one operation.
         rule: the rule.
-        why: the key that chose it: a module, a pattern, a type, a function, or the default.
-        constant: which of the tensors that it takes were held constant: gates, attention weights, statistics.
+        why: the key that chose the rule: a module, a pattern, a type, a function, or the default.
+        constant: which of the tensors that the operation takes were constants for the rule: gates, attention weights,
+            statistics.
     """
 
     module: str
@@ -31,7 +29,7 @@ class RuleRow(NamedTuple):
 
 
 class RuleTable(tuple[RuleRow, ...]):
-    """The operations of a forward pass in their order; prints itself as a table."""
+    """The operations of a forward pass in their order. Prints itself as a table."""
 
     __slots__ = ()
 
@@ -46,33 +44,51 @@ class RuleTable(tuple[RuleRow, ...]):
     __repr__ = __str__
 
 
+@dataclass
 class RuleLog:
-    """Collects the rows of one forward pass.
+    """The rules of one forward pass.
 
-    Args:
-        names_of: gives the qualified names of a module.
+    Attributes:
+        rows: every operation that met a rule, in order.
+        inexact: those rows whose rule does not pass on the derivative of the operation.
     """
 
-    def __init__(self, names_of: Callable[[torch.nn.Module], Sequence[str]]) -> None:
-        self._names_of = names_of
-        self._rows: list[RuleRow] = []
-        #: Those whose rule is not the derivative of the operation.
-        self.inexact: list[RuleRow] = []
-
-    def __call__(self, operation: Operation, rule: Surrogate, why: str, module: torch.nn.Module | None) -> None:
-        """Note an operation and its rule."""
-        where = "" if module is None else next(iter(self._names_of(module)), "") or type(module).__name__
-        held = [str(place) for place, tensor in enumerate(operation.sources, 1) if id(tensor) in operation.held]
-        name = operation.name if not isinstance(operation, ModuleCall) else f"{operation.name} as one"
-        shown = repr(rule) if isinstance(rule, Rule) else getattr(rule, "__name__", repr(rule))
-        if operation.written_out:  # in operations that met rules of their own, in rows above
-            shown += ", written out"
-        constant = f"{' and '.join(held)} of {len(operation.sources)}" if held else ""
-        row = RuleRow(where, name, shown, why, constant)
-        self._rows.append(row)
-        if not operation.written_out and not is_derivative(rule, operation):
-            self.inexact.append(row)
+    rows: list[RuleRow] = field(default_factory=list)
+    inexact: list[RuleRow] = field(default_factory=list)
 
     def table(self) -> RuleTable:
-        """What was noted."""
-        return RuleTable(self._rows)
+        """The rows, as a table that prints itself."""
+        return RuleTable(self.rows)
+
+
+class Unknown(NamedTuple):
+    """An operation without a rule.
+
+    Attributes:
+        operation: its plain name.
+        module: the innermost module in which the operation ran, for messages; empty outside of modules.
+        key: what names the operation in ``rules``.
+    """
+
+    operation: str
+    module: str
+    key: str
+
+
+@dataclass
+class Audited:
+    """What became of one operation in the backward pass.
+
+    Attributes:
+        operation: its name.
+        rule: its rule.
+        module: the innermost module in which the operation ran.
+        residual: the contributions of its output, minus those of its inputs and constants; 0 where the rule conserves.
+        size: the sum of the absolute contributions of its output, inputs and constants.
+    """
+
+    operation: str
+    rule: object
+    module: torch.nn.Module | None
+    residual: float = 0.0
+    size: float = 0.0

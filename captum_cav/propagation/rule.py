@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import Field, dataclass, fields, is_dataclass
 from typing import Any, ClassVar, cast
 
-from captum_cav.errors import CAVTypeError, UnsupportedOperationError
-from captum_cav.propagation.operation import Operation, identify
+from captum_cav.errors import UnsupportedOperationError
+from captum_cav.propagation.operation import Operation
 
 
 class Rule:
@@ -16,13 +16,15 @@ class Rule:
     A rule takes an :class:`Operation` and returns *the operation's value*, built so that its gradient carries
     contributions (a *surrogate*): where a tensor of value ``v`` has the gradient ``c``, its contribution is ``v * c``.
 
-    Given for a module, a name pattern or a module type, a rule rules those operations inside it that it
-    :meth:`governs`; the others keep the rule that they would have without it. A plain function in the place of a rule
-    rules a module as one operation.
+    A rule can be given for a module, a name pattern or a module type. Then it rules those operations inside the module
+    that it :meth:`governs`. The other operations keep the rule that they would have without it. A plain function in the
+    place of a rule rules a module as one operation.
 
     Attributes:
-        operations: plain names of the functions that it governs; None for all.
-        as_one: whether, given for a module, it rules the module's call as one operation instead of what is inside.
+        operations: plain names of the functions that the rule governs; None for all functions.
+        as_one: whether the rule, given for a module, rules the module's call as one operation instead of what is
+            inside.
+        is_derivative: whether the rule passes on the operation's own derivative.
 
     Example::
 
@@ -39,9 +41,10 @@ class Rule:
 
     operations: ClassVar[frozenset[str] | None] = None
     as_one: ClassVar[bool] = False
+    is_derivative: ClassVar[bool] = False
 
     def __repr__(self) -> str:
-        """The call that makes it, with the options that are not as by default."""
+        """The call that makes the rule, with the options that are not as by default."""
         given: tuple[Field[Any], ...] = fields(cast("Any", self)) if is_dataclass(self) else ()
         options = sorted((field for field in given if field.init), key=lambda field: field.kw_only is True)
         values = [(field.name, getattr(self, field.name), field.default) for field in options]
@@ -61,11 +64,12 @@ class Rule:
 
 @dataclass(frozen=True, repr=False)
 class FunctionRule(Rule):
-    """A plain function as a rule; see :func:`rule`.
+    """A plain function as a rule; see :func:`captum_cav.rules.rule`.
 
     Args:
         function: takes an :class:`Operation`, returns its value as a surrogate.
-        names: plain names of the functions that it governs; None for whatever it is given for, modules as one.
+        names: plain names of the functions that the rule governs. None for whatever the rule is given for; a module is
+            then ruled as one operation.
     """
 
     function: Callable[[Operation], Any]
@@ -77,7 +81,7 @@ class FunctionRule(Rule):
         return self.names is None
 
     def governs(self, operation: Operation) -> bool:
-        """Whether the operation is one of those named, if any are."""
+        """Whether the operation is one of the named functions, if any are named."""
         return self.names is None or operation.name in self.names
 
     def __call__(self, operation: Operation, /) -> Any:
@@ -86,32 +90,3 @@ class FunctionRule(Rule):
 
     def __repr__(self) -> str:
         return getattr(self.function, "__name__", repr(self.function))
-
-
-def rule(*functions: Callable[..., Any]) -> Callable[[Callable[[Operation], Any]], FunctionRule]:
-    """Make a rule for torch functions of a function that takes an :class:`Operation`.
-
-    Args:
-        functions: the torch functions, in any of their forms: ``torch.relu`` stands for ``F.relu`` and ``x.relu_()``
-            too.
-
-    Returns:
-        A decorator.
-
-    Example::
-
-        >>> import torch
-        >>> from captum_cav import InputCAV, rules
-        >>> @rules.rule(torch.special.i0)
-        ... def bessel(operation):
-        ...     return rules.pass_through(operation)
-        >>> InputCAV(torch.special.i0, rules={torch.special.i0: bessel}).attribute(torch.tensor([2.0]))
-        tensor([1.])
-    """
-    for function in functions:
-        if identify(function).name is None:
-            raise CAVTypeError(f"{function!r} is not a torch function; give the rule for its module's type instead.")
-    if not functions:
-        raise CAVTypeError("rule() names no torch function; expected @rule(torch.special.i0), say.")
-    names = frozenset(str(identify(function).name) for function in functions)
-    return lambda made: FunctionRule(made, names)

@@ -1,15 +1,15 @@
-"""Values of the forward pass that are read in the backward pass, whatever the model writes over them."""
+"""Values of the forward pass that the backward pass reads, whatever the model writes over them."""
 
 from __future__ import annotations
 
 import torch
 
 
-class Kept:
-    """A value as it was when it was kept.
+class SavedValue:
+    """A tensor's value at the time when the value was saved.
 
     Attributes:
-        value: the value; it carries nothing.
+        value: the value, without a graph.
     """
 
     __slots__ = ("value",)
@@ -18,37 +18,25 @@ class Kept:
         self.value = tensor.detach()
 
 
-def is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors are one in memory, and look at it in the same way.
-
-    Autograd hands on what it got where nothing is added to it, and writes into nothing that others hold.
-    """
-    return (
-        one.data_ptr() == other.data_ptr()
-        and one.shape == other.shape
-        and one.stride() == other.stride()
-        and one.dtype == other.dtype
-    )
-
-
-class Keeper:
-    """Keeps values without copying them, unless something is about to write into their memory."""
+class SavedValues:
+    """Saves values without a copy. A value is copied only if the model is about to write into its memory."""
 
     def __init__(self) -> None:
-        self._by_memory: dict[int, list[Kept]] = {}
+        self._by_memory: dict[int, list[SavedValue]] = {}
 
-    def keep(self, tensor: torch.Tensor) -> Kept:
-        """Keep a tensor's value."""
-        kept = Kept(tensor)
-        self._by_memory.setdefault(_memory_of(tensor), []).append(kept)
-        return kept
+    def save(self, tensor: torch.Tensor) -> SavedValue:
+        """Save a tensor's value."""
+        saved = SavedValue(tensor)
+        self._by_memory.setdefault(_start_of_memory(tensor), []).append(saved)
+        return saved
 
     def before_writing(self, tensor: torch.Tensor) -> None:
-        """Copy what was kept in the memory of a tensor that is about to be written into."""
-        for kept in self._by_memory.pop(_memory_of(tensor), ()):
-            kept.value = kept.value.clone()
+        """Copy the values that lie in the memory of a tensor into which something is about to be written."""
+        for saved in self._by_memory.pop(_start_of_memory(tensor), ()):
+            saved.value = saved.value.clone()
 
 
-def _memory_of(tensor: torch.Tensor) -> int:
-    """Where the memory of a tensor begins, whatever part of it the tensor is; its storage would have to be made."""
+def _start_of_memory(tensor: torch.Tensor) -> int:
+    """The address of the memory in which a tensor lies. A view starts in the middle of that memory."""
+    # The address of the storage would be the same, but torch would have to make a storage object for each call.
     return tensor.data_ptr() - int(tensor.storage_offset()) * tensor.element_size()

@@ -1,4 +1,4 @@
-"""Rules that a user gives to activations, or to anything: pass on, differentiate, stop, average."""
+"""Rules for activations, or for anything: pass on, differentiate, stop, average."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from typing import Any, ClassVar
 
 import torch
 
-from captum_cav.propagation.account import Ledger
-from captum_cav.propagation.kept import Kept, is_same
-from captum_cav.propagation.operation import Operation
-from captum_cav.propagation.surroundings import OwnFunction
-from captum_cav.rules import zero
-from captum_cav.rules.activation import pass_on
-from captum_cav.rules.linear import Poolable
-from captum_cav.rules.rule import Rule
+from captum_cav.operations import TABLE
+from captum_cav.operations.activations import pass_on
+from captum_cav.operations.sums import Poolable
+from captum_cav.operations.surrogates import with_backward
+from captum_cav.propagation import zeros
+from captum_cav.propagation.constant_shares import OperationShares
+from captum_cav.propagation.operation import Kind, Operation
+from captum_cav.propagation.rule import Rule
+from captum_cav.propagation.saved_values import SavedValue
+from captum_cav.tensors import is_same_memory
 
 
 @dataclass(frozen=True, repr=False)
@@ -45,7 +47,7 @@ class PassThroughRule(Rule):
         """The value over the input as the slope."""
 
         def slope(value: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            found = zero.ratio(value, x)
+            found = zeros.ratio(value, x)
             # What has no limit at 0, as a sigmoid, gave what it gave without its input.
             silent = found.abs() > 1 / torch.finfo(x.dtype).eps
             return found.masked_fill(silent, 0.0), silent
@@ -68,6 +70,8 @@ class GradientRule(Rule):
         tensor([18.])
     """
 
+    is_derivative: ClassVar[bool] = True
+
     def __call__(self, operation: Operation, /) -> Any:
         """The operation, differentiated as torch does."""
         return operation.value()
@@ -88,8 +92,8 @@ class StopRule(Rule):
     """
 
     def __call__(self, operation: Operation, /) -> Any:
-        """The value, without a way back."""
-        return operation.stopped()
+        """The value as a constant."""
+        return operation.value_as_constant()
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,32 +116,36 @@ class MeanSlopeRule(Rule):
         tensor([[[ 0.7500, -0.2500]]])
     """
 
-    operations: ClassVar[frozenset[str] | None] = frozenset(
-        "relu relu6 hardtanh leaky_relu rrelu prelu elu celu selu gelu silu hardswish mish softplus threshold".split()
-    )
+    operations: ClassVar[frozenset[str] | None] = TABLE.names(Kind.ACTIVATION)
 
     def governs(self, operation: Operation) -> bool:
         """Whether the operation is an activation of one carrier."""
         return super().governs(operation) and len(operation.sources) == 1
 
     def __call__(self, operation: Operation, /) -> Any:
-        """The default, behind a place where slopes may be averaged."""
+        """The default, between two places where slopes may be averaged."""
         carrier = operation.sources[0]
-        pooled = Pooled(operation.keep(carrier), operation.ledger())
-        averaged = _Averaged.apply(carrier, pooled)
+        pooled = Pooled(operation.save(carrier), operation.shares())
+        averaged = with_backward(carrier.detach(), pooled.average, carrier)
         if operation.in_place:
             averaged = averaged.clone()
-        output = _Arrived.apply(operation.on({id(carrier): averaged}).by_default(), pooled)
-        operation.origin = pooled
+        output = operation.on({id(carrier): averaged}).by_default()
+        output = with_backward(output.detach(), pooled.settle, output)
+        operation.handoff = pooled
         return operation.args[0].copy_(output) if operation.in_place else output
 
 
 class Pooled(Poolable):
-    """An activation between forward and backward pass, whose positions a pooling behind it may average."""
+    """An activation whose positions a global average pooling behind it may average.
 
-    def __init__(self, before: Kept, ledger: Ledger) -> None:
+    Args:
+        before: the value of the pre-activation.
+        shares: where the activation reports shares of constants.
+    """
+
+    def __init__(self, before: SavedValue, shares: OperationShares) -> None:
         self._before = before
-        self._ledger = ledger
+        self._shares = shares
         self._noted: list[tuple[torch.Tensor, tuple[int, ...]]] = []
         self._dims: tuple[int, ...] | None = None
 
@@ -145,43 +153,17 @@ class Pooled(Poolable):
         """Take note of the coefficients that come through a pooling over some dimensions."""
         self._noted.append((coefficients, dims))
 
-    def settle(self, coefficients: torch.Tensor) -> None:
-        """Average if all that came to the activation's output came through one pooling."""
+    def settle(self, coefficients: torch.Tensor) -> tuple[torch.Tensor]:
+        """Behind the activation: average if all that comes to its output came through one pooling."""
         noted, self._noted = self._noted, []
-        self._dims = noted[0][1] if len(noted) == 1 and is_same(coefficients, noted[0][0]) else None
+        self._dims = noted[0][1] if len(noted) == 1 and is_same_memory(coefficients, noted[0][0]) else None
+        return (coefficients,)
 
-    def average(self, coefficients: torch.Tensor) -> torch.Tensor:
-        """Coefficients of the pre-activation, each position's own, as averages over what was pooled."""
+    def average(self, coefficients: torch.Tensor) -> tuple[torch.Tensor]:
+        """In front of the activation: each position's own coefficients, as averages over what was pooled."""
         if self._dims is None:
-            return coefficients
+            return (coefficients,)
         averages = coefficients.mean(self._dims, keepdim=True).expand_as(coefficients)
-        if self._ledger.counts:
-            self._ledger.enter((self._before.value * (coefficients - averages)).sum(dtype=torch.float64))
-        return averages
-
-
-class _Arrived(OwnFunction):
-    """Identity behind the activation, where it is known whether to average."""
-
-    @staticmethod
-    def forward(ctx: Any, y: torch.Tensor, pooled: Pooled) -> torch.Tensor:
-        ctx.pooled = pooled
-        return y.detach()
-
-    @staticmethod
-    def backward(ctx: Any, coefficients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        ctx.pooled.settle(coefficients)
-        return coefficients, None
-
-
-class _Averaged(OwnFunction):
-    """Identity in front of the activation, whose coefficients may be averaged."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, pooled: Pooled) -> torch.Tensor:
-        ctx.pooled = pooled
-        return x.detach()
-
-    @staticmethod
-    def backward(ctx: Any, coefficients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return ctx.pooled.average(coefficients), None
+        if self._shares.are_measured:
+            self._shares.enter((self._before.value * (coefficients - averages)).sum(dtype=torch.float64))
+        return (averages,)

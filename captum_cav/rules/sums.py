@@ -8,9 +8,10 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from captum_cav.errors import OptionError
-from captum_cav.propagation.operation import Operation
-from captum_cav.rules.activation import with_slopes
-from captum_cav.rules.rule import Rule
+from captum_cav.operations import TABLE
+from captum_cav.operations.surrogates import with_slopes
+from captum_cav.propagation.operation import Kind, Operation
+from captum_cav.propagation.rule import Rule
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,7 +36,7 @@ class AdditionRule(Rule):
 
     share: Literal["signed", "magnitude"] = "signed"
 
-    operations: ClassVar[frozenset[str] | None] = frozenset(("add", "sub", "rsub"))
+    operations: ClassVar[frozenset[str] | None] = TABLE.names(Kind.SUM)
 
     def __post_init__(self) -> None:
         if self.share not in ("signed", "magnitude"):
