@@ -14,7 +14,7 @@ from captum.testing.helpers.basic_models import BasicModel_ConvNet_One_Conv, Sim
 from torch import nn
 
 from captum_cav import InputCAV, LayerCAV
-from tests.networks import network, shape_of
+from tests.support.networks import network, shape_of
 
 
 @pytest.mark.parametrize("name", ["alexnet", "vgg16", "squeezenet1_1"])

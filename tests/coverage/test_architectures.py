@@ -10,7 +10,7 @@ import torch
 from captum_cav import InputCAV
 from captum_cav.propagation import forward
 from captum_cav.propagation.overrides import Rulebook
-from tests.networks import FUNCTIONAL, OTHERS, PIECEWISE_LINEAR, network, shape_of
+from tests.support.networks import FUNCTIONAL, OTHERS, PIECEWISE_LINEAR, network, shape_of
 
 ALL = [*PIECEWISE_LINEAR, *OTHERS, *FUNCTIONAL]
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torchvision.ops.misc import SqueezeExcitation
 
 from captum_cav import InputCAV
-from tests.networks import OTHERS, network, shape_of
+from tests.support.networks import OTHERS, network, shape_of
 
 
 def ratio_of(function: Any) -> Any:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from captum_cav import InputCAV, LayerCAV, rules
 from captum_cav.rules import affine
-from tests.rules import matrix_rules
+from tests.support import matrix_rules
 
 LOW, HIGH = -6.0, 5.0
 BIASES = ("share", "absorb")

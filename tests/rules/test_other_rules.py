@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from captum_cav import InputCAV, LayerCAV, NeuronCAV, rules
 from captum_cav.errors import CAVTypeError, ModelError, OptionError, TargetError
-from tests.networks import fixed
+from tests.support.networks import fixed
 
 Function = Callable[..., torch.Tensor]
 #: A contribution may differ from its formula by this much of the largest.

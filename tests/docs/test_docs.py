@@ -14,7 +14,7 @@ import pytest
 import captum_cav
 from captum_cav import ablation, comparison, errors, metrics, presets, report, rules, visualization, zoo
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture(scope="module")

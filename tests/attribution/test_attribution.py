@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from captum_cav import InputCAV, LayerCAV, NeuronCAV, rules
 from captum_cav.errors import CAVError, CAVTypeError, LayerError, ModelError, TargetError
-from tests.networks import network, shape_of
+from tests.support.networks import network, shape_of
 
 LAYERS = ["maxpool", "layer1", "layer2", "layer3", "layer4"]
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from captum_cav import InputCAV, LayerCAV, NeuronCAV, rules
 from captum_cav.errors import CAVError, ScoreWarning, UnsupportedOperationWarning
-from tests.test_no_trace import left_as_it_was
+from tests.attribution.test_no_trace import left_as_it_was
 
 Attribution = Callable[..., Any]
 Function = Callable[[torch.Tensor], Any]

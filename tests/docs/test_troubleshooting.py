@@ -14,7 +14,7 @@ import pytest
 
 from captum_cav.errors import CAVError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
 ANY = "..."
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from captum_cav import InputCAV, LayerCAV, NeuronCAV, verify
 from captum_cav.errors import UnsupportedOperationError
-from tests.networks import fixed
+from tests.support.networks import fixed
 
 X = fixed(3, 4, seed=5)
 

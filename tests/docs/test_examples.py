@@ -24,7 +24,7 @@ from examples import audio, source_code, text
 from examples.weights import packaged, read_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LANDE = ROOT / text.PACKAGE
 
 

@@ -26,7 +26,7 @@ from captum_cav.reproduction import (
     tables,
 )
 from captum_cav.visualization import spatial_map
-from tests.networks import fixed
+from tests.support.networks import fixed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

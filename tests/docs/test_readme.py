@@ -10,7 +10,7 @@ import pytest
 
 from captum_cav import LayerCAV
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
 def run_example(number: int) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def test_the_example_of_a_rule_of_ones_own_adds_up_as_it_says() -> None:
 
 
 def test_files_that_it_points_to_are_there() -> None:
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (root / target).exists(), target
     assert {"demo:", "test:"} <= {

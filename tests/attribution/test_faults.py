@@ -59,11 +59,9 @@ from captum_cav.errors import (
     UnsupportedOperationError,
 )
 from captum_cav.visualization import Panel, show_map, show_rows
-from tests import test_no_trace
-from tests.networks import ReusingNet, fixed, network, shape_of
-from tests.reference import matrix
-from tests.test_bad_input import Apply, Repeating, WithUnused, net_around, samples, seeded, small_net
-from tests.test_no_trace import (
+from tests.attribution import test_no_trace
+from tests.attribution.test_bad_input import Apply, Repeating, WithUnused, net_around, samples, seeded, small_net
+from tests.attribution.test_no_trace import (
     InjectedError,
     alive,
     bits_of,
@@ -75,6 +73,8 @@ from tests.test_no_trace import (
     tensors_of,
     watch_activations,
 )
+from tests.support.networks import ReusingNet, fixed, network, shape_of
+from tests.support.reference import matrix
 
 Function = Callable[[torch.Tensor], Any]
 PICTURE = str(Path(zoo.__file__).parent / "data" / "dog_above_cat.png")
