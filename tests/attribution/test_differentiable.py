@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from captum_cav import InputCAV, LayerCAV
 from captum_cav.errors import UnsupportedOperationError
-from tests.attribution.test_no_trace import left_as_it_was
 from tests.support.networks import fixed
+from tests.support.traces import left_as_it_was
 
 AGAIN = {"create_graph": True}
 

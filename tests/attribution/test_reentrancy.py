@@ -9,8 +9,43 @@ import torch
 from torch import nn
 
 from captum_cav import InputCAV, LayerCAV, NeuronCAV, verify
-from captum_cav.errors import UnsupportedOperationError
+from captum_cav.errors import (
+    UnsupportedOperationError,
+)
 from tests.support.networks import fixed
+from tests.support.small_networks import picture, residual_net
+from tests.support.tensors import tensors_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+# Threads, processes, random numbers ----------------------------------------------------------------------------------
+
+
+def test_an_attribution_inside_an_attribution() -> None:
+    """The same layers are tapped within and without, by other rules."""
+    inner, x = residual_net(), picture()
+    explain = LayerCAV(inner, "block1", rules="gamma")
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner
+            self.given: torch.Tensor | None = None
+            self.made: torch.Tensor | None = None
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.made = explain.attribute(x, 1) if self.given is None else self.given
+            return self.inner(x) * self.made.sum((1, 2, 3)).unsqueeze(1)
+
+    net = Outer()
+    expected = explain.attribute(x, 1)
+    found = LayerCAV(net, ["inner.block1", "inner.flatten"]).attribute(x, 2, return_convergence_delta=True)
+    assert torch.equal(net.made, expected)
+    net.given = expected
+    again = LayerCAV(net, ["inner.block1", "inner.flatten"]).attribute(x, 2, return_convergence_delta=True)
+    assert all(map(torch.equal, tensors_of(found), tensors_of(again)))
+
 
 X = fixed(3, 4, seed=5)
 

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 import captum_cav
 from captum_cav import rules, verify
 from captum_cav.errors import CAVTypeError, ModelError
-from tests.attribution.test_no_trace import left_as_it_was
 from tests.support.networks import fixed, network, shape_of
+from tests.support.traces import left_as_it_was
 
 
 class Gated(nn.Module):

@@ -15,7 +15,135 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from captum_cav import InputCAV, LayerCAV
-from captum_cav.errors import LayerError, ModelError, UnsupportedOperationError
+from captum_cav.errors import (
+    LayerError,
+    ModelError,
+    UnsupportedOperationError,
+)
+from tests.support.attributions import check_same_as
+from tests.support.errors import raising
+from tests.support.small_networks import net_around, samples, small_net
+from tests.support.tensors import assert_same
+from tests.support.traces import InjectedError, inject
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+# What torch puts around a model --------------------------------------------------------------------------------------
+
+
+def test_data_parallel() -> None:
+    net, x = small_net(), samples()
+    wrapped = nn.DataParallel(net, device_ids=None)
+    check_same_as(net, wrapped, x)
+    check_same_as(net, wrapped, x, "module.")
+    assert torch.equal(LayerCAV(wrapped, net[0], device_ids=[0]).attribute(x, 1), LayerCAV(net, "0").attribute(x, 1))
+
+
+def test_distributed_and_sharded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not torch.distributed.is_available():
+        pytest.skip("this torch has no torch.distributed")
+    net, x = small_net(), samples()
+    store = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(net)
+        with monkeypatch.context() as patched:
+            # Its own forward pass may wait for other processes.
+            inject(patched, wrapped, InjectedError("it was run"))
+            check_same_as(net, wrapped, x)
+            check_same_as(net, wrapped, x, "module.")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # one process holds all of it
+            sharded = torch.distributed.fsdp.FullyShardedDataParallel(small_net(), device_id=torch.device("cpu"))
+        said = r"is sharded over several processes; pass the whole model, on one device\.$"
+        partly = nn.Sequential(nn.Linear(4, 4), sharded)
+        with raising(ModelError, RuntimeError, "^the model " + said):
+            InputCAV(sharded)
+        with raising(ModelError, RuntimeError, r"^module '1' " + said):
+            LayerCAV(partly, "0")
+        with_parts = small_net()
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+        distribute = torch.distributed.tensor.distribute_tensor
+        with_parts[0].weight = nn.Parameter(distribute(with_parts[0].weight.detach(), mesh))
+        said = r"^parameter '0\.weight' is a DTensor, of which this process holds a part .*; pass the model as it was"
+        with raising(ModelError, RuntimeError, said):
+            InputCAV(with_parts).attribute(x, 1)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_compiled() -> None:
+    net, x = small_net(), samples()
+    compilations: list[Any] = []
+
+    def counting(graph: Any, _: Any) -> Any:
+        compilations.append(graph)
+        return graph.forward
+
+    try:
+        wrapped = torch.compile(net, backend=counting)
+        check_same_as(net, wrapped, x)
+        check_same_as(net, wrapped, x, "_orig_mod.")
+        assert not compilations
+        wrapped(x)
+        assert compilations
+        check_same_as(net, wrapped, x)
+        # A part of a model that is compiled.
+        partly = nn.Sequential(net[0], torch.compile(net[1:], backend=counting))
+        runs = len(compilations)
+        check_same_as(net, partly, x)
+        assert len(compilations) == runs
+        partly(x)
+        assert len(compilations) > runs
+    finally:
+        torch._dynamo.reset()
+
+
+def test_an_attribution_within_a_compiled_function() -> None:
+    net, x = small_net(), samples()
+    expected = InputCAV(net).attribute(x, 1)
+    try:
+        found = torch.compile(lambda x: 2 * InputCAV(net).attribute(x, 1), backend="eager")(x)
+    finally:
+        torch._dynamo.reset()
+    assert torch.equal(found, 2 * expected)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_scripted_traced_exported_and_as_a_graph() -> None:
+    net, x = small_net(), samples()
+    said = r"is a scripted or traced module, whose operations cannot be seen; pass the eager model it was made from\.$"
+    for made in (torch.jit.script(net), torch.jit.trace(net, x)):
+        partly = nn.Sequential(nn.Linear(4, 4), nn.Sequential(made))
+        with raising(ModelError, RuntimeError, "^the model " + said):
+            LayerCAV(made, "0")
+        with raising(ModelError, RuntimeError, r"^module '1\.0' " + said):
+            InputCAV(partly)
+    check_same_as(net, torch.fx.symbolic_trace(net), x)
+    exported = torch.export.export(net, (x,)).module()
+    assert torch.equal(InputCAV(exported).attribute(x, 1), InputCAV(net).attribute(x, 1))
+
+
+def test_activation_checkpoints() -> None:
+    plain = net_around(nn.GELU(), nn.Linear(4, 4).double(), nn.Tanh())
+    x, calls = samples().double(), []
+
+    def around(reentrant: bool) -> Any:
+        def run(x: torch.Tensor) -> torch.Tensor:
+            calls.append(1)
+            return plain.middle(x)
+
+        return lambda x: plain.last(checkpoint(run, plain.first(x), use_reentrant=reentrant))
+
+    layer = plain.first
+    found = LayerCAV(around(False), layer).attribute(x, 1, return_convergence_delta=True)
+    assert_same(found, LayerCAV(plain, layer).attribute(x, 1, return_convergence_delta=True))
+    assert_same(LayerCAV(around(False), layer).attribute(x, 1), found[0])
+    assert len(calls) == 2, "nothing is computed again"
+    said = r"was made by 'CheckpointFunctionBackward', which captum_cav could not see \(.*reentrant checkpointing"
+    with raising(UnsupportedOperationError, NotImplementedError, said, plain):
+        LayerCAV(around(True), layer).attribute(x, 1)
 
 
 class Block(nn.Module):

@@ -25,8 +25,8 @@ from torch.nn import functional as F
 from captum_cav import InputCAV, LayerCAV, NeuronCAV, presets, rules
 from captum_cav.errors import CAVError, ModelError, UnsupportedOperationError
 from captum_cav.propagation.explanation import RuleTable
-from tests.attribution.test_no_trace import left_as_it_was
 from tests.support.networks import fixed
+from tests.support.traces import left_as_it_was
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 

@@ -1,4 +1,4 @@
-"""Networks, class names and pictures: what is loaded is right, and what cannot be loaded is refused with a reason."""
+"""Networks and their classes: what is loaded is right, and what cannot be loaded is refused with a reason."""
 
 from __future__ import annotations
 
@@ -21,6 +21,82 @@ from torchvision.transforms import functional as pictures
 
 from captum_cav import zoo
 from captum_cav.errors import CAVTypeError, InputError, ModelError
+
+
+class TestFactories:
+    @pytest.fixture(autouse=True)
+    def module(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "own_networks.py").write_text(
+            "import torch\n"
+            "from captum_cav.zoo import Network\n"
+            "constant = 3\n"
+            "class Net(torch.nn.Module):\n"
+            "    def __init__(self):\n"
+            "        super().__init__()\n"
+            "        self.fc = torch.nn.Linear(2, 3)\n"
+            "def network():\n"
+            "    return Network('mine', Net(), None, None, ('cat', 'dog'), ('fc',))\n"
+            "def needs(width):\n"
+            "    return Net()\n"
+            "def wrong():\n"
+            "    return [1]\n"
+            "def broken():\n"
+            "    raise KeyError('of the factory')\n"
+        )
+        (tmp_path / "lacks_something.py").write_text("import a_package_that_nobody_has\n")
+        monkeypatch.syspath_prepend(tmp_path)
+
+    def test_a_module_is_wrapped(self) -> None:
+        network = zoo.load_factory("own_networks:Net")
+        assert (network.name, network.classes, network.depths) == ("own_networks:Net", (), ())
+        assert not network.model.training
+        picture = zoo.demo_picture()
+        expected = torchvision.models.AlexNet_Weights.DEFAULT.transforms()(picture)
+        assert torch.equal(network.preprocess(picture), expected)
+        assert network.display(picture).size == (224, 224)
+
+    def test_a_network_is_used_as_it_is(self) -> None:
+        network = zoo.load_factory("own_networks:network")
+        assert (network.name, network.classes, network.depths) == ("mine", ("cat", "dog"), ("fc",))
+        assert not network.model.training
+
+    def test_weights_are_put_in(self, tmp_path: Path) -> None:
+        state = nn.Linear(2, 3).state_dict(prefix="fc.")
+        network = zoo.load_factory("own_networks:Net", saved(state, tmp_path))
+        assert torch.equal(network.model.get_parameter("fc.weight"), state["fc.weight"])
+        with pytest.raises(ModelError, match="do not fit own_networks:Net"):
+            zoo.load_factory("own_networks:Net", saved({"other": torch.zeros(1)}, tmp_path))
+
+    @pytest.mark.parametrize(
+        ("spec", "message"),
+        [
+            ("own_networks", "does not name a factory"),
+            ("own_networks:", "does not name a factory"),
+            (":Net", "does not name a factory"),
+            (".own_networks:Net", "does not name a factory"),
+            ("own_networks:Net()", "does not name a factory"),
+            ("own_networks:Net.forward", "does not name a factory"),
+            ("__import__('os'):system", "does not name a factory"),
+            ("no_such_module:Net", "cannot import no_such_module .*PYTHONPATH"),
+            ("own_networks.inner:Net", "cannot import own_networks.inner"),
+            ("lacks_something:Net", "a_package_that_nobody_has"),
+            ("own_networks:netwrok", "has no 'netwrok'; near matches: network"),
+            ("own_networks:constant", "is no function: it is int"),
+            ("own_networks:needs", "without arguments: missing a required argument: 'width'"),
+        ],
+    )
+    def test_a_bad_spec_is_refused(self, spec: str, message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            zoo.load_factory(spec)
+
+    def test_anything_else_that_it_returns_is_refused(self) -> None:
+        with pytest.raises(CAVTypeError, match=r"own_networks:wrong returned list: expected a Network or a torch\.nn"):
+            zoo.load_factory("own_networks:wrong")
+
+    def test_an_error_of_the_factory_itself_comes_through(self) -> None:
+        with pytest.raises(KeyError, match="of the factory"):
+            zoo.load_factory("own_networks:broken")
+
 
 PACKAGED = ("squeezenet1_1", "efficientnet_lite0")
 
@@ -425,153 +501,6 @@ class TestUnfitWeights:
     def test_efficientnet_lite0_names_a_key_it_does_not_know(self, tmp_path: Path) -> None:
         state = zoo.EfficientNetLite0().state_dict() | {"_blocks.0._se_reduce.weight": torch.zeros(1)}
         assert "unexpected are blocks.0._se_reduce.weight" in self.refused(saved(state, tmp_path), "efficientnet_lite0")
-
-
-class TestFactories:
-    @pytest.fixture(autouse=True)
-    def module(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        (tmp_path / "own_networks.py").write_text(
-            "import torch\n"
-            "from captum_cav.zoo import Network\n"
-            "constant = 3\n"
-            "class Net(torch.nn.Module):\n"
-            "    def __init__(self):\n"
-            "        super().__init__()\n"
-            "        self.fc = torch.nn.Linear(2, 3)\n"
-            "def network():\n"
-            "    return Network('mine', Net(), None, None, ('cat', 'dog'), ('fc',))\n"
-            "def needs(width):\n"
-            "    return Net()\n"
-            "def wrong():\n"
-            "    return [1]\n"
-            "def broken():\n"
-            "    raise KeyError('of the factory')\n"
-        )
-        (tmp_path / "lacks_something.py").write_text("import a_package_that_nobody_has\n")
-        monkeypatch.syspath_prepend(tmp_path)
-
-    def test_a_module_is_wrapped(self) -> None:
-        network = zoo.load_factory("own_networks:Net")
-        assert (network.name, network.classes, network.depths) == ("own_networks:Net", (), ())
-        assert not network.model.training
-        picture = zoo.demo_picture()
-        expected = torchvision.models.AlexNet_Weights.DEFAULT.transforms()(picture)
-        assert torch.equal(network.preprocess(picture), expected)
-        assert network.display(picture).size == (224, 224)
-
-    def test_a_network_is_used_as_it_is(self) -> None:
-        network = zoo.load_factory("own_networks:network")
-        assert (network.name, network.classes, network.depths) == ("mine", ("cat", "dog"), ("fc",))
-        assert not network.model.training
-
-    def test_weights_are_put_in(self, tmp_path: Path) -> None:
-        state = nn.Linear(2, 3).state_dict(prefix="fc.")
-        network = zoo.load_factory("own_networks:Net", saved(state, tmp_path))
-        assert torch.equal(network.model.get_parameter("fc.weight"), state["fc.weight"])
-        with pytest.raises(ModelError, match="do not fit own_networks:Net"):
-            zoo.load_factory("own_networks:Net", saved({"other": torch.zeros(1)}, tmp_path))
-
-    @pytest.mark.parametrize(
-        ("spec", "message"),
-        [
-            ("own_networks", "does not name a factory"),
-            ("own_networks:", "does not name a factory"),
-            (":Net", "does not name a factory"),
-            (".own_networks:Net", "does not name a factory"),
-            ("own_networks:Net()", "does not name a factory"),
-            ("own_networks:Net.forward", "does not name a factory"),
-            ("__import__('os'):system", "does not name a factory"),
-            ("no_such_module:Net", "cannot import no_such_module .*PYTHONPATH"),
-            ("own_networks.inner:Net", "cannot import own_networks.inner"),
-            ("lacks_something:Net", "a_package_that_nobody_has"),
-            ("own_networks:netwrok", "has no 'netwrok'; near matches: network"),
-            ("own_networks:constant", "is no function: it is int"),
-            ("own_networks:needs", "without arguments: missing a required argument: 'width'"),
-        ],
-    )
-    def test_a_bad_spec_is_refused(self, spec: str, message: str) -> None:
-        with pytest.raises(InputError, match=message):
-            zoo.load_factory(spec)
-
-    def test_anything_else_that_it_returns_is_refused(self) -> None:
-        with pytest.raises(CAVTypeError, match=r"own_networks:wrong returned list: expected a Network or a torch\.nn"):
-            zoo.load_factory("own_networks:wrong")
-
-    def test_an_error_of_the_factory_itself_comes_through(self) -> None:
-        with pytest.raises(KeyError, match="of the factory"):
-            zoo.load_factory("own_networks:broken")
-
-
-class TestPictures:
-    def test_the_demo_picture(self) -> None:
-        picture = zoo.demo_picture()
-        assert (picture.mode, picture.size) == ("RGB", (448, 448))
-
-    def test_orientation_is_applied(self, tmp_path: Path) -> None:
-        picture = Image.new("RGB", (40, 20), "red")
-        picture.paste("blue", (0, 0, 20, 20))
-        exif = Image.Exif()
-        exif[0x0112] = 6  # the camera was turned: show it rotated by 90 degrees clockwise
-        picture.save(tmp_path / "turned.png", exif=exif)
-        opened = zoo.open_picture(tmp_path / "turned.png")
-        assert opened.size == (20, 40)
-        assert opened.getpixel((10, 5)) == (0, 0, 255)
-        assert opened.getpixel((10, 35)) == (255, 0, 0)
-
-    @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-    def test_transparent_parts_become_white(self, mode: str, tmp_path: Path) -> None:
-        picture = Image.new("RGBA", (2, 1), (0, 0, 0, 255))
-        picture.putpixel((1, 0), (0, 0, 0, 0))
-        picture.convert(mode).save(tmp_path / "clear.png")
-        opened = zoo.open_picture(tmp_path / "clear.png")
-        assert opened.mode == "RGB"
-        assert [opened.getpixel((x, 0)) for x in (0, 1)] == [(0, 0, 0), (255, 255, 255)]
-
-    def test_half_transparent_parts_are_mixed_with_white(self, tmp_path: Path) -> None:
-        Image.new("RGBA", (1, 1), (255, 0, 0, 127)).save(tmp_path / "half.png")
-        assert zoo.open_picture(tmp_path / "half.png").getpixel((0, 0)) == pytest.approx((255, 128, 128), abs=1)
-
-    def test_grey_of_16_bit_is_not_clipped(self, tmp_path: Path) -> None:
-        grey = np.array([[0, 256 * 100, 65535]], dtype=np.uint16)
-        Image.fromarray(grey).save(tmp_path / "deep.png")
-        opened = zoo.open_picture(tmp_path / "deep.png")
-        assert np.asarray(opened)[0].tolist() == [[0, 0, 0], [100, 100, 100], [255, 255, 255]]
-
-    def test_grey_and_cmyk_become_rgb(self, tmp_path: Path) -> None:
-        Image.new("L", (1, 1), 77).save(tmp_path / "grey.png")
-        assert zoo.open_picture(tmp_path / "grey.png").getpixel((0, 0)) == (77, 77, 77)
-        Image.new("CMYK", (8, 8), (0, 0, 0, 0)).save(tmp_path / "print.jpg")
-        assert zoo.open_picture(tmp_path / "print.jpg").getpixel((4, 4)) == (255, 255, 255)
-
-    def refused(self, path: Path) -> str:
-        with pytest.raises(InputError) as caught:
-            zoo.open_picture(path)
-        assert str(caught.value).startswith(f"cannot open the picture {path}: ")
-        return str(caught.value).removeprefix(f"cannot open the picture {path}: ")
-
-    def test_a_text_file(self, tmp_path: Path) -> None:
-        (tmp_path / "text.png").write_text("no picture")
-        assert "cannot identify image file" in self.refused(tmp_path / "text.png")
-
-    def test_a_missing_file_and_a_folder(self, tmp_path: Path) -> None:
-        assert self.refused(tmp_path / "none.png") == "No such file or directory"
-        assert self.refused(tmp_path)
-
-    def test_a_truncated_picture(self, tmp_path: Path) -> None:
-        zoo.demo_picture().save(tmp_path / "whole.png")
-        content = (tmp_path / "whole.png").read_bytes()
-        for length in (len(content) // 2, 40, 20):
-            (tmp_path / "cut.png").write_bytes(content[:length])
-            assert self.refused(tmp_path / "cut.png")
-
-    def test_a_bomb(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        Image.new("L", (300, 300)).save(tmp_path / "bomb.png")
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-        assert "decompression bomb" in self.refused(tmp_path / "bomb.png")
-
-    def test_pixels_without_a_range(self, tmp_path: Path) -> None:
-        Image.new("F", (2, 2), 0.5).save(tmp_path / "float.tiff")
-        assert "mode F" in self.refused(tmp_path / "float.tiff")
 
 
 class TestDepths:
