@@ -20,3 +20,7 @@ def bits_of(tensor: torch.Tensor) -> bytes:
 def assert_same(found: Any, expected: Any, tolerance: float = 1e-12) -> None:
     for one, other in zip(tensors_of(found), tensors_of(expected), strict=True):
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+def largest(values: torch.Tensor) -> float:
+    return float(values.detach().abs().max())
