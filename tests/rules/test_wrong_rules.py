@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from captum_cav import InputCAV, LayerCAV, NeuronCAV, presets, rules
-from tests.support.errors import refused
+from tests.support.errors import cav_error
 from tests.support.networks import fixed
 from tests.support.rules import nested
 from tests.support.traces import left_as_it_was
@@ -46,22 +46,22 @@ GAMMA = rules.GammaRule()
     ],
 )
 def test_a_pattern_that_matches_nothing_is_refused(make: Callable[..., Any], pattern: str, near: str) -> None:
-    with refused(ValueError, f"rules has the name pattern {pattern!r}, which matches no module", near):
+    with cav_error(ValueError, f"rules has the name pattern {pattern!r}, which matches no module", near):
         make(nested(), rules={pattern: GAMMA})
 
 
 def test_a_pattern_needs_a_module_to_look_it_up_in() -> None:
     net = nested()
     said = ("rules has the name pattern 'block.*', but forward_func is not a module", "the module itself, its type or")
-    with refused(ValueError, *said):
+    with cav_error(ValueError, *said):
         InputCAV(lambda x: net(x), rules={"block.*": GAMMA})
-    with refused(ValueError, *said):
+    with cav_error(ValueError, *said):
         LayerCAV(lambda x: net(x), net.head, rules={"block.*": GAMMA})
 
 
 @every_maker
 def test_a_module_of_another_model_is_refused(make: Callable[..., Any]) -> None:
-    with refused(ValueError, "rules names a module (Special) that does not belong to this model (Sequential)"):
+    with cav_error(ValueError, "rules names a module (Special) that does not belong to this model (Sequential)"):
         make(nested(), rules={nested().block.inner: GAMMA})
 
 
@@ -69,7 +69,7 @@ def test_a_module_of_another_model_is_refused(make: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("key", [3, None, int, torch.Tensor, ("block", "head"), torch.ones(2)], ids=repr)
 def test_a_key_of_no_kind_is_refused(make: Callable[..., Any], key: Any) -> None:
     said = (f"rules has the key {key!r} ({type(key).__name__})", 'pattern as "features.*"', "torch.nn.Linear")
-    with refused(TypeError, *said, "or a torch function as torch.relu"):
+    with cav_error(TypeError, *said, "or a torch function as torch.relu"):
         make(nested(), rules={key: rules.linear})
 
 
@@ -105,7 +105,7 @@ def test_a_rule_of_no_kind_is_refused(make: Callable[..., Any], key: Any, value:
         f"the rule of {key!r} is {what}",
         "expected a rule as rules.GammaRule(0.25), a list of rules, or a function",
     )
-    with refused(TypeError, *said):
+    with cav_error(TypeError, *said):
         make(nested(), rules={key: value})
 
 
@@ -114,11 +114,11 @@ def test_a_captum_rule_of_the_users_own_is_refused() -> None:
         pass
 
     said = "Own is a rule of Captum's LRP that captum_cav does not know; write it as a rules.Rule"
-    with refused(TypeError, said):
+    with cav_error(TypeError, said):
         InputCAV(nested(), rules={nn.Linear: Own()})
     net = nested()
     net.head.rule = Own()
-    with refused(TypeError, said), left_as_it_was(net):
+    with cav_error(TypeError, said), left_as_it_was(net):
         InputCAV(net).attribute(fixed(2, 4), 1)
 
 
@@ -144,13 +144,15 @@ def test_a_captum_rule_of_the_users_own_is_refused() -> None:
 def test_a_rule_for_another_function_is_refused(
     make: Callable[..., Any], key: Any, rule: Any, name: str, example: str
 ) -> None:
-    with refused(ValueError, f"is not for {name!r}; it is for ", example, "Use a rule that is, or a function of your"):
+    with cav_error(
+        ValueError, f"is not for {name!r}; it is for ", example, "Use a rule that is, or a function of your"
+    ):
         make(nested(), rules={key: rule})
 
 
 def test_a_list_for_a_function_needs_one_rule_that_is_for_it() -> None:
     """The others may be for what else the list is given for, as in a preset."""
-    with refused(ValueError, "is not for 'relu'"):
+    with cav_error(ValueError, "is not for 'relu'"):
         InputCAV(nested(), rules={torch.relu: [GAMMA, rules.ProductRule()]})
     several = [rules.ProductRule("halves"), rules.EpsilonRule(0.5)]
     x = fixed(2, 4)
@@ -183,7 +185,7 @@ def test_a_list_for_a_function_needs_one_rule_that_is_for_it() -> None:
 def test_rules_that_are_no_mapping_are_refused(
     make: Callable[..., Any], given: Any, builtin: type[Exception], texts: tuple[str, ...]
 ) -> None:
-    with refused(builtin, *texts):
+    with cav_error(builtin, *texts):
         make(nested(), rules=given)
 
 
@@ -224,12 +226,12 @@ PARAMETERS: dict[str, tuple[Callable[[], Any], str]] = {
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_wrong_parameters_are_refused(name: str) -> None:
     make, text = PARAMETERS[name]
-    with refused(ValueError, text):
+    with cav_error(ValueError, text):
         make()
 
 
 def test_a_decorator_needs_torch_functions() -> None:
-    with refused(TypeError, "rule() names no torch function; expected @rule("):
+    with cav_error(TypeError, "rule() names no torch function; expected @rule("):
         rules.rule()
-    with refused(TypeError, "<built-in function print> is not a torch function; give the rule for its module's type"):
+    with cav_error(TypeError, "<built-in function print> is not a torch function; give the rule for its module's type"):
         rules.rule(torch.relu, print)
