@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -15,3 +16,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def frozen_heap() -> Iterator[None]:
+    """The garbage collector leaves out all objects that exist already: going through them takes most of its time."""
+    gc.freeze()
+    yield
+    gc.unfreeze()

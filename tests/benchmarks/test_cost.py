@@ -1,6 +1,5 @@
 """The cost benchmark measures what it says; how long anything takes is not tested."""
 
-import gc
 import json
 import math
 import sys
@@ -32,12 +31,14 @@ def tiny() -> networks.Network:
     return networks.Network(Tiny(), lambda samples: torch.randn(samples, 1, 8, 8), layers)
 
 
+pytestmark = pytest.mark.usefixtures("frozen_heap")
+
+
 @pytest.fixture(autouse=True)
 def _tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(networks.NETWORKS, "tiny", tiny)
     monkeypatch.setattr(rows, "_prepare", lambda threads: None)
     monkeypatch.setattr(measure, "_MOST", 3)
-    gc.freeze()  # collecting all that the tests before have left would take longer than the tests
 
 
 @pytest.mark.parametrize("layers", [["features.0", "features.1", "features.2"], ["features.2"], []])
@@ -106,6 +107,7 @@ def hold() -> float:
     return float(torch.ones(24 << 20)[0])  # 96 MiB
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from Linux's /proc")
 def test_peak_is_what_a_call_holds_at_its_worst(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in measure.GIVING_BACK.items():
@@ -121,6 +123,7 @@ def test_rows_without_a_match_are_refused(capsys: pytest.CaptureFixture[str]) ->
     assert "no row matches; a row is NETWORK/BATCH/KIND of vgg16, " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_cost_of_following_is_measured_for_each_operation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "_ROUNDS", 1)
     monkeypatch.setattr(dispatch, "_LONG", 60)

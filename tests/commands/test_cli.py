@@ -75,10 +75,13 @@ def test_a_torchvision_network_with_weights_from_a_file(tmp_path: Path, capsys: 
 def test_a_network_of_ones_own_from_the_current_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = "import torchvision\ndef make():\n    return torchvision.models.vit_b_16(num_classes=3, image_size=224)\n"
     (tmp_path / "own_network.py").write_text(
-        source.replace("    return", "    import torch; torch.manual_seed(0)\n    net =")
-        + "    torch.nn.init.normal_(net.heads.head.weight)\n    return net\n"
+        "import torch, torchvision\n"
+        "def make():\n"
+        "    torch.manual_seed(0)\n"
+        "    net = torchvision.models.VisionTransformer(224, 16, 5, 2, 32, 64, num_classes=3)\n"
+        "    torch.nn.init.normal_(net.heads.head.weight)\n"
+        "    return net\n"
     )
     monkeypatch.chdir(tmp_path)
     path = list(sys.path)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import warnings
+from typing import Any
 
+import pytest
 import torch
 import torchvision
 from torch import nn
@@ -17,9 +19,11 @@ PIECEWISE_LINEAR = (
 ).split()
 OTHERS = (
     "mobilenet_v2 mobilenet_v3_small efficientnet_b0 regnet_y_400mf convnext_tiny vit_b_16 swin_t maxvit_t "
-    "transformer_encoder lstm"
+    "transformer_encoder lstm vit_small maxvit_small"
 ).split()
 FUNCTIONAL = ["functional", "reused"]
+#: They take seconds. A smaller network has the same operations: alexnet, resnet18, googlenet, vit_small, maxvit_small.
+HEAVY = "vgg16 vgg16_bn inception_v3 vit_b_16 maxvit_t".split()
 
 
 class TransformerClassifier(nn.Module):
@@ -82,7 +86,28 @@ class ReusingNet(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+def _vit_small() -> nn.Module:
+    return torchvision.models.VisionTransformer(
+        image_size=64, patch_size=16, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64, num_classes=10
+    )
+
+
+def _maxvit_small() -> nn.Module:
+    return torchvision.models.MaxVit(
+        input_size=(64, 64),
+        stem_channels=16,
+        partition_size=4,
+        block_channels=[16, 32],
+        block_layers=[1, 2],
+        head_dim=8,
+        stochastic_depth_prob=0.0,
+        num_classes=10,
+    )
+
+
 _OWN = {
+    "vit_small": (_vit_small, (3, 64, 64)),
+    "maxvit_small": (_maxvit_small, (3, 64, 64)),
     "transformer_encoder": (TransformerClassifier, (9, 16)),
     "lstm": (LSTMClassifier, (7, 6)),
     "functional": (FunctionalNet, (3, 16, 16)),
@@ -90,11 +115,24 @@ _OWN = {
 }
 
 
+def heavy_are_slow(names: list[str]) -> list[Any]:
+    """Parameters of a test: the heavy networks are slow tests."""
+    return [pytest.param(name, marks=pytest.mark.slow if name in HEAVY else ()) for name in names]
+
+
 def shape_of(name: str) -> tuple[int, ...]:
     """Shape of one sample."""
     if name in _OWN:
         return _OWN[name][1]
-    side = {"inception_v3": 299, "vgg16": 112, "vgg16_bn": 112, "densenet121": 128, "resnet50": 128}.get(name, 224)
+    side = {
+        "inception_v3": 299,
+        "convnext_tiny": 96,
+        "swin_t": 96,
+        "vgg16": 112,
+        "vgg16_bn": 112,
+        "densenet121": 128,
+        "resnet50": 128,
+    }.get(name, 224)
     return (3, side, side)
 
 
