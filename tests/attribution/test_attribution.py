@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from captum_cav import InputCAV, LayerCAV, NeuronCAV, rules
 from captum_cav.errors import CAVError, CAVTypeError, LayerError, ModelError, TargetError
+from tests.support.ids import without_address
 from tests.support.networks import network, shape_of
 
 LAYERS = ["maxpool", "layer1", "layer2", "layer3", "layer4"]
@@ -478,7 +479,7 @@ def test_a_rule_of_ones_own_is_a_function_of_the_operation() -> None:
         ({"call": "x"}, r"call is 'x' \(str\); expected 0 for the first call"),
         ({"call": True}, r"call is True \(bool\)"),
     ],
-    ids=str,
+    ids=without_address,
 )
 def test_options_of_a_wrong_type_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(CAVTypeError, match=message):

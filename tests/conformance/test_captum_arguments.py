@@ -22,6 +22,7 @@ from captum_cav.errors import (
     TargetError,
 )
 from tests.support.captum_cases import CASES, SAMPLES, SMALL, assert_same, row
+from tests.support.ids import without_address
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -118,7 +119,7 @@ ANYTHING = object()
         (((1, 2),), ((1, 2),)),
         ((1.5, "text", None, {"a": 1}, len), (1.5, "text", None, {"a": 1}, len)),
     ],
-    ids=str,
+    ids=without_address,
 )
 @pytest.mark.parametrize("kind", ["layer", "input", "neuron", "noise"])
 def test_further_arguments_of_any_type_arrive_as_they_are(kind: str, additional: Any, given: tuple[Any, ...]) -> None:

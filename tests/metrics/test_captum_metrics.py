@@ -22,6 +22,7 @@ from torch import nn
 from captum_cav import InputCAV, LayerCAV
 from captum_cav.errors import CAVTypeError, InputError, LayerError, OptionError, TargetError
 from captum_cav.metrics import infidelity, sensitivity_max
+from tests.support.ids import without_address
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -381,7 +382,7 @@ def test_nothing_is_left_on_the_model() -> None:
         ({"forward_func": "model"}, CAVTypeError, "forward_func is a str"),
         ({"forward_func": lambda x: {"scores": x}, "layer": None}, CAVTypeError, "the model returned a dict"),
     ],
-    ids=str,
+    ids=without_address,
 )
 def test_what_does_not_fit_is_refused(options: dict[str, Any], error: type[Exception], message: str) -> None:
     model = net()
@@ -577,7 +578,7 @@ def test_baselines_are_repeated() -> None:
         (LayerCAV(net(), "1").attribute, {"return_convergence_delta": True}, OptionError, "the delta is no part"),
         (lambda x: x, {"inputs": "text"}, CAVTypeError, "inputs: expected a tensor or a tuple of tensors, got a str"),
     ],
-    ids=str,
+    ids=without_address,
 )
 def test_explanations_that_do_not_fit_are_refused(
     explain: Any, options: dict[str, Any], error: type[Exception], message: str
