@@ -1,4 +1,4 @@
-"""The few private parts of Captum that have no public form, in one place."""
+"""Rule objects of Captum's LRP, which have no public form in Captum, as rules of this package."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from captum._utils.common import _select_targets
-from captum._utils.gradient import _verify_select_neuron
 from captum.attr._utils import lrp_rules
 
 from captum_cav.errors import CAVTypeError
@@ -15,34 +13,6 @@ from captum_cav.rules.affine import AffineRule, Bias, Share, Summands, inverse_o
 from captum_cav.rules.elementwise import PassThroughRule
 from captum_cav.rules.lrp import EpsilonRule
 from captum_cav.rules.rule import Rule
-
-
-def select_scores(output: torch.Tensor, target: Any) -> torch.Tensor:
-    """The score of each sample as Captum's ``target`` selects it.
-
-    Args:
-        output: shape (N, ...), the model's output.
-        target: a tuple of indices, a list of one per sample, or None if ``output`` is one score a sample.
-
-    Returns:
-        Shape (N,).
-    """
-    scores: torch.Tensor = _select_targets(output, target)
-    return scores.reshape(output.shape[0])
-
-
-def select_neuron(outputs: tuple[torch.Tensor, ...], selector: Any) -> torch.Tensor:
-    """The value of one neuron of a layer, as Captum's ``neuron_selector`` selects it.
-
-    Args:
-        outputs: the layer's tensors, each of shape (N, ...).
-        selector: an index, a tuple of indices or slices, or a function of the layer's output.
-
-    Returns:
-        Shape (N,).
-    """
-    selected: torch.Tensor = _verify_select_neuron(outputs, selector)
-    return selected.reshape(selected.shape[0], -1).sum(1)
 
 
 def is_rule(value: object) -> bool:

@@ -8,7 +8,6 @@ the network may answer in other ways than the map says, and that is what to look
 from __future__ import annotations
 
 import itertools
-import operator
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -20,7 +19,7 @@ import torch.nn.functional as F
 from torch.utils._pytree import tree_map
 
 from captum_cav import checks
-from captum_cav.errors import CAVTypeError, InputError, LayerError, OptionError, TargetError
+from captum_cav.errors import CAVTypeError, InputError, LayerError, OptionError
 from captum_cav.propagation.marks import tensors_in
 from captum_cav.visualization import spatial_map
 
@@ -178,7 +177,7 @@ class Ablation:
     __repr__ = __str__
 
     def _chosen(self, values: torch.Tensor, classes: Sequence[int] | None) -> torch.Tensor:
-        return values if classes is None else values[:, list(_check_classes(classes, values.shape[1]))]
+        return values if classes is None else values[:, list(checks.check_classes(classes, values.shape[1]))]
 
 
 def ablate(
@@ -239,12 +238,11 @@ def ablate(
     """
     forward_func = checks.check_model(forward_func)
     checks.check_evaluation(forward_func)
-    if by not in _BY:
-        raise OptionError(f'by is {by!r}; expected "zero", "mean" or "blur".')
-    given = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
-    size = _picture_size(given)
-    additional = () if additional_forward_args is None else additional_forward_args
-    arguments = (*given, *(additional if isinstance(additional, tuple) else (additional,)))
+    checks.check_option("by", by, tuple(_BY))
+    call = checks.check_call(call)
+    given = checks.as_inputs(inputs)
+    size = checks.picture_size(given[0] if given else given)
+    arguments = (*given, *checks.additional_arguments(additional_forward_args))
     if layer is None:
         name, module, values = "the input", None, given[0]
         before = _scores(forward_func, arguments)
@@ -253,11 +251,13 @@ def ablate(
         name = f"layer {found_name}"
         outputs: list[Any] = []
         before = _scores(forward_func, arguments, module, lambda _, output: outputs.append(output))
-        call = _one_call(call, len(outputs), name)
+        call = checks.choose_call(found_name, len(outputs), call)
         values = _values(outputs[call], name)
     places = _places(_like_maps(values, size, name), mask, size, name)
     if len(before) != len(places):
-        raise InputError(f"the model returned scores of {len(before)} samples for {len(places)}; expected as many.")
+        raise InputError(
+            f"the model returned scores of {len(before)} samples for {len(places)}; expected the same number."
+        )
 
     def disable(values: torch.Tensor) -> torch.Tensor:
         values = values.clone()
@@ -273,13 +273,15 @@ def ablate(
             arguments,
             module,
             lambda number, output: (
-                tree_map(lambda leaf: disable(leaf) if _is_values(leaf) else leaf, output) if number == call else None
+                tree_map(lambda leaf: disable(leaf) if checks.is_floating(leaf) else leaf, output)
+                if number == call
+                else None
             ),
         )
     names = tuple(class_names)
     if names and len(names) != before.shape[1]:
         raise InputError(f"class_names lists {len(names)} names for {before.shape[1]} classes; expected one for each.")
-    chosen = _check_classes((targets,) if not isinstance(targets, Sequence) else targets, before.shape[1])
+    chosen = checks.check_classes((targets,) if not isinstance(targets, Sequence) else targets, before.shape[1])
     return Ablation(name, by, places, before, after, chosen, names)
 
 
@@ -398,7 +400,7 @@ def _scores(
         return act(next(numbers), output) if act and threading.get_ident() == thread else None
 
     # The model may write into what it is given, and draw random numbers.
-    arguments = _copied(arguments)
+    arguments = checks.copied(arguments)
     cuda = sorted({tensor.device.index for tensor in tensors_in(list(arguments)) if tensor.is_cuda})
     hooked = module.register_forward_hook(hook) if module is not None else nullcontext()
     with hooked, torch.no_grad(), torch.random.fork_rng(devices=cuda):
@@ -412,40 +414,9 @@ def _scores(
     return output.unsqueeze(1) if output.dim() == 1 else output
 
 
-def _copied(value: Any) -> Any:
-    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, value)
-
-
-def _picture_size(given: tuple[Any, ...]) -> tuple[int, int]:
-    if not given or not _is_values(given[0]) or given[0].dim() != 4:
-        first: Any = given[0] if given else given
-        is_tensor = isinstance(first, torch.Tensor)
-        what = f"a {first.dtype} tensor of shape {tuple(first.shape)}" if is_tensor else f"a {type(first).__name__}"
-        raise InputError(
-            f"inputs is {what}; expected floating-point pictures of shape (N, C, H, W), or a tuple of them."
-        )
-    height, width = given[0].shape[2:]
-    return height, width
-
-
-def _is_values(leaf: Any) -> bool:
-    return isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
-
-
-def _one_call(call: int | None, reached: int, name: str) -> int:
-    """The number of the call of a layer that is meant."""
-    if not reached:
-        raise LayerError(f"{name} was not reached by the forward pass; pick one that this input runs through.")
-    if call is None and reached > 1:
-        raise LayerError(f"{name} was reached {reached} times; say which is meant by call=0 to {reached - 1}.")
-    if not -reached <= (call or 0) < reached:
-        raise LayerError(f"call is {call}, but {name} was reached {reached} times; expected 0 to {reached - 1}.")
-    return range(reached)[call or 0]
-
-
 def _values(output: Any, name: str) -> torch.Tensor:
     """The one tensor among what a layer gives."""
-    found = [tensor for tensor in tensors_in(output) if _is_values(tensor)]
+    found = [tensor for tensor in tensors_in(output) if checks.is_floating(tensor)]
     if len(found) != 1:
         raise LayerError(f"{name} gives {len(found)} tensors; pick one that gives one, a module inside it for example.")
     return found[0]
@@ -504,19 +475,6 @@ def replacement(maps: torch.Tensor, by: By) -> torch.Tensor:
 def _ranks(scores: torch.Tensor) -> torch.Tensor:
     """Of each class, 1 for the highest score; equal scores rank in the order of the classes."""
     return scores.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1) + 1
-
-
-def _check_classes(classes: Sequence[int], count: int) -> tuple[int, ...]:
-    checked = []
-    for index in classes:
-        try:
-            number = operator.index(index)
-        except TypeError as error:
-            raise CAVTypeError(f"a class is {index!r} ({type(index).__name__}); expected its index.") from error
-        if not 0 <= number < count:
-            raise TargetError(f"there is no class {number}: the model gives {count} scores, 0 to {count - 1}.")
-        checked.append(number)
-    return tuple(checked)
 
 
 def _number(score: float) -> str:

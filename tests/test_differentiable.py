@@ -129,7 +129,7 @@ def test_where_a_rule_is_no_derivative_it_is_refused_and_behind_it_had() -> None
     x = fixed(2, 4)
     with (
         left_as_it_was(net, x),
-        pytest.raises(UnsupportedOperationError, match=r"create_graph=True asks for .* 'gelu' in 1 passes them on by"),
+        pytest.raises(UnsupportedOperationError, match=r"create_graph=True asks for .* 'gelu' in 1 passes contributions on by"),
     ):
         LayerCAV(net, "0").attribute(x, 1, grad_kwargs=AGAIN)
     found = LayerCAV(net, "2").attribute(x, 1, grad_kwargs=AGAIN)

@@ -46,7 +46,8 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from captum_cav import InputCAV, LayerCAV, NeuronCAV, _captum, cli, rules, verify, zoo
+from captum_cav import InputCAV, LayerCAV, NeuronCAV, cli, rules, verify, zoo
+from captum_cav.attribution import captum_internals
 from captum_cav.errors import (
     CAVError,
     CAVTypeError,
@@ -2318,7 +2319,7 @@ def test_case_62_the_private_parts_of_captum_are_as_they_were() -> None:
 
 
 def test_case_62_a_captum_without_them_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = importlib.util.spec_from_file_location("captum_cav._captum_again", _captum.__file__)
+    spec = importlib.util.spec_from_file_location("captum_cav.attribution._internals_again", captum_internals.__file__)
     assert spec is not None
     assert spec.loader is not None
     monkeypatch.delattr(captum._utils.common, "_select_targets")

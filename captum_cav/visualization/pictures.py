@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from captum_cav import checks, scores
-from captum_cav.attribution import LayerCAV, Rules
+from captum_cav import checks
+from captum_cav.attribution import LayerCAV, Rules, scores
 from captum_cav.errors import CAVTypeError, InputError, OptionError
 from captum_cav.visualization.colours import (
     DIMMED,

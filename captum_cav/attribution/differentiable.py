@@ -1,9 +1,9 @@
-"""Contributions that can be differentiated themselves, to train against a map or to attribute a loss of one.
+"""Contributions that can be differentiated: to train a model towards a map, or to attribute a loss of a map.
 
-Where every operation behind a layer passes contributions on by its own derivative (linear operations, ReLU, max
-pooling, batch norm: the networks of the paper), contributions are activation x gradient, and autograd can differentiate
-those again, by parameters and inputs. Elsewhere it would differentiate the surrogates, which is not what they are for,
-so those networks are refused.
+In some networks every operation behind the layer passes contributions on by its own derivative: in networks of linear
+operations, ReLU, max pooling and batch norm, such as those of the paper. There, contributions are activation x gradient,
+and autograd can differentiate them again with respect to parameters and inputs. In other networks autograd would
+differentiate the surrogates, whose second derivatives mean nothing. So other networks are refused.
 """
 
 from __future__ import annotations
@@ -11,33 +11,41 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils._pytree import tree_map
 
+from captum_cav import checks
+from captum_cav.attribution.backward import seeds_of
+from captum_cav.attribution.options import Normalize
 from captum_cav.errors import UnsupportedOperationError
 from captum_cav.propagation.explanation import RuleLog
 from captum_cav.propagation.forward import Site
 from captum_cav.propagation.taps import hand_on
 
-Call = tuple[list[torch.Tensor], list[GradientEdge]]
+#: The tensors of one call of a layer, and their places in the graph.
+Call: TypeAlias = tuple[list[torch.Tensor], list[GradientEdge]]
 
 
 def check(log: RuleLog) -> None:
-    """Refuse a forward pass in which some rule is not the derivative of its operation.
+    """Refuse a forward pass in which a rule is not the derivative of its operation.
+
+    Args:
+        log: the rules that the operations met.
 
     Raises:
-        UnsupportedOperationError: naming the first of them.
+        UnsupportedOperationError: names the first such operation.
     """
     if log.inexact:
         row = log.inexact[0]
         where = f" in {row.module}" if row.module else ""
         raise UnsupportedOperationError(
             f"create_graph=True asks for contributions that can be differentiated, but {row.operation!r}{where} passes "
-            f"them on by {row.rule}, which is not its derivative. It is to be had in networks of linear operations, "
-            "ReLU, max pooling and batch norm, or at a layer behind all others."
+            f"contributions on by {row.rule}, which is not the derivative of the operation. Use create_graph=True in "
+            "networks of linear operations, ReLU, max pooling and batch norm, or explain a layer behind all other "
+            "operations."
         )
 
 
@@ -46,16 +54,17 @@ def run(
     inputs: tuple[Any, ...],
     additional: tuple[Any, ...],
     sites: Sequence[Site],
+    *,
     tap_inputs: bool,
 ) -> tuple[Any, list[list[Call]]]:
-    """Run a forward pass as it is, and remember what ran through the sites, with its graph.
+    """Run an ordinary forward pass, and keep the tensors at the sites with their graph.
 
     Args:
         forward_func, inputs, additional, sites: as for :func:`captum_cav.propagation.forward.run`.
         tap_inputs: whether the inputs are the first site.
 
     Returns:
-        What the model returned; for each site, the values and gradient edges of each of its calls.
+        What the model returned; and for each site, the tensors and gradient edges of each call.
     """
     thread = threading.get_ident()
     calls: list[list[Call]] = [[] for _ in range(len(sites) + tap_inputs)]
@@ -65,9 +74,9 @@ def run(
         edges: list[GradientEdge] = []
 
         def remember(leaf: Any) -> Any:
-            if not (isinstance(leaf, torch.Tensor) and leaf.is_floating_point()):
+            if not checks.is_floating(leaf):
                 return leaf
-            # The model may write into what it goes on with.
+            # The model may write into the tensor that it goes on with.
             values.append(leaf.clone())
             going_on = hand_on(leaf)
             edges.append(get_gradient_edge(going_on))
@@ -90,25 +99,29 @@ def run(
             else:
                 handle = site.module.register_forward_hook(after(number))
             hooks.callback(handle.remove)
-        inputs = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, inputs)
+        inputs = checks.copied(inputs)
         if tap_inputs:
             inputs = tapped(0, inputs)
         return forward_func(*inputs, *additional), calls
 
 
 def contributions(
-    scores: torch.Tensor, seeds: torch.Tensor, chosen: Sequence[Call], **grad_kwargs: Any
+    scores: torch.Tensor, normalize: Normalize, chosen: Sequence[Call], **grad_kwargs: Any
 ) -> list[tuple[torch.Tensor, ...]]:
-    """Values times gradients of the scores, as functions of parameters and inputs.
+    """Activations times gradients of the scores, as functions of parameters and inputs.
 
     Args:
         scores: shape (N,).
-        seeds: shape (N,), what each score's contributions are multiplied with.
-        chosen: values and edges of a call of each site.
+        normalize: what contributions are divided by.
+        chosen: the tensors and gradient edges of one call of each layer.
         grad_kwargs: passed on to :func:`torch.autograd.grad`.
+
+    Returns:
+        For each layer, the contributions of each of its tensors, with their graph.
     """
-    edges = [edge for _, site in chosen for edge in site]
+    edges = [edge for _, call_edges in chosen for edge in call_edges]
     with torch.enable_grad():
+        seeds = seeds_of(scores, normalize)
         found = iter(torch.autograd.grad(scores, edges, seeds, **{"allow_unused": True, **grad_kwargs}))
         results = []
         for values, _ in chosen:
