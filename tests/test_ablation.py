@@ -190,9 +190,9 @@ def test_a_layer_that_is_reached_several_times_is_ablated_in_one_call() -> None:
         of_second = (net.conv(first.relu()) * ~mask).mean((2, 3))
     torch.testing.assert_close(ablate(net, PICTURES, "conv", mask, call=0).after, of_first)
     torch.testing.assert_close(ablate(net, PICTURES, "conv", mask, call=-1).after, of_second)
-    with pytest.raises(LayerError, match=r"layer 'conv' was reached 2 times; say which is meant by call=0 to 1\."):
+    with pytest.raises(LayerError, match=r"layer 'conv' was reached 2 times; choose one with call=0 \.\.\. 1 \(-1"):
         ablate(net, PICTURES, "conv", mask)
-    with pytest.raises(LayerError, match=r"call is 2, but layer 'conv' was reached 2 times; expected 0 to 1\."):
+    with pytest.raises(LayerError, match=r"layer 'conv' was reached 2 times; call=2 is out of range\."):
         ablate(net, PICTURES, "conv", mask, call=2)
 
 

@@ -1,7 +1,7 @@
 """Contributions that can be differentiated: to train a model towards a map, or to attribute a loss of a map.
 
 In some networks every operation behind the layer passes contributions on by its own derivative: in networks of linear
-operations, ReLU, max pooling and batch norm, such as those of the paper. There, contributions are activation x gradient,
+operations, ReLU, max pooling and batch norm, such as those of the paper. There contributions are activation x gradient,
 and autograd can differentiate them again with respect to parameters and inputs. In other networks autograd would
 differentiate the surrogates, whose second derivatives mean nothing. So other networks are refused.
 """

@@ -60,9 +60,13 @@ def select(output: torch.Tensor, target: Any, score: Score) -> SelectedScores:
             f"{tuple(output.shape)}; pass a function that selects it, as forward_func=lambda x: model(x)[:, -1]."
         )
     assert indices is not None
-    chosen = [entry[0] for entry in indices] if isinstance(indices, list) else indices * len(output)
-    classes = torch.tensor(chosen, device=output.device) % output.shape[1]
-    others = output.detach().scatter(1, classes.unsqueeze(1), -torch.inf)
+    others = output.detach().clone()
+    # An index tensor would be copied to the device, for which the host waits.
+    if isinstance(indices, list):
+        for sample, entry in enumerate(indices):
+            others[sample, entry[0]] = -torch.inf
+    else:
+        others[:, indices[0]] = -torch.inf
     weights = torch.softmax(others, 1)
     carried = torch.where(weights > 0, weights * output, 0.0).sum(1)
     entropy = torch.logsumexp(others, 1) - carried.detach()

@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 
 import torch
 
-from captum_cav.ablation import By, replacement
+from captum_cav.ablation.disabling import replacement
+from captum_cav.ablation.result import By
 from captum_cav.checks import check_count, check_maps, check_measured_model, check_pictures, check_targets
 from captum_cav.checks.targets import Targets
 from captum_cav.errors import CAVTypeError, InputError, OptionError
