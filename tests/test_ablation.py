@@ -374,7 +374,7 @@ def test_masks_are_resized_by_area() -> None:
         (
             {"mask": box_mask((0, 0, 1, 1), (12, 16))},
             InputError,
-            "of the 6 x 8 places of layer '1' in sample 0, since most of what a place covers has to be in it.",
+            "of the 6 x 8 places of layer '1' in sample 0, because the mask must cover more than half of a place.",
         ),
         ({"layer": "11"}, LayerError, "unknown layer '11' (did you mean '1'?)"),
         (
@@ -435,7 +435,7 @@ def test_a_layer_that_is_not_reached_or_gives_several_tensors_is_named() -> None
     mask = torch.ones(12, 16, dtype=torch.bool)
     with pytest.raises(LayerError, match=r"layer 'never' was not reached by the forward pass; pick one that"):
         ablate(Odd().double(), PICTURES, "never", mask)
-    with pytest.raises(LayerError, match=r"layer 'pair' gives 2 tensors; pick one that gives one"):
+    with pytest.raises(LayerError, match=r"layer 'pair' gives 2 tensors; pick a layer that gives one"):
         ablate(Odd().double(), PICTURES, "pair", mask)
     with pytest.raises(LayerError, match=r"layer '1' is a name, but forward_func is not a module to look it up in"):
         ablate(lambda x: network()(x), PICTURES, "1", MASK)

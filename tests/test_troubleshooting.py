@@ -25,7 +25,7 @@ SELF_EXPLANATORY = (
     "times; call=... is out of range",
     "there is no class ...: the model gives ... scores",
     "the layer gives ... tensors; pass a function that selects from them",
-    "... gives ... tensors; pick one that gives one",
+    "... gives ... tensors; pick a layer that gives one",
     "neuron_selector is ..., out of range",
     "the preset ... needs ...; pass rules=presets.",
     "masks selects nothing in ...; leave out the samples that show no object",

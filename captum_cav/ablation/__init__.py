@@ -1,4 +1,4 @@
-"""Ablation: disable features of a layer inside a mask and compare the scores, as a test of a map (the paper's figure 8).
+"""Disable features of a layer inside a mask and compare the scores: a test of a map (the paper's figure 8).
 
 A contribution says how much of the score came from a place, as the network computed the score. An ablation says what
 the network computes without the place. If only linear operations follow the layer, the two agree. In other cases the

@@ -33,33 +33,36 @@ def ablate(
 ) -> Ablation:
     """Disable the features of a layer inside a mask, and compare the scores before and after.
 
-    The model runs twice, under ``torch.no_grad()`` and with the same random numbers; for the second run a forward hook
-    replaces the layer's output. Nothing is left on the model, whether this returns or raises, and other threads that
-    run it meanwhile do not meet the hook.
+    The model runs twice, under ``torch.no_grad()`` and with the same random numbers. In the second run a forward hook
+    replaces the output of the layer. The hook is always removed, also after an error. Other threads that run the model
+    at the same time are not affected.
 
     Args:
         forward_func: the model, or any callable that returns scores of shape (N, classes) or (N,).
-        inputs: pictures of shape (N, C, H, W), or a tuple of the model's inputs, the first of which are the pictures.
-        layer: a module or its qualified name, whose output has places: shape (N, C, h, w), (N, h, w, C) or
-            (N, tokens, C), the tokens a grid with any few class tokens before it, which are left alone. None for the
-            pictures themselves.
-        mask: booleans of shape (h, w), one for each place of the layer, or (H, W), one for each pixel, True where
-            features are disabled; or one such mask a sample, in a first dimension. A mask of pixels is brought to the
-            layer's resolution by :func:`resize_mask`. All places may be disabled, but not none.
-        by: what stands in the mask instead. ``"zero"``: 0 in each channel, no activation (of a picture, whatever pixel
-            its preprocessing makes 0, often grey). ``"mean"``: each channel's mean over all places. ``"blur"``: the
-            layer under a Gaussian whose standard deviation is a sixteenth of its height, at least one place.
-        targets: classes that the tables show wherever they rank.
+        inputs: pictures of shape (N, C, H, W), or a tuple of the inputs of the model that begins with the pictures.
+        layer: a module or its qualified name; None for the pictures. The output of the layer has places: its shape is
+            (N, C, h, w), (N, h, w, C) or (N, tokens, C). Tokens form a grid, behind a few class tokens or none; class
+            tokens stay as they are.
+        mask: booleans, True where features are disabled. Shape (h, w), one for each place of the layer, or (H, W), one
+            for each pixel; or a mask for each sample, of shape (N, h, w) or (N, H, W). :func:`resize_mask` brings a
+            mask of pixels to the resolution of the layer. At least one place must be selected.
+        by: what replaces the features in the mask. ``"zero"``: 0 in each channel, which means no activation; in a
+            picture it means the pixel that preprocessing turns into 0, often grey. ``"mean"``: the mean of each channel
+            over all places. ``"blur"``: the features smoothed by a Gaussian whose standard deviation is a sixteenth of
+            the height of the layer, but at least one place.
+        targets: classes that the tables always show, whatever their rank.
         class_names: names of the classes in the order of the scores.
-        additional_forward_args: further arguments of ``forward_func``, a tuple or a single one.
-        call: which call of a layer that the forward pass reaches several times: 0 for the first, -1 for the last.
+        additional_forward_args: further arguments of ``forward_func``, a tuple or a single argument.
+        call: which call of the layer is meant if the forward pass reaches the layer several times: 0 for the first, -1
+            for the last.
 
     Returns:
-        An :class:`Ablation`, which prints itself.
+        An :class:`Ablation`, which prints as a table.
 
     Raises:
         InputError: for inputs or a mask that do not fit, and for a mask that selects no place.
-        LayerError: for a layer that is unknown, is not reached exactly once, or has no places.
+        LayerError: for a layer that is unknown, is not reached, or has no places, and for a layer that is reached
+            several times without ``call``.
         ModelError: for a model in training mode, or scores that are not finite.
         CAVTypeError, OptionError, TargetError: for other arguments that cannot be used.
 
@@ -130,13 +133,24 @@ def _scores(
     module: torch.nn.Module | None = None,
     act: Callable[[int, Any], Any] | None = None,
 ) -> torch.Tensor:
-    """The scores, shape (N, classes). Each output of the module goes through ``act``, with the number of its call."""
+    """The scores of one run of the model.
+
+    Args:
+        forward_func: the model.
+        arguments: of the model.
+        module: a module to hook, or None.
+        act: called with the number of each call of the module and with its output; what it returns replaces the output,
+            unless it is None.
+
+    Returns:
+        Shape (N, classes).
+    """
     thread, numbers = threading.get_ident(), itertools.count()
 
     def hook(_: torch.nn.Module, __: Any, output: Any) -> Any:
         return act(next(numbers), output) if act and threading.get_ident() == thread else None
 
-    # The model may write into what it is given, and draw random numbers.
+    # The model may write into its arguments, and may draw random numbers.
     arguments = checks.copied(arguments)
     cuda = sorted({tensor.device.index for tensor in tensors_in(list(arguments)) if tensor.is_cuda})
     hooked = module.register_forward_hook(hook) if module is not None else nullcontext()
@@ -152,15 +166,23 @@ def _scores(
 
 
 def _values(output: Any, name: str) -> torch.Tensor:
-    """The one tensor among what a layer gives."""
+    """The only floating-point tensor in the output of a layer."""
     found = [tensor for tensor in tensors_in(output) if checks.is_floating(tensor)]
     if len(found) != 1:
-        raise LayerError(f"{name} gives {len(found)} tensors; pick one that gives one, a module inside it for example.")
+        raise LayerError(
+            f"{name} gives {len(found)} tensors; pick a layer that gives one tensor, such as a module inside it."
+        )
     return found[0]
 
 
 def _like_maps(values: torch.Tensor, size: tuple[int, int], name: str) -> torch.Tensor:
-    """A view of what a layer gives as maps of shape (N, C, h, w)."""
+    """The values of a layer as maps of shape (N, C, h, w), in the same memory.
+
+    Args:
+        values: shape (N, C, h, w), (N, h, w, C) or (N, tokens, C).
+        size: (height, width) of the pictures.
+        name: of the layer, for messages.
+    """
     try:
         grid = spatial_map(values, size).shape[1:]
     except InputError as error:
@@ -176,7 +198,17 @@ def _like_maps(values: torch.Tensor, size: tuple[int, int], name: str) -> torch.
 
 
 def _places(maps: torch.Tensor, mask: Any, size: tuple[int, int], name: str) -> torch.Tensor:
-    """The mask at the layer's resolution, shape (N, h, w), on its device."""
+    """The mask at the resolution and on the device of a layer.
+
+    Args:
+        maps: shape (N, C, h, w), the values of the layer.
+        mask: in any of the forms that :func:`ablate` takes.
+        size: (height, width) of the pictures.
+        name: of the layer, for messages.
+
+    Returns:
+        Booleans of shape (N, h, w).
+    """
     mask = torch.as_tensor(mask, device=maps.device)
     if mask.dtype != torch.bool:
         raise CAVTypeError(f"mask holds {mask.dtype}; expected booleans, as mask > threshold or positive_spots(map).")
@@ -190,12 +222,21 @@ def _places(maps: torch.Tensor, mask: Any, size: tuple[int, int], name: str) -> 
     places = places.expand(samples, *grid)
     empty = (~places.flatten(1).any(1)).nonzero().flatten().tolist()
     if empty:
-        why = "" if mask.shape[-2:] == grid else ", since most of what a place covers has to be in it"
+        why = "" if mask.shape[-2:] == grid else ", because the mask must cover more than half of a place"
         raise InputError(f"mask selects none of the {grid[0]} x {grid[1]} places of {name} in sample {empty[0]}{why}.")
     return places
 
 
 def replacement(maps: torch.Tensor, by: By) -> torch.Tensor:
+    """What replaces the features of a layer.
+
+    Args:
+        maps: shape (N, C, h, w), the features.
+        by: as for :func:`ablate`.
+
+    Returns:
+        A tensor that broadcasts to the shape of the features.
+    """
     if by == "zero":
         return torch.zeros_like(maps)
     if by == "mean":
@@ -203,7 +244,7 @@ def replacement(maps: torch.Tensor, by: By) -> torch.Tensor:
     from torchvision.transforms import functional as pictures
 
     deviation = max(maps.shape[2] / 16, 1.0)
-    # What lies beyond the borders is reflected, and no more than the map itself can be.
+    # The blur mirrors the map at its borders, so the kernel must not reach further than the map.
     kernel = [2 * min(int(2 * deviation), length - 1) + 1 for length in reversed(maps.shape[2:])]
     blurred: torch.Tensor = pictures.gaussian_blur(maps, kernel, [deviation] * 2)
     return blurred

@@ -14,8 +14,8 @@ def box_mask(box: Sequence[float], size: tuple[int, int]) -> torch.Tensor:
     """The pixels of a box.
 
     Args:
-        box: (left, top, right, bottom), right and bottom excluded: integers are pixels; where one of the four is a
-            float, all are fractions of the picture's width and height.
+        box: (left, top, right, bottom), right and bottom excluded. Four integers are pixels. If one of the four is a
+            float, all are fractions of the width and height of the picture.
         size: (height, width) of the picture.
 
     Returns:
@@ -55,17 +55,17 @@ def positive_spots(contributions: torch.Tensor, share: float | None = None, *, a
     """The places that raised the score most.
 
     Args:
-        contributions: shape (h, w) or (N, h, w), a map whose positive places raised the score, as from
+        contributions: shape (h, w) or (N, h, w), maps whose positive places raised the score. Such maps come from
             ``LayerCAV(..., normalize="abs")`` and :func:`captum_cav.visualization.spatial_map`.
-        share: which share of a map's positive part the places are to carry, above 0 and at most 1; they are the fewest
-            that carry it. None for all places above a threshold.
-        above: the threshold, where no share is given: places with a larger contribution are taken.
+        share: a share of the sum of the positive contributions, above 0 and at most 1. The fewest places that carry
+            this share are taken. None to use the threshold instead.
+        above: the threshold: places with a larger contribution are taken.
 
     Returns:
-        Booleans of the same shape. Where nothing is positive, all are False.
+        Booleans of the same shape; all False for a map without positive contributions, if ``share`` is given.
 
     Raises:
-        OptionError: for a share that is none.
+        OptionError: for a share that is not above 0 and at most 1.
 
     Example::
 
@@ -84,27 +84,28 @@ def positive_spots(contributions: torch.Tensor, share: float | None = None, *, a
     positive = contributions.detach().double().clamp(min=0).flatten(-2)
     ordered, order = positive.sort(dim=-1, descending=True, stable=True)
     missing_before = ordered.sum(-1, keepdim=True) * share - (ordered.cumsum(-1) - ordered)
-    # A sum's last digits are no reason to take one place more.
+    # A difference in the last digits of the sum must not add one more place.
     taken = missing_before > 1e-9 * ordered.sum(-1, keepdim=True)
     return torch.zeros_like(taken).scatter(-1, order, taken).reshape(contributions.shape)
 
 
 def resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """A mask at another resolution, by area: a place is in it if more than half of what it covers is.
+    """A mask at another resolution: a place is selected if the mask covers more than half of the pixels of the place.
 
-    A place covers the pixels from ``floor(i * H / h)`` to ``ceil((i + 1) * H / h)``, as in adaptive average pooling.
-    One that is half in, as the middle row of an odd grid under half a picture, is out.
+    Place ``i`` has the pixels from ``floor(i * H / h)`` to ``ceil((i + 1) * H / h)``, as in adaptive average pooling. A
+    place that is exactly half covered is not selected, such as the middle row of an odd grid if the mask is half of the
+    picture.
 
     Args:
         mask: booleans of shape (H, W) or (N, H, W).
-        size: (h, w).
+        size: (h, w), the new resolution.
 
     Returns:
         Booleans of shape (h, w) or (N, h, w).
 
     Example::
 
-        >>> resize_mask(box_mask((0, 0, 4, 3), (4, 4)), (2, 2)).long()  # of the lower places just half are in
+        >>> resize_mask(box_mask((0, 0, 4, 3), (4, 4)), (2, 2)).long()  # the lower places are half covered
         tensor([[1, 1],
                 [0, 0]])
     """

@@ -11,19 +11,19 @@ import torch
 from captum_cav.checks import check_classes
 
 By: TypeAlias = Literal["zero", "mean", "blur"]
-#: What replaces the features, and how reports name that.
+#: What may replace the features, and the words of reports for it.
 BY: dict[By, str] = {"zero": "set to zero", "mean": "set to the mean of all places", "blur": "blurred"}
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How one class stands before and after.
+    """The score and rank of one class before and after an ablation.
 
     Attributes:
-        index: of the class among the scores.
-        name: of the class, "class 17" where it has none.
-        score_before, score_after: its scores.
-        rank_before, rank_after: its place among all classes, 1 for the highest score.
+        index: the index of the class among the scores.
+        name: the name of the class; "class 17" if no names were given.
+        score_before, score_after: the scores of the class.
+        rank_before, rank_after: the ranks of the class among all classes, 1 for the highest score.
     """
 
     index: int
@@ -43,15 +43,15 @@ class Standing:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Ablation:
-    """Scores before and after features were disabled; prints itself.
+    """Scores before and after features were disabled, which print as a table.
 
     Attributes:
-        layer: where, as messages call it: "the input" or "layer 'features.12'".
-        by: ``"zero"``, ``"mean"`` or ``"blur"``.
-        mask: shape (N, h, w) at the layer's resolution, True where features were disabled.
-        before: shape (N, classes), the scores of the model as it is.
+        layer: where features were disabled, as reports name it: "the input" or "layer 'features.12'".
+        by: what replaced the features: ``"zero"``, ``"mean"`` or ``"blur"``.
+        mask: shape (N, h, w) at the resolution of the layer, True where features were disabled.
+        before: shape (N, classes), the scores without ablation.
         after: shape (N, classes), the scores with the features disabled.
-        targets: classes that the tables show wherever they rank.
+        targets: classes that the tables always show, whatever their rank.
         class_names: names of the classes in the order of the scores; may be empty.
     """
 
@@ -64,7 +64,7 @@ class Ablation:
     class_names: tuple[str, ...] = ()
 
     def score_changes(self, classes: Sequence[int] | None = None) -> torch.Tensor:
-        """By how much scores rose, the score after less the score before.
+        """How much scores rose: the scores after minus the scores before.
 
         Args:
             classes: indices of classes; all if None.
@@ -75,7 +75,7 @@ class Ablation:
         return self._chosen(self.after - self.before, classes)
 
     def rank_changes(self, classes: Sequence[int] | None = None) -> torch.Tensor:
-        """By how many ranks classes fell, the rank after less the rank before: above 0 where others overtook it.
+        """How many ranks classes fell: the ranks after minus the ranks before, above 0 if other classes overtook.
 
         Args:
             classes: indices of classes; all if None.
@@ -86,11 +86,11 @@ class Ablation:
         return self._chosen(_ranks(self.after) - _ranks(self.before), classes)
 
     def standings(self, classes: Sequence[int], sample: int = 0) -> list[Standing]:
-        """How some classes stand before and after.
+        """Scores and ranks of some classes before and after.
 
         Args:
             classes: indices of classes.
-            sample: which sample.
+            sample: the index of the sample.
 
         Returns:
             One :class:`Standing` for each class.
@@ -104,11 +104,11 @@ class Ablation:
         """The best classes before and after (the paper's table 1).
 
         Args:
-            k: how many.
-            sample: which sample.
+            k: how many classes.
+            sample: the index of the sample.
 
         Returns:
-            The best classes before, and the best after, each from the best on.
+            The ``k`` best classes before and the ``k`` best classes after, the best class first.
         """
         before, after = (
             self.standings(scores[sample].argsort(descending=True, stable=True)[:k].tolist(), sample)
@@ -117,14 +117,14 @@ class Ablation:
         return before, after
 
     def to_markdown(self, k: int = 10, sample: int = 0) -> str:
-        """The best classes before and after as a Markdown table, and below it the targets.
+        """The best classes before and after as a Markdown table, and the targets below the table.
 
         Args:
             k: how many classes.
-            sample: which sample.
+            sample: the index of the sample.
 
         Returns:
-            The table.
+            The text.
         """
         lines = [
             f"| rank | before | score | {self.described(sample)} | score | rank before |",
@@ -140,7 +140,14 @@ class Ablation:
         return "\n".join(lines)
 
     def described(self, sample: int = 0) -> str:
-        """What was disabled, in words: "20 of 49 places of layer 'head' set to zero"."""
+        """What was disabled, in words.
+
+        Args:
+            sample: the index of the sample.
+
+        Returns:
+            Text such as "20 of 49 places of layer 'head' set to zero".
+        """
         mask = self.mask[sample]
         return f"{int(mask.sum())} of {mask.numel()} places of {self.layer} {BY[self.by]}"
 
@@ -167,7 +174,7 @@ class Ablation:
 
 
 def _ranks(scores: torch.Tensor) -> torch.Tensor:
-    """Of each class, 1 for the highest score; equal scores rank in the order of the classes."""
+    """The rank of each class, 1 for the highest score. Classes with equal scores rank in the order of the classes."""
     return scores.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1) + 1
 
 
