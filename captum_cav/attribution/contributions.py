@@ -9,12 +9,12 @@ import torch
 from captum.attr import GradientAttribution
 
 from captum_cav import checks
-from captum_cav.attribution import differentiable, scores
 from captum_cav.attribution.backward import propagate
+from captum_cav.attribution.differentiable import contributions_with_graph
 from captum_cav.attribution.input_checks import Arguments
 from captum_cav.attribution.options import Options
 from captum_cav.attribution.result_checks import check_contributions, check_scores
-from captum_cav.attribution.scores import SelectedScores
+from captum_cav.attribution.scores import SelectedScores, select_target
 from captum_cav.errors import CAVTypeError, UnavailableError
 from captum_cav.propagation.forward import Forward, Site, run
 
@@ -76,7 +76,7 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
     def _select_scores(self, output: Any, target: Any) -> SelectedScores:
         """The scores of the target in the output of the model."""
         with torch.enable_grad():
-            return scores.select(checks.check_output(output), target, self._options.score)
+            return select_target(checks.check_output(output), target, self._options.score)
 
     def _contributions(
         self,
@@ -134,15 +134,15 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
     ) -> list[tuple[torch.Tensor, ...]]:
         """The contributions of each site, or of the inputs if there is no site, with their graph."""
         assert passed.log is not None
-        differentiable.check(passed.log)
-        output, calls = differentiable.run(
-            self.forward_func, arguments.inputs, arguments.additional, sites, tap_inputs=not sites
-        )
-        return differentiable.contributions(
-            self._select_scores(output, target).values,
+        return contributions_with_graph(
+            self.forward_func,
+            arguments,
+            sites,
+            call or 0,
+            passed.log,
+            lambda output: self._select_scores(output, target).values,
             self._options.normalize,
-            [of_site[call or 0] for of_site in calls],
-            **grad_kwargs or {},
+            grad_kwargs or {},
         )
 
 

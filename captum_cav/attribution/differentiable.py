@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map
 
 from captum_cav import checks
 from captum_cav.attribution.backward import seeds_of
+from captum_cav.attribution.input_checks import Arguments
 from captum_cav.attribution.options import Normalize
 from captum_cav.errors import UnsupportedOperationError
 from captum_cav.propagation.explanation import RuleLog
@@ -29,7 +30,50 @@ from captum_cav.propagation.taps import hand_on
 Call: TypeAlias = tuple[list[torch.Tensor], list[GradientEdge]]
 
 
-def check(log: RuleLog) -> None:
+def contributions_with_graph(
+    forward_func: Callable[..., Any],
+    arguments: Arguments,
+    sites: Sequence[Site],
+    call: int,
+    log: RuleLog,
+    scores_of: Callable[[Any], torch.Tensor],
+    normalize: Normalize,
+    grad_kwargs: dict[str, Any],
+) -> list[tuple[torch.Tensor, ...]]:
+    """Activations times gradients of the scores, as functions of parameters and inputs.
+
+    Args:
+        forward_func: the model.
+        arguments: the arguments of the model.
+        sites: the explained layers; the inputs are explained if there is none.
+        call: which call of each layer is meant.
+        log: the rules that the operations of the model met.
+        scores_of: selects the scores, shape (N,), from the output of the model.
+        normalize: what contributions are divided by.
+        grad_kwargs: passed on to :func:`torch.autograd.grad`.
+
+    Returns:
+        For each layer, the contributions of each of its tensors, with their graph.
+
+    Raises:
+        UnsupportedOperationError: if a rule is not the derivative of its operation.
+    """
+    _check_derivatives(log)
+    output, calls = _run(forward_func, arguments, sites, tap_inputs=not sites)
+    chosen = [of_site[call] for of_site in calls]
+    edges = [edge for _, call_edges in chosen for edge in call_edges]
+    with torch.enable_grad():
+        scores = scores_of(output)
+        seeds = seeds_of(scores, normalize)
+        found = iter(torch.autograd.grad(scores, edges, seeds, **{"allow_unused": True, **grad_kwargs}))
+        results = []
+        for values, _ in chosen:
+            parts = [(value, next(found)) for value in values]
+            results.append(tuple(torch.zeros_like(x) if part is None else x * part for x, part in parts))
+    return results
+
+
+def _check_derivatives(log: RuleLog) -> None:
     """Refuse a forward pass in which a rule is not the derivative of its operation.
 
     Args:
@@ -49,18 +93,15 @@ def check(log: RuleLog) -> None:
         )
 
 
-def run(
-    forward_func: Callable[..., Any],
-    inputs: tuple[Any, ...],
-    additional: tuple[Any, ...],
-    sites: Sequence[Site],
-    *,
-    tap_inputs: bool,
+def _run(
+    forward_func: Callable[..., Any], arguments: Arguments, sites: Sequence[Site], *, tap_inputs: bool
 ) -> tuple[Any, list[list[Call]]]:
     """Run an ordinary forward pass, and keep the tensors at the sites with their graph.
 
     Args:
-        forward_func, inputs, additional, sites: as for :func:`captum_cav.propagation.forward.run`.
+        forward_func: the model.
+        arguments: the arguments of the model.
+        sites: where to keep tensors.
         tap_inputs: whether the inputs are the first site.
 
     Returns:
@@ -99,32 +140,7 @@ def run(
             else:
                 handle = site.module.register_forward_hook(after(number))
             hooks.callback(handle.remove)
-        inputs = checks.copied(inputs)
+        inputs = checks.copied(arguments.inputs)
         if tap_inputs:
             inputs = tapped(0, inputs)
-        return forward_func(*inputs, *additional), calls
-
-
-def contributions(
-    scores: torch.Tensor, normalize: Normalize, chosen: Sequence[Call], **grad_kwargs: Any
-) -> list[tuple[torch.Tensor, ...]]:
-    """Activations times gradients of the scores, as functions of parameters and inputs.
-
-    Args:
-        scores: shape (N,).
-        normalize: what contributions are divided by.
-        chosen: the tensors and gradient edges of one call of each layer.
-        grad_kwargs: passed on to :func:`torch.autograd.grad`.
-
-    Returns:
-        For each layer, the contributions of each of its tensors, with their graph.
-    """
-    edges = [edge for _, call_edges in chosen for edge in call_edges]
-    with torch.enable_grad():
-        seeds = seeds_of(scores, normalize)
-        found = iter(torch.autograd.grad(scores, edges, seeds, **{"allow_unused": True, **grad_kwargs}))
-        results = []
-        for values, _ in chosen:
-            parts = [(value, next(found)) for value in values]
-            results.append(tuple(torch.zeros_like(x) if part is None else x * part for x, part in parts))
-    return results
+        return forward_func(*inputs, *arguments.additional), calls

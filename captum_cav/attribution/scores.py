@@ -28,7 +28,7 @@ class SelectedScores(NamedTuple):
     output: torch.Tensor
 
 
-def select(output: torch.Tensor, target: Any, score: Score) -> SelectedScores:
+def select_target(output: torch.Tensor, target: Any, score: Score) -> SelectedScores:
     """The score of each sample.
 
     The log-odds of a class are its output minus the log-sum-exp of the other outputs ``z_k``. With the softmax ``s`` of
@@ -46,7 +46,7 @@ def select(output: torch.Tensor, target: Any, score: Score) -> SelectedScores:
 
     Example::
 
-        >>> values, constants, _ = select(torch.tensor([[2.0, 0.0, 0.0]]), 0, "log_odds")
+        >>> values, constants, _ = select_target(torch.tensor([[2.0, 0.0, 0.0]]), 0, "log_odds")
         >>> values, constants                                      # 2 - log(2); the entropy of (1/2, 1/2) is log(2)
         (tensor([1.3069]), tensor([-0.6931]))
     """

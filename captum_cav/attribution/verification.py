@@ -9,11 +9,10 @@ from typing import Any
 import torch
 
 from captum_cav import checks
-from captum_cav.attribution import scores
 from captum_cav.attribution.input_checks import check_arguments
 from captum_cav.attribution.options import Rules, check_options
 from captum_cav.attribution.result_checks import refuse_independent
-from captum_cav.attribution.scores import Score, SelectedScores
+from captum_cav.attribution.scores import Score, SelectedScores, select_target
 from captum_cav.propagation.forward import Forward, Site, alone, names_in, run
 from captum_cav.propagation.marks import tensors_in
 from captum_cav.propagation.mode import Unknown
@@ -149,7 +148,7 @@ def verify(
         audited=True,
     )
     with torch.enable_grad():
-        selected = scores.select(checks.check_output(passed.output), arguments.targets[0], score)
+        selected = select_target(checks.check_output(passed.output), arguments.targets[0], score)
     if not selected.values.requires_grad:
         refuse_independent("what is explained")
     unexplained, absolute = _audit(passed, selected)
