@@ -9,7 +9,14 @@ import torch
 
 from captum_cav.ablation.disabling import replacement
 from captum_cav.ablation.result import By
-from captum_cav.checks import check_count, check_maps, check_measured_model, check_pictures, check_targets
+from captum_cav.checks import (
+    check_count,
+    check_maps,
+    check_measured_model,
+    check_option,
+    check_pictures,
+    check_targets,
+)
 from captum_cav.checks.targets import Targets
 from captum_cav.errors import CAVTypeError, InputError, OptionError
 from captum_cav.metrics.measure import measure
@@ -272,8 +279,7 @@ def _given(
 ) -> tuple[torch.Tensor, torch.Tensor, Targets]:
     check_measured_model(model)
     check_count(batch_size, "batch_size")
-    if output not in ("probability", "score"):
-        raise OptionError(f'output is {output!r}; expected "probability" or "score".')
+    check_option("output", output, ("probability", "score"))
     maps = check_maps(maps)
     inputs = check_pictures(inputs, maps)
     return inputs, maps.to(inputs.device), check_targets(target, len(inputs))

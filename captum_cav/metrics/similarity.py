@@ -6,8 +6,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from captum_cav.checks import check_maps, check_same_length
-from captum_cav.errors import OptionError
+from captum_cav.checks import check_maps, check_option, check_same_length
 from captum_cav.metrics.measure import measure
 from captum_cav.metrics.resolution import at_size, precise
 
@@ -80,8 +79,7 @@ def agreement(maps: torch.Tensor, others: torch.Tensor, *, similarity: Similarit
         >>> agreement(fine, fine ** 3), agreement(fine, -fine, similarity="cosine")
         (tensor([1.], dtype=torch.float64), tensor([-1.], dtype=torch.float64))
     """
-    if similarity not in ("spearman", "cosine"):
-        raise OptionError(f'similarity is {similarity!r}; expected "spearman" or "cosine".')
+    check_option("similarity", similarity, ("spearman", "cosine"))
     maps = precise(check_maps(maps))
     others = precise(check_maps(others, "others")).to(maps.device)
     check_same_length(maps, "maps", others, "others")
