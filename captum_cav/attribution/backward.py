@@ -38,11 +38,13 @@ class Propagated:
 
     def unscaled(self) -> tuple[list[tuple[torch.Tensor, ...]], list[torch.Tensor]]:
         """Contributions and deltas in their own unit, without a graph."""
-        contributions, deltas = self.contributions, self.deltas
-        if self.scale is not None:
-            contributions = [tuple(part / self.scale.to(part.device) for part in parts) for parts in contributions]
-            deltas = [delta / self.scale for delta in deltas]
-        return [tuple(part.detach() for part in parts) for parts in contributions], deltas
+        contributions = [tuple(part.detach() for part in parts) for parts in self.contributions]
+        if self.scale is None:
+            return contributions, self.deltas
+        return (
+            [tuple(part / self.scale.to(part.device) for part in parts) for parts in contributions],
+            [delta / self.scale for delta in self.deltas],
+        )
 
 
 def propagate(
