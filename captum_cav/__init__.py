@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from captum_cav import presets as presets
     from captum_cav import rules as rules
     from captum_cav import visualization as visualization
-    from captum_cav.attribution import InputCAV, LayerCAV, NeuronCAV
+    from captum_cav.attribution import InputCAV, LayerCAV, NeuronCAV, verify
     from captum_cav.comparison import Comparison, Method, compare
-    from captum_cav.verification import verify
 
 __version__ = "0.1.0"
 __all__ = [
@@ -37,9 +36,8 @@ __all__ = [
 ]
 
 _WHERE = {
-    **dict.fromkeys(("InputCAV", "LayerCAV", "NeuronCAV"), "attribution"),
+    **dict.fromkeys(("InputCAV", "LayerCAV", "NeuronCAV", "verify"), "attribution"),
     **dict.fromkeys(("Comparison", "Method", "compare"), "comparison"),
-    "verify": "verification",
 }
 
 

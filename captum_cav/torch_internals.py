@@ -20,7 +20,7 @@ import torch
 from torch.autograd.function import FunctionCtx
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.hooks import BackwardHook
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "patched_torch",
     "run_as_written",
     "save_as_they_are",
+    "tree_leaves",
     "tree_map",
     "was_written_into",
 ]

@@ -191,9 +191,9 @@ def test_a_layer_that_is_reached_several_times_is_ablated_in_one_call() -> None:
         of_second = (net.conv(first.relu()) * ~mask).mean((2, 3))
     torch.testing.assert_close(ablate(net, PICTURES, "conv", mask, call=0).after, of_first)
     torch.testing.assert_close(ablate(net, PICTURES, "conv", mask, call=-1).after, of_second)
-    with pytest.raises(LayerError, match=r"layer 'conv' was reached 2 times; say which is meant by call=0 to 1\."):
+    with pytest.raises(LayerError, match=r"layer 'conv' was reached 2 times; choose one with call=0 \.\.\. 1 \(-1"):
         ablate(net, PICTURES, "conv", mask)
-    with pytest.raises(LayerError, match=r"call is 2, but layer 'conv' was reached 2 times; expected 0 to 1\."):
+    with pytest.raises(LayerError, match=r"layer 'conv' was reached 2 times; call=2 is out of range\."):
         ablate(net, PICTURES, "conv", mask, call=2)
 
 
@@ -375,7 +375,7 @@ def test_masks_are_resized_by_area() -> None:
         (
             {"mask": box_mask((0, 0, 1, 1), (12, 16))},
             InputError,
-            "of the 6 x 8 places of layer '1' in sample 0, since most of what a place covers has to be in it.",
+            "of the 6 x 8 places of layer '1' in sample 0, because the mask must cover more than half of a place.",
         ),
         ({"layer": "11"}, LayerError, "unknown layer '11' (did you mean '1'?)"),
         (
@@ -436,7 +436,7 @@ def test_a_layer_that_is_not_reached_or_gives_several_tensors_is_named() -> None
     mask = torch.ones(12, 16, dtype=torch.bool)
     with pytest.raises(LayerError, match=r"layer 'never' was not reached by the forward pass; pick one that"):
         ablate(Odd().double(), PICTURES, "never", mask)
-    with pytest.raises(LayerError, match=r"layer 'pair' gives 2 tensors; pick one that gives one"):
+    with pytest.raises(LayerError, match=r"layer 'pair' gives 2 tensors; pick a layer that gives one"):
         ablate(Odd().double(), PICTURES, "pair", mask)
     with pytest.raises(LayerError, match=r"layer '1' is a name, but forward_func is not a module to look it up in"):
         ablate(lambda x: network()(x), PICTURES, "1", MASK)

@@ -16,7 +16,7 @@ from captum._utils.gradient import _verify_select_neuron
 from captum.attr._utils import lrp_rules
 from packaging.requirements import Requirement
 
-from captum_cav import _captum, zoo
+from captum_cav import captum_internals, zoo
 from captum_cav.errors import (
     ModelError,
 )
@@ -45,7 +45,7 @@ def test_the_private_parts_of_captum_are_as_they_were() -> None:
 
 
 def test_a_captum_without_them_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = importlib.util.spec_from_file_location("captum_cav._captum_again", _captum.__file__)
+    spec = importlib.util.spec_from_file_location("captum_cav.internals_again", captum_internals.__file__)
     assert spec is not None
     assert spec.loader is not None
     monkeypatch.delattr(captum._utils.common, "_select_targets")

@@ -16,13 +16,13 @@ from torch import nn
 from tqdm import tqdm
 
 import captum_cav
-from captum_cav import _captum, checks
+from captum_cav import checks
+from captum_cav.captum_internals import select_scores
 from captum_cav.comparison.cost import Cost, measure
 from captum_cav.comparison.methods import CONTROLS, INPUT, Explaining, Method, Targets, as_method
 from captum_cav.comparison.report import Comparison, Place, Row, Settings, as_pictures, build
 from captum_cav.errors import CAVTypeError, InputError, MethodError, OptionError
 from captum_cav.metrics import MEASURES
-from captum_cav.metrics.arguments import check_module, check_pictures
 from captum_cav.visualization import resize_map
 
 #: What is measured unless told otherwise.
@@ -98,13 +98,11 @@ def compare(
         >>> [(row.method, row.forwards, row.backwards) for row in report.rows]
         [('CAV', 1.0, 1.0), ('Grad-CAM', 1.0, 1.0), ('random', 0.0, 0.0), ('uniform', 0.0, 0.0)]
     """
-    model = check_module(model)
+    model = checks.check_module(model)
     for name, number in {"batch_size": batch_size, "repeats": repeats}.items():
-        if not isinstance(number, int) or number < 1:
-            raise OptionError(f"{name} is {number!r}; expected an integer of at least 1.")
-    if on_error not in ("raise", "record"):
-        raise OptionError(f'on_error is {on_error!r}; expected "raise" or "record".')
-    inputs = check_pictures(inputs)
+        checks.check_count(number, name)
+    checks.check_option("on_error", on_error, ("raise", "record"))
+    inputs = checks.check_pictures(inputs)
     checks.check_inputs(model, inputs)
     measured = _known_metrics(metrics, inputs, masks)
     cells = _cells(model, _named(methods, inputs), layers)
@@ -250,7 +248,7 @@ def _scored(
         parts = torch.split(inputs, batch_size)
         output = torch.cat([checks.check_output(model(part.clone())) for part in parts])
     resolved = checks.resolve_target(output, target)
-    scores = _captum.select_scores(output, resolved)
+    scores = select_scores(output, resolved)
     checks.check_finite_results("the score is", scores, model, (inputs,))
     targets: Any = None
     if resolved is not None:

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import torch
 from captum import metrics as captum_metrics
-from torch.utils._pytree import tree_leaves, tree_map
 
 from captum_cav import checks
 from captum_cav.attribution import Attributions
-from captum_cav.errors import CAVTypeError, InputError, LayerError, OptionError
+from captum_cav.errors import CAVTypeError, InputError, OptionError
+from captum_cav.torch_internals import tree_leaves, tree_map
 
 
 def infidelity(
@@ -85,9 +85,9 @@ def infidelity(
         >>> bool(infidelity(net, fade, x, contributions, layer="1") < 1e-10)   # behind the layer, the net is linear
         True
     """
-    _check_number(n_perturb_samples)
+    checks.check_count(n_perturb_samples, "n_perturb_samples")
     forward_func = checks.check_model(forward_func)
-    inputs, additional = _as_tuple(inputs), _arguments(additional_forward_args)
+    inputs, additional = _as_tuple(inputs), checks.additional_arguments(additional_forward_args)
     if layer is None:
         name, site, units = "the inputs", None, _tensors("inputs", inputs)
         with torch.no_grad():
@@ -95,9 +95,9 @@ def infidelity(
     else:
         found_name, module = checks.find_layer(forward_func, layer)
         name = f"layer {found_name}"
-        site = _Site(module, attribute_to_layer_input, call)
+        site = _Site(module, attribute_to_layer_input, checks.check_call(call))
         output, calls = site.run(forward_func, (*inputs, *additional))
-        chosen = _choose(len(calls), call, name)
+        chosen = checks.choose_call(found_name, len(calls), site.call)
         site, units = site._replace(call=chosen), calls[chosen]
     output = checks.check_output(output)
     samples = len(output)
@@ -199,7 +199,7 @@ def sensitivity_max(
         >>> sensitivity_max(LayerCAV(net, "0", normalize=None).attribute, torch.ones(1, 2), double, target=0)
         tensor([1.])
     """
-    _check_number(n_perturb_samples)
+    checks.check_count(n_perturb_samples, "n_perturb_samples")
     if not callable(explanation_func):
         raise CAVTypeError(
             f"explanation_func is a {type(explanation_func).__name__}; expected a function, as "
@@ -212,7 +212,7 @@ def sensitivity_max(
     _tensors("inputs", inputs)
     # Captum copies what it repeats, deeply: modules would lose their identity.
     repeated: dict[str, Any] = {key: kwargs.pop(key) for key in ("target", "baselines") if key in kwargs}
-    additional = _arguments(kwargs.pop("additional_forward_args", None))
+    additional = checks.additional_arguments(kwargs.pop("additional_forward_args", None))
     repeated["additional_forward_args"] = tuple(arg.detach() for arg in additional if isinstance(arg, torch.Tensor))
     if perturb_func is not None:
         repeated["perturb_func"] = perturb_func
@@ -264,11 +264,11 @@ class _Site(NamedTuple):
             if threading.get_ident() != thread:  # which runs the same model meanwhile
                 return value
             # In memory of their own: the model may write into them.
-            calls.append(tuple(leaf.clone() for leaf in tree_leaves(value) if _is_unit(leaf)))
+            calls.append(tuple(leaf.clone() for leaf in tree_leaves(value) if checks.is_floating(leaf)))
             if not instead or len(calls) - 1 != self.call:
                 return value
             units = iter(instead)
-            return tree_map(lambda leaf: next(units).clone() if _is_unit(leaf) else leaf, value)
+            return tree_map(lambda leaf: next(units).clone() if checks.is_floating(leaf) else leaf, value)
 
         if self.of_input:
             hook = self.module.register_forward_pre_hook(lambda _, *given: meet(given), with_kwargs=True)
@@ -278,24 +278,8 @@ class _Site(NamedTuple):
             return forward_func(*arguments), calls
 
 
-def _is_unit(leaf: Any) -> bool:
-    return isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
-
-
-def _choose(reached: int, call: int | None, name: str) -> int:
-    if not reached:
-        raise LayerError(f"{name} was not reached by the forward pass; pick one that this input runs through.")
-    if (call is None and reached > 1) or not -reached <= (call or 0) < reached:
-        raise LayerError(f"{name} was reached {reached} times and call is {call}; pass one of 0 to {reached - 1}.")
-    return range(reached)[call or 0]
-
-
 def _as_tuple(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
-
-
-def _arguments(additional_forward_args: Any) -> tuple[Any, ...]:
-    return () if additional_forward_args is None else _as_tuple(additional_forward_args)
 
 
 def _tensors(what: str, value: Any) -> tuple[torch.Tensor, ...]:
@@ -328,8 +312,3 @@ def _spread(part: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
     spread = part.new_zeros(unit.shape)
     spread[tuple(map(slice, part.shape))] = part.detach()
     return spread
-
-
-def _check_number(n_perturb_samples: Any) -> None:
-    if not isinstance(n_perturb_samples, int) or n_perturb_samples < 1:
-        raise OptionError(f"n_perturb_samples is {n_perturb_samples!r}; expected an integer of at least 1.")

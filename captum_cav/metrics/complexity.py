@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from captum_cav.checks import check_maps, check_same_length
 from captum_cav.errors import CAVTypeError, InputError
-from captum_cav.metrics.arguments import check_as_many, check_maps, precise
 from captum_cav.metrics.measure import measure
+from captum_cav.metrics.resolution import precise
 
 
 @measure(0.0, 1.0, "higher")
@@ -111,5 +112,5 @@ def completeness(maps: torch.Tensor, scores: Any) -> torch.Tensor:
         raise InputError(
             f"scores has shape {tuple(scores.shape)}; expected (N,), a finite number for each of {len(maps)} examples."
         )
-    check_as_many(maps, "maps", scores, "scores")
+    check_same_length(maps, "maps", scores, "scores")
     return 1 - maps.sum((1, 2)) / scores.detach().to(maps)

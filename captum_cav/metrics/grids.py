@@ -10,20 +10,11 @@ from typing import Any
 import torch
 
 from captum_cav import checks
+from captum_cav.checks import check_count, check_maps, check_measured_model, check_module, check_pictures, check_targets
 from captum_cav.errors import InputError, LayerError, ModelError, TargetError
-from captum_cav.metrics.arguments import (
-    Explain,
-    check_maps,
-    check_model,
-    check_module,
-    check_number,
-    check_pictures,
-    check_targets,
-    classes,
-    explained,
-    precise,
-)
 from captum_cav.metrics.measure import measure
+from captum_cav.metrics.model_outputs import Explain, classes, explained
+from captum_cav.metrics.resolution import precise
 from captum_cav.visualization.maps import MOST_DISTORTION, distortion
 
 _CELLS = 4
@@ -64,7 +55,7 @@ def grid_pointing(
         >>> grid_pointing(torch.nn.Identity(), pictures, [1, 2, 3, 4], where_it_is_as_bright)
         tensor([1., 1., 1., 1.], dtype=torch.float64)
     """
-    check_model(model)
+    check_measured_model(model)
     inputs, targets = _given(inputs, target)
 
     def companions(own: int, others: list[int]) -> list[int]:
@@ -107,7 +98,7 @@ def focus(
         >>> focus(torch.nn.Identity(), pictures, [1, 1, 2, 2], where_it_is_as_bright)
         tensor([1., 1., 1., 1.], dtype=torch.float64)
     """
-    check_model(model)
+    check_measured_model(model)
     inputs, targets = _given(inputs, target)
 
     def companions(own: int, others: list[int]) -> list[int]:
@@ -315,7 +306,7 @@ def _pointed(
     batch_size: int,
 ) -> torch.Tensor:
     """The share of each grid's map that lies inside."""
-    check_number(batch_size, "batch_size")
+    check_count(batch_size, "batch_size")
     found = []
     for start in range(0, len(grids), batch_size):
         part = slice(start, start + batch_size)

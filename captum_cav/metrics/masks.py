@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from captum_cav.metrics.arguments import at_size, check_maps, check_masks, precise
+from captum_cav.checks import check_maps, check_masks
 from captum_cav.metrics.measure import measure
+from captum_cav.metrics.resolution import at_size, precise
 from captum_cav.visualization import resize_map
 
 

@@ -7,22 +7,21 @@ from typing import Any, TypeAlias
 
 import torch
 
-from captum_cav.ablation import By, replacement
-from captum_cav.errors import CAVTypeError, InputError, OptionError
-from captum_cav.metrics.arguments import (
-    Model,
-    Output,
-    Targets,
-    at_size,
+from captum_cav.ablation.disabling import replacement
+from captum_cav.ablation.result import By
+from captum_cav.checks import (
+    check_count,
     check_maps,
-    check_model,
-    check_number,
+    check_measured_model,
+    check_option,
     check_pictures,
     check_targets,
-    precise,
-    scores,
 )
+from captum_cav.checks.targets import Targets
+from captum_cav.errors import CAVTypeError, InputError, OptionError
 from captum_cav.metrics.measure import measure
+from captum_cav.metrics.model_outputs import Model, Output, scores
+from captum_cav.metrics.resolution import at_size, precise
 from captum_cav.metrics.similarity import spearman
 
 #: What stands where pixels were taken away.
@@ -213,7 +212,7 @@ def single_deletion(
         >>> single_deletion(model, torch.ones(1, 1, 2, 2), contributions, 0, cells=2, baseline="zero")
         tensor([1.], dtype=torch.float64)
     """
-    check_number(cells, "cells", least=2)
+    check_count(cells, "cells", least=2)
     inputs, maps, targets = _given(model, inputs, maps, target, output, batch_size)
     size = inputs.shape[2], inputs.shape[3]
     if min(size) < cells:
@@ -257,7 +256,7 @@ def _area(
     batch_size: int,
 ) -> torch.Tensor:
     """The area under the curve of deletion or insertion."""
-    check_number(steps, "steps")
+    check_count(steps, "steps")
     inputs, maps, targets = _given(model, inputs, maps, target, output, batch_size)
     values = at_size(maps, (inputs.shape[2], inputs.shape[3]))
     order = values.flatten(1).argsort(descending=True, stable=True)
@@ -278,10 +277,9 @@ def _area(
 def _given(
     model: Model, inputs: torch.Tensor, maps: torch.Tensor, target: Any, output: Output, batch_size: int
 ) -> tuple[torch.Tensor, torch.Tensor, Targets]:
-    check_model(model)
-    check_number(batch_size, "batch_size")
-    if output not in ("probability", "score"):
-        raise OptionError(f'output is {output!r}; expected "probability" or "score".')
+    check_measured_model(model)
+    check_count(batch_size, "batch_size")
+    check_option("output", output, ("probability", "score"))
     maps = check_maps(maps)
     inputs = check_pictures(inputs, maps)
     return inputs, maps.to(inputs.device), check_targets(target, len(inputs))

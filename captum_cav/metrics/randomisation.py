@@ -9,19 +9,10 @@ from typing import Any
 
 import torch
 
+from captum_cav.checks import check_count, check_maps, check_measured_model, check_module, check_pictures, check_targets
 from captum_cav.errors import InputError
-from captum_cav.metrics.arguments import (
-    Explain,
-    check_maps,
-    check_model,
-    check_module,
-    check_number,
-    check_pictures,
-    check_targets,
-    classes,
-    explained,
-)
 from captum_cav.metrics.measure import measure
+from captum_cav.metrics.model_outputs import Explain, classes, explained
 from captum_cav.metrics.similarity import spearman
 
 
@@ -82,7 +73,7 @@ def model_randomisation(
         >>> bool((model_randomisation(net, pictures, relevance(net, pictures, 0), 0, relevance) < 1).all())
         True
     """
-    check_number(stages, "stages")
+    check_count(stages, "stages")
     maps, inputs = _given(maps, inputs)
     targets = check_targets(target, len(inputs))
     randomised = copy.deepcopy(check_module(model))
@@ -139,7 +130,7 @@ def random_logit(
         >>> random_logit(net, picture, relevance(net, picture, 0), 0, relevance)     # the same, turned round
         tensor([1.], dtype=torch.float64)
     """
-    check_model(model)
+    check_measured_model(model)
     maps, inputs = _given(maps, inputs)
     own, count = classes(model, inputs, check_targets(target, len(inputs)))
     dice = random.Random(seed)  # noqa: S311

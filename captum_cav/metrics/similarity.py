@@ -6,9 +6,9 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from captum_cav.errors import OptionError
-from captum_cav.metrics.arguments import at_size, check_as_many, check_maps, precise
+from captum_cav.checks import check_maps, check_option, check_same_length
 from captum_cav.metrics.measure import measure
+from captum_cav.metrics.resolution import at_size, precise
 
 Similarity: TypeAlias = Literal["spearman", "cosine"]
 
@@ -79,11 +79,10 @@ def agreement(maps: torch.Tensor, others: torch.Tensor, *, similarity: Similarit
         >>> agreement(fine, fine ** 3), agreement(fine, -fine, similarity="cosine")
         (tensor([1.], dtype=torch.float64), tensor([-1.], dtype=torch.float64))
     """
-    if similarity not in ("spearman", "cosine"):
-        raise OptionError(f'similarity is {similarity!r}; expected "spearman" or "cosine".')
+    check_option("similarity", similarity, ("spearman", "cosine"))
     maps = precise(check_maps(maps))
     others = precise(check_maps(others, "others")).to(maps.device)
-    check_as_many(maps, "maps", others, "others")
+    check_same_length(maps, "maps", others, "others")
     size = max(maps.shape[1], others.shape[1]), max(maps.shape[2], others.shape[2])
     maps, others = at_size(maps, size), at_size(others, size)
     return (spearman if similarity == "spearman" else _cosine)(maps.flatten(1), others.flatten(1))

@@ -21,7 +21,7 @@ from captum_cav.propagation.operation import ModuleCall, Operation, Role, Surrog
 from captum_cav.propagation.overrides import Rulebook
 from captum_cav.propagation.records import Unknown
 from captum_cav.propagation.results import check_result, expected_of, is_users
-from captum_cav.propagation.table import Treatment
+from captum_cav.propagation.table import OperationTable, Treatment
 from captum_cav.propagation.trace import Trace
 from captum_cav.tensors import is_number, tensors_in
 from captum_cav.torch_internals import (
@@ -50,7 +50,8 @@ class Propagation(TorchFunctionMode):
     detached when an operation takes them. So nothing before the first tap builds a graph, and no parameter joins one.
 
     Args:
-        rules: the user's rules, which go before the defaults, with the table of operations.
+        table: what is known of each torch function.
+        rules: the user's rules, which go before the defaults.
         on_unknown: what to do with an operation without a rule: ``"error"``, ``"gradient"`` with a warning, or
             ``"note"`` for the gradient and a note in the trace.
         trace: the state of the pass.
@@ -65,6 +66,7 @@ class Propagation(TorchFunctionMode):
 
     def __init__(
         self,
+        table: OperationTable,
         rules: Rulebook,
         on_unknown: OnUnknown,
         trace: Trace,
@@ -75,7 +77,7 @@ class Propagation(TorchFunctionMode):
         self.modules = ModuleStack(rules, names_of)
         self.is_suspended = False
         self._rules = rules
-        self._treatments = rules.table.treatments
+        self._treatments = table.treatments
         self._on_unknown = on_unknown
         self._is_watched = trace.is_watched
         self.is_paused = False
@@ -182,7 +184,7 @@ class Propagation(TorchFunctionMode):
         if treatment.guard is not None:
             treatment.guard(operation)
         if any(tensor.requires_grad for tensor in tensors):
-            chosen = self._rules.choose(operation, self.modules.candidates)
+            chosen = self._rules.choose(operation, treatment.name or func, self.modules.candidates)
             rule, why = chosen or (treatment.spec.rule, _DEFAULT)
             output = self.apply_rule(operation, rule, why, self.modules.innermost)
         else:

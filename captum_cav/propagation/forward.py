@@ -16,6 +16,7 @@ from captum_cav.propagation.dispatch import OnUnknown, Propagation
 from captum_cav.propagation.hooks import Site, hooked
 from captum_cav.propagation.overrides import Rulebook
 from captum_cav.propagation.reentrancy import running
+from captum_cav.propagation.table import OperationTable
 from captum_cav.propagation.trace import Trace
 from captum_cav.tensors import tensors_in
 from captum_cav.torch_internals import patched_torch, tree_map
@@ -77,7 +78,8 @@ class Request:
     """What a forward pass is asked for.
 
     Attributes:
-        rules: the user's rules, which go before the defaults, with the table of operations.
+        table: what is known of each torch function.
+        rules: the user's rules, which go before the defaults.
         on_unknown: ``"error"``, ``"gradient"`` or ``"note"``: what to do with an operation without a rule.
         tap_inputs: whether to tap the inputs too, as the first tap.
         keep_carriers: whether to keep the tensors of each call of a site that carry its contributions.
@@ -89,6 +91,7 @@ class Request:
             shares of constants.
     """
 
+    table: OperationTable
     rules: Rulebook
     on_unknown: OnUnknown = "error"
     tap_inputs: bool = False
@@ -136,7 +139,7 @@ def _run(
     follows_modules: bool,
 ) -> Forward:
     trace = Trace(with_shares=request.with_shares, with_rules=request.with_rules, audited=request.audited)
-    propagation = Propagation(request.rules, request.on_unknown, trace, names_in(forward_func))
+    propagation = Propagation(request.table, request.rules, request.on_unknown, trace, names_in(forward_func))
     # Clones: the model may write into its inputs.
     inputs = tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, torch.Tensor) else leaf, inputs)
     calls: list[list[int]] = [[] for _ in sites]

@@ -46,7 +46,7 @@ class Rulebook:
         rules: the mapping that a user gave. Values are rules, rule objects that ``translate`` knows, functions, or
             sequences of these.
         forward_func: the model, or any callable.
-        table: the table of operations.
+        table: the table of operations, in which plain names are looked up.
         translate: gives the rule objects of another library as rules.
 
     Raises:
@@ -58,7 +58,7 @@ class Rulebook:
     def __init__(
         self, rules: Mapping[Any, Any], forward_func: Callable[..., Any], table: OperationTable, translate: Translator
     ) -> None:
-        self.table = table
+        # The table itself is not kept: copies of an attribution hold rules, not operations.
         self._translate = translate
         self._instances: dict[torch.nn.Module, tuple[Rule, ...]] = {}
         self._patterns: dict[str, tuple[Rule, ...]] = {}
@@ -88,18 +88,19 @@ class Rulebook:
         """The rules for a torch function, by its plain name. A function without a plain name is the key itself."""
         return self._functions.get(key, ())
 
-    def choose(self, operation: Operation, candidates: Sequence[Candidate]) -> tuple[Rule, str] | None:
+    def choose(self, operation: Operation, key: Any, candidates: Sequence[Candidate]) -> tuple[Rule, str] | None:
         """The user's rule for an operation, and why the rule was chosen; None for the default rule.
 
         Args:
             operation: the operation.
+            key: as for :meth:`of_function`.
             candidates: rules for what runs in the modules that enclose the operation, best first.
         """
         for candidate in candidates:
             for rule in candidate.rules:
                 if not rule.as_one and rule.governs(operation):
                     return rule, candidate.why
-        for rule in self.of_function(self.table.name_of(operation.function) or operation.function):
+        for rule in self.of_function(key):
             if rule.governs(operation):
                 return rule, f"function {operation.name}"
         return None

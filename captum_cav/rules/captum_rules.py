@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from captum.attr._utils import lrp_rules
 
+from captum_cav.captum_internals import lrp_rules
 from captum_cav.errors import CAVTypeError
 from captum_cav.propagation.rule import Rule
 from captum_cav.rules.activations import PassThroughRule

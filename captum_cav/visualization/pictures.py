@@ -14,8 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from captum_cav import checks, scores
+from captum_cav import checks
 from captum_cav.attribution import LayerCAV, Rules
+from captum_cav.attribution.scores import select_target
 from captum_cav.errors import CAVTypeError, InputError, OptionError
 from captum_cav.visualization.colours import (
     DIMMED,
@@ -358,7 +359,7 @@ def show_difference(
 
     def difference(*args: Any) -> torch.Tensor:
         output = checks.check_output(model(*args))
-        first, second = (scores.select(output, target, "output")[0] for target in targets)
+        first, second = (select_target(output, target, "output").values for target in targets)
         compared[:] = first.detach(), second.detach()
         return first - second
 

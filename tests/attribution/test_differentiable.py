@@ -129,7 +129,9 @@ def test_where_a_rule_is_no_derivative_it_is_refused_and_behind_it_had() -> None
     x = fixed(2, 4)
     with (
         left_as_it_was(net, x),
-        pytest.raises(UnsupportedOperationError, match=r"create_graph=True asks for .* 'gelu' in 1 passes them on by"),
+        pytest.raises(
+            UnsupportedOperationError, match=r"create_graph=True asks for .* 'gelu' in 1 passes contributions on"
+        ),
     ):
         LayerCAV(net, "0").attribute(x, 1, grad_kwargs=AGAIN)
     found = LayerCAV(net, "2").attribute(x, 1, grad_kwargs=AGAIN)
@@ -139,5 +141,5 @@ def test_where_a_rule_is_no_derivative_it_is_refused_and_behind_it_had() -> None
 
 
 def test_rules_that_are_no_derivatives_are_refused(net: Net) -> None:
-    with pytest.raises(UnsupportedOperationError, match=r"passes them on by GammaRule"):
+    with pytest.raises(UnsupportedOperationError, match=r"passes contributions on by GammaRule"):
         LayerCAV(net, "first", rules="gamma").attribute(X, 1, grad_kwargs=AGAIN)

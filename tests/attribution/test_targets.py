@@ -180,7 +180,7 @@ def test_target_out_of_range(target: int) -> None:
 
 def test_negative_targets_count_from_the_end_as_documented() -> None:
     net = small_net()
-    assert "negative indices count from the end" in LayerCAV.attribute.__doc__.replace("\n", " ")
+    assert "Negative indices count from the end" in LayerCAV.attribute.__doc__.replace("\n", " ")
     assert torch.equal(LayerCAV(net, "0").attribute(samples(), -1), LayerCAV(net, "0").attribute(samples(), 2))
 
 

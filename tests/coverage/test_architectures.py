@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from captum_cav import InputCAV
+from captum_cav.attribution.options import check_options
+from captum_cav.operations import TABLE
 from captum_cav.propagation import forward
-from captum_cav.propagation.overrides import Rulebook
 from tests.support.networks import FUNCTIONAL, OTHERS, PIECEWISE_LINEAR, heavy_are_slow, network, shape_of
 
 ALL = [*PIECEWISE_LINEAR, *OTHERS, *FUNCTIONAL]
@@ -26,9 +27,8 @@ def test_ratios_and_constants_sum_to_one(name: str) -> None:
     assert ratios.abs().sum() > 1e-3, "a map of nothing conserves trivially"
     assert delta.abs().item() < 1e-3
 
-    passed = forward.run(
-        net, (x,), (), [], tap_inputs=True, rules=Rulebook({}, net), on_unknown="error", with_account=False
-    )
+    request = forward.Request(table=TABLE, rules=check_options(net, None).rules, tap_inputs=True)
+    passed = forward.run(net, (x,), (), [], request)
     torch.testing.assert_close(passed.output.detach(), output, rtol=1e-4, atol=1e-4 * float(output.abs().max()))
 
     double = copy.deepcopy(net).double()

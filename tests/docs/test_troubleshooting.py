@@ -22,15 +22,13 @@ ANY = "..."
 SELF_EXPLANATORY = (
     "module ... has no attribute ...",
     # An option or argument: what is wrong and what would be right.
-    "times; say which is meant by call=0 to",
     "times; call=... is out of range",
-    "times and call is ...; pass one of 0 to",
     "there is no class ...: the model gives ... scores",
     "the layer gives ... tensors; pass a function that selects from them",
-    "... gives ... tensors; pick one that gives one",
+    "... gives ... tensors; pick a layer that gives one",
     "neuron_selector is ..., out of range",
     "the preset ... needs ...; pass rules=presets.",
-    "masks selects nothing in ...; leave out what has no object",
+    "masks selects nothing in ...; leave out the samples that show no object",
     "is on the meta device, which holds no numbers.",
     "the delta is no part of the explanation; leave it out",
     "example ... cannot be put into a grid",

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from captum_cav import presets
+from captum_cav.attribution.options import check_options
+from captum_cav.operations import TABLE
 from captum_cav.propagation import forward
-from captum_cav.propagation.overrides import Rulebook
+from captum_cav.propagation.hooks import Site
 from tests.gpu.conftest import CUDA
 from tests.gpu.networks import FEW, NETWORKS, case
 from tests.gpu.synchronisation import none_allowed
@@ -25,29 +27,25 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.param)
 
 
-def propagate(name: str, device: torch.device, rules: Any, with_account: bool) -> None:
+def propagate(name: str, device: torch.device, rules: Any, with_shares: bool) -> None:
     """A forward and two backward passes, as ``attribute_targets`` makes them."""
     model, inputs, layers = case(name)
     model, inputs = copy.deepcopy(model).to(device), inputs.to(device)
-    sites = [forward.Site(model.get_submodule(layer), False) for layer in layers]
-    rulebook = Rulebook(presets.find(rules), model)
+    sites = [Site(model.get_submodule(layer), False) for layer in layers]
+    request = forward.Request(
+        table=TABLE,
+        rules=check_options(model, rules).rules,
+        tap_inputs=inputs.is_floating_point(),
+        with_shares=with_shares,
+    )
     if device.type == "cuda":
         model(inputs)  # libraries are loaded and kernels chosen, which waits
     with none_allowed(device):
-        passed = forward.run(
-            model,
-            (inputs,),
-            (),
-            sites,
-            tap_inputs=inputs.is_floating_point(),
-            rules=rulebook,
-            on_unknown="error",
-            with_account=with_account,
-        )
+        passed = forward.run(model, (inputs,), (), sites, request)
         for target in (0, 1):
             with torch.enable_grad():
                 scores = passed.output[:, target]
-            taps = range(len(passed.taps))
+            taps = range(len(passed.trace.taps))
             found = passed.coefficients(scores, torch.ones_like(scores), taps, target == 0)
             assert any(part is not None for parts in found for part in parts)
 

@@ -313,8 +313,8 @@ def test_a_call_of_a_layer_that_is_reached_twice() -> None:
         expected = by_definition(fade, lambda a, _, head=head: head(a)[0, 0], (reusing[:at](X),), (attributions,))
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-20)
         assert (found.min() > 1e-6) == (call == 0)
-    for call in (None, 2, -3):
-        with pytest.raises(LayerError, match=f"reached 2 times and call is {call}; pass one of 0 to 1"):
+    for call, said in ((None, "choose one with call=0"), (2, "call=2 is out"), (-3, "call=-3 is out")):
+        with pytest.raises(LayerError, match=f"reached 2 times; {said}"):
             infidelity(reusing, Fade(), X, attributions, layer=model[1], call=call)
 
 

@@ -326,7 +326,7 @@ def test_a_class_is_needed(measure: Any) -> None:
     [
         ({"model": "model"}, CAVTypeError, "is a str; expected a torch.nn.Module"),
         ({"model": convolutional().train()}, ModelError, "is in training mode"),
-        ({"inputs": torch.ones(8, 6)}, InputError, r"expected pictures, floating point numbers of shape \(N, C, H, W"),
+        ({"inputs": torch.ones(8, 6)}, InputError, r"expected floating-point pictures of shape \(N, C, H, W"),
         ({"target": [1]}, TargetError, "target lists 1 entries for 8 examples"),
         ({"explain": None}, CAVTypeError, "explain is a NoneType; expected a function"),
         ({"explain": lambda m, x, t: x}, InputError, "what explain returned has shape"),

@@ -18,7 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from benchmarks.coverage.oracle import UnknownOperationError, exact_map
 from captum_cav import InputCAV, LayerCAV, verify
-from captum_cav.propagation.marks import tensors_in
+from captum_cav.tensors import tensors_in
 from tests.support.grammar import (
     AROUND,
     AROUND_CHANNELS,

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from captum_cav import InputCAV, LayerCAV, rules
-from captum_cav.propagation.explanation import RuleTable
+from captum_cav.propagation.records import RuleTable
 from tests.support.networks import fixed
 from tests.support.rules import LINEAR, Block, Composite, Times, factor, filled, nested
 from tests.support.traces import left_as_it_was

@@ -1,0 +1,169 @@
+"""From scores back to contributions, and to what the contributions do not explain.
+
+Nothing here reads a number on the host. A GPU gets all of this work without a wait, and the work can be recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from captum_cav.attribution.options import Normalize
+from captum_cav.attribution.scores import SelectedScores
+from captum_cav.propagation import zeros
+from captum_cav.propagation.forward import Forward
+
+
+@dataclass(frozen=True)
+class Propagated:
+    """What one backward pass found.
+
+    Attributes:
+        seeds: shape (N,), the coefficient of each score: 1, or 1/score for ratios; times ``scale``.
+        contributions: for each explained layer, the contributions of each of its tensors; times ``scale``.
+        deltas: for each explained layer, the part of the scores that contributions and constants leave unexplained,
+            shape (N,); times ``scale``. Empty if nobody asked for them.
+        independent: the positions of the explained layers that the scores do not depend on.
+        scale: a factor that keeps small numbers of half precision apart from 0; None stands for 1.
+    """
+
+    seeds: torch.Tensor
+    contributions: list[tuple[torch.Tensor, ...]]
+    deltas: list[torch.Tensor]
+    independent: list[int]
+    scale: torch.Tensor | None
+
+    def unscaled(self) -> tuple[list[tuple[torch.Tensor, ...]], list[torch.Tensor]]:
+        """Contributions and deltas in their own unit, without a graph."""
+        contributions = [tuple(part.detach() for part in parts) for parts in self.contributions]
+        if self.scale is None:
+            return contributions, self.deltas
+        return (
+            [tuple(part / self.scale.to(part.device) for part in parts) for parts in contributions],
+            [delta / self.scale for delta in self.deltas],
+        )
+
+
+def propagate(
+    passed: Forward,
+    scores: SelectedScores,
+    chosen: Sequence[int],
+    *,
+    normalize: Normalize,
+    with_delta: bool,
+    keep_graph: bool,
+    grad_kwargs: dict[str, Any] | None,
+) -> Propagated:
+    """One backward pass from the scores to the explained layers.
+
+    Args:
+        passed: what the forward pass left.
+        scores: the scores that are explained.
+        chosen: the indices of the explained layers among what was tapped.
+        normalize: what contributions are divided by.
+        with_delta: whether to measure what stays unexplained; needs the account of constants.
+        keep_graph: whether another backward pass will follow.
+        grad_kwargs: passed on to :func:`torch.autograd.grad`.
+
+    Returns:
+        What the backward pass found. ``contributions`` and ``deltas`` mean nothing if some layer is independent.
+    """
+    # Contributions that keep their graph are computed in another way, see differentiable.py.
+    options = {key: value for key, value in (grad_kwargs or {}).items() if key != "create_graph"}
+    materialize = options.pop("materialize_grads", False)
+    values = scores.values.detach()
+    scale = _scale_of(values) if normalize is not None and values.itemsize < 4 else None
+    seeds = seeds_of(values, normalize, 1.0 if scale is None else scale)
+    if not scores.values.requires_grad and not materialize:
+        return Propagated(seeds, [], [], list(range(len(chosen))), scale)
+    # An operation may have its samples in any dimension, so sums cannot be taken sample by sample. All sums are linear
+    # in the seeds instead: the part of a sample is its seed times the derivative of the sum with respect to that seed.
+    by_sample = with_delta and len(seeds) > 1
+    if by_sample:
+        seeds.requires_grad_()
+        options["create_graph"] = True
+    with torch.enable_grad():
+        start = scores.values
+        if not start.requires_grad:
+            # The scores consist of constants. The backward pass needs a start all the same, and reaches no layer.
+            start = start + torch.zeros_like(start).requires_grad_()
+        coefficients = passed.coefficients(start, seeds, chosen, keep_graph or by_sample, **options)
+        zeros_carry = passed.trace.shares.zeros_carry
+        contributions = [
+            tuple(
+                torch.zeros_like(value) if part is None else zeros.contributions(value, part, zeros_carry)
+                for value, part in zip(passed.trace.taps[index].values, parts, strict=True)
+            )
+            for index, parts in zip(chosen, coefficients, strict=True)
+        ]
+        deltas = _deltas(passed, chosen, contributions, values - scores.constants, seeds) if with_delta else []
+    independent = [
+        place
+        for place, parts in enumerate(coefficients)
+        if not materialize and all(coefficient is None for coefficient in parts)
+    ]
+    return Propagated(seeds, contributions, deltas, independent, scale)
+
+
+def seeds_of(scores: torch.Tensor, normalize: Normalize, scale: float | torch.Tensor = 1.0) -> torch.Tensor:
+    """The coefficient of each score, where a backward pass starts.
+
+    Args:
+        scores: shape (N,).
+        normalize: what contributions are divided by.
+        scale: a factor of the coefficients of ratios.
+
+    Returns:
+        Shape (N,): 1, or ``scale / score`` for ratios.
+    """
+    seeds = torch.ones_like(scores)
+    if normalize is None:
+        return seeds
+    return seeds * scale / (scores if normalize == "score" else scores.abs())
+
+
+def _scale_of(scores: torch.Tensor) -> torch.Tensor:
+    """A power of two near the smallest score that is not 0, as a float32 scalar; 1 if all scores are 0.
+
+    In half precision, coefficients divided by a score would soon be too small or too large.
+    """
+    sizes = scores.abs().float()
+    smallest = torch.where(sizes > 0, sizes, torch.inf).min()
+    power = 2.0 ** smallest.log2().floor()
+    return torch.where(torch.isfinite(power), power, 1.0)
+
+
+def _deltas(
+    passed: Forward,
+    chosen: Sequence[int],
+    contributions: Sequence[tuple[torch.Tensor, ...]],
+    explainable: torch.Tensor,
+    seeds: torch.Tensor,
+) -> list[torch.Tensor]:
+    """For each explained layer, the part of each score that contributions and constants leave unexplained.
+
+    Args:
+        passed: what the forward pass left; it measured the shares of constants.
+        chosen: the indices of the explained layers among what was tapped.
+        contributions: the contributions of each tensor of each layer, as functions of the seeds.
+        explainable: shape (N,), the scores without their constants.
+        seeds: shape (N,), the coefficient of each score.
+
+    Returns:
+        Tensors of shape (N,), in the unit of score times seed.
+    """
+    shares = passed.trace.shares.settle(len(passed.trace.taps))
+    deltas = []
+    for index, parts in zip(chosen, contributions, strict=True):
+        total = shares[index].to(seeds.device)
+        for part in parts:
+            total = total + part.sum(dtype=torch.float64).to(seeds.device)
+        explained = total.reshape(1)
+        if len(seeds) > 1:
+            (by_seed,) = torch.autograd.grad(total + 0 * seeds.sum(), seeds, retain_graph=True)
+            explained = by_seed.double() * seeds.detach()
+        deltas.append((explainable * seeds.detach() - explained).detach().to(explainable.dtype))
+    return deltas

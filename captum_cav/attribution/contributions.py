@@ -1,0 +1,197 @@
+"""What the attributions share: Captum's interface, the forward pass, and the way from scores to contributions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from captum.attr import GradientAttribution
+
+from captum_cav import checks
+from captum_cav.attribution.backward import propagate
+from captum_cav.attribution.differentiable import contributions_with_graph
+from captum_cav.attribution.input_checks import Arguments
+from captum_cav.attribution.options import Options
+from captum_cav.attribution.result_checks import check_contributions, check_scores
+from captum_cav.attribution.scores import SelectedScores, select_target
+from captum_cav.errors import CAVTypeError, UnavailableError
+from captum_cav.operations import TABLE
+from captum_cav.propagation.forward import Forward, Request, run
+from captum_cav.propagation.hooks import Site
+
+Attributions: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...]
+
+
+class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
+    """An attribution method that gives contributions; :class:`LayerCAV` and others derive from it."""
+
+    forward_func: Callable[..., Any]
+    _options: Options
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """True: a contribution is an activation times its coefficient."""
+        return True
+
+    def has_convergence_delta(self) -> bool:
+        """True: ``attribute`` supports ``return_convergence_delta``."""
+        return True
+
+    def compute_convergence_delta(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Not available: only the backward pass can measure the shares of constants.
+
+        Raises:
+            UnavailableError: always; pass ``return_convergence_delta=True`` to ``attribute`` instead.
+        """
+        raise UnavailableError(
+            "the delta needs the shares of constants, which only the backward pass can measure; call "
+            "attribute(..., return_convergence_delta=True)."
+        )
+
+    def _forward(
+        self,
+        arguments: Arguments,
+        sites: Sequence[Site] = (),
+        *,
+        tap_inputs: bool = False,
+        keep_carriers: bool = False,
+        end_at_call: int | None = None,
+        with_shares: bool = False,
+        with_rules: bool = False,
+    ) -> Forward:
+        """The forward pass. The options are those of :class:`captum_cav.propagation.forward.Request`."""
+        return run(
+            self.forward_func,
+            arguments.inputs,
+            arguments.additional,
+            sites,
+            Request(
+                table=TABLE,
+                rules=self._options.rules,
+                on_unknown=self._options.on_unknown,
+                tap_inputs=tap_inputs,
+                keep_carriers=keep_carriers,
+                end_at_call=end_at_call,
+                with_shares=with_shares,
+                with_rules=with_rules,
+            ),
+        )
+
+    def _select_scores(self, output: Any, target: Any) -> SelectedScores:
+        """The scores of the target in the output of the model."""
+        with torch.enable_grad():
+            return select_target(checks.check_output(output), target, self._options.score)
+
+    def _contributions(
+        self,
+        passed: Forward,
+        selected: SelectedScores,
+        chosen: Sequence[int],
+        names: Sequence[str],
+        *,
+        what: str = "the score is",
+        with_delta: bool,
+        keep_graph: bool = False,
+        grad_kwargs: dict[str, Any] | None,
+    ) -> tuple[list[tuple[torch.Tensor, ...]], list[torch.Tensor]]:
+        """The backward pass, and then all checks that read its results.
+
+        Args:
+            passed: what the forward pass left.
+            selected: the scores that are explained.
+            chosen: the indices of the explained layers among what was tapped.
+            names: of the explained layers, for messages.
+            what: what the scores are, with a verb, for messages.
+            with_delta: whether to measure what stays unexplained.
+            keep_graph: whether another backward pass will follow.
+            grad_kwargs: passed on to :func:`torch.autograd.grad`.
+
+        Returns:
+            For each explained layer, the contributions of each of its tensors; and the delta of each layer, shape (N,),
+            if ``with_delta``.
+        """
+        normalize = self._options.normalize
+        try:
+            found = propagate(
+                passed,
+                selected,
+                chosen,
+                normalize=normalize,
+                with_delta=with_delta,
+                keep_graph=keep_graph,
+                grad_kwargs=grad_kwargs,
+            )
+        finally:
+            # Also where the backward pass fails: a score that is not finite may be why, and is the better message.
+            check_scores(what, selected, normalize, self.forward_func, passed.args)
+        check_contributions(found, names, self.forward_func, passed.args)
+        return found.unscaled()
+
+    def _differentiable(
+        self,
+        passed: Forward,
+        arguments: Arguments,
+        target: Any,
+        sites: Sequence[Site],
+        call: int | None,
+        grad_kwargs: dict[str, Any] | None,
+    ) -> list[tuple[torch.Tensor, ...]]:
+        """The contributions of each site, or of the inputs if there is no site, with their graph."""
+        assert passed.trace.rules is not None
+        return contributions_with_graph(
+            self.forward_func,
+            arguments,
+            sites,
+            call or 0,
+            passed.trace.rules,
+            lambda output: self._select_scores(output, target).values,
+            self._options.normalize,
+            grad_kwargs or {},
+        )
+
+
+def has_graph(grad_kwargs: dict[str, Any] | None) -> bool:
+    """Whether contributions with a graph are asked for, which can be differentiated themselves."""
+    return bool((grad_kwargs or {}).get("create_graph"))
+
+
+def chosen_tap(passed: Forward, site: int, name: str, call: int | None) -> int:
+    """The index of the tapped call of a layer.
+
+    Args:
+        passed: what the forward pass left.
+        site: the number of the layer among the sites.
+        name: of the layer, for messages.
+        call: which call of the layer, or None for the only one.
+
+    Raises:
+        LayerError: if there is no such call.
+        CAVTypeError: if the layer gives no floating-point tensor.
+    """
+    calls = passed.calls[site]
+    index = calls[checks.choose_call(name, len(calls), call)]
+    if not passed.trace.taps[index].values:
+        raise CAVTypeError(
+            f"layer {name} gave a {passed.trace.taps[index].kind}, in which no floating-point tensor was found; pick a "
+            "layer whose units carry numbers, inside it or behind it."
+        )
+    return index
+
+
+def as_picture(part: torch.Tensor, relu: bool, summed: bool) -> torch.Tensor:
+    """Contributions of shape (N, C, ...) as the options of ``attribute`` ask for them.
+
+    Args:
+        part: the contributions.
+        relu: whether to set negative contributions to 0.
+        summed: whether to sum dimension 1, which keeps size 1.
+    """
+    if summed:
+        part = part.sum(1, keepdim=True)
+    return part.relu() if relu else part
+
+
+def like_inputs(parts: tuple[torch.Tensor, ...], inputs: Any) -> Attributions:
+    """Contributions of the inputs in the form of ``inputs``: a tuple for a tuple or list, else a tensor."""
+    return parts if isinstance(inputs, (tuple, list)) else parts[0]

@@ -1,0 +1,54 @@
+"""Everything that is checked before the propagation; no other module reads numbers of the arguments on the host.
+
+What follows until :mod:`captum_cav.attribution.result_checks` only hands out work to the device: the forward pass, the
+scores and the backward pass (:mod:`captum_cav.attribution.backward`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from captum_cav import checks
+
+
+class Arguments(NamedTuple):
+    """Checked arguments of an attribution.
+
+    Attributes:
+        inputs: one entry for each of the explained arguments of the model.
+        additional: further arguments of the model.
+        targets: the targets, with their numbers on the host.
+    """
+
+    inputs: tuple[Any, ...]
+    additional: tuple[Any, ...]
+    targets: list[Any]
+
+
+def check_arguments(
+    forward_func: Callable[..., Any],
+    inputs: Any,
+    additional_forward_args: Any,
+    targets: Sequence[Any] = (),
+    *,
+    inputs_are_explained: bool = False,
+) -> Arguments:
+    """The arguments as the forward pass takes them.
+
+    Args:
+        forward_func: the model.
+        inputs, additional_forward_args: as for :meth:`captum_cav.LayerCAV.attribute`.
+        targets: targets in any of the forms that Captum takes. Whether they fit the output of the model is checked when
+            the output is known.
+        inputs_are_explained: whether the contributions of the inputs are asked for, not only those of a layer.
+
+    Raises:
+        CAVTypeError, InputError, ModelError: for inputs that cannot be explained.
+    """
+    if inputs_are_explained:
+        checks.check_floating(inputs)
+    given = checks.check_inputs(forward_func, inputs)
+    return Arguments(
+        given, checks.additional_arguments(additional_forward_args), list(map(checks.read_target, targets))
+    )

@@ -1,0 +1,111 @@
+"""Contribution ratios of the inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from captum.attr import GradientAttribution
+from captum.log import log_usage
+
+from captum_cav import checks
+from captum_cav.attribution.contributions import ContributionAttribution, as_picture, has_graph, like_inputs
+from captum_cav.attribution.input_checks import check_arguments
+from captum_cav.attribution.options import Normalize, OnUnknown, Rules, check_options
+from captum_cav.attribution.scores import Score
+from captum_cav.propagation.records import RuleTable
+from captum_cav.propagation.reentrancy import suspends_outer_attribution
+
+
+class InputCAV(ContributionAttribution):
+    """Contribution ratios of the elements of the inputs: the map with the finest resolution.
+
+    Args:
+        forward_func: the model, or any callable that returns scores of shape (N,) or (N, ...).
+        rules, normalize, on_unknown, score: as for :class:`LayerCAV`.
+
+    Source: Kakishita and Hattori, equations 1-9.
+
+    Example::
+
+        >>> import torch
+        >>> InputCAV(lambda x: x[:, 0] + 3 * x[:, 1]).attribute(torch.tensor([[1., 1.]]))
+        tensor([[0.2500, 0.7500]])
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        *,
+        rules: Rules = None,
+        normalize: Normalize = "score",
+        on_unknown: OnUnknown = "error",
+        score: Score = "output",
+    ) -> None:
+        forward_func = checks.check_model(forward_func)
+        GradientAttribution.__init__(self, forward_func)
+        self._options = check_options(forward_func, rules, normalize, on_unknown, score)
+
+    @suspends_outer_attribution
+    def explain_rules(self, inputs: Any, additional_forward_args: Any = None) -> RuleTable:
+        """Which operation met which rule, and why: as :meth:`LayerCAV.explain_rules`, for all that follows the inputs.
+
+        Args:
+            inputs, additional_forward_args: as for :meth:`attribute`.
+
+        Returns:
+            One row for each operation, in the order of the forward pass, which prints as a table.
+
+        Raises:
+            CAVError: as for :meth:`attribute`.
+        """
+        arguments = check_arguments(self.forward_func, inputs, additional_forward_args, inputs_are_explained=True)
+        passed = self._forward(arguments, tap_inputs=True, with_rules=True)
+        assert passed.trace.rules is not None
+        return passed.trace.rules.table()
+
+    @log_usage(part_of_slo=True)
+    @suspends_outer_attribution
+    def attribute(
+        self,
+        inputs: Any,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        attr_dim_summation: bool = False,
+        return_convergence_delta: bool = False,
+        grad_kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Contribution ratios of each element of the inputs to the score of each sample.
+
+        Args:
+            inputs: a floating-point tensor of shape (N, ...) or a tuple of such tensors.
+            target, additional_forward_args, attr_dim_summation, return_convergence_delta, grad_kwargs: as for
+                :meth:`LayerCAV.attribute`.
+
+        Returns:
+            A tensor of the shape of ``inputs``; a tuple of tensors if ``inputs`` is a tuple. With
+            ``return_convergence_delta``, a pair of the attributions and the delta of shape (N,).
+
+        Raises:
+            CAVTypeError: for integer inputs, which have no contributions; explain the embedding layer instead.
+            InputError, TargetError, ModelError, UnsupportedOperationError: as for :meth:`LayerCAV.attribute`.
+        """
+        arguments = check_arguments(
+            self.forward_func, inputs, additional_forward_args, [target], inputs_are_explained=True
+        )
+        (target,) = arguments.targets
+        passed = self._forward(
+            arguments, tap_inputs=True, with_shares=return_convergence_delta, with_rules=has_graph(grad_kwargs)
+        )
+        (parts,), deltas = self._contributions(
+            passed,
+            self._select_scores(passed.output, target),
+            [0],
+            ["the inputs"],
+            with_delta=return_convergence_delta,
+            grad_kwargs=grad_kwargs,
+        )
+        if has_graph(grad_kwargs):
+            (parts,) = self._differentiable(passed, arguments, target, [], 0, grad_kwargs)
+        attributions = like_inputs(tuple(as_picture(part, False, attr_dim_summation) for part in parts), inputs)
+        return (attributions, deltas[0]) if return_convergence_delta else attributions

@@ -1,0 +1,285 @@
+"""Contribution ratios of the units of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from captum.attr import GradientAttribution, LayerAttribution
+from captum.log import log_usage
+
+from captum_cav import checks
+from captum_cav.attribution.contributions import (
+    Attributions,
+    ContributionAttribution,
+    as_picture,
+    chosen_tap,
+    has_graph,
+)
+from captum_cav.attribution.input_checks import check_arguments
+from captum_cav.attribution.options import Normalize, OnUnknown, Rules, check_options
+from captum_cav.attribution.scores import Score
+from captum_cav.errors import LayerError
+from captum_cav.propagation.hooks import Site
+from captum_cav.propagation.records import RuleTable
+from captum_cav.propagation.reentrancy import suspends_outer_attribution
+
+
+class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
+    """Contribution ratios of the units of layers: which parts gave the network its score.
+
+    The method works on any model. The model is neither changed nor retrained. One forward and one backward pass give
+    the contributions of all layers, and nothing before the first of these layers builds a graph.
+
+    In networks of linear operations, ReLU and max pooling the ratios equal activation x gradient / score. In other
+    networks (tanh, GELU, gates, layer norm, attention, ...) they differ from it.
+
+    Args:
+        forward_func: the model, or any callable that returns scores of shape (N,) or (N, ...).
+        layer: a module, its qualified name (if ``forward_func`` is a module), or a list of either.
+        device_ids: accepted because Captum's signature has it; the forward pass runs where the model is.
+        rules: how contributions pass through operations, where the defaults are not wanted. Either a preset, as
+            ``presets.gamma()`` or by its name, or a mapping from keys to rules. A key is a module, a qualified name or
+            pattern (``"features.*"``), a type of module, or a torch function; the most specific key wins. A rule is a
+            rule of :mod:`captum_cav.rules`, a rule of Captum's LRP, a function of a
+            :class:`captum_cav.rules.Operation`, or a list of rules; of a list, the first rule that is for an operation
+            governs the operation. A rule in the attribute ``rule`` of a module, as Captum's LRP has it, counts too.
+        normalize: what contributions are divided by. ``"score"`` gives the ratios of the paper, ``x * c / p``; if the
+            score is negative, positive ratios lowered the score. ``"abs"`` divides by ``|p|`` instead, so that
+            positive ratios always raised the score. None gives contributions in units of the score, as LRP does.
+        on_unknown: what happens at an operation without a rule: ``"error"`` refuses the operation; ``"gradient"`` warns
+            and passes its gradient on.
+        call: which call of a layer is meant if the forward pass reaches the layer several times: 0 for the first, -1
+            for the last.
+        score: what is explained. ``"output"``: the output of the target. ``"log_odds"``: that output minus the
+            log-sum-exp of all other outputs, which shows what speaks for this class rather than for any other.
+
+    Raises:
+        LayerError: for a layer that does not belong to the model; suggests similar names.
+
+    Source: Kakishita and Hattori, equations 1-9.
+
+    Example::
+
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+        >>> for parameter, values in zip(net.parameters(), ([[1., 1.], [1., -1.]], [0., 0.], [[1., 2.]], [1.])):
+        ...     _ = parameter.data.copy_(torch.tensor(values))
+        >>> x = torch.tensor([[3., 1.]])            # hidden: 4 and 2; score: 1 * 4 + 2 * 2 + 1 = 9
+        >>> LayerCAV(net, "1").attribute(x)         # 4/9 from each hidden unit, 1/9 from the bias
+        tensor([[0.4444, 0.4444]])
+        >>> LayerCAV(net, "0", normalize=None).attribute(x, return_convergence_delta=True)
+        (tensor([[4., 4.]]), tensor([0.]))
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: torch.nn.Module | str | Sequence[torch.nn.Module | str],
+        device_ids: list[int] | None = None,
+        *,
+        rules: Rules = None,
+        normalize: Normalize = "score",
+        on_unknown: OnUnknown = "error",
+        call: int | None = None,
+        score: Score = "output",
+    ) -> None:
+        forward_func = checks.check_model(forward_func)
+        self.forward_func = forward_func
+        LayerAttribution.__init__(self, forward_func, layer, device_ids)
+        GradientAttribution.__init__(self, forward_func)
+        self._options = check_options(forward_func, rules, normalize, on_unknown, score)
+        self._call = checks.check_call(call)
+
+    @property
+    def layer(self) -> Any:
+        """The layer, or the list of layers, whose units are explained. Another layer may be assigned."""
+        return self._modules if self._several else self._modules[0]
+
+    @layer.setter
+    def layer(self, layer: torch.nn.Module | str | Sequence[torch.nn.Module | str]) -> None:
+        several = isinstance(layer, (list, tuple))
+        found = [checks.find_layer(self.forward_func, one) for one in (layer if several else [layer])]  # type: ignore[union-attr]
+        if not found:
+            raise LayerError("layer is an empty list; expected at least one layer.")
+        self._several = several
+        self._names = [name for name, _ in found]
+        self._modules = [module for _, module in found]
+
+    @log_usage(part_of_slo=True)
+    @suspends_outer_attribution
+    def attribute(
+        self,
+        inputs: Any,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        attr_dim_summation: bool = False,
+        return_convergence_delta: bool = False,
+        grad_kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Contribution ratios of the units of the layer to the score of each sample.
+
+        Args:
+            inputs: a tensor of shape (N, ...) or a tuple of such tensors; finite numbers, on the device of the model.
+            target: which output is the score, in any of Captum's forms: an index, a tuple of indices, or a list or 1-D
+                tensor with one entry for each sample. Negative indices count from the end. None if the output is one
+                score for each sample.
+            additional_forward_args: further arguments of ``forward_func``, a tuple or a single argument. They have no
+                contributions.
+            attribute_to_layer_input: whether to explain the input of the layer instead of its output. If the same
+                tensor also reaches the score on another way, such as a skip connection, that way is not counted here;
+                Captum's own methods count it.
+            relu_attributions: whether to set negative contributions to 0.
+            attr_dim_summation: whether to sum dimension 1 (channels), which keeps size 1; this is the map of the paper.
+            return_convergence_delta: whether to measure also what stays unexplained.
+            grad_kwargs: passed on to :func:`torch.autograd.grad`. ``{"materialize_grads": True}`` gives zeros for a
+                layer that the score does not depend on. ``{"create_graph": True}`` gives contributions that can be
+                differentiated with respect to parameters and inputs, in networks of linear operations, ReLU, max
+                pooling and batch norm.
+
+        Returns:
+            A tensor of the shape of the layer; a tuple of tensors if the layer gives several tensors; for a list of
+            layers, a list of these. With ``return_convergence_delta``, a pair of the attributions and a delta of shape
+            (N,), or one delta for each layer of a list. The delta is ``1 - ratios of the layer - shares of constants``,
+            where the constants are those behind the layer; with ``normalize=None``, it is in units of the score. The
+            delta is near 0 if every path to the score runs through the layer. Otherwise it tells what bypasses the
+            layer.
+
+        Raises:
+            InputError, TargetError, LayerError, ModelError, CAVTypeError, UnsupportedOperationError: see
+                :mod:`captum_cav.errors`. The model is left as it was.
+        """
+        (result,) = self._attribute(
+            inputs,
+            [target],
+            additional_forward_args,
+            attribute_to_layer_input,
+            relu_attributions,
+            attr_dim_summation,
+            return_convergence_delta,
+            grad_kwargs,
+        )
+        return result
+
+    @suspends_outer_attribution
+    def attribute_targets(
+        self,
+        inputs: Any,
+        targets: Sequence[Any],
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        attr_dim_summation: bool = False,
+        return_convergence_delta: bool = False,
+        grad_kwargs: dict[str, Any] | None = None,
+    ) -> list[Any]:
+        """Contribution ratios for several targets, by one forward pass and one backward pass for each target.
+
+        Args:
+            inputs: as for :meth:`attribute`.
+            targets: a list of targets, each in any of the forms that :meth:`attribute` takes.
+            additional_forward_args, attribute_to_layer_input, relu_attributions: as for :meth:`attribute`.
+            attr_dim_summation, return_convergence_delta, grad_kwargs: as for :meth:`attribute`.
+
+        Returns:
+            A list with what :meth:`attribute` returns for each target.
+
+        Raises:
+            CAVError: as for :meth:`attribute`.
+
+        Example::
+
+            >>> import torch
+            >>> net = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Linear(2, 3))
+            >>> maps = LayerCAV(net, "0").attribute_targets(torch.ones(1, 2), targets=[0, 2])
+            >>> [tuple(ratios.shape) for ratios in maps]
+            [(1, 2), (1, 2)]
+        """
+        return self._attribute(
+            inputs,
+            list(targets),
+            additional_forward_args,
+            attribute_to_layer_input,
+            relu_attributions,
+            attr_dim_summation,
+            return_convergence_delta,
+            grad_kwargs,
+        )
+
+    @suspends_outer_attribution
+    def explain_rules(self, inputs: Any, additional_forward_args: Any = None) -> RuleTable:
+        """Which operation behind the layers met which rule, and why.
+
+        Args:
+            inputs, additional_forward_args: as for :meth:`attribute`.
+
+        Returns:
+            One row for each operation, in the order of the forward pass, which prints as a table. A row names the
+            module, the operation, the rule, the key of ``rules`` that chose the rule (or the default), and which of the
+            tensors that enter the operation counted as constants.
+
+        Raises:
+            CAVError: as for :meth:`attribute`.
+
+        Example::
+
+            >>> import torch
+            >>> from captum_cav import rules
+            >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Tanh(), torch.nn.Linear(2, 1))
+            >>> LayerCAV(net, "0", rules={"2": rules.EpsilonRule(0.1)}).explain_rules(torch.ones(1, 2))
+            module  operation  rule                      because of  constant
+            1       tanh       pass_through              default
+            2       linear     EpsilonRule(epsilon=0.1)  '2'
+        """
+        arguments = check_arguments(self.forward_func, inputs, additional_forward_args)
+        passed = self._forward(arguments, [Site(module, False) for module in self._modules], with_rules=True)
+        assert passed.trace.rules is not None
+        return passed.trace.rules.table()
+
+    def _attribute(
+        self,
+        inputs: Any,
+        targets: list[Any],
+        additional_forward_args: Any,
+        attribute_to_layer_input: bool,
+        relu_attributions: bool,
+        attr_dim_summation: bool,
+        return_convergence_delta: bool,
+        grad_kwargs: dict[str, Any] | None,
+    ) -> list[Any]:
+        arguments = check_arguments(self.forward_func, inputs, additional_forward_args, targets)
+        sites = [Site(module, attribute_to_layer_input) for module in self._modules]
+        passed = self._forward(
+            arguments, sites, with_shares=return_convergence_delta, with_rules=has_graph(grad_kwargs)
+        )
+        chosen = [chosen_tap(passed, site, name, self._call) for site, name in enumerate(self._names)]
+        results = []
+        for number, target in enumerate(arguments.targets, 1):
+            contributions, deltas = self._contributions(
+                passed,
+                self._select_scores(passed.output, target),
+                chosen,
+                [f"layer {name}" for name in self._names],
+                with_delta=return_convergence_delta,
+                keep_graph=number < len(targets),
+                grad_kwargs=grad_kwargs,
+            )
+            if has_graph(grad_kwargs):
+                contributions = self._differentiable(passed, arguments, target, sites, self._call, grad_kwargs)
+            layers = [
+                _as_captum(tuple(as_picture(part, relu_attributions, attr_dim_summation) for part in parts))
+                for parts in contributions
+            ]
+            attributions: Any = layers if self._several else layers[0]
+            if return_convergence_delta:
+                attributions = attributions, deltas if self._several else deltas[0]
+            results.append(attributions)
+        return results
+
+
+def _as_captum(parts: tuple[torch.Tensor, ...]) -> Attributions:
+    """The contributions of one layer: a tensor, or a tuple if the layer gives several tensors."""
+    return parts if len(parts) > 1 else parts[0]

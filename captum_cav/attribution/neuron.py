@@ -1,0 +1,123 @@
+"""Contribution ratios of the inputs to a neuron."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from captum.attr import GradientAttribution, NeuronAttribution
+from captum.log import log_usage
+
+from captum_cav import checks
+from captum_cav.attribution.contributions import ContributionAttribution, chosen_tap, like_inputs
+from captum_cav.attribution.input_checks import check_arguments
+from captum_cav.attribution.options import Normalize, OnUnknown, Rules, check_options
+from captum_cav.attribution.scores import SelectedScores
+from captum_cav.captum_internals import select_neuron
+from captum_cav.propagation.forward import Forward
+from captum_cav.propagation.hooks import Site
+from captum_cav.propagation.reentrancy import suspends_outer_attribution
+from captum_cav.tensors import tensors_in
+
+
+class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[misc]
+    """Contribution ratios of the inputs to one neuron of a layer, in the place of the score.
+
+    The operations behind the layer run without rules, so they need none.
+
+    Args:
+        forward_func: the model, or any callable.
+        layer: a module or its qualified name.
+        device_ids: accepted because Captum's signature has it.
+        rules, normalize, on_unknown, call: as for :class:`LayerCAV`; the score is the value of the neuron.
+
+    Source: Kakishita and Hattori, equations 1-9 with the neuron in the place of the score.
+
+    Example::
+
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False), torch.nn.Linear(2, 5))
+        >>> _ = net[0].weight.data.copy_(torch.tensor([[1., 1.], [1., 3.]]))
+        >>> NeuronCAV(net, net[0]).attribute(torch.tensor([[1., 1.]]), neuron_selector=1)
+        tensor([[0.2500, 0.7500]])
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: torch.nn.Module | str,
+        device_ids: list[int] | None = None,
+        *,
+        rules: Rules = None,
+        normalize: Normalize = "score",
+        on_unknown: OnUnknown = "error",
+        call: int | None = None,
+    ) -> None:
+        forward_func = checks.check_model(forward_func)
+        self._name, module = checks.find_layer(forward_func, layer)
+        NeuronAttribution.__init__(self, forward_func, module)
+        GradientAttribution.__init__(self, forward_func)
+        self.device_ids = device_ids
+        self._call = checks.check_call(call)
+        self._options = check_options(forward_func, rules, normalize, on_unknown)
+
+    @log_usage(part_of_slo=True)
+    @suspends_outer_attribution
+    def attribute(
+        self,
+        inputs: Any,
+        neuron_selector: int | tuple[int | slice, ...] | Callable[..., torch.Tensor],
+        additional_forward_args: Any = None,
+        attribute_to_neuron_input: bool = False,
+        return_convergence_delta: bool = False,
+        grad_kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Contribution ratios of each element of the inputs to the value of a neuron.
+
+        Args:
+            inputs: a floating-point tensor of shape (N, ...) or a tuple of such tensors.
+            neuron_selector: which neuron, as in Captum: an index, a tuple of indices or slices behind the batch
+                dimension (the neurons of a slice are summed), or a function of the output of the layer.
+            additional_forward_args, return_convergence_delta, grad_kwargs: as for :meth:`LayerCAV.attribute`.
+            attribute_to_neuron_input: whether the neuron belongs to the input of the layer instead of its output.
+
+        Returns:
+            As :meth:`InputCAV.attribute`.
+
+        Raises:
+            LayerError: if the forward pass does not reach the layer.
+            InputError, TargetError, ModelError, CAVTypeError, UnsupportedOperationError: as for
+                :meth:`InputCAV.attribute`.
+        """
+        arguments = check_arguments(self.forward_func, inputs, additional_forward_args, inputs_are_explained=True)
+        passed = self._forward(
+            arguments,
+            [Site(self.layer, attribute_to_neuron_input)],
+            tap_inputs=True,
+            keep_carriers=True,
+            # Which call is the last is not known before the forward pass ends.
+            end_at_call=None if (self._call or 0) < 0 else self._call or 0,
+            with_shares=return_convergence_delta,
+        )
+        (parts,), deltas = self._contributions(
+            passed,
+            self._select_neuron(passed, neuron_selector),
+            [0],
+            ["the inputs"],
+            what="the neuron's value is",
+            with_delta=return_convergence_delta,
+            grad_kwargs=grad_kwargs,
+        )
+        attributions = like_inputs(parts, inputs)
+        return (attributions, deltas[0]) if return_convergence_delta else attributions
+
+    def _select_neuron(self, passed: Forward, selector: Any) -> SelectedScores:
+        """The value of the neuron, as the score that is explained."""
+        index = chosen_tap(passed, 0, self._name, self._call)
+        carriers = passed.carriers[passed.calls[0].index(index)]
+        values = tuple(tensor for tensor in tensors_in(carriers) if tensor.requires_grad)
+        checks.check_neuron(selector, values)
+        with torch.enable_grad():
+            neuron = select_neuron(values, selector)
+        return SelectedScores(neuron, torch.zeros_like(neuron.detach()), values[0])

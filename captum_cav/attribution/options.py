@@ -1,0 +1,54 @@
+"""The options that all attributions share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from captum_cav import checks, presets
+from captum_cav.attribution.scores import SCORES, Score
+from captum_cav.operations import TABLE
+from captum_cav.propagation.overrides import Rulebook
+from captum_cav.rules.captum_rules import translate
+
+Normalize: TypeAlias = Literal["score", "abs"] | None
+OnUnknown: TypeAlias = Literal["error", "gradient"]
+Rules: TypeAlias = Mapping[Any, Any] | str | None
+
+
+class Options(NamedTuple):
+    """Checked options of an attribution.
+
+    Attributes:
+        rules: the rules of the user, which take precedence over the defaults.
+        normalize: what contributions are divided by: ``"score"``, ``"abs"`` (the absolute score), or None for nothing.
+        on_unknown: what happens at an operation without a rule: ``"error"`` or ``"gradient"``.
+        score: what is explained.
+    """
+
+    rules: Rulebook
+    normalize: Normalize
+    on_unknown: OnUnknown
+    score: Score
+
+
+def check_options(
+    forward_func: Callable[..., Any],
+    rules: Rules,
+    normalize: Normalize = "score",
+    on_unknown: OnUnknown = "error",
+    score: Score = "output",
+) -> Options:
+    """The options as an attribution uses them.
+
+    Args:
+        forward_func: the model, in which the keys of ``rules`` are looked up.
+        rules, normalize, on_unknown, score: as for :class:`captum_cav.LayerCAV`.
+
+    Raises:
+        OptionError, CAVTypeError, LayerError: for options that cannot be used.
+    """
+    checks.check_option("normalize", normalize, ("score", "abs", None))
+    checks.check_option("on_unknown", on_unknown, ("error", "gradient"))
+    checks.check_option("score", score, SCORES)
+    return Options(Rulebook(presets.find(rules), forward_func, TABLE, translate), normalize, on_unknown, score)

@@ -1,0 +1,72 @@
+"""Everything that is checked after the propagation; no other module reads scores or contributions on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import torch
+
+from captum_cav import checks
+from captum_cav.attribution.backward import Propagated
+from captum_cav.attribution.options import Normalize
+from captum_cav.attribution.scores import SelectedScores
+from captum_cav.errors import ModelError
+
+
+def check_scores(
+    what: str, scores: SelectedScores, normalize: Normalize, model: Callable[..., Any], args: tuple[Any, ...]
+) -> None:
+    """Refuse scores that are not finite, and warn about scores that are too small to divide by.
+
+    Args:
+        what: what the scores are, with a verb, such as ``"the score is"``.
+        scores: the scores.
+        normalize: what contributions are divided by.
+        model: the model. It runs once more if a score is not finite.
+        args: the arguments of the model.
+
+    Raises:
+        ModelError: names the samples, and the module that gives the first number that is not finite.
+    """
+    checks.check_finite_results(what, scores.values, model, args)
+    if normalize is not None:
+        checks.warn_near_zero(scores.values, scores.output)
+
+
+def check_contributions(
+    found: Propagated, names: Sequence[str], model: Callable[..., Any], args: tuple[Any, ...]
+) -> None:
+    """Refuse layers that the score does not depend on, and contributions that are not finite.
+
+    Args:
+        found: what the propagation found.
+        names: of the explained layers, such as ``"layer 'features.3'"``.
+        model: the model. It runs once more if a contribution is not finite.
+        args: the arguments of the model.
+
+    Raises:
+        ModelError: names the layers or the samples.
+    """
+    if found.independent:
+        refuse_independent(", ".join(names[place] for place in found.independent))
+    # Ratios to a score of 0 are not finite. A warning has told about that score.
+    if bool(torch.isfinite(found.seeds).all()):
+        for name, parts in zip(names, found.contributions, strict=True):
+            for part in parts:
+                checks.check_finite_results(f"the contributions at {name} are", part, model, args)
+
+
+def refuse_independent(name: str) -> NoReturn:
+    """Refuse to explain a score that has no contributions of a layer.
+
+    Args:
+        name: of the layer, such as ``"layer 'features.3'"``.
+
+    Raises:
+        ModelError: always.
+    """
+    raise ModelError(
+        f"the score does not depend on {name} by anything that carries contributions (it is computed before the layer, "
+        "under torch.no_grad(), from detached tensors, or weighs only: gates and attention weights carry nothing)."
+    )

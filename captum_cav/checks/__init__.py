@@ -1,0 +1,77 @@
+"""Validation of arguments: every check either raises one clear error or returns what the caller works on.
+
+One module for each subject:
+
+- ``options``: option values, counts, suggestions for misspelled names;
+- ``models``: the model that is explained or measured;
+- ``layers``: layers, and which call of a layer is meant;
+- ``inputs``: the arguments of the model;
+- ``targets``: the output of the model, targets, neurons;
+- ``maps``: maps, pictures and masks;
+- ``numbers``: checks that read numbers of tensors on the host: whether they are finite, whether a score is near zero.
+"""
+
+from captum_cav.checks.inputs import (
+    additional_arguments,
+    as_inputs,
+    check_floating,
+    check_inputs,
+    copied,
+    is_floating,
+)
+from captum_cav.checks.layers import check_call, choose_call, find_layer
+from captum_cav.checks.maps import check_maps, check_masks, check_pictures, check_same_length, picture_size
+from captum_cav.checks.models import (
+    acts_as_in_training,
+    check_evaluation,
+    check_measured_model,
+    check_model,
+    check_module,
+    has_old_backward_hook,
+    modules_of,
+)
+from captum_cav.checks.numbers import check_finite_results, warn_near_zero
+from captum_cav.checks.options import check_count, check_option, did_you_mean
+from captum_cav.checks.targets import (
+    check_classes,
+    check_neuron,
+    check_output,
+    check_targets,
+    read_target,
+    resolve_target,
+)
+
+__all__ = [
+    "acts_as_in_training",
+    "additional_arguments",
+    "as_inputs",
+    "check_call",
+    "check_classes",
+    "check_count",
+    "check_evaluation",
+    "check_finite_results",
+    "check_floating",
+    "check_inputs",
+    "check_maps",
+    "check_masks",
+    "check_measured_model",
+    "check_model",
+    "check_module",
+    "check_neuron",
+    "check_option",
+    "check_output",
+    "check_pictures",
+    "check_same_length",
+    "check_targets",
+    "choose_call",
+    "copied",
+    "did_you_mean",
+    "find_layer",
+    "has_old_backward_hook",
+    "is_floating",
+    "modules_of",
+    "picture_size",
+    "read_target",
+    "resolve_target",
+    "warn_near_zero",
+]

@@ -1,0 +1,70 @@
+"""Option values, counts, and suggestions for misspelled names."""
+
+from __future__ import annotations
+
+import difflib
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from captum_cav.errors import OptionError
+
+
+def check_option(name: str, value: Any, choices: Sequence[str | None]) -> None:
+    """Refuse an option whose value is not one of its choices.
+
+    Args:
+        name: of the option, for the message.
+        value: what was given.
+        choices: at least two, in the order in which the message lists them.
+
+    Raises:
+        OptionError: lists the choices.
+
+    Example::
+
+        >>> check_option("normalize", "sum", ("score", "abs", None))
+        Traceback (most recent call last):
+        captum_cav.errors.OptionError: normalize is 'sum'; expected "score", "abs" or None.
+    """
+    if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
+        *first, last = ("None" if choice is None else f'"{choice}"' for choice in choices)
+        raise OptionError(f"{name} is {value!r}; expected {', '.join(first)} or {last}.")
+
+
+def check_count(value: Any, name: str, least: int = 1) -> None:
+    """Refuse a value that is not an integer of at least ``least``.
+
+    Args:
+        value: what was given.
+        name: of the argument, for the message.
+        least: the smallest allowed number.
+
+    Raises:
+        OptionError: names the argument and the smallest allowed number.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise OptionError(f"{name} is {value!r}; expected an integer of at least {least}.")
+
+
+def as_integer(value: Any) -> int | None:
+    """An integer of any kind (of Python, of numpy, or in a tensor of one element) as an ``int``; None for the rest."""
+    is_boolean = isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool")
+    try:
+        return None if is_boolean else operator.index(value)
+    except TypeError:
+        return None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A suggestion for a misspelled name.
+
+    Args:
+        word: what was given.
+        known: the names that exist.
+
+    Returns:
+        Text to append to a message, such as `` (did you mean 'a' or 'b'?)``; empty if no known name is similar.
+    """
+    near = difflib.get_close_matches(word, [name for name in known if name], n=3, cutoff=0.5)
+    return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""

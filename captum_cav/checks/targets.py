@@ -1,0 +1,174 @@
+"""The output of the model, the target that selects a score of it, and neurons of a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import torch
+
+from captum_cav.checks.options import as_integer
+from captum_cav.errors import CAVTypeError, TargetError
+
+#: One target for each example, or None if the model gives one score for each example.
+Targets: TypeAlias = list[Any] | None
+
+
+def check_output(output: Any) -> torch.Tensor:
+    """The output of the model as a tensor whose first dimension is that of the samples.
+
+    Raises:
+        CAVTypeError: for what is not a tensor.
+    """
+    if not isinstance(output, torch.Tensor):
+        raise CAVTypeError(
+            f"the model returned a {type(output).__name__}; expected a tensor of scores. Pass a function that picks "
+            "it, as forward_func=lambda *x: model(*x).logits, or [0]."
+        )
+    return output.reshape(1) if output.dim() == 0 else output
+
+
+def read_target(target: Any) -> Any:
+    """A target whose numbers are on the host: a tensor of integers as an integer or a list, anything else unchanged.
+
+    :func:`resolve_target` tells whether the target fits the output.
+    """
+    if isinstance(target, torch.Tensor) and _holds_integers(target):
+        if target.numel() == 1:
+            return int(target)
+        if target.dim() == 1:
+            return target.tolist()
+    return target
+
+
+def resolve_target(output: torch.Tensor, target: Any) -> list[tuple[int, ...]] | tuple[int, ...] | None:
+    """A target in any of the forms that Captum takes, as indices of the dimensions behind the batch dimension.
+
+    Args:
+        output: shape (N, ...), the output of the model.
+        target: an index, a tuple of indices, a list or 1-D tensor with one entry for each sample, or None.
+
+    Returns:
+        A tuple of indices that holds for all samples, a list with one tuple for each sample, or None if the output is
+        one score for each sample.
+
+    Raises:
+        TargetError, CAVTypeError: if the target does not select one score for each sample.
+    """
+    shape = tuple(output.shape)
+    samples = shape[0]
+    if target is None:
+        if output.numel() != samples:
+            raise TargetError(
+                f"target is missing: the model gives {output[0].numel()} values a sample (output shape {shape}); "
+                f"pass {_example(shape)}."
+            )
+        return None
+    target = read_target(target)
+    if isinstance(target, torch.Tensor):
+        if not _holds_integers(target):
+            raise CAVTypeError(f"target is a tensor of {target.dtype}; expected integers, as {_example(shape)}.")
+        raise TargetError(f"target has shape {tuple(target.shape)}; expected one index for each of {samples} samples.")
+    if isinstance(target, list):
+        if len(target) != samples:
+            raise TargetError(f"target lists {len(target)} entries for {samples} samples; expected one for each.")
+        return [_indices(entry, f"target[{sample}]", shape) for sample, entry in enumerate(target)]
+    return _indices(target, "target", shape)
+
+
+def _holds_integers(tensor: torch.Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+
+
+def _indices(entry: Any, which: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    indices = [as_integer(index) for index in (entry if isinstance(entry, tuple) else (entry,))]
+    known = tuple(index for index in indices if index is not None)
+    if len(known) != len(indices):
+        raise CAVTypeError(
+            f"{which} is {entry!r} ({type(entry).__name__}); expected an integer, a tuple of integers, or a list or "
+            f"tensor of one a sample, as {_example(shape)}."
+        )
+    if len(known) != len(shape) - 1:
+        raise TargetError(
+            f"{which} is {entry!r}, which selects {len(known)} of the {len(shape) - 1} dimensions behind the batch "
+            f"(output shape {shape}); pass {_example(shape)}."
+        )
+    for index, size in zip(known, shape[1:], strict=True):
+        if not -size <= index < size:
+            raise TargetError(f"{which} is {entry!r}, out of range for output shape {shape}: 0 to {size - 1}.")
+    return known
+
+
+def _example(shape: Sequence[int]) -> str:
+    choices = shape[1:]
+    if not choices:
+        return "no target"
+    if len(choices) == 1:
+        return f"target=i with i from 0 to {choices[0] - 1}"
+    return f"target=(i, ...) with one index for each of the sizes {tuple(choices)}"
+
+
+def check_targets(target: Any, examples: int) -> Targets:
+    """A target in any of the forms that Captum takes, as a list with one entry for each example.
+
+    Args:
+        target: as for :func:`resolve_target`, which later tells whether the entries fit the output.
+        examples: how many there are.
+
+    Raises:
+        TargetError: for a list of another length.
+    """
+    if isinstance(target, torch.Tensor):
+        target = target.tolist() if target.numel() != 1 else target.item()
+    if isinstance(target, list):
+        if len(target) != examples:
+            raise TargetError(f"target lists {len(target)} entries for {examples} examples; expected one for each.")
+        return [entry.item() if isinstance(entry, torch.Tensor) else entry for entry in target]
+    return None if target is None else [target] * examples
+
+
+def check_classes(classes: Sequence[int], count: int) -> tuple[int, ...]:
+    """Indices of classes as integers.
+
+    Args:
+        classes: the indices, each from 0 to ``count - 1``.
+        count: how many classes there are.
+
+    Raises:
+        CAVTypeError, TargetError: for what is not the index of a class.
+    """
+    checked = []
+    for index in classes:
+        number = as_integer(index)
+        if number is None:
+            raise CAVTypeError(f"a class is {index!r} ({type(index).__name__}); expected its index.")
+        if not 0 <= number < count:
+            raise TargetError(f"there is no class {number}: the model gives {count} scores, 0 to {count - 1}.")
+        checked.append(number)
+    return tuple(checked)
+
+
+def check_neuron(selector: Any, values: tuple[torch.Tensor, ...]) -> None:
+    """Refuse a neuron selector that does not select from the tensors of a layer; a function is not checked.
+
+    Args:
+        selector: an index, a tuple of indices or slices, or a function of the output of the layer.
+        values: the tensors of the layer, each of shape (N, ...).
+
+    Raises:
+        CAVTypeError, TargetError: with what selects a neuron of this layer.
+    """
+    if callable(selector):
+        return
+    shape = tuple(values[0].shape)
+    indices = selector if isinstance(selector, tuple) else (selector,)
+    expected = f"one integer or slice for each of the sizes {shape[1:]}, or a function of the layer's output"
+    if not all(isinstance(index, (int, slice)) and not isinstance(index, bool) for index in indices):
+        raise CAVTypeError(f"neuron_selector is {selector!r} ({type(selector).__name__}); expected {expected}.")
+    if len(values) > 1:
+        raise TargetError(f"the layer gives {len(values)} tensors; pass a function that selects from them.")
+    if len(indices) != len(shape) - 1:
+        raise TargetError(f"neuron_selector is {selector!r} for a layer of shape {shape}; expected {expected}.")
+    for index, size in zip(indices, shape[1:], strict=True):
+        if isinstance(index, int) and not -size <= index < size:
+            raise TargetError(f"neuron_selector is {selector!r}, out of range for a layer of shape {shape}.")
