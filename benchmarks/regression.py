@@ -36,7 +36,7 @@ from benchmarks.coverage.randomise import SEED, randomised
 from benchmarks.coverage.torchvision_models import build as build_torchvision
 from captum_cav import InputCAV, LayerCAV, presets
 from captum_cav.errors import CAVError
-from tests import networks as hand_written
+from tests.support import networks as hand_written
 
 #: Networks of torchvision that take pictures of 64 x 64.
 _SMALL = """
