@@ -33,7 +33,7 @@ from benchmarks.localization import DEPTHS, explain, load, methods
 from benchmarks.photographs import SEED
 from captum_cav import metrics, zoo
 from captum_cav.ablation import By, ablate, box_mask
-from captum_cav.visualization import resize_map
+from captum_cav.maps import resize_map
 
 NETWORKS = ("squeezenet1_1", "efficientnet_lite0")
 CLASSES = ("German shepherd", "tabby")

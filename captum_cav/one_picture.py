@@ -9,7 +9,7 @@ import torch
 from captum.attr import LayerGradCam
 
 from captum_cav.errors import InputError
-from captum_cav.visualization import spatial_map
+from captum_cav.maps import spatial_map
 
 
 def scores_of(model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:

@@ -34,7 +34,7 @@ from torch import nn
 from torchvision.transforms import functional as pictures
 
 from captum_cav.errors import CAVTypeError, InputError, ModelError
-from captum_cav.visualization import spatial_map
+from captum_cav.maps import spatial_map
 
 __all__ = ["EfficientNetLite0", "Network", "demo_picture", "find_depths", "load", "load_factory", "open_picture"]
 

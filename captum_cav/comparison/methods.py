@@ -20,7 +20,7 @@ from captum_cav.attribution import InputCAV, LayerCAV
 from captum_cav.checks import did_you_mean
 from captum_cav.comparison import rivals
 from captum_cav.errors import CAVTypeError, InputError, OptionError
-from captum_cav.visualization import spatial_map
+from captum_cav.maps import spatial_map
 
 #: What stands for the input itself where a layer is asked for.
 INPUT = "input"

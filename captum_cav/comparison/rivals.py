@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from captum_cav.attribution import InputCAV
 from captum_cav.errors import CAVTypeError, LayerError, UnsupportedOperationError, UnsupportedOperationWarning
-from captum_cav.visualization import spatial_map
+from captum_cav.maps import spatial_map
 
 #: Their maps tell how sensitive the score is, not what raised or lowered it: absolute values are compared.
 UNSIGNED = (captum_attr.Saliency, captum_attr.GuidedBackprop, captum_attr.Deconvolution, captum_attr.GuidedGradCam)

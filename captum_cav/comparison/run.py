@@ -21,9 +21,9 @@ from captum_cav.comparison.cost import Cost, measure
 from captum_cav.comparison.methods import CONTROLS, INPUT, Explaining, Method, Targets, as_method
 from captum_cav.comparison.report import Comparison, Place, Row, Settings, as_pictures, build
 from captum_cav.errors import CAVTypeError, InputError, MethodError, OptionError
+from captum_cav.maps import resize_map
 from captum_cav.metrics import MEASURES
 from captum_cav.metrics.arguments import check_module, check_pictures
-from captum_cav.visualization import resize_map
 
 #: What is measured unless told otherwise.
 METRICS = ("deletion", "insertion", "single_deletion", "sparseness")

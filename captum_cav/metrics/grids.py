@@ -11,6 +11,7 @@ import torch
 
 from captum_cav import checks
 from captum_cav.errors import InputError, LayerError, ModelError, TargetError
+from captum_cav.maps import MOST_DISTORTION, distortion
 from captum_cav.metrics.arguments import (
     Explain,
     check_maps,
@@ -24,7 +25,6 @@ from captum_cav.metrics.arguments import (
     precise,
 )
 from captum_cav.metrics.measure import measure
-from captum_cav.visualization.maps import MOST_DISTORTION, distortion
 
 _CELLS = 4
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from captum_cav.maps import resize_map
 from captum_cav.metrics.arguments import at_size, check_maps, check_masks, precise
 from captum_cav.metrics.measure import measure
-from captum_cav.visualization import resize_map
 
 
 @measure(0.0, 1.0, "higher")

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from captum_cav.errors import CAVTypeError
-from captum_cav.visualization import resize_map, spatial_map
+from captum_cav.maps import resize_map, spatial_map
 
 Explanations = npt.NDArray[Any]
 

@@ -10,7 +10,7 @@ Each of them returns the figure and the axes and shows nothing, and draws on axe
 
 from __future__ import annotations
 
-from captum_cav.visualization.maps import resize_map, spatial_map
+from captum_cav.maps import resize_map, spatial_map
 from captum_cav.visualization.pictures import (
     Panel,
     show_classes,

@@ -17,6 +17,7 @@ from PIL import Image
 from captum_cav import checks, scores
 from captum_cav.attribution import LayerCAV, Rules
 from captum_cav.errors import CAVTypeError, InputError, OptionError
+from captum_cav.maps import check_map, resize_map, spatial_map
 from captum_cav.visualization.colours import (
     DIMMED,
     ENDS,
@@ -35,7 +36,6 @@ from captum_cav.visualization.colours import (
     strength,
     wrapped,
 )
-from captum_cav.visualization.maps import checked, resize_map, spatial_map
 
 Scale: TypeAlias = Literal["each", "row", "all"]
 # Captum's threshold for outliers is not found at 0 per cent where sums are rounded.
@@ -416,7 +416,7 @@ def _scaled(
         raise OptionError(f'scale is {scale!r}; expected "each", "row" or "all".')
     panels = {(row, column): panel for row, of_row in enumerate(rows) for column, panel in enumerate(of_row)}
     densities = {
-        place: resize_map(checked(panel.ratios, panel.title), size) * math.prod(size)
+        place: resize_map(check_map(panel.ratios, panel.title), size) * math.prod(size)
         for place, panel in panels.items()
         if panel.ratios is not None
     }

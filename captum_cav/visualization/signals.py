@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from captum_cav.maps import check_map, resize_map
 from captum_cav.visualization.colours import (
     DIMMED,
     HEAT,
@@ -24,7 +25,6 @@ from captum_cav.visualization.colours import (
     new_figure,
     strength,
 )
-from captum_cav.visualization.maps import checked, resize_map
 
 
 def show_series(
@@ -62,8 +62,8 @@ def show_series(
         conv2, 4 steps
         full colour: 59 % of the score; seconds
     """
-    signal = checked(signal, "signal", 1)
-    ratios = checked(ratios, title or "ratios", 1)
+    signal = check_map(signal, "signal", 1)
+    ratios = check_map(ratios, title or "ratios", 1)
     full = full_colour(ratios.abs(), outlier_percentile)
     figure, axis = axes or _wide(2.4)
     end = len(signal) if duration is None else duration
@@ -123,8 +123,8 @@ def show_spectrogram(
         conv5, 2 x 2
         full colour: 40 % of the score; frames; frequency bins
     """
-    spectrogram = checked(spectrogram, "spectrogram")
-    ratios = checked(ratios, title or "ratios")
+    spectrogram = check_map(spectrogram, "spectrogram")
+    ratios = check_map(ratios, title or "ratios")
     size = (spectrogram.shape[0], spectrogram.shape[1])
     laid = resize_map(ratios, size) * (spectrogram.numel() / ratios.numel())
     full = full_colour(strength(laid, signed), outlier_percentile)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from captum_cav.errors import InputError
+from captum_cav.maps import check_map
 from captum_cav.visualization.colours import (
     ENDS,
     NOTHING,
@@ -23,7 +24,6 @@ from captum_cav.visualization.colours import (
     on_white,
     wrapped,
 )
-from captum_cav.visualization.maps import checked
 
 # In points: the letters to begin with and the smallest, and the margin of the page.
 _LARGEST, _SMALLEST = 11, 5
@@ -70,7 +70,7 @@ def show_tokens(
         >>> [text.get_text() for text in axes.texts]
         ['not', 'a', 'bad', 'film', 'lowered the score', 'raised the score', 'full colour: 50 % of the score']
     """
-    ratios = checked(ratios, title or "ratios", 1)
+    ratios = check_map(ratios, title or "ratios", 1)
     if len(tokens) != len(ratios):
         raise InputError(f"there are {len(tokens)} tokens and {len(ratios)} ratios; expected one ratio for each token.")
     full = full_colour(ratios.abs(), outlier_percentile)
