@@ -29,7 +29,8 @@ from typing import Any
 import torch
 
 import captum_cav
-from benchmarks.localization import DEPTHS, explain, load, methods
+from benchmarks.localization import explain, methods
+from benchmarks.networks import DEPTHS, load
 from benchmarks.photographs import SEED
 from captum_cav import metrics, zoo
 from captum_cav.ablation import By, ablate, box_mask

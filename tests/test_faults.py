@@ -77,7 +77,7 @@ from tests.test_no_trace import (
 )
 
 Function = Callable[[torch.Tensor], Any]
-PICTURE = str(Path(zoo.__file__).parent / "data" / "dog_above_cat.png")
+PICTURE = str(Path(zoo.__file__).parents[1] / "data" / "dog_above_cat.png")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
