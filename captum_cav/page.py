@@ -1,7 +1,8 @@
-"""A page that explains pictures in any browser: one HTML file, to be opened, sent or kept as it is.
+"""A page that explains pictures in any browser: one HTML file, to open, to send or to keep.
 
-``captum-cav report IMAGE ... --output page.html`` writes it. Maps are embedded at the resolution of their layers, in
-whole numbers of 16 bits times a scale, and the page (``data/report.html``) interpolates and colours them.
+``captum-cav report IMAGE ... --output page.html`` writes the page. The file contains each map at the resolution of its
+layer, as whole numbers of 16 bits and a scale. The script in the page (``data/page.html``) interpolates and colours the
+maps.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ import torch
 from matplotlib.colors import Colormap
 from PIL import Image
 
-from captum_cav import one_picture, zoo
 from captum_cav import presets as rule_presets
+from captum_cav import single_image, zoo
 from captum_cav.ablation import ablate, positive_spots
 from captum_cav.attribution import LayerCAV
 from captum_cav.errors import InputError
@@ -32,12 +33,14 @@ from captum_cav.visualization.colours import DIMMED, HEAT, SIGNED
 
 __all__ = ["write_page"]
 
+# How many of the best classes the page shows.
 _BEST = 5
-# The depth that the page shows first: behind the last activation an absent feature is 0 and cannot speak against.
+# The depth that the page shows first. Behind the last activation an absent feature is 0, so it cannot lower a score.
 _FIRST_DEPTH = 1
-# What is disabled: the strongest places that together hold this share of what raised, or of what lowered, the score.
-_HIDDEN = 0.8
-# Of the colour maps; the page interpolates.
+# The ablation disables the strongest places: the fewest that together have this share of all that raised, or of all
+# that lowered, the score.
+_ABLATED_SHARE = 0.8
+# How many steps of each colour map the page gets. The script interpolates between them.
 _STEPS = 33
 _NOTES = {
     "paper": "The paper's rules: each share is exact. Near the input much of it raises and lowers and nearly cancels.",
@@ -58,21 +61,21 @@ def write_page(
     *,
     presets: Sequence[str] = ("pinpoint", "paper"),
 ) -> None:
-    """Write a page that shows what spoke for and against classes in pictures, at every depth.
+    """Write a page that shows, at every depth, what raised and what lowered the scores of classes in pictures.
 
-    It holds, for each picture, class and layer, the contribution map under each preset, Grad-CAM, and what raised and
-    lowered the score, constants gave and stayed unexplained; for each class and preset what the scores become without
-    the places that raised, or lowered, its score the most (the paper's figure 8). It needs nothing but a browser and
-    fetches nothing.
+    For each picture, class and layer the page has the contribution map with each preset, the map of Grad-CAM, and the
+    shares of the score: raised, lowered, from constants, unexplained. For each class and preset the page has the scores
+    without the places that raised, or lowered, the score most (figure 8 of the paper). The page needs only a browser
+    and loads nothing from elsewhere.
 
     Args:
         path: the HTML file to write.
-        network: the network, on whatever device.
-        pictures: name and RGB picture of each.
-        targets: classes of every picture, by name or index; the five best of each picture if None.
-        layers: qualified names of layers whose output has places, from the last toward the input; the network's own
-            five depths, or those that :func:`captum_cav.zoo.find_depths` finds, if None.
-        presets: names of presets of rules; the page shows the first one first.
+        network: the network, on any device.
+        pictures: a name and an RGB picture for each picture.
+        targets: the classes to explain in every picture, by name or index; if None, the five best of each picture.
+        layers: qualified names of layers whose output is a grid over the picture, from the last layer toward the input;
+            if None, the ``depths`` of the network, or what :func:`captum_cav.zoo.find_depths` finds.
+        presets: names of presets of rules. The page shows the first preset at the start.
 
     Raises:
         InputError: for pictures, classes or layers that cannot be shown.
@@ -94,17 +97,17 @@ def write_page(
         )
     for preset in presets:
         rule_presets.find(preset)
-    template = (importlib.resources.files("captum_cav") / "data" / "report.html").read_text(encoding="utf-8")
-    layers = list(layers or network.depths or zoo.find_depths(network.model, _inputs(network, pictures[0][1]), 5))
+    template = (importlib.resources.files("captum_cav") / "data" / "page.html").read_text(encoding="utf-8")
+    layers = list(layers or network.depths or _find_depths(network, pictures[0][1]))
     depth = min(_FIRST_DEPTH, len(layers) - 1)
     data = {
         "network": network.name,
         "layers": layers,
         "firstDepth": depth,
-        "hidden": _HIDDEN,
+        "hidden": _ABLATED_SHARE,
         "rules": [{"name": name, "note": _note(name)} for name in presets],
         "pictures": [
-            {"name": name, **_explained(network, picture, targets, layers, depth, presets)}
+            {"name": name, **_picture_entry(network, picture, targets, layers, depth, presets)}
             for name, picture in pictures
         ],
     }
@@ -112,19 +115,18 @@ def write_page(
         "title": html.escape(f"What spoke for and against? {network.name}"),
         "dimmed": str(DIMMED),
         "colours": json.dumps({"heat": _ramp(HEAT), "signed": _ramp(SIGNED)}),
-        # Inside a script only "<" could end it.
+        # Inside a script only "<" could end the script.
         "data": json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
     }
     page = re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]], template)
     Path(path).write_text(page, encoding="utf-8")
 
 
-def _inputs(network: zoo.Network, picture: Image.Image) -> torch.Tensor:
-    parameter = next(network.model.parameters(), None)
-    return network.preprocess(picture)[None].to("cpu" if parameter is None else parameter.device)
+def _find_depths(network: zoo.Network, picture: Image.Image) -> tuple[str, ...]:
+    return zoo.find_depths(network.model, single_image.batch_of(network, picture), 5)
 
 
-def _explained(
+def _picture_entry(
     network: zoo.Network,
     picture: Image.Image,
     targets: Sequence[str | int] | None,
@@ -132,80 +134,73 @@ def _explained(
     depth: int,
     presets: Sequence[str],
 ) -> dict[str, Any]:
-    """What the page shows of one picture; features are disabled at one depth."""
+    """What the page shows of one picture. Features are disabled only at the layer with the number ``depth``."""
     model = network.model
-    inputs = _inputs(network, picture)
-    scores = one_picture.scores_of(model, inputs)
+    inputs = single_image.batch_of(network, picture)
+    scores = single_image.class_scores(model, inputs)
     best = scores.topk(min(_BEST, len(scores))).indices.tolist()
     classes = list(dict.fromkeys(network.class_index(target) for target in targets or best))
-    # "abs": positive raised the score also where the score is negative.
+    # With "abs" a positive contribution raised the score, also if the score is negative.
     cavs = [LayerCAV(model, layers, rules=preset, normalize="abs") for preset in presets]
     entries: list[dict[str, Any]] = [
-        _standing(network, scores, index) | {"rules": [], "hidden": []} for index in classes
+        _class_entry(network, scores, index) | {"rules": [], "hidden": []} for index in classes
     ]
     for cav in cavs:
         explained = cav.attribute_targets(inputs, classes, return_convergence_delta=True)
-        maps = one_picture.maps_of((attributions for attributions, _ in explained), inputs)
+        maps = single_image.contribution_maps((attributions for attributions, _ in explained), inputs)
         for entry, index, of_layers, (_, deltas) in zip(entries, classes, maps, explained, strict=True):
             entry["rules"].append(
-                [_shares(scores[index], ratios, delta) for ratios, delta in zip(of_layers, deltas, strict=True)]
+                [_layer_entry(scores[index], ratios, delta) for ratios, delta in zip(of_layers, deltas, strict=True)]
             )
-            raised = of_layers[depth]
+            contributions = of_layers[depth]
             entry["hidden"].append(
                 {
-                    "raised": _hidden(network, inputs, layers[depth], raised, index),
-                    "lowered": _hidden(network, inputs, layers[depth], -raised, index),
+                    "raised": _ablation_entry(network, inputs, layers[depth], contributions, index),
+                    "lowered": _ablation_entry(network, inputs, layers[depth], -contributions, index),
                 }
             )
     for entry, index in zip(entries, classes, strict=True):
         cams = [
-            one_picture.grad_cam(model, layer, inputs, index, ratios.shape)
+            single_image.grad_cam_map(model, layer, inputs, index, ratios.shape)
             for layer, ratios in zip(layers, maps[0], strict=True)
         ]
-        entry["gradCam"] = [None if cam is None else _encoded(cam) for cam in cams]
+        entry["gradCam"] = [None if cam is None else _encode_map(cam) for cam in cams]
     return {
-        **_encoded_picture(network.display(picture)),
+        **_encode_picture(network.display(picture)),
         "count": len(scores),
-        "best": _best(network, scores),
+        "best": _best_entries(network, scores),
         "classes": entries,
     }
 
 
-def _standing(network: zoo.Network, scores: torch.Tensor, index: int) -> dict[str, Any]:
+def _class_entry(network: zoo.Network, scores: torch.Tensor, index: int) -> dict[str, Any]:
     score = scores[index]
     return {"name": network.class_name(index), "score": float(score), "rank": 1 + int((scores > score).sum())}
 
 
-def _best(network: zoo.Network, scores: torch.Tensor) -> list[dict[str, Any]]:
-    return [_standing(network, scores, index) for index in scores.topk(min(_BEST, len(scores))).indices.tolist()]
+def _best_entries(network: zoo.Network, scores: torch.Tensor) -> list[dict[str, Any]]:
+    return [_class_entry(network, scores, index) for index in scores.topk(min(_BEST, len(scores))).indices.tolist()]
 
 
-def _shares(score: torch.Tensor, ratios: torch.Tensor, delta: torch.Tensor) -> dict[str, Any]:
-    """The map of one layer, and what its places gave and took, constants gave and stays unexplained."""
-    raised, lowered, unexplained = float(ratios.clamp(min=0).sum()), float(ratios.clamp(max=0).sum()), float(delta)
-    return {
-        "map": _encoded(ratios),
-        "raised": raised,
-        "lowered": lowered,
-        "constants": float(score.sign()) - raised - lowered - unexplained,
-        "unexplained": unexplained,
-    }
+def _layer_entry(score: torch.Tensor, ratios: torch.Tensor, delta: torch.Tensor) -> dict[str, Any]:
+    """The map of one layer and the shares of the score."""
+    return {"map": _encode_map(ratios), **single_image.score_shares(score, ratios, delta)._asdict()}
 
 
-def _hidden(
+def _ablation_entry(
     network: zoo.Network, inputs: torch.Tensor, layer: str, contributions: torch.Tensor, index: int
 ) -> dict[str, Any] | None:
-    """How a class stands with the strongest places of a map disabled; None where nothing in it is positive."""
-    mask = positive_spots(contributions, _HIDDEN)
+    """The scores with the strongest places of a map disabled; None if no place of the map is positive."""
+    mask = positive_spots(contributions, _ABLATED_SHARE)
     if not mask.any():
         return None
     after = ablate(network.model, inputs, layer, mask).after[0].cpu()
     places = mask.flatten().nonzero().flatten().tolist()
-    return {"places": places, "best": _best(network, after), **_standing(network, after, index)}
+    return {"places": places, "best": _best_entries(network, after), **_class_entry(network, after, index)}
 
 
-def _encoded(ratios: torch.Tensor) -> dict[str, Any]:
-    """A map in whole numbers of 16 bits, low byte first, as base64, and what one of them is worth."""
+def _encode_map(ratios: torch.Tensor) -> dict[str, Any]:
+    """A map as whole numbers of 16 bits, low byte first, in base64; ``scale`` is the value of the number 1."""
     if not bool(torch.isfinite(ratios).all()):
         raise InputError("a contribution is not finite, as where a score is 0; choose another class.")
     values = ratios.double().numpy()
@@ -219,7 +214,7 @@ def _encoded(ratios: torch.Tensor) -> dict[str, Any]:
     }
 
 
-def _encoded_picture(picture: Image.Image) -> dict[str, Any]:
+def _encode_picture(picture: Image.Image) -> dict[str, Any]:
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=92)
     encoded = base64.b64encode(file.getvalue()).decode("ascii")
@@ -231,5 +226,5 @@ def _note(preset: str) -> str:
 
 
 def _ramp(colours: Colormap) -> list[list[float]]:
-    """Red, green, blue and opacity, each from 0 to 1, at equal steps."""
+    """The colours at equal steps: red, green, blue and opacity of each, from 0 to 1."""
     return np.round(colours(np.linspace(0, 1, _STEPS)), 3).tolist()  # type: ignore[no-any-return]
