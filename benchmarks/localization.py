@@ -43,7 +43,7 @@ import captum_cav
 from benchmarks.networks import DEPTHS, load
 from benchmarks.photographs import SEED, SPLITS, Photograph, photographs
 from captum_cav import LayerCAV, Method, metrics, presets, zoo
-from captum_cav.comparison.methods import CONTROLS, NAMES, STEPS, Explaining, find
+from captum_cav.comparison.methods import CONTROLS, NAMES, STEPS, AnyMethod, find
 from captum_cav.errors import UnsupportedOperationError
 
 # Of each method and depth, the measured values with what they were measured on.
@@ -101,7 +101,7 @@ class LogOdds(nn.Module):
         return odds
 
 
-def _ready(method: str, inputs: torch.Tensor, steps: int) -> Explaining:
+def _ready(method: str, inputs: torch.Tensor, steps: int) -> AnyMethod:
     if method in CONTROLS:
         return CONTROLS[method]
     found = find(method if method.startswith("cav") else method.removesuffix("+log_odds"), inputs)

@@ -65,7 +65,7 @@ def full_colour(strengths: torch.Tensor, percentile: float) -> float:
 
 
 def in_full_colours(values: torch.Tensor, full: float) -> torch.Tensor:
-    """Values in units of the full colour, from -1 to 1; in double precision, so that very small numbers do not vanish."""
+    """Values in units of the full colour, from -1 to 1; in double precision, so that tiny numbers do not vanish."""
     return (values.double() / (full or 1.0)).clamp(-1, 1)
 
 
