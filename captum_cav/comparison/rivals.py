@@ -22,8 +22,8 @@ from captum_cav.attribution import InputCAV
 from captum_cav.errors import CAVTypeError, LayerError, UnsupportedOperationError, UnsupportedOperationWarning
 from captum_cav.maps import spatial_map
 
-#: The maps of these methods tell how sensitive the score is, not what raised or lowered the score. Their absolute values
-#: are compared.
+#: The maps of these methods tell how sensitive the score is, not what raised or lowered the score. So their absolute
+#: values are compared.
 UNSIGNED = (captum_attr.Saliency, captum_attr.GuidedBackprop, captum_attr.Deconvolution, captum_attr.GuidedGradCam)
 #: The maps of these methods have another unit than the score, or count one change of the score several times, for each
 #: window and channel.
