@@ -48,8 +48,8 @@ def distortion(grid: Sequence[int], size: tuple[int, int]) -> float:
         size: (height, width) of the picture, in pixels.
 
     Returns:
-        The size of the logarithm of the quotient of both proportions: 0 if they are equal. Infinite if the grid has no
-        cells.
+        The size of the logarithm of the quotient of both proportions, so 0 if they are equal. Infinite if the grid has
+        no cells.
 
     Example::
 

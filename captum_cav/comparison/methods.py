@@ -154,7 +154,7 @@ class Method:
 
     @property
     def unit(self) -> Unit:
-        """The unit of the maps: shares of the size of the score, score units, or neither."""
+        """The unit of the maps, which is a share of the size of the score, the unit of the score, or neither."""
         if _is_own(self.factory):
             return "share" if self.options["normalize"] == "abs" else "score"
         return None if issubclass(self.factory, rivals.WITHOUT_UNIT) else "score"
