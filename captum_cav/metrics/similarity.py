@@ -63,7 +63,7 @@ def agreement(maps: torch.Tensor, others: torch.Tensor, *, similarity: Similarit
             for ``a . b / (|a| |b|)``, in which large values count more and the zero of the maps matters.
 
     Returns:
-        Shape (N,), from -1 to 1; neither direction is better. NaN if a map is constant (with ``"cosine"``: zero).
+        Shape (N,), from -1 to 1; neither direction is better. NaN if a map is constant (with ``"cosine"``, zero).
 
     Raises:
         InputError: if maps have another shape, or are not finite.
