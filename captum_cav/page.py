@@ -43,11 +43,14 @@ _ABLATED_SHARE = 0.8
 # How many steps of each colour map the page gets. The script interpolates between them.
 _STEPS = 33
 _NOTES = {
-    "paper": "The paper's rules: each share is exact. Near the input much of it raises and lowers and nearly cancels.",
+    "paper": (
+        "The paper's rules: each share is exact. Near the input, large raising shares and large lowering shares nearly "
+        "cancel."
+    ),
     "pinpoint": (
-        "Sharp at every depth, but it tells where rather than how much: the constants of batch norms, where there are "
-        "any, take most of the score. The map of a class that is not there resembles, but for its signs, that of one "
-        "that is; so look at the paper's rules too."
+        "Sharp at every depth. The map tells where, but not how much: the constants of batch norms, if there are any, "
+        "take most of the score. The map of a class that is not in the picture looks like the map of a class that is, "
+        "with the opposite signs. So look at the paper's rules too."
     ),
 }
 

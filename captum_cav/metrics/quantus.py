@@ -19,7 +19,7 @@ def quantus_explain_func(factory: Callable[[Any], Any], **options: Any) -> Calla
     """Make a function that metrics of Quantus take as ``explain_func``, for maps of any layer.
 
     Contributions are summed over channels and brought to the size of the pictures. Each map keeps its sum. Some metrics
-    of Quantus change a copy of the model, so the attribution is made anew for each model that Quantus passes.
+    of Quantus change a copy of the model, so each model that Quantus passes gets a new attribution.
 
     Args:
         factory: makes an attribution for a model, as

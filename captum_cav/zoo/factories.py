@@ -19,7 +19,7 @@ from captum_cav.zoo.weights import fill, read_state
 
 
 def load_factory(spec: str, weights: str | os.PathLike[str] | None = None) -> Network:
-    """Load a network of your own. A function of yours makes the network.
+    """Load a network of your own, which a function of yours makes.
 
     The module is imported, and the function is looked up in the module. Nothing else of ``spec`` is evaluated.
 

@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from captum_cav.errors import ModelError
@@ -127,11 +129,6 @@ def _read_torch(file: str) -> Any:
 
 
 def _read_safetensors(file: str) -> dict[str, torch.Tensor]:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise ModelError(f"reading {file} needs the package safetensors: pip install safetensors") from error
     try:
         return load_file(file)
     except SafetensorError as error:
