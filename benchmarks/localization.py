@@ -19,11 +19,9 @@ The standard error is that of the mean over photographs, since the grids share t
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import itertools
 import json
 import math
-import platform
 import random
 import shlex
 import statistics
@@ -39,9 +37,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import captum_cav
 from benchmarks.networks import DEPTHS, load
 from benchmarks.photographs import SEED, SPLITS, Photograph, photographs
+from benchmarks.versions import versions_with
 from captum_cav import LayerCAV, Method, metrics, presets, zoo
 from captum_cav.comparison.methods import CONTROLS, NAMES, STEPS, AnyMethod, find
 from captum_cav.errors import UnsupportedOperationError
@@ -381,11 +379,7 @@ def run(parser: argparse.ArgumentParser, module: str, measured: Measure) -> None
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     chosen = list(dict.fromkeys(one for name in options.methods for one in (everything() if name == "all" else [name])))
-    versions = {
-        "python": platform.python_version(),
-        "captum_cav": captum_cav.__version__,
-        **{name: importlib.metadata.version(name) for name in ("torch", "captum", "foolbox", "scikit-image")},
-    }
+    versions = versions_with("torch", "captum", "foolbox", "scikit-image")
     pool = [one for one in photographs(options.pictures) if options.split in (one.split, "all")]
     report: dict[str, Any] = {
         "command": shlex.join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]]),
