@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map
 from captum_cav import checks
 from captum_cav.errors import CAVTypeError, InputError, LayerError, OptionError, TargetError
 from captum_cav.maps import spatial_map
-from captum_cav.propagation.marks import tensors_in
+from captum_cav.tensors import tensors_in
 
 __all__ = ["Ablation", "Standing", "ablate", "box_mask", "positive_spots", "resize_mask"]
 

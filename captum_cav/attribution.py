@@ -17,11 +17,14 @@ from captum.log import log_usage
 
 from captum_cav import _captum, checks, differentiable, presets, scores
 from captum_cav.errors import CAVTypeError, LayerError, ModelError, OptionError, UnavailableError
-from captum_cav.propagation import forward
-from captum_cav.propagation.explanation import RuleTable
-from captum_cav.propagation.marks import tensors_in
+from captum_cav.operations import TABLE
+from captum_cav.propagation import forward, zeros
+from captum_cav.propagation.hooks import Site
 from captum_cav.propagation.overrides import Rulebook
-from captum_cav.rules import zero
+from captum_cav.propagation.records import RuleTable
+from captum_cav.propagation.reentrancy import suspends_outer_attribution
+from captum_cav.rules.captum_rules import translate
+from captum_cav.tensors import tensors_in
 
 Normalize: TypeAlias = Literal["score", "abs"] | None
 Attributions: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...]
@@ -43,7 +46,7 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
             raise OptionError(f'on_unknown is {on_unknown!r}; expected "error" or "gradient".')
         if score not in _SCORES:
             raise OptionError(f'score is {score!r}; expected "output" or "log_odds".')
-        self._rules = Rulebook(presets.find(rules), self.forward_func)
+        self._rules = Rulebook(presets.find(rules), self.forward_func, TABLE, translate)
         self._score = score
         self._normalize = normalize
         self._on_unknown = on_unknown
@@ -72,7 +75,7 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
         self,
         inputs: Any,
         additional_forward_args: Any,
-        sites: Sequence[forward.Site] = (),
+        sites: Sequence[Site] = (),
         *,
         tap_inputs: bool = False,
         keep_carriers: bool = False,
@@ -86,23 +89,25 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
             checks.check_inputs(self.forward_func, inputs),
             _as_tuple(additional_forward_args),
             sites,
-            tap_inputs=tap_inputs,
-            keep_carriers=keep_carriers,
-            end_at_call=end_at_call,
-            rules=self._rules,
-            on_unknown="note" if audited else self._on_unknown,
-            with_account=with_account,
-            explained=explained,
-            audited=audited,
+            forward.Request(
+                rules=self._rules,
+                on_unknown="note" if audited else self._on_unknown,
+                tap_inputs=tap_inputs,
+                keep_carriers=keep_carriers,
+                end_at_call=end_at_call,
+                with_shares=with_account,
+                with_rules=explained,
+                audited=audited,
+            ),
         )
 
-    @forward.alone
+    @suspends_outer_attribution
     def audited(
         self,
         inputs: Any,
         target: Any,
         additional_forward_args: Any,
-        sites: Sequence[forward.Site],
+        sites: Sequence[Site],
         tap_inputs: bool,
     ) -> tuple[forward.Forward, torch.Tensor, torch.Tensor, torch.Tensor]:
         """A forward pass, and a backward pass from the scores in which each operation is compared.
@@ -120,15 +125,14 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
             values, constants = scores.select(checks.check_output(passed.output), target, self._score)
         if not values.requires_grad:
             raise ModelError(_independent("what is explained"))
-        assert passed.account is not None
-        found = passed.coefficients(values, torch.ones_like(values), range(len(passed.taps)), False)
-        shares = passed.account.settle(len(passed.taps))
-        zeros_carry = passed.notes.zeros_carry
+        found = passed.coefficients(values, torch.ones_like(values), range(len(passed.trace.taps)), False)
+        shares = passed.trace.shares.settle(len(passed.trace.taps))
+        zeros_carry = passed.trace.shares.zeros_carry
         left = (values.detach() - constants).sum(dtype=torch.float64) - shares[0]
         absolute = torch.zeros_like(left)
-        for value, part in zip(passed.taps[0].values, found[0], strict=True):
+        for value, part in zip(passed.trace.taps[0].values, found[0], strict=True):
             if part is not None:
-                contributions = zero.contributions(value, part, zeros_carry)
+                contributions = zeros.contributions(value, part, zeros_carry)
                 left = left - contributions.sum(dtype=torch.float64)
                 absolute = absolute + contributions.abs().sum(dtype=torch.float64)
         return passed, values.detach(), left, absolute
@@ -148,13 +152,13 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
         inputs: Any,
         target: Any,
         additional_forward_args: Any,
-        sites: Sequence[forward.Site],
+        sites: Sequence[Site],
         call: int | None,
         grad_kwargs: dict[str, Any] | None,
     ) -> list[tuple[torch.Tensor, ...]]:
         """The contributions of each site, or of the inputs where there is none, with the graph that they come from."""
-        assert passed.log is not None
-        differentiable.check(passed.log)
+        assert passed.trace.rules is not None
+        differentiable.check(passed.trace.rules)
         additional = _as_tuple(additional_forward_args)
         given = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
         output, calls = differentiable.run(self.forward_func, given, additional, sites, not sites)
@@ -207,14 +211,14 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
         with torch.enable_grad():
             coefficients = passed.coefficients(selected, seeds, chosen, keep_graph or split, **grad_kwargs)
             contributions = []
-            zeros_carry = passed.notes.zeros_carry
+            zeros_carry = passed.trace.shares.zeros_carry
             for index, name, found in zip(chosen, names, coefficients, strict=True):
                 if not materialize and all(part is None for part in found):
                     raise ModelError(_independent(name))
                 contributions.append(
                     tuple(
-                        torch.zeros_like(value) if part is None else zero.contributions(value, part, zeros_carry)
-                        for value, part in zip(passed.taps[index].values, found, strict=True)
+                        torch.zeros_like(value) if part is None else zeros.contributions(value, part, zeros_carry)
+                        for value, part in zip(passed.trace.taps[index].values, found, strict=True)
                     )
                 )
             if bool(torch.isfinite(seeds).all()):
@@ -225,8 +229,7 @@ class _Contributions(GradientAttribution):  # type: ignore[misc]
                         )
             deltas = []
             if with_delta:
-                assert passed.account is not None
-                shares = passed.account.settle(len(passed.taps))
+                shares = passed.trace.shares.settle(len(passed.trace.taps))
                 for index, parts in zip(chosen, contributions, strict=True):
                     total = shares[index].to(seeds.device)
                     for part in parts:
@@ -341,7 +344,7 @@ class LayerCAV(LayerAttribution, _Contributions):  # type: ignore[misc]
         self._modules = [module for _, module in found]
 
     @log_usage(part_of_slo=True)
-    @forward.alone
+    @suspends_outer_attribution
     def attribute(
         self,
         inputs: Any,
@@ -393,7 +396,7 @@ class LayerCAV(LayerAttribution, _Contributions):  # type: ignore[misc]
         )
         return result
 
-    @forward.alone
+    @suspends_outer_attribution
     def attribute_targets(
         self,
         inputs: Any,
@@ -435,7 +438,7 @@ class LayerCAV(LayerAttribution, _Contributions):  # type: ignore[misc]
             grad_kwargs,
         )
 
-    @forward.alone
+    @suspends_outer_attribution
     def explain_rules(self, inputs: Any, additional_forward_args: Any = None) -> RuleTable:
         """Which operation behind the layers met which rule, and why.
 
@@ -457,10 +460,10 @@ class LayerCAV(LayerAttribution, _Contributions):  # type: ignore[misc]
             1       tanh       pass_through              default
             2       linear     EpsilonRule(epsilon=0.1)  '2'
         """
-        sites = [forward.Site(module, False) for module in self._modules]
+        sites = [Site(module, False) for module in self._modules]
         passed = self._run(inputs, additional_forward_args, sites, explained=True)
-        assert passed.log is not None
-        return passed.log.table()
+        assert passed.trace.rules is not None
+        return passed.trace.rules.table()
 
     def _attribute(
         self,
@@ -473,7 +476,7 @@ class LayerCAV(LayerAttribution, _Contributions):  # type: ignore[misc]
         return_convergence_delta: bool,
         grad_kwargs: dict[str, Any] | None,
     ) -> list[Any]:
-        sites = [forward.Site(module, attribute_to_layer_input) for module in self._modules]
+        sites = [Site(module, attribute_to_layer_input) for module in self._modules]
         again = bool((grad_kwargs or {}).get("create_graph"))
         passed = self._run(
             inputs, additional_forward_args, sites, with_account=return_convergence_delta, explained=again
@@ -536,16 +539,16 @@ class InputCAV(_Contributions):
         GradientAttribution.__init__(self, forward_func)
         self._configure(rules, normalize, on_unknown, score)
 
-    @forward.alone
+    @suspends_outer_attribution
     def explain_rules(self, inputs: Any, additional_forward_args: Any = None) -> RuleTable:
         """Which operation met which rule, and why: as :meth:`LayerCAV.explain_rules`, from the inputs on."""
         _check_floating(inputs)
         passed = self._run(inputs, additional_forward_args, tap_inputs=True, explained=True)
-        assert passed.log is not None
-        return passed.log.table()
+        assert passed.trace.rules is not None
+        return passed.trace.rules.table()
 
     @log_usage(part_of_slo=True)
-    @forward.alone
+    @suspends_outer_attribution
     def attribute(
         self,
         inputs: Any,
@@ -632,7 +635,7 @@ class NeuronCAV(NeuronAttribution, _Contributions):  # type: ignore[misc]
         self._configure(rules, normalize, on_unknown)
 
     @log_usage(part_of_slo=True)
-    @forward.alone
+    @suspends_outer_attribution
     def attribute(
         self,
         inputs: Any,
@@ -658,7 +661,7 @@ class NeuronCAV(NeuronAttribution, _Contributions):  # type: ignore[misc]
             LayerError: if the forward pass does not reach the layer.
         """
         _check_floating(inputs)
-        site = forward.Site(self.layer, attribute_to_neuron_input)
+        site = Site(self.layer, attribute_to_neuron_input)
         passed = self._run(
             inputs,
             additional_forward_args,
@@ -708,10 +711,10 @@ def _choose(passed: forward.Forward, site: int, name: str, call: int | None) -> 
     if not -len(calls) <= (call or 0) < len(calls):
         raise LayerError(f"layer {name} was reached {len(calls)} times; call={call} is out of range.")
     index = calls[call or 0]
-    if not passed.taps[index].values:
+    if not passed.trace.taps[index].values:
         raise CAVTypeError(
-            f"layer {name} gave a {passed.taps[index].kind}, in which no floating-point tensor was found; pick a layer "
-            "whose units carry numbers, inside it or behind it."
+            f"layer {name} gave a {passed.trace.taps[index].kind}, in which no floating-point tensor was found; pick a "
+            "layer whose units carry numbers, inside it or behind it."
         )
     return index
 

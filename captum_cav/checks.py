@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from captum_cav.errors import CAVTypeError, InputError, LayerError, ModelError, ScoreWarning, TargetError
-from captum_cav.propagation.marks import tensors_in
+from captum_cav.tensors import tensors_in
 
 _NEAR_ZERO = 1e-6
 

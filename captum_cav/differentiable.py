@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.utils._pytree import tree_map
 
 from captum_cav.errors import UnsupportedOperationError
-from captum_cav.propagation.explanation import RuleLog
-from captum_cav.propagation.forward import Site
-from captum_cav.propagation.taps import hand_on
+from captum_cav.propagation.hooks import Site
+from captum_cav.propagation.records import RuleLog
+from captum_cav.propagation.taps import as_carrier
+from captum_cav.torch_internals import tree_map
 
 Call = tuple[list[torch.Tensor], list[GradientEdge]]
 
@@ -69,7 +69,7 @@ def run(
                 return leaf
             # The model may write into what it goes on with.
             values.append(leaf.clone())
-            going_on = hand_on(leaf)
+            going_on = as_carrier(leaf)
             edges.append(get_gradient_edge(going_on))
             return going_on
 

@@ -22,42 +22,22 @@ from torch.nn import functional as F
 
 from captum_cav.checks import did_you_mean
 from captum_cav.errors import CAVTypeError, OptionError
-from captum_cav.propagation.operation import identify
+from captum_cav.operations import TABLE
+from captum_cav.propagation.operation import Kind
+from captum_cav.propagation.rule import Rule
+from captum_cav.rules.activations import MeanSlopeRule
 from captum_cav.rules.attention import AttentionRule
-from captum_cav.rules.elementwise import MeanSlopeRule
 from captum_cav.rules.first_layer import AtInput, FlatRule, ZBoxRule
 from captum_cav.rules.lrp import AlphaBetaRule, ContributionRule, EpsilonRule, GammaRule, ZPlusRule
-from captum_cav.rules.normalization import NormRule
-from captum_cav.rules.product import ProductRule
-from captum_cav.rules.rule import Rule
+from captum_cav.rules.norms import NormRule
+from captum_cav.rules.products import ProductRule
 
-#: Convolutions, and the batch norm that stands by itself.
-CONVOLUTIONS = (
-    F.conv1d,
-    F.conv2d,
-    F.conv3d,
-    F.conv_transpose1d,
-    F.conv_transpose2d,
-    F.conv_transpose3d,
-    F.batch_norm,
-)
+#: Convolutions, and the batch norm that no convolution takes in.
+CONVOLUTIONS = TABLE.functions(Kind.CONVOLUTION)
 #: Linear layers, and products with a weight in any other form.
-DENSE = (F.linear, torch.matmul, torch.mm, torch.bmm, torch.mv, torch.addmm, torch.addmv, torch.baddbmm, torch.einsum)
-
+DENSE = TABLE.functions(Kind.DENSE)
 #: Activations that a global average pooling may follow.
-ACTIVATIONS = (
-    F.relu,
-    F.relu6,
-    F.hardtanh,
-    F.leaky_relu,
-    F.elu,
-    F.celu,
-    F.selu,
-    F.gelu,
-    F.silu,
-    F.hardswish,
-    F.mish,
-)
+ACTIVATIONS = TABLE.functions(Kind.ACTIVATION)
 
 
 class Preset(dict[Any, Any]):
@@ -95,7 +75,7 @@ def _key(key: Any) -> str:
         return repr(key)
     if isinstance(key, (type, torch.nn.Module)):
         return key.__name__ if isinstance(key, type) else type(key).__name__
-    return identify(key).name or repr(key)
+    return TABLE.name_of(key) or repr(key)
 
 
 def paper() -> Preset:

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map
 
 from captum_cav.attribution import InputCAV, LayerCAV, Rules
-from captum_cav.propagation.forward import Site, alone, names_in
-from captum_cav.propagation.marks import tensors_in
-from captum_cav.propagation.mode import Unknown
-from captum_cav.rules.rule import Rule
+from captum_cav.propagation.forward import names_in
+from captum_cav.propagation.hooks import Site
+from captum_cav.propagation.operation import describe_rule
+from captum_cav.propagation.records import Unknown
+from captum_cav.propagation.reentrancy import suspends_outer_attribution
 from captum_cav.scores import Score
+from captum_cav.tensors import tensors_in
+from captum_cav.torch_internals import tree_map
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Verification:
     __repr__ = __str__
 
 
-@alone
+@suspends_outer_attribution
 def verify(
     forward_func: Callable[..., Any],
     inputs: Any,
@@ -135,7 +137,7 @@ def verify(
         attribution = LayerCAV(forward_func, layer, rules=rules, score=score)
         sites = [Site(attribution.layer, False)]
     passed, values, left, absolute = attribution.audited(inputs, target, additional_forward_args, sites, layer is None)
-    assert passed.audit is not None
+    assert passed.trace.audited is not None
     if tolerance is None:
         tolerance = torch.finfo(values.dtype).eps ** 0.5
     total = float(values.abs().sum(dtype=torch.float64))
@@ -148,10 +150,10 @@ def verify(
         Leak(
             name(one.module),
             one.operation,
-            repr(one.rule) if isinstance(one.rule, Rule) else getattr(one.rule, "__name__", repr(one.rule)),
+            describe_rule(one.rule),
             one.residual / total,
         )
-        for one in passed.audit.found
+        for one in passed.trace.audited
         if not abs(one.residual) <= tolerance * one.size
     ]
     return Verification(
@@ -159,9 +161,9 @@ def verify(
         delta=float(left) / total,
         cancellation=float(absolute) / total,
         value=_difference(attribution, inputs, additional_forward_args, passed.output),
-        operations=len(passed.audit.found),
+        operations=len(passed.trace.audited),
         leaks=tuple(sorted(leaks, key=lambda leak: -abs(leak.residual))),
-        unknown=tuple(dict.fromkeys(passed.unknown)),
+        unknown=tuple(dict.fromkeys(passed.trace.unknown)),
         tolerance=tolerance,
     )
 

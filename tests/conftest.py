@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import settings
+
+# The same examples in every run, however long one takes: timings are no tests.
+settings.register_profile("tests", deadline=None, derandomize=True)
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="module")
@@ -15,3 +21,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def frozen_heap() -> Iterator[None]:
+    """The garbage collector leaves out all objects that exist already: going through them takes most of its time."""
+    gc.freeze()
+    yield
+    gc.unfreeze()

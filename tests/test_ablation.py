@@ -17,8 +17,9 @@ from captum_cav import LayerCAV
 from captum_cav.ablation import Ablation, ablate, box_mask, positive_spots, resize_mask
 from captum_cav.errors import CAVError, CAVTypeError, InputError, LayerError, ModelError, OptionError, TargetError
 from captum_cav.visualization import spatial_map
-from tests.networks import fixed
-from tests.test_no_trace import InjectedError, inject, left_as_it_was, picture, residual_net
+from tests.support.networks import fixed
+from tests.support.small_networks import picture, residual_net
+from tests.support.traces import InjectedError, inject, left_as_it_was
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from captum_cav import InputCAV, LayerCAV, presets, rules
 from captum_cav.errors import CAVError
-from tests.networks import fixed
+from tests.support.networks import fixed
 
 Halve = Callable[[torch.Tensor, torch.Tensor, Callable[..., torch.Tensor]], torch.Tensor]
 EPSILON = 1e-6

@@ -19,7 +19,7 @@ from benchmarks.cost.networks import NETWORKS
 from benchmarks.cost.rivals import RIVALS
 from benchmarks.cost.setups import Setup
 from captum_cav import LayerCAV
-from captum_cav.propagation.taps import hand_on
+from captum_cav.propagation.taps import as_carrier
 
 FLOOR, FORWARD, OURS, FULL = "floor", "forward only", "ours", "gradient to the inputs"
 _FIVE = [0, 1, 2, 3, 4]
@@ -57,7 +57,7 @@ def gradient(setup: Setup, layers: Sequence[str], targets: Sequence[int] = (0,))
             def tapped(leaf: Any) -> Any:
                 if not (isinstance(leaf, torch.Tensor) and leaf.is_floating_point()):
                     return leaf
-                carrier = hand_on(leaf)  # what follows may write into it
+                carrier = as_carrier(leaf)  # what follows may write into it
                 edges.append(get_gradient_edge(carrier))
                 return carrier
 

@@ -1,147 +1,98 @@
-"""Whether each operation conserves: what its output contributed came from its inputs and its constants.
+"""Whether each operation conserves: its inputs and its constants contributed what its output contributed.
 
-Under an audit the rule of an operation runs on stand-ins of its carriers, in a graph of its own. The backward pass goes
-through that graph as a part of the whole, and what comes into it and out of it is compared.
+Under an audit the rule of an operation runs on stand-ins of the tensors that carry contributions, in a graph of its
+own. The backward pass goes through this graph as a part of the whole. What goes into it and what comes out of it is
+compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch.autograd.graph import get_gradient_edge
-from torch.utils._pytree import tree_map
 
-from captum_cav.propagation.account import Account, Notes
-from captum_cav.propagation.marks import get_mark, is_number, set_mark, tensors_in
-from captum_cav.propagation.operation import ModuleCall, Operation, Surrogate
-from captum_cav.propagation.surroundings import OwnFunction
-from captum_cav.propagation.taps import hand_on
-from captum_cav.rules import zero
-from captum_cav.rules.linear import linear
+from captum_cav.propagation import zeros
+from captum_cav.propagation.constant_shares import ConstantShares
+from captum_cav.propagation.marks import get_mark, set_mark
+from captum_cav.propagation.operation import Derivative, ModuleCall, Operation, Surrogate
+from captum_cav.propagation.records import Audited
+from captum_cav.propagation.taps import as_carrier
+from captum_cav.propagation.trace import Trace
+from captum_cav.tensors import is_number, tensors_in
+from captum_cav.torch_internals import OwnFunction, tree_map
 
 Pairs = Iterable[tuple[torch.Tensor, torch.Tensor | None]]
 
 
-@dataclass
-class Audited:
-    """What came of one operation in the backward pass.
+def run_audited(trace: Trace, operation: Operation, rule: Surrogate, module: torch.nn.Module | None) -> Any:
+    """An operation's value by its rule, audited.
 
-    Attributes:
-        operation: its name.
-        rule: its rule.
-        module: the innermost module that it ran in.
-        residual: what its output contributed, less what its inputs and constants did; 0 where it conserves.
-        size: the sum of the absolute contributions of its output, inputs and constants.
-    """
-
-    operation: str
-    rule: Surrogate
-    module: torch.nn.Module | None
-    residual: float = 0.0
-    size: float = 0.0
-
-
-class Audit:
-    """The audited operations of one forward pass, in their order.
+    Views share nothing out, so they run as they are. Inside a module that is ruled as one, nothing is seen. A tensor
+    that bypasses a layer is neither a carrier nor a constant, so where such a tensor takes part nothing is compared.
 
     Args:
-        account: where shares of constants are entered.
-        notes: what the rules of the forward pass have in common.
-        run: identity of the propagation.
+        trace: the running pass, to which the comparison is added.
+        operation: the operation.
+        rule: its rule.
+        module: the module in which the operation runs.
     """
+    assert trace.audited is not None
+    bypassed = any(is_number(tensor) and not tensor.requires_grad for tensor in operation.sources)
+    if bypassed or isinstance(operation, ModuleCall):
+        return rule(operation)
+    # Each tensor once: an operation may take a tensor several times.
+    carriers = list({id(tensor): tensor for tensor in operation.sources if tensor.requires_grad}.values())
+    if _may_be_view(operation, rule):
+        output = operation.value()
+        if _share_memory(tensors_in(output), carriers):
+            return output
+    stand_ins = {id(tensor): as_carrier(tensor.detach()) for tensor in carriers}
+    if operation.in_place:
+        # The operation writes over the model's own tensor, which must get no history but the audit's.
+        copy = operation.args[0].detach().clone()
+        stand_ins[id(operation.args[0])] = as_carrier(copy) if operation.args[0].requires_grad else copy
+    for tensor in operation.sources:
+        _copy_mark(trace, tensor, stand_ins.get(id(tensor)))
+    leaves = [stand_ins[id(tensor)] for tensor in carriers]
+    edges, before = [get_gradient_edge(leaf) for leaf in leaves], [leaf.detach().clone() for leaf in leaves]
+    local = operation.on(stand_ins)
+    output = rule(local)
+    operation.handoff, operation.is_decomposed = local.handoff, local.is_decomposed
+    operation.detached |= {id(tensor) for tensor in carriers if id(stand_ins[id(tensor)]) in local.detached}
+    result = local.args[0] if output is None else output
+    outputs = [tensor for tensor in tensors_in(result) if tensor.requires_grad]
+    entry = Audited(operation.name, rule, module)
+    if not local.is_decomposed:  # Otherwise the operations inside have entries of their own.
+        trace.audited.append(entry)
+    comparison = _Comparison(trace.shares, entry, before)
+    linked = iter(_Linked.apply(comparison, outputs, edges, *carriers) if outputs else ())
 
-    def __init__(self, account: Account, notes: Notes, run: object) -> None:
-        self.found: list[Audited] = []
-        self._account = account
-        self._notes = notes
-        self._run = run
+    def replaced(leaf: Any) -> Any:
+        if not (isinstance(leaf, torch.Tensor) and leaf.requires_grad):
+            return leaf
+        tensor = next(linked)
+        _copy_mark(trace, leaf, tensor)
+        return tensor
 
-    def apply(self, operation: Operation, rule: Surrogate, module: torch.nn.Module | None) -> Any:
-        """An operation's value by its rule, audited.
+    result = tree_map(replaced, result)
+    if operation.in_place:
+        result = operation.args[0].copy_(result)
+    return None if output is None else result
 
-        Views have nothing to share out. Modules ruled as one are not seen into, and what bypasses a layer is neither a
-        carrier nor a constant, so where it takes part nothing is compared.
-        """
-        bypassed = any(is_number(tensor) and not tensor.requires_grad for tensor in operation.sources)
-        if bypassed or isinstance(operation, ModuleCall):
-            return rule(operation)
-        # Each once: an operation may take a tensor several times.
-        carriers = list({id(tensor): tensor for tensor in operation.sources if tensor.requires_grad}.values())
-        if rule is linear and not operation.in_place:
-            output = rule(operation)
-            if _share_memory(tensors_in(output), carriers):
-                return output
-        stand_ins = {id(tensor): hand_on(tensor.detach()) for tensor in carriers}
-        if operation.in_place:
-            # What is written over is the model's own tensor, which is to get no other history than the audit's.
-            copy = operation.args[0].detach().clone()
-            stand_ins[id(operation.args[0])] = hand_on(copy) if operation.args[0].requires_grad else copy
-        for tensor in operation.sources:
-            self._copy_mark(tensor, stand_ins.get(id(tensor)))
-        leaves = [stand_ins[id(tensor)] for tensor in carriers]
-        edges, before = [get_gradient_edge(leaf) for leaf in leaves], [leaf.detach().clone() for leaf in leaves]
-        local = operation.on(stand_ins)
-        output = rule(local)
-        operation.origin, operation.written_out = local.origin, local.written_out
-        operation.held |= {id(tensor) for tensor in carriers if id(stand_ins[id(tensor)]) in local.held}
-        result = local.args[0] if output is None else output
-        outputs = [tensor for tensor in tensors_in(result) if tensor.requires_grad]
-        entry = Audited(operation.name, rule, module)
-        if not local.written_out:  # else the operations of which it was written out have entries of their own
-            self.found.append(entry)
-        linked = iter(_Linked.apply(self, entry, outputs, edges, before, *carriers) if outputs else ())
 
-        def replaced(leaf: Any) -> Any:
-            if not (isinstance(leaf, torch.Tensor) and leaf.requires_grad):
-                return leaf
-            tensor = next(linked)
-            self._copy_mark(leaf, tensor)
-            return tensor
+def _copy_mark(trace: Trace, tensor: torch.Tensor, to: torch.Tensor | None) -> None:
+    mark = get_mark(tensor, trace.run)
+    if mark is not None and to is not None:
+        set_mark(to, mark)
 
-        result = tree_map(replaced, result)
-        if operation.in_place:
-            result = operation.args[0].copy_(result)
-        return None if output is None else result
 
-    def _copy_mark(self, tensor: torch.Tensor, to: torch.Tensor | None) -> None:
-        mark = get_mark(tensor, self._run)
-        if mark is not None and to is not None:
-            set_mark(to, mark)
-
-    def backward(
-        self, entry: Audited, outputs: Pairs, before: Sequence[torch.Tensor], local: Any
-    ) -> Sequence[torch.Tensor | None]:
-        """Run an operation's own backward pass and compare.
-
-        Args:
-            entry: where the outcome is added.
-            outputs: values of the outputs and their coefficients.
-            before: values of the inputs.
-            local: gives the coefficients of the inputs.
-
-        Returns:
-            The coefficients of the inputs.
-        """
-        count = len(self._account)
-        found: Sequence[torch.Tensor | None] = local()
-        constants = [float(share) for share in self._account.since(count)]
-        shares = [*self._shares(outputs), *(-part for part in self._shares(zip(before, found, strict=True)))]
-        entry.residual += sum(float(share.sum()) for share in shares) - sum(constants)
-        entry.size += sum(float(share.abs().sum()) for share in shares) + abs(sum(constants))
-        return found
-
-    def _shares(self, pairs: Pairs) -> list[torch.Tensor]:
-        zeros_carry = self._notes.zeros_carry
-        return [
-            (value * part.conj()).real.double()
-            if value.is_complex()
-            else zero.contributions(value, part, zeros_carry).double()
-            for value, part in pairs
-            if part is not None
-        ]
+def _may_be_view(operation: Operation, rule: Surrogate) -> bool:
+    """Whether the operation may give a view, and whether its value is what its rule gives."""
+    spec = operation.spec
+    is_default = rule is spec.rule and spec.is_as_is and spec.derivative is Derivative.ALWAYS
+    return is_default and not operation.in_place
 
 
 def _share_memory(outputs: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]) -> bool:
@@ -149,22 +100,62 @@ def _share_memory(outputs: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor
     return any(tensor.untyped_storage().data_ptr() in places for tensor in outputs)
 
 
+class _Comparison:
+    """Compares what comes into one operation in the backward pass with what goes out.
+
+    Args:
+        shares: shares of constants of the pass.
+        entry: where the outcome is added.
+        before: values of the inputs.
+    """
+
+    def __init__(self, shares: ConstantShares, entry: Audited, before: Sequence[torch.Tensor]) -> None:
+        self._shares = shares
+        self._entry = entry
+        self._before = before
+
+    def run(self, outputs: Pairs, backward: Callable[[], Sequence[torch.Tensor | None]]) -> Any:
+        """Run an operation's own backward pass and compare.
+
+        Args:
+            outputs: values of the outputs and their coefficients.
+            backward: gives the coefficients of the inputs.
+
+        Returns:
+            The coefficients of the inputs.
+        """
+        count = len(self._shares)
+        found = backward()
+        constants = [float(share) for share in self._shares.since(count)]
+        inputs = self._contributions(zip(self._before, found, strict=True))
+        parts = [*self._contributions(outputs), *(-part for part in inputs)]
+        self._entry.residual += sum(float(part.sum()) for part in parts) - sum(constants)
+        self._entry.size += sum(float(part.abs().sum()) for part in parts) + abs(sum(constants))
+        return found
+
+    def _contributions(self, pairs: Pairs) -> list[torch.Tensor]:
+        zeros_carry = self._shares.zeros_carry
+        return [
+            (value * part.conj()).real.double()
+            if value.is_complex()
+            else zeros.contributions(value, part, zeros_carry).double()
+            for value, part in pairs
+            if part is not None
+        ]
+
+
 class _Linked(OwnFunction):
-    """The outputs of an operation whose graph is its own; the backward pass runs through that graph."""
+    """The outputs of an operation whose graph is its own. The backward pass runs through this graph."""
 
     @staticmethod
-    def forward(
-        ctx: Any, audit: Audit, entry: Audited, outputs: Any, edges: Any, before: Any, *carriers: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
+    def forward(ctx: Any, comparison: _Comparison, outputs: Any, edges: Any, *carriers: torch.Tensor) -> Any:
         values = [output.detach().clone() for output in outputs]
-        ctx.measured = lambda coefficients: audit.backward(
-            entry,
+        ctx.compared = lambda coefficients: comparison.run(
             list(zip(values, coefficients, strict=True)),
-            before,
             lambda: torch.autograd.grad(outputs, edges, coefficients, allow_unused=True),
         )
         return tuple(output.detach() for output in outputs)
 
     @staticmethod
     def backward(ctx: Any, *coefficients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return None, None, None, None, None, *ctx.measured(coefficients)
+        return None, None, None, *ctx.compared(coefficients)

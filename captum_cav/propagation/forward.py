@@ -3,131 +3,42 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any
 
 import torch
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.utils._pytree import tree_map
-from torch.utils.hooks import RemovableHandle
 
 from captum_cav.checks import acts_as_in_training, has_old_backward_hook, modules_of
 from captum_cav.errors import ModelError, UnsupportedOperationError
-from captum_cav.propagation.account import Account, Notes
-from captum_cav.propagation.audit import Audit
-from captum_cav.propagation.explanation import RuleLog
-from captum_cav.propagation.marks import tensors_in
-from captum_cav.propagation.mode import Propagation, Unknown
+from captum_cav.propagation.dispatch import OnUnknown, Propagation
+from captum_cav.propagation.hooks import Site, hooked
 from captum_cav.propagation.overrides import Rulebook
-from captum_cav.propagation.surroundings import set_aside
-from captum_cav.propagation.taps import Tapped
-
-# RemovableHandle numbers its hooks without a lock: two threads could get the same number and replace each other's.
-_REGISTERING = threading.Lock()
-
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-
-class _Running(threading.local):
-    """The propagation whose forward pass this thread is in."""
-
-    mode: Propagation | None = None
-
-
-_running = _Running()
-
-
-def alone(attribution: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Let an attribution run by itself wherever it is called.
-
-    In the forward pass of a model that is being explained it is the model's own, and what it gives counts as a constant
-    there. A compiler that traces the code around it leaves it out.
-    """
-
-    @functools.wraps(attribution)
-    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        if torch.compiler.is_compiling():
-            untraced: Callable[_P, _R] = torch.compiler.disable(call)  # type: ignore[no-untyped-call]
-            return untraced(*args, **kwargs)
-        with _suspended():
-            return attribution(*args, **kwargs)
-
-    return call
-
-
-@contextmanager
-def _suspended() -> Iterator[None]:
-    """Suspend the propagation in whose forward pass this thread is."""
-    outer, _running.mode = _running.mode, None
-    if outer is not None:
-        outer.suspended = True
-    try:
-        yield
-    finally:
-        _running.mode = outer
-        if outer is not None:
-            outer.suspended = False
-
-
-class _Hook:
-    """A hook on a module. A copy of the model that somebody makes meanwhile gets one that does nothing."""
-
-    def __init__(self, act: Callable[..., Any]) -> None:
-        self._act = act
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._act(*args, **kwargs)
-
-    def __reduce__(self) -> tuple[type[_Idle], tuple[()]]:
-        return _Idle, ()
-
-
-class _Idle:
-    """A hook that does nothing."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> None:
-        return None
-
-
-class Site(NamedTuple):
-    """Where to tap: a module's output or input."""
-
-    module: torch.nn.Module
-    of_input: bool
+from captum_cav.propagation.reentrancy import running
+from captum_cav.propagation.trace import Trace
+from captum_cav.tensors import tensors_in
+from captum_cav.torch_internals import patched_torch, tree_map
 
 
 @dataclass
 class Forward:
-    """What a forward pass left: its output and the graph behind the taps.
+    """What a forward pass left: its output, and the graph behind the taps.
 
     Attributes:
-        args: what it was called with.
+        args: the arguments of the forward pass.
         output: what the model returned.
-        carriers: for each call of a site, the tensors that carry contributions there, where they were to be kept.
-        calls: for each site, the indices of its taps in ``taps``, one a call of the module.
-        taps: what was tapped, in the order of the forward pass; the inputs first where they were tapped.
-        account: the account of constants, or None.
-        notes: what its rules had in common.
-        log: which operation met which rule, or None.
-        audit: what came of each operation in the backward pass, or None.
-        unknown: operations without a rule, where they were to be noted.
+        carriers: for each call of a site, the tensors that carry contributions there, if they were asked for.
+        calls: for each site, the indices of its taps in ``trace.taps``, one for each call of the module. If the inputs
+            were tapped, theirs is tap 0.
+        trace: what the pass noted.
     """
 
     args: tuple[Any, ...]
     output: Any
     carriers: list[Any]
     calls: list[list[int]]
-    taps: list[Tapped]
-    account: Account | None
-    notes: Notes
-    log: RuleLog | None
-    audit: Audit | None
-    unknown: list[Unknown]
+    trace: Trace
 
     def coefficients(
         self, scores: torch.Tensor, seeds: torch.Tensor, chosen: Sequence[int], keep_graph: bool, **grad_kwargs: Any
@@ -143,8 +54,11 @@ class Forward:
 
         Returns:
             For each chosen tap, the coefficient of each of its tensors; None where the score does not depend on it.
+
+        Raises:
+            ModelError: for a model that writes over a tensor which its own gradient needs.
         """
-        edges = [edge for index in chosen for edge in self.taps[index].edges]
+        edges = [edge for index in chosen for edge in self.trace.taps[index].edges]
         options = {"retain_graph": keep_graph or None, "allow_unused": True, **grad_kwargs}
         try:
             found = iter(torch.autograd.grad(scores, edges, seeds, **options))
@@ -155,7 +69,34 @@ class Forward:
                 "the model writes over a tensor that its own gradient needs, so it could not be trained either; make "
                 "that operation out of place, as nn.ReLU(inplace=False) or x = x + y."
             ) from error
-        return [[next(found) for _ in self.taps[index].edges] for index in chosen]
+        return [[next(found) for _ in self.trace.taps[index].edges] for index in chosen]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a forward pass is asked for.
+
+    Attributes:
+        rules: the user's rules, which go before the defaults, with the table of operations.
+        on_unknown: ``"error"``, ``"gradient"`` or ``"note"``: what to do with an operation without a rule.
+        tap_inputs: whether to tap the inputs too, as the first tap.
+        keep_carriers: whether to keep the tensors of each call of a site that carry its contributions.
+        end_at_call: the call of a site at which contributions end, and after which the model goes on with plain
+            tensors.
+        with_shares: whether to measure the shares of constants.
+        with_rules: whether to note which operation meets which rule.
+        audited: whether to compare what goes into each operation in the backward pass and what comes out. Needs the
+            shares of constants.
+    """
+
+    rules: Rulebook
+    on_unknown: OnUnknown = "error"
+    tap_inputs: bool = False
+    keep_carriers: bool = False
+    end_at_call: int | None = None
+    with_shares: bool = False
+    with_rules: bool = False
+    audited: bool = False
 
 
 def run(
@@ -163,59 +104,26 @@ def run(
     inputs: tuple[Any, ...],
     additional: tuple[Any, ...],
     sites: Sequence[Site],
-    *,
-    tap_inputs: bool = False,
-    keep_carriers: bool = False,
-    end_at_call: int | None = None,
-    rules: Rulebook,
-    on_unknown: str,
-    with_account: bool,
-    explained: bool = False,
-    audited: bool = False,
+    request: Request,
 ) -> Forward:
     """Run a forward pass with every operation replaced by its surrogate.
 
     Args:
         forward_func: the model or any callable.
-        inputs: the model's inputs; it gets copies of the tensors among them.
+        inputs: the model's inputs. The model gets copies of the tensors among them.
         additional: further arguments, passed on as they are.
         sites: where to tap.
-        tap_inputs: whether to tap the inputs too, as the first tap.
-        keep_carriers: whether to keep the tensors of each call of a site that carry its contributions.
-        end_at_call: the call of a site at which contributions end and the model goes on with plain tensors.
-        rules: the user's rules, which go before the defaults.
-        on_unknown: ``"error"``, ``"gradient"`` or ``"note"``.
-        with_account: whether to measure the shares of constants.
-        explained: whether to note which operation meets which rule.
-        audited: whether to compare what comes into each operation in the backward pass and out of it; needs the
-            account.
+        request: what is asked for.
 
     Returns:
-        The output and what was tapped. Nothing is left on the model, whether this returns or raises.
+        The output and what was tapped. Nothing is left on the model, whether this function returns or raises.
     """
-    with_modules = explained or audited or not _goes_by_itself(forward_func, rules)
-    attempt = functools.partial(
-        _run,
-        forward_func,
-        inputs,
-        additional,
-        sites,
-        tap_inputs=tap_inputs,
-        keep_carriers=keep_carriers,
-        end_at_call=end_at_call,
-        rules=rules,
-        on_unknown=on_unknown,
-        with_account=with_account,
-        explained=explained,
-        audited=audited,
-    )
-    try:
-        return attempt(with_modules=with_modules)
-    except UnsupportedOperationError:
-        if with_modules:
-            raise
-    # Where an operation was that nobody saw, only a run that follows the modules can tell.
-    return attempt(with_modules=True)
+    if not (request.with_rules or request.audited or _needs_modules(forward_func, request.rules)):
+        try:
+            return _run(forward_func, inputs, additional, sites, request, follows_modules=False)
+        except UnsupportedOperationError:
+            pass  # Only a run that follows the modules can name the module in which the operation ran.
+    return _run(forward_func, inputs, additional, sites, request, follows_modules=True)
 
 
 def _run(
@@ -223,64 +131,49 @@ def _run(
     inputs: tuple[Any, ...],
     additional: tuple[Any, ...],
     sites: Sequence[Site],
+    request: Request,
     *,
-    tap_inputs: bool,
-    keep_carriers: bool,
-    end_at_call: int | None,
-    rules: Rulebook,
-    on_unknown: str,
-    with_account: bool,
-    explained: bool,
-    audited: bool,
-    with_modules: bool,
+    follows_modules: bool,
 ) -> Forward:
-    account = Account() if with_account else None
-    names_of = names_in(forward_func)
-    log = RuleLog(names_of) if explained else None
-    mode = Propagation(rules, on_unknown, account, names_of, log, audited)
-    # Clones: the model may write into what it is given.
+    trace = Trace(with_shares=request.with_shares, with_rules=request.with_rules, audited=request.audited)
+    propagation = Propagation(request.rules, request.on_unknown, trace, names_in(forward_func))
+    # Clones: the model may write into its inputs.
     inputs = tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, torch.Tensor) else leaf, inputs)
     calls: list[list[int]] = [[] for _ in sites]
     carriers: list[Any] = []
 
     def at_site(index: int, value: Any) -> Any:
-        calls[index].append(len(mode.taps))
-        ends = len(calls[index]) - 1 == end_at_call
-        value = mode.tap(value)
-        if keep_carriers:
+        calls[index].append(len(trace.taps))
+        ends = len(calls[index]) - 1 == request.end_at_call
+        value = propagation.tap(value)
+        if request.keep_carriers:
             carriers.append(value)
-            mode.take(value)
-            # In memory of its own: the model may write into it.
+            trace.note_consumer(value)
+            # A copy: the model may write into the value with which it goes on.
             value = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, value)
         if ends:
             value = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, value)
         return value
 
     for tensor in tensors_in(list(inputs)):
-        mode.mark_input(tensor)
+        trace.mark_input(tensor)
     with (
         _random_state_kept(inputs),
-        set_aside(mode.apply, mode.is_at_rest),
+        patched_torch(propagation.run_function, lambda: propagation.is_at_rest),
         torch.enable_grad(),
-        _hooked(sites, at_site, mode, with_modules),
+        hooked(sites, at_site, propagation, follows_modules),
     ):
-        if tap_inputs:
-            inputs = mode.tap(inputs)
-        _running.mode = mode
-        try:
-            with mode:
-                output = forward_func(*inputs, *additional)
-        finally:
-            _running.mode = None
-        mode.check_seen(output)
-        mode.take(output)
-    return Forward(
-        (*inputs, *additional), output, carriers, calls, mode.taps, account, mode.notes, log, mode.audit, mode.unknown
-    )
+        if request.tap_inputs:
+            inputs = propagation.tap(inputs)
+        with running(propagation), propagation:
+            output = forward_func(*inputs, *additional)
+        propagation.check_seen(output)
+        trace.note_consumer(output)
+    return Forward((*inputs, *additional), output, carriers, calls, trace)
 
 
 def names_in(forward_func: Callable[..., Any]) -> Callable[[torch.nn.Module], Sequence[str]]:
-    """Gives the qualified names of a module in a model; it may have several, or none."""
+    """Gives the qualified names of a module in a model. A module may have several names, or none."""
 
     @functools.cache
     def names() -> dict[torch.nn.Module, list[str]]:
@@ -300,94 +193,9 @@ def _random_state_kept(inputs: tuple[Any, ...]) -> Iterator[None]:
         yield
 
 
-def _goes_by_itself(forward_func: Callable[..., Any], rules: Rulebook) -> bool:
-    """Whether nobody needs to know which module the forward pass is in: no rule and no refusal is for one."""
-    return isinstance(forward_func, torch.nn.Module) and not any(
+def _needs_modules(forward_func: Callable[..., Any], rules: Rulebook) -> bool:
+    """Whether the modules of the forward pass matter, because a rule or a refusal is for one of them."""
+    return not isinstance(forward_func, torch.nn.Module) or any(
         rules.may_be_for(module) or acts_as_in_training(module) or has_old_backward_hook(module)
         for module in modules_of(forward_func)
     )
-
-
-@contextmanager
-def _hooked(
-    sites: Sequence[Site], at_site: Callable[[int, Any], Any], mode: Propagation, with_modules: bool
-) -> Iterator[None]:
-    """Tap the modules of the sites in the forward pass of this thread.
-
-    Args:
-        sites: where to tap.
-        at_site: called with the number of a site and what it gave; returns what the model goes on with.
-        mode: the propagation.
-        with_modules: whether to follow the forward pass through its modules; it slows each call of one.
-    """
-    thread = threading.get_ident()
-
-    def is_elsewhere() -> bool:
-        return mode.suspended or threading.get_ident() != thread
-
-    tapped_before = {site.module for site in sites if site.of_input}
-    ending: list[RemovableHandle] = []
-    hooks = ExitStack()
-
-    def enter(module: torch.nn.Module, args: Any) -> Any:
-        if is_elsewhere():
-            return None
-        may_be_ruled = mode.enter_module(module)
-        return begin_call(module, args) if may_be_ruled and module not in tapped_before else None
-
-    def leave(module: torch.nn.Module, args: Any, output: Any) -> None:
-        if not is_elsewhere() and mode.modules and mode.modules[-1] is module:
-            mode.leave_module(output)
-
-    def begin_call(module: torch.nn.Module, args: Any) -> Any:
-        instead = mode.begin_call(module, args)
-        if instead is not None:
-            with _REGISTERING:
-                handle = module.register_forward_hook(_Hook(end_call), prepend=True, with_kwargs=True, always_call=True)
-            ending.append(handle)
-            hooks.callback(handle.remove)
-        return instead
-
-    # Torch asks late whether a hook takes keyword arguments: one that is removed meanwhile is called without them, in
-    # threads that had begun to call the module.
-    def end_call(module: torch.nn.Module, args: Any, *kwargs_and_output: Any) -> Any:
-        if is_elsewhere():
-            return None
-        ending.pop().remove()
-        return mode.end_call(*kwargs_and_output)
-
-    def tap_output(index: int) -> Callable[..., Any]:
-        def hook(module: torch.nn.Module, args: Any, output: Any) -> Any:
-            return None if is_elsewhere() else at_site(index, output)
-
-        return hook
-
-    def tap_input(index: int) -> Callable[..., Any]:
-        def hook(module: torch.nn.Module, args: Any, kwargs: Any = None) -> Any:
-            if is_elsewhere():
-                return None
-            args, kwargs = at_site(index, (args, kwargs))
-            # Behind the tap, so that the module's rule meets what was tapped.
-            return (begin_call(module, args) if with_modules else None) or args, kwargs
-
-        return hook
-
-    with hooks:
-        with _REGISTERING:
-            following = (
-                (register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True))
-                if with_modules
-                else ()
-            )
-            handles = [
-                *following,
-                *(
-                    site.module.register_forward_pre_hook(_Hook(tap_input(index)), with_kwargs=True)
-                    if site.of_input
-                    else site.module.register_forward_hook(_Hook(tap_output(index)))
-                    for index, site in enumerate(sites)
-                ),
-            ]
-            for handle in handles:
-                hooks.callback(handle.remove)
-        yield

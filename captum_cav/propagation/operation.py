@@ -1,28 +1,35 @@
-"""One operation of the forward pass, as a rule sees it."""
+"""One operation of the forward pass as a rule sees it, and what is known of its torch function."""
 
 from __future__ import annotations
 
-import functools
+import enum
 import types
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
-from torch.utils._pytree import tree_map
 
-from captum_cav.propagation.account import Ledger
-from captum_cav.propagation.kept import Kept
-from captum_cav.propagation.marks import NONNEGATIVE, RAW, WEIGHT, Origin, is_number, map_tensors, tensors_in
+from captum_cav.errors import UnsupportedOperationError
+from captum_cav.propagation.constant_shares import OperationShares
+from captum_cav.propagation.marks import Handoff, get_mark
+from captum_cav.propagation.saved_values import SavedValue
+from captum_cav.propagation.trace import Trace
+from captum_cav.propagation.traits import Trait
+from captum_cav.tensors import is_number, map_tensors, tensors_in
+from captum_cav.torch_internals import base_of, body_of, tree_map
 
-if TYPE_CHECKING:
-    from captum_cav.propagation.mode import Propagation
+_GATE, _NONNEGATIVE, _BEFORE_FIRST_LAYER = (
+    trait.value for trait in (Trait.GATE, Trait.NONNEGATIVE, Trait.BEFORE_FIRST_LAYER)
+)
 
 
 class Surrogate(Protocol):
     """What stands in for one operation.
 
-    It takes an :class:`Operation` and returns what the operation returns: *the same value*, but differentiable so that
-    its gradient carries contributions.
+    A surrogate takes an :class:`Operation` and returns what the operation returns: *the same value*, but differentiable
+    so that its gradient carries contributions.
     """
 
     def __call__(self, operation: Operation, /) -> Any:
@@ -30,213 +37,187 @@ class Surrogate(Protocol):
         ...
 
 
-class Identity(NamedTuple):
-    """What a torch function is, apart from its arguments: worked out once a function.
+class Role(enum.Enum):
+    """What a torch function is there for."""
+
+    COMPUTES = enum.auto()
+    #: Asks something of a tensor without computing.
+    ASKS = enum.auto()
+    #: Switches the recording of gradients on for a tensor.
+    ASKS_FOR_GRADIENT = enum.auto()
+    #: Sets an attribute of a tensor.
+    SETS_ATTRIBUTE = enum.auto()
+    #: Registers a hook on a tensor's gradient.
+    REGISTERS_HOOK = enum.auto()
+    #: Takes derivatives.
+    DIFFERENTIATES = enum.auto()
+
+
+class Kind(enum.Flag):
+    """What sort of operation it is, for rules and presets that are for a sort."""
+
+    NONE = 0
+    #: A convolution, or a batch norm, which is a convolution of width 1.
+    CONVOLUTION = enum.auto()
+    #: A linear layer, or a product with a weight in any other form.
+    DENSE = enum.auto()
+    #: An activation between two layers.
+    ACTIVATION = enum.auto()
+    #: A normalisation.
+    NORM = enum.auto()
+    #: A choice among values: max pooling, sort, top-k.
+    SELECTION = enum.auto()
+    #: Max pooling over windows.
+    MAX_POOLING = enum.auto()
+    #: A product of two tensors.
+    PRODUCT = enum.auto()
+    #: A sum or difference of two tensors.
+    SUM = enum.auto()
+    #: A softmax, or the attention that is made of a softmax.
+    ATTENTION = enum.auto()
+
+
+class Derivative(enum.Enum):
+    """Where the default rule passes on the operation's own derivative, so that it is gradient times activation."""
+
+    NEVER = enum.auto()
+    ALWAYS = enum.auto()
+    #: Only where a single tensor depends on the inputs.
+    OF_ONE_TENSOR = enum.auto()
+
+
+class Numbers(enum.Enum):
+    """What plain numbers among the arguments are."""
+
+    #: They say how: a dimension, a size.
+    SETTINGS = enum.auto()
+    #: A number in the place of one of the first two arguments takes part like a constant tensor.
+    OPERANDS = enum.auto()
+    #: Every number takes part like a constant tensor.
+    VALUES = enum.auto()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperationSpec:
+    """All that is known of a torch function: a row of the table of operations.
 
     Attributes:
-        name: its plain name, the same for ``torch.relu``, ``Tensor.relu_``, ``F.relu`` and ``aten.relu``; None for a
-            function that is not torch's own.
-        in_place: whether it writes into its first argument by its name (``relu_``, ``+=``, ``x[i] = y``).
-        switch: position of its ``inplace`` argument, None if it has none.
+        rule: the default rule.
+        is_as_is: whether the function itself is its surrogate, where one tensor depends on the inputs, nothing was left
+            by the rule before, and nobody asks for the shares of constants.
+        derivative: where the default rule passes on the function's own derivative.
+        keeps: traits that the output has if all tensors that depend on the inputs have them.
+        keeps_without_constants: traits that the output keeps only if no constant takes part.
+        makes: traits that the output always has.
+        find_gate: recognises a gate that is written by hand. Takes the operation and the traits of its first tensor,
+            and returns the traits that the output has besides.
+        has_weights: whether the function applies a layer's weights, so that its output is not before the first layer.
+        kind: what sort of operation it is.
+        numbers: what plain numbers among the arguments are.
+        first_only: whether only the first argument gives numbers, and another tensor gives the type or the shape.
+        hands_on: whether the function is the identity when the model does not train, and hands on what the rule before
+            left for the rule behind.
+        guard: refuses the operation where it acts at random or changes itself, as in training mode.
+        view_as_affine: shows the operation as an affine one (:class:`captum_cav.operations.affine.AffineView`), or
+            gives None where the arguments do not allow that; None for operations that never are affine.
+        role: what the function is there for.
     """
 
-    name: str | None
-    in_place: bool
-    switch: int | None
+    rule: Surrogate
+    is_as_is: bool = False
+    derivative: Derivative = Derivative.NEVER
+    keeps: Trait = Trait.NONE
+    keeps_without_constants: Trait = Trait.NONE
+    makes: Trait = Trait.NONE
+    find_gate: Callable[[Operation, Trait], Trait] | None = None
+    has_weights: bool = False
+    kind: Kind = Kind.NONE
+    numbers: Numbers = Numbers.SETTINGS
+    first_only: bool = False
+    hands_on: bool = False
+    guard: Callable[[Operation], None] | None = None
+    view_as_affine: Callable[[Operation], Any] | None = None
+    role: Role = Role.COMPUTES
 
 
-_OPERATORS = {
-    "div": ("truediv", "true_divide", "divide", "itruediv", "idiv"),
-    "rdiv": ("rtruediv",),
-    "mul": ("multiply", "rmul", "imul"),
-    "sub": ("subtract", "isub"),
-    "rsub": (),
-    "add": ("radd", "iadd"),
-    "pow": ("ipow",),
-    "neg": ("negative",),
-    "abs": ("absolute",),
-    "getitem": (),
-    "setitem": (),
-}
-# What torch gives under several names, and the names that exported graphs use.
-_ALIASES = {
-    "acos": ("arccos",),
-    "acosh": ("arccosh",),
-    "asin": ("arcsin",),
-    "asinh": ("arcsinh",),
-    "atan": ("arctan",),
-    "atan2": ("arctan2",),
-    "atanh": ("arctanh",),
-    "trunc": ("fix",),
-    "floor_divide": ("floordiv", "ifloordiv"),
-    "remainder": ("mod", "imod"),
-    "sign": ("sgn",),
-    "matmul": ("imatmul", "linalg_matmul"),
-    "inverse": ("linalg_inv",),
-    "matrix_power": ("linalg_matrix_power",),
-    "det": ("linalg_det",),
-    "sigmoid": ("special_expit",),
-    "erf": ("special_erf",),
-    "erfc": ("special_erfc",),
-    "erfinv": ("special_erfinv",),
-    "expm1": ("special_expm1",),
-    "exp2": ("special_exp2",),
-    "log1p": ("special_log1p",),
-    "logit": ("special_logit",),
-    "lgamma": ("special_gammaln",),
-    "digamma": ("special_digamma", "special_psi"),
-    "round": ("special_round",),
-    "sinc": ("special_sinc",),
-    "xlogy": ("special_xlogy",),
-    "softmax": ("_softmax", "special_softmax"),
-    "log_softmax": ("_log_softmax", "special_log_softmax"),
-    "logsumexp": ("special_logsumexp",),
-    "grid_sample": ("grid_sampler", "grid_sampler_2d", "grid_sampler_3d"),
-    "affine_grid": ("affine_grid_generator",),
-    "view": ("_unsafe_view", "_reshape_alias"),
-    "getitem": ("index", "_unsafe_index"),
-    "to": ("_to_copy",),
-    "embedding_bag": ("_embedding_bag", "_embedding_bag_forward_only"),
-    "split": ("unsafe_split",),
-    "split_with_sizes": ("unsafe_split_with_sizes",),
-    "chunk": ("unsafe_chunk",),
-    "grouped_mm": ("_grouped_mm",),
-    "sparse_mm": ("_sparse_mm", "smm", "hsmm", "dsmm"),
-}
-# Methods whose names end as those that write in place.
-_CALLED_SO = frozenset(["requires_grad_"])
-_WRITING_OPERATORS = frozenset("iadd isub imul itruediv idiv ipow imatmul ifloordiv imod".split())
-_COPYING = """
-    alias as_strided detach diagonal expand narrow permute select slice split split_with_sizes squeeze t transpose
-    unbind unfold unsqueeze view view_as_complex view_as_real
-""".split()
-_PLAIN_NAMES = {
-    **{alias: name for table in (_OPERATORS, _ALIASES) for name, aliases in table.items() for alias in aliases},
-    **{f"{name}_copy": name for name in _COPYING},
-}
-_TORCH_MODULES = (
-    "torch._C",
-    "torch.nn",
-    "torch._tensor",
-    "torch.functional",
-    "torch._ops.aten",
-    "torch._ops.torchvision",
-)
+class Engine(Protocol):
+    """What an operation asks of the propagation in which it runs."""
 
+    trace: Trace
 
-@functools.cache
-def identify(function: Callable[..., Any]) -> Identity:
-    """Identity of a torch function.
+    def decomposing(self) -> AbstractContextManager[Any]:
+        """While this context is active, each torch function meets its own rule."""
+        ...
 
-    Args:
-        function: as ``__torch_function__`` receives it: a method descriptor, a built-in, a function of
-            ``torch.nn.functional``, an attribute's getter, an ``aten`` overload.
+    def run_without_rule(self, operation: Operation) -> Any:
+        """Run an operation that has no rule, or refuse it."""
+        ...
 
-    Returns:
-        Its name, and how it writes in place.
+    def refuse(self, name: str) -> UnsupportedOperationError:
+        """The error for an operation that has no rule."""
+        ...
 
-    Example::
-
-        >>> identify(torch.Tensor.add_)
-        Identity(name='add', in_place=True, switch=None)
-        >>> identify(torch.nn.functional.relu)
-        Identity(name='relu', in_place=False, switch=1)
-    """
-    raw: str = getattr(function, "__name__", "")
-    module = getattr(function, "__module__", None)
-    if raw == "__get__":
-        return Identity(getattr(function.__self__, "__name__", None), False, None)  # type: ignore[attr-defined]
-    if raw == "__set__":
-        return Identity("__set__", True, None)
-    if isinstance(function, torch._ops.OpOverload):
-        module, raw = f"torch._ops.{function.namespace}", function._opname
-    native = module is None or module == "torch" or module.startswith(_TORCH_MODULES)
-    if not native:
-        return Identity(None, False, None)
-    switch = None
-    if isinstance(function, types.FunctionType):
-        parameters = function.__code__.co_varnames[: function.__code__.co_argcount]
-        switch = parameters.index("inplace") if "inplace" in parameters else None
-    if raw.startswith("__") and raw.endswith("__"):
-        plain = raw.strip("_")
-        in_place = plain == "setitem" or plain in _WRITING_OPERATORS
-    else:
-        plain = raw if raw in _CALLED_SO else raw.rstrip("_")
-        in_place = plain != raw
-    return Identity(_PLAIN_NAMES.get(plain, plain), in_place, switch)
-
-
-def _no_override(*_: object) -> bool:
-    return False
-
-
-@functools.cache
-def _body(function: types.FunctionType) -> Callable[..., Any]:
-    """The function without its own override check, so that the mode sees the operations inside it."""
-    unchecked = dict.fromkeys(
-        ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"), _no_override
-    )
-    body = types.FunctionType(
-        function.__code__,
-        {**function.__globals__, **unchecked},
-        function.__name__,
-        function.__defaults__,
-        function.__closure__,
-    )
-    body.__kwdefaults__ = function.__kwdefaults__
-    return body
+    def where(self) -> str:
+        """Where in the model the forward pass is, for messages."""
+        ...
 
 
 class Operation:
     """One call of a torch function in the forward pass, some of whose arguments carry contributions.
 
-    A rule reads its arguments and returns the value built so that gradients carry contributions.
+    A rule reads the arguments and returns the value, built so that gradients carry contributions.
 
     Attributes:
         name: plain name of the function (``"relu"`` for ``torch.relu_`` and ``F.relu`` alike).
+        spec: what is known of the function.
         function: the function that was called.
         args: its positional arguments, parameters detached.
         kwargs: its keyword arguments, parameters detached.
-        sources: the tensors among them that depend on the inputs, some of which carry.
+        sources: the tensors among them that depend on the inputs. Some of these carry contributions.
         in_place: whether the call writes into its first argument.
-        held: identities of carriers that the rule held constant, so that the output does not descend from them.
-        written_out: whether the rule ran other operations instead, each of which met a rule of its own.
-        origin: what the rule leaves for the rule of the operation that takes the output; None for nothing.
+        detached: identities of tensors that were constants for the rule, so that the output does not come from them.
+        is_decomposed: whether the rule ran other operations instead, each of which met a rule of its own.
+        handoff: what the rule leaves for the rule of the operation that takes the output; None for nothing.
     """
 
     __slots__ = (
-        "_propagation",
+        "_engine",
         "args",
+        "detached",
         "function",
-        "held",
+        "handoff",
         "in_place",
+        "is_decomposed",
         "kwargs",
         "name",
-        "origin",
         "sources",
-        "written_out",
+        "spec",
     )
 
     def __init__(
         self,
-        identity: Identity,
+        name: str,
+        spec: OperationSpec,
         function: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        sources: Sequence[torch.Tensor],
+        sources: list[torch.Tensor],
         in_place: bool,
-        propagation: Propagation,
+        engine: Engine,
     ) -> None:
-        self.name = identity.name or str(getattr(function, "__qualname__", function))
+        self.name = name
+        self.spec = spec
         self.function = function
         self.args = args
         self.kwargs = kwargs
         self.sources = sources
         self.in_place = in_place
-        self.held: frozenset[int] = frozenset()
-        self.written_out = False
-        self.origin: Origin | None = None
-        self._propagation = propagation
+        self.detached: frozenset[int] = frozenset()
+        self.is_decomposed = False
+        self.handoff: Handoff | None = None
+        self._engine = engine
+
+    # The value ------------------------------------------------------------------------------------------------------
 
     def value(self) -> Any:
         """What the function returns, differentiated as torch does."""
@@ -247,17 +228,21 @@ class Operation:
         return self.evaluator()(x)
 
     def evaluator(self) -> Callable[[torch.Tensor], Any]:
-        """What evaluates the function as :meth:`evaluate` does; a rule may keep it, since it holds no graph."""
+        """A function that evaluates as :meth:`evaluate` does. A rule may keep the function: it holds no graph."""
         function, others = self.function, self.args[1:]
         options = {key: value for key, value in self.kwargs.items() if key != "input"} if self.kwargs else {}
         return lambda x: function(x, *others, **options)
 
     def by_default(self) -> Any:
         """The value as the operation's default rule builds it."""
-        return self._propagation.by_default(self)
+        return self.spec.rule(self)
 
-    def stopped(self) -> Any:
-        """The value as a constant: contributions go no further."""
+    def gradient(self) -> Any:
+        """What an operation without a rule does: it is refused, or passes its gradient on with a warning."""
+        return self._engine.run_without_rule(self)
+
+    def value_as_constant(self) -> Any:
+        """The value as a constant: contributions end here."""
         if not self.in_place:
             return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, self.value())
         target = self.args[0]
@@ -266,24 +251,40 @@ class Operation:
         self.add_constant(target, value)
         return target
 
+    def decompose(self, composite: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run torch code in the place of the operation. Each operation inside meets its own rule."""
+        self.is_decomposed = True
+        with self._engine.decomposing():
+            output = composite(*args, **kwargs)
+            return self.args[0].copy_(output) if self.in_place else output
+
+    def decompose_body(self) -> Any:
+        """Run the function's own Python body, so that each operation inside meets its own rule."""
+        if not isinstance(self.function, types.FunctionType):
+            raise self._engine.refuse(self.name)
+        return self.decompose(body_of(self.function), *self.args, **self.kwargs)
+
     def on(self, stand_ins: dict[int, torch.Tensor]) -> Operation:
-        """The same operation on other tensors in the place of some of its own, which are given by their identity."""
+        """The same operation on other tensors. The stand-ins are given by the identity of what they replace."""
 
         def stand_in(tensor: torch.Tensor) -> torch.Tensor:
             return stand_ins.get(id(tensor), tensor)
 
         return Operation(
-            Identity(self.name, False, None),
+            self.name,
+            self.spec,
             self.function,
             map_tensors(stand_in, self.args),
             {key: map_tensors(stand_in, value) for key, value in self.kwargs.items()},
             [stand_in(tensor) for tensor in self.sources],
             self.in_place,
-            self._propagation,
+            self._engine,
         )
 
+    # The arguments --------------------------------------------------------------------------------------------------
+
     def argument(self, position: int, name: str, default: Any = None) -> Any:
-        """The argument given at a position or by name."""
+        """The argument at a position or by name."""
         if position < len(self.args):
             return self.args[position]
         return self.kwargs.get(name, default)
@@ -292,93 +293,105 @@ class Operation:
         """Whether a value is a tensor that carries contributions."""
         return isinstance(value, torch.Tensor) and value.requires_grad
 
-    def is_weight(self, value: Any) -> bool:
-        """Whether a value is sigmoid- or softmax-like: it weighs what it multiplies."""
-        return isinstance(value, torch.Tensor) and self._propagation.has_trait(value, WEIGHT)
+    def depends_on_inputs(self, value: Any) -> bool:
+        """Whether a value holds a tensor that was computed from the inputs."""
+        run = self._engine.trace.run
+        return any(get_mark(tensor, run) is not None for tensor in tensors_in(value))
+
+    def is_gate(self, value: Any) -> bool:
+        """Whether a value is like a sigmoid or a softmax: it weighs what it multiplies."""
+        return isinstance(value, torch.Tensor) and self._has_trait(value, _GATE)
 
     def is_nonnegative(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor is known to have no value below 0."""
-        return self._propagation.has_trait(tensor, NONNEGATIVE)
+        return self._has_trait(tensor, _NONNEGATIVE)
 
     @property
     def is_at_input(self) -> bool:
         """Whether no layer with weights lies between the inputs and the operation."""
-        return all(self._propagation.has_trait(tensor, RAW) for tensor in self.sources)
+        return all(self._has_trait(tensor, _BEFORE_FIRST_LAYER) for tensor in self.sources)
 
-    def origin_of(self, tensor: Any) -> Origin | None:
-        """What the rule of the operation that made a tensor left for this one, or None."""
-        return self._propagation.origin_of(tensor)
+    def _has_trait(self, tensor: torch.Tensor, trait: int) -> bool:
+        mark = get_mark(tensor, self._engine.trace.run)
+        return mark is not None and bool(mark.traits & trait)
 
-    def keep(self, tensor: torch.Tensor) -> Kept:
-        """A tensor's value for the backward pass, as it is now whatever the model writes over it."""
-        return Kept(tensor.clone()) if self.in_place else self._propagation.keep(tensor)
+    def handoff_of(self, tensor: Any) -> Handoff | None:
+        """What the rule of the operation that made a tensor left for this operation's rule, or None."""
+        mark = get_mark(tensor, self._engine.trace.run)
+        return None if mark is None else mark.handoff
+
+    def detach(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor as a constant: a gate, a statistic. Contributions do not pass through the tensor."""
+        self.detached |= {id(tensor)}
+        return tensor.detach()
+
+    def without_inputs(self, value: Any) -> Any:
+        """A (nested) argument in which every tensor of numbers that depends on the inputs is replaced by zeros."""
+
+        def without(tensor: torch.Tensor) -> torch.Tensor:
+            # Integers are indices: they say where, and carry nothing.
+            return torch.zeros_like(tensor) if is_number(tensor) and self.depends_on_inputs(tensor) else tensor
+
+        return map_tensors(without, value)
+
+    # The backward pass ----------------------------------------------------------------------------------------------
+
+    def save(self, tensor: torch.Tensor) -> SavedValue:
+        """Save a tensor's value for the backward pass, whatever the model writes over the tensor later."""
+        return SavedValue(tensor.clone()) if self.in_place else self._engine.trace.saved.save(tensor)
 
     def let_zeros_carry(self) -> None:
         """Note that the rule gives shares to units of value 0."""
-        self._propagation.notes.zeros_carry = True
-
-    def ledger(self) -> Ledger:
-        """Where a rule reports shares of constants that the backward pass itself computes; it may keep it."""
-        return self._propagation.ledger(self)
-
-    def depends_on_inputs(self, value: Any) -> bool:
-        """Whether a value holds a tensor that was computed from the inputs."""
-        return any(map(self._propagation.depends_on_inputs, tensors_in(value)))
-
-    def hold(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor as a constant: a weight, a statistic. It passes no contributions on."""
-        self.held |= {id(tensor)}
-        return tensor.detach()
-
-    @property
-    def where(self) -> str:
-        """Where in the model it ran, for messages, as `` in module 'layer1' (Layer)``, or nothing."""
-        return self._propagation.where()
+        self._engine.trace.shares.zeros_carry = True
 
     @property
     def counts_constants(self) -> bool:
-        """Whether anyone asked for the shares of constants; measuring them costs a little."""
-        return self._propagation.account is not None
+        """Whether anybody asked for the shares of constants. To measure them costs a little."""
+        return self._engine.trace.shares.is_measured
+
+    def shares(self) -> OperationShares:
+        """Where a rule reports shares of constants that the backward pass computes. A rule may keep this object."""
+        trace = self._engine.trace
+        return OperationShares(trace.shares, trace.descent(self.sources, self.detached))
 
     def add_constant(self, output: torch.Tensor, part: torch.Tensor) -> None:
         """Report the part of an output that comes from constants.
 
         Args:
-            output: the operation's output, a carrier.
-            part: what it would be if every input were zero; any shape that broadcasts to the output's.
+            output: the operation's output, which carries contributions.
+            part: what the output would be if every input were zero, of a shape that broadcasts to the output's shape.
         """
-        self._propagation.add_constant(self, output, part)
+        trace = self._engine.trace
+        if trace.shares.is_measured and output.requires_grad:
+            base = base_of(output)
+            if base is not None:
+                # What is written into a view, now or later, goes on in the base.
+                part = _in_base(output, base, part)
+                output = base
+            trace.shares.watch(output, part, trace.descent(self.sources, self.detached))
 
-    def without_inputs(self, value: Any) -> Any:
-        """A (nested) argument with every tensor of numbers that depend on the inputs replaced by zeros."""
+    @property
+    def where(self) -> str:
+        """Where in the model the operation ran, for messages: `` in module 'layer1' (Layer)``, or nothing."""
+        return self._engine.where()
 
-        def without(tensor: torch.Tensor) -> torch.Tensor:
-            # Integers are indices: they say where, and carry nothing.
-            numbers = is_number(tensor) and self._propagation.depends_on_inputs(tensor)
-            return torch.zeros_like(tensor) if numbers else tensor
 
-        return map_tensors(without, value)
+def _in_base(view: torch.Tensor, base: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+    """A part of a view as a part of its base. Both broadcast."""
+    if part.dim() <= 1 and view.shape[-1:] == base.shape[-1:] == part.shape and view.numel() == base.numel():
+        return part  # The bias of a linear layer, whose output is a view of torch's own rows.
+    whole = torch.zeros_like(base)
+    offset = view.storage_offset() - base.storage_offset()
+    whole.as_strided(view.shape, view.stride(), offset).copy_(part)
+    return whole
 
-    def inside(self, composite: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Run a function written in torch so that each operation inside it meets its own rule."""
-        self.written_out = True
-        with self._propagation.paused(False), self._propagation:
-            output = composite(*args, **kwargs)
-            return self.args[0].copy_(output) if self.in_place else output
 
-    def reentered(self) -> Any:
-        """Run the Python body of this operation so that each operation inside it meets its own rule."""
-        if not isinstance(self.function, types.FunctionType):
-            raise self._propagation.unsupported(self.name)
-        return self.inside(_body(self.function), *self.args, **self.kwargs)
-
-    def gradient(self) -> Any:
-        """What an operation without a rule does: refuse, or pass its gradient on with a warning."""
-        return self._propagation.handle_unknown(self)
+#: The row of whatever has no row: the operation is refused, or its gradient is passed on.
+UNKNOWN = OperationSpec(rule=Operation.gradient)
 
 
 class ModuleCall(Operation):
-    """A module's whole call as one operation; what runs inside is not seen."""
+    """A module's whole call as one operation. What runs inside the module is not seen."""
 
     __slots__ = ("_output", "module")
 
@@ -387,17 +400,16 @@ class ModuleCall(Operation):
         module: torch.nn.Module,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        sources: Sequence[torch.Tensor],
+        sources: list[torch.Tensor],
         output: Any,
-        propagation: Propagation,
+        engine: Engine,
     ) -> None:
-        identity = Identity(type(module).__name__, False, None)
-        super().__init__(identity, module.forward, args, kwargs, sources, False, propagation)
+        super().__init__(type(module).__name__, UNKNOWN, module.forward, args, kwargs, sources, False, engine)
         self.module = module
         self._output = output
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
-        """The argument given at a position, or in that order by name: a module may call its input what it likes."""
+        """The argument at a position, keyword arguments counted too: a module may give its input any name."""
         given = [*self.args, *self.kwargs.values()]
         return given[position] if position < len(given) else default
 
@@ -406,16 +418,14 @@ class ModuleCall(Operation):
         return self._output
 
     def evaluate(self, x: torch.Tensor) -> Any:
-        """What the module returned: its first argument has not changed."""
+        """What the module returned. The first argument has not changed."""
         return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, self._output)
 
     def by_default(self) -> Any:
-        """A module has no default as one operation: what it returned, differentiated as torch does."""
+        """What the module returned, differentiated as torch does: a module has no default as one operation."""
         return self._output
 
 
-def writes_in_place(identity: Identity, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a call writes into its first argument."""
-    if identity.in_place or "inplace" in kwargs:
-        return identity.in_place or bool(kwargs["inplace"])
-    return identity.switch is not None and identity.switch < len(args) and bool(args[identity.switch])
+def describe_rule(rule: object) -> str:
+    """A rule as a person would write it: ``GammaRule(0.25)`` or a function's name."""
+    return getattr(rule, "__name__", None) or repr(rule)

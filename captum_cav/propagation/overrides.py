@@ -1,32 +1,36 @@
-"""A user's rules, and which of them is for an operation: the most specific wins.
+"""A user's rules, and which of them is for an operation: the most specific rule wins.
 
-Instance of a module, then name pattern, then type of module, then torch function, then the default. Among modules that
-enclose an operation the innermost wins, among patterns an exact name and then the longest, among types the nearest.
+The order is: the instance of a module, then a name pattern, then the type of a module, then a torch function, then the
+default. Among modules that enclose an operation the innermost one wins. Among patterns an exact name wins, and then the
+longest pattern. Among types the nearest one wins.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
-from captum_cav import _captum
 from captum_cav.checks import did_you_mean
 from captum_cav.errors import CAVTypeError, LayerError, OptionError
-from captum_cav.propagation.operation import identify
-from captum_cav.rules.rule import FunctionRule, Rule
+from captum_cav.propagation.operation import Operation
+from captum_cav.propagation.rule import FunctionRule, Rule
+from captum_cav.propagation.table import OperationTable
 
 _INSTANCE, _PATTERN, _TYPE = 3, 2, 1
+
+#: Gives a rule object of another library as a rule; None for whatever is no such object.
+Translator: TypeAlias = Callable[[object], Rule | None]
 
 
 class Candidate(NamedTuple):
     """Rules for what runs inside a module.
 
     Attributes:
-        rank: kind of key, depth of the module and how specific the key is for it; the greatest wins.
-        rules: the rules, the first that governs an operation rules it.
+        rank: kind of the key, depth of the module, and how specific the key is for the module; the greatest rank wins.
+        rules: the rules. The first rule that governs an operation rules the operation.
         why: the key, for people.
     """
 
@@ -39,22 +43,29 @@ class Rulebook:
     """Rules by module instance, name pattern, module type and torch function, checked against a model.
 
     Args:
-        rules: the mapping that a user gave; values are rules, Captum's rules, functions or sequences of those.
+        rules: the mapping that a user gave. Values are rules, rule objects that ``translate`` knows, functions, or
+            sequences of these.
         forward_func: the model, or any callable.
+        table: the table of operations.
+        translate: gives the rule objects of another library as rules.
 
     Raises:
-        CAVTypeError: for a key or a rule of a type that cannot be one.
-        LayerError: for a pattern or a module that is not the model's.
+        CAVTypeError: for a key or a rule whose type does not fit.
+        LayerError: for a pattern that matches no module, or a module of another model.
         OptionError: for a torch function that its rule is not for.
     """
 
-    def __init__(self, rules: Mapping[Any, Any], forward_func: Callable[..., Any]) -> None:
+    def __init__(
+        self, rules: Mapping[Any, Any], forward_func: Callable[..., Any], table: OperationTable, translate: Translator
+    ) -> None:
+        self.table = table
+        self._translate = translate
         self._instances: dict[torch.nn.Module, tuple[Rule, ...]] = {}
         self._patterns: dict[str, tuple[Rule, ...]] = {}
         self._types: dict[type, tuple[Rule, ...]] = {}
         self._functions: dict[Any, tuple[Rule, ...]] = {}
         for key, value in rules.items():
-            made = tuple(_as_rules(value, key))
+            made = tuple(self._as_rules(value, key))
             if isinstance(key, torch.nn.Module):
                 _check_instance(key, forward_func)
                 self._instances[key] = made
@@ -64,7 +75,7 @@ class Rulebook:
             elif isinstance(key, type) and issubclass(key, torch.nn.Module):
                 self._types[key] = made
             elif callable(key) and not isinstance(key, type):
-                name = identify(key).name
+                name = table.name_of(key)
                 _check_function(made, name, key)
                 self._functions[name or key] = made
             else:
@@ -74,8 +85,24 @@ class Rulebook:
                 )
 
     def of_function(self, key: Any) -> tuple[Rule, ...]:
-        """The rules given for a torch function, by its plain name, or by itself if it has none."""
+        """The rules for a torch function, by its plain name. A function without a plain name is the key itself."""
         return self._functions.get(key, ())
+
+    def choose(self, operation: Operation, candidates: Sequence[Candidate]) -> tuple[Rule, str] | None:
+        """The user's rule for an operation, and why the rule was chosen; None for the default rule.
+
+        Args:
+            operation: the operation.
+            candidates: rules for what runs in the modules that enclose the operation, best first.
+        """
+        for candidate in candidates:
+            for rule in candidate.rules:
+                if not rule.as_one and rule.governs(operation):
+                    return rule, candidate.why
+        for rule in self.of_function(self.table.name_of(operation.function) or operation.function):
+            if rule.governs(operation):
+                return rule, f"function {operation.name}"
+        return None
 
     def may_be_for(self, module: torch.nn.Module) -> bool:
         """Whether any rule may be given for a module."""
@@ -93,12 +120,12 @@ class Rulebook:
         if module in self._instances:
             found.append(Candidate((_INSTANCE, depth, 1), self._instances[module], "this module"))
         own = module.__dict__.get("rule")
-        if isinstance(own, Rule) or _captum.is_rule(own):
-            found.append(Candidate((_INSTANCE, depth, 0), tuple(_as_rules(own, module)), "module.rule"))
+        if isinstance(own, Rule) or (own is not None and self._translate(own) is not None):
+            found.append(Candidate((_INSTANCE, depth, 0), tuple(self._as_rules(own, module)), "module.rule"))
         for number, (pattern, rules) in enumerate(self._patterns.items()):
             if any(fnmatchcase(name, pattern) for name in names):
                 literal = sum(character not in "*?" for character in pattern)
-                # Of two as long, the later.
+                # Of two patterns of the same length the later one wins.
                 specific = float("inf") if pattern in names else literal + number / (len(self._patterns) + 1)
                 found.append(Candidate((_PATTERN, depth, specific), rules, repr(pattern)))
         lineage = type(module).__mro__
@@ -106,6 +133,24 @@ class Rulebook:
             if kind in lineage:
                 found.append(Candidate((_TYPE, depth, -lineage.index(kind)), rules, f"type {kind.__name__}"))
         return sorted(found, key=lambda candidate: candidate.rank, reverse=True)
+
+    def _as_rules(self, value: Any, key: Any) -> Iterator[Rule]:
+        """A rule or several rules, in any of the forms in which a user may give them."""
+        if isinstance(value, (list, tuple)):
+            for one in value:
+                yield from self._as_rules(one, key)
+            return
+        translated = value if isinstance(value, Rule) else self._translate(value)
+        if translated is not None:
+            yield translated
+        elif callable(value) and not isinstance(value, (type, torch.nn.Module)):
+            yield FunctionRule(value)
+        else:
+            what = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+            raise CAVTypeError(
+                f"the rule of {key!r} is {what}; expected a rule as rules.GammaRule(0.25), a list of rules, or a "
+                "function of a rules.Operation as rules.pass_through."
+            )
 
 
 def _check_instance(module: torch.nn.Module, forward_func: Callable[..., Any]) -> None:
@@ -127,25 +172,6 @@ def _check_pattern(pattern: str, forward_func: Callable[..., Any]) -> None:
         raise LayerError(
             f"rules has the name pattern {pattern!r}, which matches no module{did_you_mean(pattern, names)}; see "
             "model.named_modules()."
-        )
-
-
-def _as_rules(value: Any, key: Any) -> Iterator[Rule]:
-    """A rule, or several, in any of the forms in which a user may give it."""
-    if isinstance(value, (list, tuple)):
-        for one in value:
-            yield from _as_rules(one, key)
-    elif isinstance(value, Rule):
-        yield value
-    elif _captum.is_rule(value):
-        yield _captum.translate_rule(value)
-    elif callable(value) and not isinstance(value, (type, torch.nn.Module)):
-        yield FunctionRule(value)
-    else:
-        what = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
-        raise CAVTypeError(
-            f"the rule of {key!r} is {what}; expected a rule as rules.GammaRule(0.25), a list of rules, or a function "
-            "of a rules.Operation as rules.pass_through."
         )
 
 

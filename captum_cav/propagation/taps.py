@@ -1,7 +1,7 @@
 """Taps: where the propagation reads the contributions of a layer.
 
-A tap hands a tensor on unchanged and remembers its value and its place in the graph. The first tap that the forward
-pass meets is where the graph begins: nothing before it requires grad.
+A tap passes a tensor on unchanged, and remembers the tensor's value and its place in the graph. The graph begins at the
+first tap that the forward pass meets: nothing before this tap requires grad.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ from typing import Any
 
 import torch
 from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.utils._pytree import tree_map
 
 from captum_cav.errors import CAVTypeError
-from captum_cav.propagation.kept import Kept
-from captum_cav.propagation.surroundings import OwnFunction
+from captum_cav.propagation.saved_values import SavedValue
+from captum_cav.torch_internals import OwnFunction, tree_map
 
 
-class _HandOn(OwnFunction):
-    """Identity that requires grad although its input may not.
+class _Carrier(OwnFunction):
+    """Identity whose output requires grad, whether or not its input does.
 
-    The output shares the input's memory without being a view or a leaf, so that the model may write into it.
+    The output shares the input's memory but is neither a view nor a leaf, so that the model may write into the output.
     """
 
     @staticmethod
@@ -34,59 +33,62 @@ class _HandOn(OwnFunction):
         return (coefficients if ctx.needs_input_grad[0] else None), None
 
 
-def hand_on(value: torch.Tensor) -> torch.Tensor:
-    """A tensor of the same memory that requires grad: the beginning of a graph."""
-    carrier: torch.Tensor = _HandOn.apply(value, torch.zeros((), device="cpu", requires_grad=True))
+def as_carrier(value: torch.Tensor) -> torch.Tensor:
+    """A tensor in the same memory that requires grad: the beginning of a graph."""
+    carrier: torch.Tensor = _Carrier.apply(value, torch.zeros((), device="cpu", requires_grad=True))
     return carrier
 
 
-_TWINS = "_captum_cav_twins"
+_ALIASES = "_captum_cav_memory_aliases"
 
 
-def make_twins(source: torch.Tensor, carrier: torch.Tensor) -> None:
-    """Note that a tapped tensor is in the memory of the one that it stands for, which the model may still hold."""
-    known: list[weakref.ref[torch.Tensor]] = getattr(source, _TWINS, None) or [weakref.ref(source)]
+def note_alias(source: torch.Tensor, carrier: torch.Tensor) -> None:
+    """Note that a tapped tensor lies in the memory of the tensor for which it stands. The model may hold both."""
+    known: list[weakref.ref[torch.Tensor]] = getattr(source, _ALIASES, None) or [weakref.ref(source)]
     known.append(weakref.ref(carrier))
     for tensor in (source, carrier):
-        setattr(tensor, _TWINS, known)
+        setattr(tensor, _ALIASES, known)
 
 
-def twins_of(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """The other tensors in the same memory that are still held."""
-    known = [reference() for reference in getattr(tensor, _TWINS, ())]
-    return [twin for twin in known if twin is not None and twin is not tensor]
+def memory_aliases(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The other tensors in the same memory which somebody still holds."""
+    known = [reference() for reference in getattr(tensor, _ALIASES, ())]
+    return [alias for alias in known if alias is not None and alias is not tensor]
 
 
 class Tapped:
     """The tensors of one layer in one call: their values and their places in the graph.
 
     Args:
-        kind: type of what the layer gave.
+        kind: type of what the layer gave, for messages.
     """
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self.kept: list[Kept] = []
+        self.saved: list[SavedValue] = []
         self.edges: list[GradientEdge] = []
 
     @property
     def values(self) -> list[torch.Tensor]:
         """The values as the layer gave them."""
-        return [kept.value for kept in self.kept]
+        return [saved.value for saved in self.saved]
 
 
 def tap(
-    value: Any, keep: Callable[[torch.Tensor], Kept], mark: Callable[[torch.Tensor, torch.Tensor], None]
+    value: Any, save: Callable[[torch.Tensor], SavedValue], mark: Callable[[torch.Tensor, torch.Tensor], None]
 ) -> tuple[Any, Tapped]:
     """Tap every floating-point tensor of a layer's input or output.
 
     Args:
-        value: a tensor or a (nested) tuple, list, dict or registered container of tensors.
-        keep: keeps a value until it is read.
-        mark: called with each tensor that is handed on and the tensor that it stands for.
+        value: a tensor, or a (nested) tuple, list, dict or registered container of tensors.
+        save: saves a value until the value is read.
+        mark: called with each tensor that is passed on and the tensor for which it stands.
 
     Returns:
-        The same structure with tapped tensors in it, and what was tapped.
+        The same structure with tapped tensors inside, and what was tapped.
+
+    Raises:
+        CAVTypeError: for sparse tensors and complex numbers.
     """
     tapped = Tapped(type(value).__name__)
 
@@ -103,8 +105,8 @@ def tap(
             )
         if not (isinstance(leaf, torch.Tensor) and leaf.is_floating_point()):
             return leaf
-        carrier = hand_on(leaf if leaf.grad_fn is not None else leaf.detach())
-        tapped.kept.append(keep(leaf))
+        carrier = as_carrier(leaf if leaf.grad_fn is not None else leaf.detach())
+        tapped.saved.append(save(leaf))
         tapped.edges.append(get_gradient_edge(carrier))
         mark(carrier, leaf)
         return carrier

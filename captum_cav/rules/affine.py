@@ -24,13 +24,16 @@ import torch
 from torch.nn import functional as F
 
 from captum_cav.errors import OptionError
-from captum_cav.propagation.kept import is_same
+from captum_cav.operations import TABLE
+from captum_cav.operations.affine import AffineView
+from captum_cav.operations.folding import Foldable, FoldedNorm, Passed, foldable_before, folded
+from captum_cav.operations.normalization import inference_norm
+from captum_cav.operations.surrogates import with_backward
+from captum_cav.propagation import zeros
 from captum_cav.propagation.operation import Operation
-from captum_cav.propagation.surroundings import OwnFunction
-from captum_cav.rules import zero
-from captum_cav.rules.linear import ADDMM_ARGUMENTS
-from captum_cav.rules.normalization import Foldable, Folded, Handed, foldable_before, folded, inference_norm
-from captum_cav.rules.rule import Rule
+from captum_cav.propagation.rule import Rule
+from captum_cav.tensors import is_same_memory
+from captum_cav.torch_internals import OwnFunction
 
 Bias = Literal["share", "absorb"]
 
@@ -123,7 +126,7 @@ class Summands:
         """A value that stands in the place of the input: what it brings is the input's contribution."""
         x = self.x.detach()
         value = value.to(x) if isinstance(value, torch.Tensor) else x.new_full((), value)
-        return value + (self.x - x) * (value / zero.without_zeros(x))
+        return value + (self.x - x) * (value / zeros.without_zeros(x))
 
 
 class _Weighing(NamedTuple):
@@ -216,10 +219,7 @@ class AffineRule(Rule):
     fold: bool = True
 
     operations: ClassVar[frozenset[str] | None] = frozenset(
-        """
-        conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear matmul mm bmm mv addmm addmv
-        baddbmm einsum batch_norm
-        """.split()
+        name for name, spec in TABLE if spec.view_as_affine is not None
     )
     #: Whether a share goes by all summands as they are.
     uses_total: ClassVar[bool] = True
@@ -249,112 +249,26 @@ class AffineRule(Rule):
         """The operation's value, shared out by this rule in the backward pass."""
         view = _view(operation)
         assert view is not None
-        if operation.name == "batch_norm":
-            norm, before = inference_norm(operation), foldable_before(operation)
-            if norm is not None and before is not None:
-                return folded(
-                    operation, norm, before, lambda: Affine(operation, view, operation.value(), self).by_itself
-                )
+        # What may be folded is a batch norm, which is affine itself.
+        norm = inference_norm(operation) if operation.name == "batch_norm" else None
+        before = foldable_before(operation) if norm is not None else None
+        if norm is not None and before is not None:
+            return folded(operation, norm, before, lambda: Affine(operation, view, operation.value(), self).pass_alone)
         if self.gives_to_zeros:
-            zero.tiny(view.x.dtype)
+            zeros.tiny(view.x.dtype)
             operation.let_zeros_carry()
         with torch.set_grad_enabled(self.uses_total):
             native = operation.value()
         affine = Affine(operation, view, native, self)
-        output = _Shared.apply(native, view.x, affine)
-        operation.origin = affine
+        output = with_backward(native.detach(), affine.share_out, native, view.x)
+        operation.handoff = affine
         return output
 
 
-class _View(NamedTuple):
-    """An operation as an affine one: ``sum(x, weight) + bias``.
-
-    Attributes:
-        x: the input.
-        weight: the weight.
-        bias: broadcasts to the output's shape; None for none.
-        sum: the operation without its bias, of any input and weight.
-        scaled: the weight with a factor for each of the output's channels in it; None where channels are not
-            dimension 1, so that no batch norm can be folded in.
-        channels: the dimension of ``x`` that the weight's dimension 1 is multiplied with, None if they do not match.
-    """
-
-    x: torch.Tensor
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-    sum: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    scaled: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
-    channels: int | None = None
-
-
-def _view(operation: Operation) -> _View | None:
+def _view(operation: Operation) -> AffineView | None:
     """The operation as an affine one in its one source, or None."""
-    if len(operation.sources) != 1:
-        return None
-    x = operation.sources[0]
-    name, function = operation.name, operation.function
-    if name == "batch_norm":
-        norm = inference_norm(operation)
-        is_input = operation.argument(0, "input") is x
-        if norm is None or not is_input:
-            return None
-        return _View(x, norm.scale, norm.shift, torch.mul)
-    if name.startswith("conv") or name == "linear":
-        if operation.argument(0, "input") is not x:
-            return None
-        weight, bias = operation.argument(1, "weight"), operation.argument(2, "bias")
-        rest = operation.args[3:]
-        options = {key: value for key, value in operation.kwargs.items() if key not in ("input", "weight", "bias")}
-        spatial = 0 if name == "linear" else int(name[-2])
-        groups = operation.argument(6, "groups", 1)
-        return _View(
-            x,
-            weight,
-            None if bias is None else bias.reshape(-1, *[1] * spatial),
-            F.linear if name == "linear" else lambda x, weight: function(x, weight, None, *rest, **options),
-            _scaled_by(name, x, groups),
-            -spatial - 1 if name in ("conv1d", "conv2d", "conv3d") and groups == 1 else None,
-        )
-    if name in ADDMM_ARGUMENTS:
-        added, a, b = (operation.argument(i, key) for i, key in enumerate(ADDMM_ARGUMENTS[name]))
-        beta, alpha = operation.kwargs.get("beta", 1), operation.kwargs.get("alpha", 1)
-        if added is x:
-            return None
-        first = a is x
-        return _View(
-            x,
-            (b if first else a) * alpha,
-            added * beta,
-            (lambda x, weight: torch.matmul(x, weight)) if first else (lambda x, weight: torch.matmul(weight, x)),
-        )
-    operands = [value for value in (*operation.args, *operation.kwargs.values()) if isinstance(value, torch.Tensor)]
-    if len(operands) != 2 or operation.in_place:
-        return None
-    first = operands[0] is x
-    before = [value for value in operation.args if not isinstance(value, torch.Tensor)]
-    if name == "einsum" and (len(before) != 1 or not isinstance(before[0], str)):
-        return None
-    return _View(
-        x,
-        operands[1 if first else 0],
-        None,
-        (lambda x, weight: function(*before, x, weight)) if first else (lambda x, weight: function(*before, weight, x)),
-    )
-
-
-def _scaled_by(name: str, x: torch.Tensor, groups: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None:
-    """How a factor a channel of the output goes into the weight."""
-    if name == "linear" and x.dim() != 2:
-        return None
-    if "transpose" not in name:
-        return lambda weight, scale: weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
-
-    def transposed(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        # (inputs, outputs of one group, ...): the inputs of each group come together.
-        per_group = weight.reshape(groups, -1, *weight.shape[1:])
-        return (per_group * scale.reshape(groups, 1, -1, *[1] * (weight.dim() - 2))).reshape(weight.shape)
-
-    return transposed
+    view = operation.spec.view_as_affine
+    return None if view is None else view(operation)
 
 
 class _Shares(NamedTuple):
@@ -363,66 +277,66 @@ class _Shares(NamedTuple):
     Attributes:
         direct: coefficients of the operation's own sums, to go on as torch differentiates them; None for none.
         through: coefficients of the input; None for none.
-        held: the share of constants, a float64 scalar; None where nobody asks.
+        constant_share: the share of constants, a float64 scalar; None where nobody asks.
     """
 
     direct: torch.Tensor | None
     through: torch.Tensor | None
-    held: torch.Tensor | None
+    constant_share: torch.Tensor | None
 
 
 class Affine(Foldable):
-    """One affine operation between forward and backward pass; batch norms behind it may still be folded in."""
+    """One affine operation between forward and backward pass. Batch norms behind it may still be folded in."""
 
-    def __init__(self, operation: Operation, view: _View, output: torch.Tensor, rule: AffineRule) -> None:
+    def __init__(self, operation: Operation, view: AffineView, output: torch.Tensor, rule: AffineRule) -> None:
         self.rule = rule
         self._view = view._replace(x=view.x.detach())
-        self._x = operation.keep(view.x)
-        self._output = operation.keep(output)
+        self._x = operation.save(view.x)
+        self._output = operation.save(output)
         self._nonnegative = operation.is_nonnegative(view.x)
-        self.ledger = operation.ledger()
-        self._pairs: list[Folded] = []
+        self.shares = operation.shares()
+        self._norms: list[FoldedNorm] = []
 
     def can_fold(self, channels: int) -> bool:
-        """Whether the rule wants it and the channels are those of the output."""
+        """Whether the rule folds and the channels are those of the output."""
         return self.rule.fold and self._view.scaled is not None and self._output.value.shape[1] == channels
 
-    def fold(self, pair: Folded) -> None:
-        """Rule what goes through a batch norm as the pair's."""
-        self._pairs.append(pair)
+    def fold(self, norm: FoldedNorm) -> None:
+        """Rule what comes through a batch norm together with the batch norm."""
+        self._norms.append(norm)
 
     def share_out(self, coefficients: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Coefficients of the operation's own sums, to go on as torch differentiates them, and of the input."""
+        """Coefficients of the operation's own sums, which torch differentiates, and coefficients of the input."""
         rest: torch.Tensor | None = coefficients
         found = []
-        for pair in self._pairs:
-            handed = pair.ask()
-            if handed is not None:
+        for norm in self._norms:
+            passed = norm.take()
+            if passed is not None:
                 assert rest is not None
-                rest = None if is_same(rest, handed.passed) else rest - handed.passed
-                shared = self._share(handed.coefficients, pair)
-                if shared.held is not None and handed.held is not None:
-                    # What the norm entered by itself is the pair's to share out.
-                    self.ledger.enter(shared.held - handed.held)
+                rest = None if is_same_memory(rest, passed.passed) else rest - passed.passed
+                shared = self._share(passed.coefficients, norm)
+                if shared.constant_share is not None and passed.constant_share is not None:
+                    # The batch norm entered a share when it passed on alone. This share is the pair's to share out.
+                    self.shares.enter(shared.constant_share - passed.constant_share)
                 found.append(shared)
         if rest is not None:
             found.append(self._share(rest, None))
-            if found[-1].held is not None:
-                self.ledger.enter(found[-1].held)
+            if found[-1].constant_share is not None:
+                self.shares.enter(found[-1].constant_share)
         return (
             functools.reduce(_sum, [shared.direct for shared in found]),
             functools.reduce(_sum, [shared.through for shared in found]),
         )
 
-    def by_itself(self, coefficients: torch.Tensor) -> Handed:
-        """What a batch norm, as an operation of its own, passes on."""
-        direct, through, held = self._share(coefficients, None)
+    def pass_alone(self, coefficients: torch.Tensor) -> Passed:
+        """What a batch norm passes on if it is ruled as an operation without the one before."""
+        direct, through, constant_share = self._share(coefficients, None)
         passed = _sum(None if direct is None else direct * self._view.weight, through)
         assert passed is not None
-        return Handed(coefficients, passed, held)
+        return Passed(coefficients, passed, constant_share)
 
-    def _share(self, coefficients: torch.Tensor, pair: Folded | None) -> _Shares:
-        """The same for what came through a batch norm, by the norm's coefficients, or through none."""
+    def _share(self, coefficients: torch.Tensor, pair: FoldedNorm | None) -> _Shares:
+        """Share out what came through a batch norm, by the coefficients of its output, or what came through none."""
         view = self._view
         output, weight, constant, rectified = self._output.value, view.weight, view.bias, self.is_rectified
         if pair is not None:
@@ -430,8 +344,8 @@ class Affine(Foldable):
             output, rectified = pair.output.value, pair.is_rectified
             weight = view.scaled(weight, pair.norm.scale)
             constant = pair.norm.shift if constant is None else constant * pair.norm.scale + pair.norm.shift
-        zeros_carry = self.ledger.zeros_carry and output.dtype != torch.float16
-        contributions = coefficients * (zero.without_zeros(output) if zeros_carry else output)
+        zeros_carry = self.shares.zeros_carry and output.dtype != torch.float16
+        contributions = coefficients * (zeros.without_zeros(output) if zeros_carry else output)
         with torch.enable_grad():
             x = self._x.value.detach().requires_grad_()
             has_constant = constant is not None
@@ -444,7 +358,7 @@ class Affine(Foldable):
                 x, weight, constant, total, view.sum, self._nonnegative, has_constant, rectified, view.channels
             )
             shares = self.rule.shares(summands)
-        held = self._held_back(contributions, shares, total - constant) if self.ledger.counts else None
+        constant_share = self._not_shared(contributions, shares, total - constant) if self.shares.are_measured else None
         direct = None
         parts, seeds = [], []
         for number, (sums, factor) in enumerate(shares, 1):
@@ -461,10 +375,10 @@ class Affine(Foldable):
         through = None
         if parts:
             (through,) = torch.autograd.grad(parts, x, seeds, create_graph=torch.is_grad_enabled())
-        return _Shares(direct, through, held)
+        return _Shares(direct, through, constant_share)
 
     @staticmethod
-    def _held_back(contributions: torch.Tensor, shares: Sequence[Share], total: torch.Tensor) -> torch.Tensor:
+    def _not_shared(contributions: torch.Tensor, shares: Sequence[Share], total: torch.Tensor) -> torch.Tensor:
         given = sum(factor.detach() * (total if sums is None else sums.detach()) for sums, factor in shares)
         return (contributions * (1 - given)).sum(dtype=torch.float64)
 
@@ -473,16 +387,3 @@ def _sum(one: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor |
     if one is None or other is None:
         return other if one is None else one
     return one + other
-
-
-class _Shared(OwnFunction):
-    """An affine operation's value, whose contributions are shared out in the backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, native: torch.Tensor, x: torch.Tensor, affine: Affine) -> torch.Tensor:
-        ctx.affine = affine
-        return native.detach()
-
-    @staticmethod
-    def backward(ctx: Any, coefficients: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
-        return (*ctx.affine.share_out(coefficients), None)

@@ -15,8 +15,8 @@ import torch
 
 from captum_cav.errors import CAVTypeError, OptionError
 from captum_cav.propagation.operation import Operation
+from captum_cav.propagation.rule import Rule
 from captum_cav.rules.affine import AffineRule, Bias, Share, Summands, inverse_of
-from captum_cav.rules.rule import Rule
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -14,8 +14,8 @@ import torch
 
 from captum_cav.errors import OptionError
 from captum_cav.propagation.operation import Operation
+from captum_cav.propagation.rule import Rule
 from captum_cav.rules.affine import AffineRule, Share, Summands, inverted
-from captum_cav.rules.rule import Rule
 
 
 @dataclass(frozen=True, repr=False)

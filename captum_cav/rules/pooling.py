@@ -1,7 +1,4 @@
-"""Selections: the winner takes all (equations 7' and 8), which is autograd's own gradient.
-
-Average pooling is linear and lives in :mod:`captum_cav.rules.linear`.
-"""
+"""Rules for max pooling, and for whatever else selects."""
 
 from __future__ import annotations
 
@@ -12,29 +9,11 @@ import torch
 from torch.nn import functional as F
 
 from captum_cav.errors import OptionError
-from captum_cav.propagation.operation import Operation, Surrogate
-from captum_cav.rules import zero
-from captum_cav.rules.activation import with_slope
-from captum_cav.rules.rule import Rule
-
-
-def winner_takes_all(operation: Operation) -> Any:
-    """Max pooling, max, sort, top-k: what is selected carries all, the rest nothing (equations 7' and 8).
-
-    Which of several equal ones is selected is torch's own choice: max pooling, ``max`` over a dimension and top-k take
-    one of them, ``amax`` and ``max`` of all values share among them.
-    """
-    return operation.value()
-
-
-def larger_of_two(operation: Operation) -> Any:
-    """``maximum`` and ``minimum``, and ``max`` and ``min`` of two tensors: a choice between two summands."""
-    a, b = operation.argument(0, "input"), operation.argument(1, "other")
-    if not isinstance(b, torch.Tensor):
-        return operation.value()
-    greater = operation.name in ("maximum", "fmax", "max")
-    chosen = (a >= b) if greater else (a <= b)
-    return operation.inside(lambda: torch.where(chosen, a, b))
+from captum_cav.operations import TABLE
+from captum_cav.operations.surrogates import with_slopes
+from captum_cav.propagation import zeros
+from captum_cav.propagation.operation import Kind, Operation
+from captum_cav.propagation.rule import Rule
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,10 +30,7 @@ class WinnerTakeAllRule(Rule):
         tensor([[[0., 1.]]])
     """
 
-    @property
-    def operations(self) -> frozenset[str] | None:  # type: ignore[override]
-        """Max pooling, and whatever else selects."""
-        return frozenset(RULES)
+    operations: ClassVar[frozenset[str] | None] = TABLE.names(Kind.SELECTION)
 
     def __call__(self, operation: Operation, /) -> Any:
         """The default."""
@@ -65,12 +41,7 @@ class WinnerTakeAllRule(Rule):
 class _SharedWindow(Rule):
     """Max pooling whose windows share: what average pooling would do with each window's contribution."""
 
-    operations: ClassVar[frozenset[str] | None] = frozenset(
-        f"{adaptive}max_pool{dims}d{indices}"
-        for adaptive in ("", "adaptive_")
-        for dims in (1, 2, 3)
-        for indices in ("", "_with_indices")
-    )
+    operations: ClassVar[frozenset[str] | None] = TABLE.names(Kind.MAX_POOLING)
 
     def __call__(self, operation: Operation, /) -> Any:
         """The value, each window's contribution spread by what :meth:`_stand_in` gives in the place of the input."""
@@ -79,7 +50,7 @@ class _SharedWindow(Rule):
         values = result[0] if isinstance(result, tuple) else result
         sums = _average(operation, self._stand_in(operation, x))
         total = sums.detach()
-        output = with_slope(sums, values.detach(), torch.where(total == 0, 0.0, values.detach() / total))
+        output = with_slopes(values.detach(), [sums], [torch.where(total == 0, 0.0, values.detach() / total)])
         return (output, *result[1:]) if isinstance(result, tuple) else output
 
     def _stand_in(self, operation: Operation, x: torch.Tensor) -> torch.Tensor:
@@ -123,7 +94,7 @@ class UniformPoolingRule(_SharedWindow):
     def _stand_in(self, operation: Operation, x: torch.Tensor) -> torch.Tensor:
         operation.let_zeros_carry()
         values = x.detach()
-        return with_slope(x, torch.ones_like(values), zero.without_zeros(values).reciprocal())
+        return with_slopes(torch.ones_like(values), [x], [zeros.without_zeros(values).reciprocal()])
 
 
 def _average(operation: Operation, x: torch.Tensor) -> torch.Tensor:
@@ -146,21 +117,3 @@ def _average(operation: Operation, x: torch.Tensor) -> torch.Tensor:
     # A factor that all of a window's values have in common cancels, so any divisor will do.
     pooled: torch.Tensor = getattr(F, f"avg_pool{dims}d")(x, kernel, stride or kernel, padding, ceil)
     return pooled
-
-
-_WINNERS = """
-    max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
-    adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d adaptive_max_pool1d_with_indices
-    adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices fractional_max_pool2d fractional_max_pool3d
-    fractional_max_pool2d_with_indices fractional_max_pool3d_with_indices amax amin aminmax topk sort msort kthvalue
-    median nanmedian mode quantile nanquantile cummax cummin
-""".split()
-
-RULES: dict[str, Surrogate] = {
-    **dict.fromkeys(_WINNERS, winner_takes_all),
-    **dict.fromkeys(("max", "min", "maximum", "minimum", "fmax", "fmin"), larger_of_two),
-    # Their own Python bodies take a power, average it and take the root.
-    **dict.fromkeys(("lp_pool1d", "lp_pool2d", "lp_pool3d"), Operation.reentered),
-}
-KEEPING_WEIGHTS = frozenset([*_WINNERS, "max", "min", "maximum", "minimum", "fmax", "fmin"])
-KEEPING_NONNEGATIVE = frozenset(_WINNERS)

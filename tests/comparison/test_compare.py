@@ -18,7 +18,7 @@ from captum_cav import LayerCAV, Method, compare, metrics
 from captum_cav.comparison import Comparison, Row
 from captum_cav.errors import CAVError, InputError, LayerError, MapError, MethodError, ModelError, OptionError
 from tests.comparison.networks import classifier, pictures
-from tests.test_no_trace import left_as_it_was
+from tests.support.traces import left_as_it_was
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

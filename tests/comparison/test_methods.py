@@ -19,7 +19,7 @@ from captum_cav.comparison.methods import INPUT, find
 from captum_cav.comparison.rivals import _ApartMaxPool
 from captum_cav.errors import CAVError, CAVTypeError, InputError, LayerError, OptionError, UnsupportedOperationError
 from tests.comparison.networks import Skipping, classifier, pictures, seeded
-from tests.test_no_trace import left_as_it_was
+from tests.support.traces import left_as_it_was
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

@@ -14,10 +14,10 @@ from captum.testing.helpers.basic_models import BasicModel_ConvNet_One_Conv, Sim
 from torch import nn
 
 from captum_cav import InputCAV, LayerCAV
-from tests.networks import network, shape_of
+from tests.support.networks import heavy_are_slow, network, shape_of
 
 
-@pytest.mark.parametrize("name", ["alexnet", "vgg16", "squeezenet1_1"])
+@pytest.mark.parametrize("name", heavy_are_slow(["alexnet", "vgg16", "squeezenet1_1"]))
 def test_captums_lrp_agrees_where_it_is_right(name: str) -> None:
     net = copy.deepcopy(network(name))
     x = torch.randn(1, *shape_of(name), generator=torch.Generator().manual_seed(8))

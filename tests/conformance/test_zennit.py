@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from captum_cav import InputCAV, rules
-from tests.rules import matrix_rules
+from tests.support import matrix_rules
 
 pytest.importorskip("zennit", reason="zennit is not installed (pip install zennit); its numbers are compared with ours")
 from zennit import canonizers, composites

@@ -10,12 +10,12 @@ import torch
 from captum_cav import InputCAV
 from captum_cav.propagation import forward
 from captum_cav.propagation.overrides import Rulebook
-from tests.networks import FUNCTIONAL, OTHERS, PIECEWISE_LINEAR, network, shape_of
+from tests.support.networks import FUNCTIONAL, OTHERS, PIECEWISE_LINEAR, heavy_are_slow, network, shape_of
 
 ALL = [*PIECEWISE_LINEAR, *OTHERS, *FUNCTIONAL]
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", heavy_are_slow(ALL))
 def test_ratios_and_constants_sum_to_one(name: str) -> None:
     net = network(name)
     x = torch.randn(1, *shape_of(name), generator=torch.Generator().manual_seed(1))

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torchvision.ops.misc import SqueezeExcitation
 
 from captum_cav import InputCAV
-from tests.networks import OTHERS, network, shape_of
+from tests.support.networks import OTHERS, heavy_are_slow, network, shape_of
 
 
 def ratio_of(function: Any) -> Any:
@@ -69,7 +69,7 @@ def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nn.LSTM, "forward", lstm)
 
 
-@pytest.fixture(params=OTHERS)
+@pytest.fixture(params=heavy_are_slow(OTHERS))
 def explained(request: pytest.FixtureRequest) -> tuple[nn.Module, torch.Tensor, int, torch.Tensor]:
     """A network in float64, an input, a target and captum_cav's map, made before anything is replaced."""
     net = copy.deepcopy(network(request.param)).double()

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from captum_cav import InputCAV, LayerCAV
-from tests import networks
+from tests.support import networks
 
 SAMPLES = 3
 

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from captum_cav import InputCAV, LayerCAV, NeuronCAV, metrics, rules, verify
 from captum_cav.ablation import ablate
 from tests.gpu.networks import FEW, SAMPLES, Case, on
+from tests.support.ids import without_address
 
 CPU = torch.device("cpu")
 
@@ -49,7 +50,7 @@ def test_many_targets_of_any_form(name: str, device: torch.device) -> None:
         {"rules": {torch.nn.functional.max_pool2d: rules.UniformPoolingRule()}},
         {"rules": {torch.nn.Conv2d: lambda operation: rules.linear(operation)}},
     ],
-    ids=str,
+    ids=without_address,
 )
 def test_options_and_rules(options: dict[str, Any], device: torch.device) -> None:
     here, there = on("functional", device), on("functional", CPU)
@@ -57,7 +58,7 @@ def test_options_and_rules(options: dict[str, Any], device: torch.device) -> Non
     close(found, expected)
 
 
-@pytest.mark.parametrize("selector", [(2, 3, 4), (slice(0, 2), 3, 4), lambda y: y.mean((1, 2, 3))], ids=str)
+@pytest.mark.parametrize("selector", [(2, 3, 4), (slice(0, 2), 3, 4), lambda y: y.mean((1, 2, 3))], ids=without_address)
 def test_neurons(selector: Any, device: torch.device) -> None:
     here, there = on("functional", device), on("functional", CPU)
     found, expected = (

@@ -6,7 +6,7 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 
-few = settings(max_examples=20, deadline=None)
+few = settings(max_examples=20)
 
 
 @st.composite

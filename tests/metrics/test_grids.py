@@ -25,6 +25,7 @@ from captum_cav.metrics import difull, divide, focus, grid_pointing, shares_in_c
 from tests.metrics import reference
 from tests.metrics.networks import convolutional, pictures
 from tests.metrics.strategies import batches, few
+from tests.support.ids import without_address
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -306,7 +307,7 @@ def test_the_model_is_left_as_it_was(measure: Any) -> None:
         (focus, [0, 1, 2, 2], "example 0 .* takes another picture of its class and two of other classes, of 4 in"),
         (focus, [0, 0, 0, 1], "example 0 cannot be put into a grid"),
     ],
-    ids=str,
+    ids=without_address,
 )
 def test_too_few_classes_are_refused(measure: Any, target: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
@@ -333,7 +334,7 @@ def test_a_class_is_needed(measure: Any) -> None:
         ({"explain": lambda m, x, t: x[:2, 0]}, InputError, "what explain returned holds 2 examples and inputs 8"),
         ({"batch_size": 0}, OptionError, "batch_size is 0"),
     ],
-    ids=str,
+    ids=without_address,
 )
 def test_what_does_not_fit_is_refused(
     measure: Any, target: Any, changed: dict[str, Any], error: type[Exception], message: str

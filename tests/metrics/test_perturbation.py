@@ -16,6 +16,7 @@ from captum_cav.metrics import deletion, insertion, morf_lerf, single_deletion
 from tests.metrics import reference
 from tests.metrics.networks import convolutional, maps, pictures
 from tests.metrics.strategies import few
+from tests.support.ids import without_address
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MODEL = convolutional()
@@ -249,7 +250,7 @@ def test_half_precision_is_softmaxed_in_single() -> None:
         ({"output": "logit"}, OptionError, 'output is \'logit\'; expected "probability" or "score"'),
         ({"batch_size": 0}, OptionError, "batch_size is 0; expected an integer of at least 1"),
     ],
-    ids=str,
+    ids=without_address,
 )
 def test_what_does_not_fit_is_refused(
     measure: Any, changed: dict[str, Any], error: type[Exception], message: str

@@ -16,6 +16,7 @@ from captum_cav.errors import CAVTypeError, InputError, ModelError, OptionError,
 from captum_cav.metrics import model_randomisation, random_logit
 from tests.metrics import reference
 from tests.metrics.networks import convolutional, pictures
+from tests.support.ids import without_address
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TARGETS = [2, 0, 1]
@@ -215,7 +216,7 @@ def test_nothing_is_left_on_the_model(measure: Any) -> None:
         ({"model": convolutional().train()}, ModelError, r"module '1' \(BatchNorm2d\) is in training mode"),
         ({"model": 3}, CAVTypeError, "is a int; expected a torch.nn.Module or another callable"),
     ],
-    ids=str,
+    ids=without_address,
 )
 def test_what_does_not_fit_is_refused(
     measure: Any, changed: dict[str, Any], error: type[Exception], message: str

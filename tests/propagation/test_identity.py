@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from captum_cav.propagation.operation import identify, writes_in_place
 from captum_cav.rules import DEFAULTS, GUARDS, HANDING_ON, KEEPING, MAKING, NONNEGATIVE_TOGETHER, QUERIES
+from tests.support.ids import without_address
 
 T = torch.Tensor
 
@@ -40,7 +41,7 @@ T = torch.Tensor
         (T.requires_grad_, "requires_grad_", False),
         (inspect.signature, None, False),
     ],
-    ids=str,
+    ids=without_address,
 )
 def test_all_forms_of_a_function_have_its_plain_name(function: Callable[..., Any], name: str, in_place: bool) -> None:
     identity = identify(function)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from captum_cav import InputCAV, LayerCAV, rules
 from captum_cav.rules import affine
-from tests.rules import matrix_rules
+from tests.support import matrix_rules
 
 LOW, HIGH = -6.0, 5.0
 BIASES = ("share", "absorb")
@@ -157,7 +157,7 @@ def network_of(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", RULES)
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_one_rule_equals_its_formula_at_every_layer(kind: str, name: str, data: st.DataObject) -> None:
     def choose(*options: Any) -> Any:
@@ -173,7 +173,7 @@ def test_one_rule_equals_its_formula_at_every_layer(kind: str, name: str, data: 
     agree(network, samples(shape, generator), choose(0, 1, 2), affine)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_rules_mixed_by_layer_equal_their_formulas(data: st.DataObject) -> None:
     def choose(*options: Any) -> Any:
@@ -250,7 +250,7 @@ def normed(kind: str, choose: Choose) -> tuple[list[nn.Module], tuple[int, ...]]
 
 @pytest.mark.parametrize("kind", ["convolution, 1-d", "convolution, 2-d", "transposed", "linear"])
 @pytest.mark.parametrize("name", RULES)
-@settings(max_examples=4, deadline=None, derandomize=True)
+@settings(max_examples=4)
 @given(data=st.data())
 def test_batch_norm_is_one_operation_with_the_layer_before_it(kind: str, name: str, data: st.DataObject) -> None:
     def choose(*options: Any) -> Any:
@@ -285,7 +285,7 @@ def test_without_folding_batch_norm_is_an_operation_of_its_own(name: str) -> Non
     agree(apart, samples((2, 5, 5), generator), 1, {body[0]: unfolded})
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_residual_blocks_share_in_proportion(data: st.DataObject) -> None:
     def choose(*options: Any) -> Any:

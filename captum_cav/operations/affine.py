@@ -1,0 +1,288 @@
+"""Affine operations: convolutions, linear layers and products with a weight (equations 1-4 and 9).
+
+For ``y = W x + b`` the shares ``x_i w_ji / y_j``, chained by equation 5, are ``x * (W^T c_y)``: autograd's
+own gradient. The bias is one more input, always 1, with a share of its own. What else is affine with a tensor that adds
+is decomposed into its sum and its product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from captum_cav.operations.products import product
+from captum_cav.operations.table import TABLE
+from captum_cav.propagation.operation import Derivative, Kind, Operation, OperationSpec, Surrogate
+from captum_cav.propagation.traits import Trait
+
+Sum = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class AffineView(NamedTuple):
+    """An operation as an affine one: ``sum(x, weight) + bias``.
+
+    Attributes:
+        x: the input.
+        weight: the weight.
+        bias: the bias, of a shape that broadcasts to the output's shape; None for no bias.
+        sum: the operation without its bias, of any input and weight.
+        scaled: gives the weight with a factor for each of the output's channels in it. None where the channels are not
+            dimension 1, so that no batch norm can be folded into the weight.
+        channels: the dimension of ``x`` that is multiplied with the weight's dimension 1; None if the two do not match.
+    """
+
+    x: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    sum: Sum
+    scaled: Sum | None = None
+    channels: int | None = None
+
+
+# Convolutions and linear layers -------------------------------------------------------------------------------------
+
+
+def affine(spatial: int) -> Surrogate:
+    """Rule of a convolution or a linear layer: a product of input and weight, and a bias with a share of its own.
+
+    Args:
+        spatial: how many dimensions follow the channels.
+    """
+    ones = [1] * spatial
+
+    def rule(operation: Operation) -> Any:
+        bias = operation.argument(2, "bias")
+        if bias is None:
+            return product(operation)
+        x, weight = operation.argument(0, "input"), operation.argument(1, "weight")
+        if len(operation.sources) > 1:
+            rest = {key: value for key, value in operation.kwargs.items() if key not in ("input", "weight", "bias")}
+            return operation.decompose(
+                lambda: operation.function(x, weight, None, *operation.args[3:], **rest) + bias.reshape(-1, *ones)
+            )
+        output = operation.value()
+        if not operation.depends_on_inputs(bias):
+            operation.add_constant(output, bias.reshape(-1, *ones))
+        return output
+
+    rule.__name__ = "affine"
+    return rule
+
+
+def _view_layer(operation: Operation, spatial: int, sum_: Sum | None, scaled: Sum | None) -> AffineView | None:
+    (x,) = operation.sources
+    if operation.argument(0, "input") is not x:
+        return None
+    function, rest = operation.function, operation.args[3:]
+    options = {key: value for key, value in operation.kwargs.items() if key not in ("input", "weight", "bias")}
+    bias = operation.argument(2, "bias")
+    return AffineView(
+        x,
+        operation.argument(1, "weight"),
+        None if bias is None else bias.reshape(-1, *[1] * spatial),
+        sum_ or (lambda x, weight: function(x, weight, None, *rest, **options)),
+        scaled,
+    )
+
+
+def _view_linear(operation: Operation) -> AffineView | None:
+    """A linear layer. A batch norm behind it can be folded in where its outputs are dimension 1."""
+    if len(operation.sources) != 1:
+        return None
+    is_matrix = operation.sources[0].dim() == 2
+    return _view_layer(operation, 0, F.linear, _scale_outputs if is_matrix else None)
+
+
+def _view_convolution(spatial: int) -> Callable[[Operation], AffineView | None]:
+    def view(operation: Operation) -> AffineView | None:
+        if len(operation.sources) != 1:
+            return None
+        found = _view_layer(operation, spatial, None, _scale_outputs)
+        is_whole = operation.argument(6, "groups", 1) == 1
+        return found._replace(channels=-spatial - 1) if found is not None and is_whole else found
+
+    return view
+
+
+def _view_transposed_convolution(spatial: int) -> Callable[[Operation], AffineView | None]:
+    def view(operation: Operation) -> AffineView | None:
+        if len(operation.sources) != 1:
+            return None
+        groups = operation.argument(6, "groups", 1)
+
+        def scaled(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+            # The weight is (inputs, outputs of one group, ...). The inputs of each group come together.
+            per_group = weight.reshape(groups, -1, *weight.shape[1:])
+            return (per_group * scale.reshape(groups, 1, -1, *[1] * (weight.dim() - 2))).reshape(weight.shape)
+
+        return _view_layer(operation, spatial, None, scaled)
+
+    return view
+
+
+def _scale_outputs(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    return weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
+
+
+# Products with a weight ---------------------------------------------------------------------------------------------
+
+
+def _view_product(operation: Operation) -> AffineView | None:
+    """A product of a carrier and a weight, in either order."""
+    operands = [value for value in (*operation.args, *operation.kwargs.values()) if isinstance(value, torch.Tensor)]
+    if len(operation.sources) != 1 or len(operands) != 2 or operation.in_place:
+        return None
+    (x,), function = operation.sources, operation.function
+    before = [value for value in operation.args if not isinstance(value, torch.Tensor)]
+    if operands[0] is x:
+        return AffineView(x, operands[1], None, lambda x, weight: function(*before, x, weight))
+    return AffineView(x, operands[0], None, lambda x, weight: function(*before, weight, x))
+
+
+def _view_einsum(operation: Operation) -> AffineView | None:
+    """An einsum of two tensors, with its equation as one string."""
+    before = [value for value in operation.args if not isinstance(value, torch.Tensor)]
+    return _view_product(operation) if len(before) == 1 and isinstance(before[0], str) else None
+
+
+def added_product(names: tuple[str, str, str], multiply: Sum = torch.matmul) -> Surrogate:
+    """Rule of ``beta * input + alpha * (a @ b)``, decomposed.
+
+    Args:
+        names: of the three arguments.
+        multiply: the product.
+    """
+
+    def rule(operation: Operation) -> Any:
+        added, a, b = (operation.argument(position, name) for position, name in enumerate(names))
+        beta, alpha = operation.kwargs.get("beta", 1), operation.kwargs.get("alpha", 1)
+        return operation.decompose(lambda: added * beta + multiply(a, b) * alpha)
+
+    rule.__name__ = "addmm"
+    return rule
+
+
+def _view_added_product(names: tuple[str, str, str]) -> Callable[[Operation], AffineView | None]:
+    def view(operation: Operation) -> AffineView | None:
+        if len(operation.sources) != 1:
+            return None
+        (x,) = operation.sources
+        added, a, b = (operation.argument(position, name) for position, name in enumerate(names))
+        beta, alpha = operation.kwargs.get("beta", 1), operation.kwargs.get("alpha", 1)
+        if added is x:
+            return None
+        if a is x:
+            return AffineView(x, b * alpha, added * beta, torch.matmul)
+        return AffineView(x, a * alpha, added * beta, lambda x, weight: torch.matmul(weight, x))
+
+    return view
+
+
+# Others, decomposed -------------------------------------------------------------------------------------------------
+
+
+def time_first_convolution(operation: Operation) -> Any:
+    """``conv_tbc``: a convolution of (time, batch, channels), decomposed into one of (batch, channels, time)."""
+    x, weight, bias, padding = (
+        operation.argument(place, name, 0) for place, name in enumerate(("input", "weight", "bias", "pad"))
+    )
+    return operation.decompose(
+        lambda: F.conv1d(x.permute(1, 2, 0), weight.permute(2, 1, 0), bias, padding=padding).permute(2, 0, 1)
+    )
+
+
+def bilinear(operation: Operation) -> Any:
+    """``torch.nn.Bilinear``: a product of three factors, and a bias."""
+    x1, x2, weight, bias = (
+        operation.argument(position, name) for position, name in enumerate(("input1", "input2", "weight", "bias"))
+    )
+    if bias is None:
+        return product(operation)
+    return operation.decompose(lambda: F.bilinear(x1, x2, weight) + bias)
+
+
+def addcmul(operation: Operation) -> Any:
+    """``input + value * a * b``, decomposed."""
+    added, a, b, value = _of_three(operation)
+    return operation.decompose(lambda: added + value * (a * b))
+
+
+def addcdiv(operation: Operation) -> Any:
+    """``input + value * a / b``, decomposed."""
+    added, a, b, value = _of_three(operation)
+    return operation.decompose(lambda: added + value * (a / b))
+
+
+def _of_three(operation: Operation) -> tuple[Any, Any, Any, Any]:
+    added, a, b = (operation.argument(i, name) for i, name in enumerate(("input", "tensor1", "tensor2")))
+    return added, a, b, operation.kwargs.get("value", 1)
+
+
+def lerp(operation: Operation) -> Any:
+    """``start + weight * (end - start)``, decomposed."""
+    start, end, weight = (operation.argument(i, name) for i, name in enumerate(("input", "end", "weight")))
+    return operation.decompose(lambda: start + weight * (end - start))
+
+
+def _layer(spatial: int, view: Callable[[Operation], AffineView | None], kind: Kind) -> OperationSpec:
+    return OperationSpec(
+        rule=affine(spatial),
+        is_as_is=True,
+        derivative=Derivative.OF_ONE_TENSOR,
+        keeps=Trait.GATE,
+        has_weights=True,
+        kind=kind,
+        view_as_affine=view,
+    )
+
+
+def _matmul(view: Callable[[Operation], AffineView | None]) -> OperationSpec:
+    return OperationSpec(
+        rule=product,
+        is_as_is=True,
+        derivative=Derivative.OF_ONE_TENSOR,
+        keeps=Trait.GATE,
+        has_weights=True,
+        kind=Kind.DENSE | Kind.PRODUCT,
+        view_as_affine=view,
+    )
+
+
+def _added(names: tuple[str, str, str]) -> OperationSpec:
+    return OperationSpec(
+        rule=added_product(names),
+        keeps=Trait.GATE,
+        has_weights=True,
+        kind=Kind.DENSE,
+        view_as_affine=_view_added_product(names),
+    )
+
+
+# In the order in which presets print them.
+TABLE.register("conv1d", _layer(1, _view_convolution(1), Kind.CONVOLUTION))
+TABLE.register("conv2d", _layer(2, _view_convolution(2), Kind.CONVOLUTION))
+TABLE.register("conv3d", _layer(3, _view_convolution(3), Kind.CONVOLUTION))
+TABLE.register("conv_transpose1d", _layer(1, _view_transposed_convolution(1), Kind.CONVOLUTION))
+TABLE.register("conv_transpose2d", _layer(2, _view_transposed_convolution(2), Kind.CONVOLUTION))
+TABLE.register("conv_transpose3d", _layer(3, _view_transposed_convolution(3), Kind.CONVOLUTION))
+TABLE.register("linear", _layer(0, _view_linear, Kind.DENSE))
+TABLE.register("matmul|imatmul|linalg_matmul mm bmm mv", _matmul(_view_product))
+TABLE.register("addmm", _added(("input", "mat1", "mat2")))
+TABLE.register("addmv", _added(("input", "mat", "vec")))
+TABLE.register("baddbmm", _added(("input", "batch1", "batch2")))
+TABLE.register("einsum", _matmul(_view_einsum))
+TABLE.register("addr", OperationSpec(rule=added_product(("input", "vec1", "vec2"), torch.outer), keeps=Trait.GATE))
+TABLE.register(
+    "addbmm",
+    OperationSpec(
+        rule=added_product(("input", "batch1", "batch2"), lambda a, b: torch.matmul(a, b).sum(0)), keeps=Trait.GATE
+    ),
+)
+TABLE.register("addcmul", OperationSpec(rule=addcmul))
+TABLE.register("addcdiv", OperationSpec(rule=addcdiv))
+TABLE.register("bilinear", OperationSpec(rule=bilinear, keeps=Trait.GATE))
+TABLE.register("conv_tbc", OperationSpec(rule=time_first_convolution))
+TABLE.register("lerp", OperationSpec(rule=lerp, keeps=Trait.GATE))

@@ -1,0 +1,74 @@
+"""Attention: by default the softmax weights are constants and contributions flow through the values.
+
+The rules of softmax (a gate) and of products (gates do not carry) give the same, once attention is decomposed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from captum_cav.operations import guards
+from captum_cav.operations.table import TABLE
+from captum_cav.propagation.operation import Kind, Operation, OperationSpec
+
+
+def scaled_dot_product_attention(operation: Operation) -> Any:
+    """``softmax(q k^T / sqrt(d) + mask) v``; only the values carry."""
+    query, key, value, mask = (
+        operation.argument(position, name) for position, name in enumerate(("query", "key", "value", "attn_mask"))
+    )
+    for weighing in (query, key):
+        operation.detach(weighing)
+    if not operation.carries(value):
+        return operation.value().detach()
+    if operation.kwargs.get("enable_gqa", False):
+        repeats = query.shape[-3] // key.shape[-3]
+        key = key.repeat_interleave(repeats, -3)
+        # The values carry, so their repetition is an operation like any other.
+        value = operation.decompose(value.repeat_interleave, repeats, -3)
+    weights = attention_weights(
+        query.detach() @ key.detach().transpose(-2, -1),
+        query.shape[-1],
+        mask.detach() if isinstance(mask, torch.Tensor) else None,
+        bool(operation.argument(5, "is_causal", False)),
+        operation.kwargs.get("scale"),
+    )
+    return operation.decompose(torch.matmul, weights, value)
+
+
+def attention_weights(
+    products: torch.Tensor, width: int, mask: torch.Tensor | None, causal: bool, scale: float | None
+) -> torch.Tensor:
+    """Attention weights as :func:`torch.nn.functional.scaled_dot_product_attention` defines them.
+
+    Args:
+        products: shape (..., L, S), of each query and each key.
+        width: number of elements of a query.
+        mask: boolean (True attends) or additive, broadcastable to (..., L, S).
+        causal: whether a query sees only keys at its own or earlier positions.
+        scale: factor of the products; 1 / sqrt(width) by default.
+
+    Returns:
+        Shape (..., L, S), each row summing to 1; a row that attends to nothing is 0.
+    """
+    scores = products * (1 / math.sqrt(width) if scale is None else scale)
+    if causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if mask is None:
+        return torch.softmax(scores, -1)
+    scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+    # A fully masked row is 0 / 0.
+    return torch.nan_to_num(torch.softmax(scores, -1), nan=0.0)
+
+
+TABLE.register(
+    "scaled_dot_product_attention",
+    OperationSpec(rule=scaled_dot_product_attention, kind=Kind.ATTENTION, guard=guards.attention),
+)
+TABLE.register(
+    "multi_head_attention_forward",
+    OperationSpec(rule=Operation.decompose_body, guard=guards.multi_head_attention),
+)

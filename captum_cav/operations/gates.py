@@ -1,0 +1,72 @@
+"""Gates that are written by hand of other functions, recognised by what is known of the tensors that they take.
+
+A sigmoid is a gate: it weighs what it is multiplied with. ``1 + tanh(x)`` and ``1 + erf(x)`` are sigmoids of another
+width; GELU is often written with them. The tanh of what is not negative is a gate too (Mish), and so is ``x + 3``
+clipped between 0 and a number (hard sigmoid). A negative power is a reciprocal, and a number to the power of ``x`` is
+an exponential.
+
+Each function here takes an operation and the traits of its first tensor, and returns traits that the output has besides
+those of its row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from captum_cav.propagation.operation import Operation
+from captum_cav.propagation.traits import Trait
+
+
+def reciprocal_power(operation: Operation, traits: Trait) -> Trait:
+    """``x ** -n`` is a reciprocal, ``n ** x`` an exponential."""
+    exponent = operation.argument(1, "exponent")
+    if operation.depends_on_inputs(exponent):
+        is_gate = not operation.depends_on_inputs(operation.argument(0, "input"))
+    else:
+        is_gate = bool((torch.as_tensor(exponent) < 0).all())
+    return Trait.GATE if is_gate else Trait.NONE
+
+
+def bounded(operation: Operation, traits: Trait) -> Trait:
+    """``tanh`` and ``erf`` lie between -1 and 1, and between 0 and 1 where their input is not negative."""
+    return Trait.GATE if Trait.NONNEGATIVE in traits else Trait.BOUNDED
+
+
+def shifted(operation: Operation, traits: Trait) -> Trait:
+    """``x + number``: a gate if ``x`` is bounded and the number at least 1; shifted up if the number is positive."""
+    numbers = [value for value in operation.args[:2] if isinstance(value, (int, float))]
+    if not numbers or numbers[0] <= 0:
+        return Trait.NONE
+    is_gate = numbers[0] >= 1 and Trait.BOUNDED in traits
+    return Trait.SHIFTED_UP | Trait.GATE if is_gate else Trait.SHIFTED_UP
+
+
+def clipped(bounds: Callable[[Operation], tuple[Any, Any]]) -> Callable[[Operation, Trait], Trait]:
+    """What was shifted up and is clipped between 0 and a number is a hard sigmoid.
+
+    Args:
+        bounds: gives the lower and the upper bound of an operation, None for no bound.
+    """
+
+    def find_gate(operation: Operation, traits: Trait) -> Trait:
+        if Trait.SHIFTED_UP not in traits:
+            return Trait.NONE
+        low, high = bounds(operation)
+        return Trait.GATE if low == 0 and high is not None else Trait.NONE
+
+    return find_gate
+
+
+def bounds_of(
+    low: str, high: str, low_default: float | None, high_default: float | None
+) -> Callable[[Operation], tuple[Any, Any]]:
+    """Reads the bounds of a clipping operation from its second and third argument.
+
+    Args:
+        low, high: the names of these arguments.
+        low_default, high_default: the bounds where the arguments are left out.
+    """
+    return lambda operation: (operation.argument(1, low, low_default), operation.argument(2, high, high_default))

@@ -1,0 +1,200 @@
+"""Products of several carriers, and what divides or has a degree.
+
+A product has no equation in the paper. Where one factor is a *gate* (a sigmoid, attention weights, the reciprocal of a
+statistic) this factor is a coefficient like any other, and the other factor carries everything. Otherwise each of ``m``
+factors carries an ``m``-th: for ``y`` linear in each factor, ``sum_k x_k * dy/dx_k = m y``, so the gradient divided by
+``m`` conserves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from captum_cav.operations.surrogates import scaled
+from captum_cav.operations.table import TABLE
+from captum_cav.propagation.operation import Derivative, Kind, Numbers, Operation, OperationSpec, Surrogate
+from captum_cav.propagation.traits import Trait
+from captum_cav.tensors import map_tensors
+
+
+def product(operation: Operation) -> Any:
+    """Multiplications of any kind: elementwise, matrix, einsum, convolution with a computed kernel."""
+    signals = operation.sources
+    if len(signals) == 1:
+        return operation.value()
+    gates = [t for t in signals if operation.is_gate(t)]
+    # A gate weighs whatever depends on the inputs, whether or not that carries contributions of a tapped layer.
+    return multiplied(operation, gates if len(gates) < len(signals) else [])
+
+
+def multiplied(operation: Operation, constant: Sequence[torch.Tensor]) -> Any:
+    """A product whose factors share alike, except for the factors that are constants.
+
+    Args:
+        operation: the product.
+        constant: the factors that are constants.
+    """
+    signals = operation.sources
+    constants = {id(tensor) for tensor in constant}
+    # A factor that bypasses the layer takes its part all the same. So a layer's map is the same whatever else is asked.
+    factors = sum(id(tensor) not in constants for tensor in signals)
+    first = operation.args[0] if operation.in_place else None
+    # The operation writes over the first factor, which is still needed: for the shares of the others, or because this
+    # factor must not carry.
+    overwritten = first is not None and (factors > 1 or id(first) in constants)
+
+    def factor(tensor: torch.Tensor) -> torch.Tensor:
+        settled = operation.detach(tensor) if id(tensor) in constants else tensor
+        return settled.clone() if overwritten and tensor is first else settled
+
+    kwargs = {key: map_tensors(factor, value) for key, value in operation.kwargs.items()}
+    output = operation.function(*map_tensors(factor, operation.args), **kwargs)
+    if factors > 1:
+        output = scaled(output, 1 / factors)
+    return operation.args[0].copy_(output) if overwritten else output
+
+
+def shared_matmul(a: torch.Tensor, b: torch.Tensor, shared: bool) -> torch.Tensor:
+    """A matrix product of which both factors carry half if it is shared. Otherwise the carrier carries everything."""
+    output = a @ b
+    return scaled(output, 0.5) if shared and output.requires_grad else output
+
+
+def division(operation: Operation) -> Any:
+    """``a / b``: the divisor is a statistic and counts as a constant, the numerator carries."""
+    a, b = operation.argument(0, "input"), operation.argument(1, "other")
+    if not operation.carries(b):
+        return operation.value()
+    if operation.depends_on_inputs(a):
+        return operation.function(a, operation.detach(b), **_without(operation.kwargs, "input", "other"))
+    if operation.kwargs.get("rounding_mode") is not None:
+        return operation.gradient()
+    # The operation writes over the constant, which is still needed: it is the slope.
+    return operation.decompose(lambda: b.reciprocal() * (a.clone() if operation.in_place else a))
+
+
+def reversed_division(operation: Operation) -> Any:
+    """``number / a``, decomposed: the reciprocal of ``a`` times a number."""
+    a, b = operation.argument(0, "input"), operation.argument(1, "other")
+    return operation.decompose(lambda: a.reciprocal() * b)
+
+
+def _without(kwargs: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {key: value for key, value in kwargs.items() if key not in names}
+
+
+def homogeneous(degree: Callable[[Operation, torch.Tensor], float]) -> Surrogate:
+    """Rule of a homogeneous function. By Euler, ``sum_i x_i * dy/dx_i = degree * y``, so gradient / degree conserves.
+
+    Args:
+        degree: gives the degree of an operation for its first argument; 0 where the function has no use for the rule.
+    """
+
+    def rule(operation: Operation) -> Any:
+        x = operation.argument(0, "input")
+        if len(operation.sources) > 1 or not operation.carries(x):
+            return operation.gradient()
+        found = degree(operation, x)
+        if found == 1:
+            return operation.value()
+        return scaled(operation.value(), 1 / found) if found else operation.gradient()
+
+    rule.__name__ = "homogeneous"
+    return rule
+
+
+def with_variance(operation: Operation) -> Any:
+    """``var_mean``: the variance is of degree 2, the mean is linear."""
+    variance, mean = operation.value()
+    return scaled(variance, 0.5), mean
+
+
+def product_of_elements(operation: Operation) -> Any:
+    """``prod``: each of ``n`` factors carries an ``n``-th."""
+    output = operation.value()
+    return scaled(output, output.numel() / operation.argument(0, "input").numel())
+
+
+def running_product(operation: Operation) -> Any:
+    """``cumprod``: the ``k``-th product has ``k`` factors, each of which carries a ``k``-th."""
+    x, dim = operation.argument(0, "input"), operation.argument(1, "dim")
+    counts = torch.arange(1, x.shape[dim] + 1, device=x.device, dtype=x.dtype)
+    shares = counts.reciprocal().reshape([-1 if i == dim % x.dim() else 1 for i in range(x.dim())])
+    products = operation.function(x.clone(), *operation.args[1:], **_without(operation.kwargs, "input"))
+    output = scaled(products, shares)
+    return operation.args[0].copy_(output) if operation.in_place else output
+
+
+def solution(operation: Operation) -> Any:
+    """``solve(A, B)``: as in a division, the matrix is a constant and the right-hand side carries."""
+    a, b = operation.argument(0, "A"), operation.argument(1, "B")
+    if not operation.depends_on_inputs(b):
+        return scaled(operation.value(), -1.0)  # The solution is homogeneous of degree -1 in the matrix.
+    a = operation.detach(a) if operation.depends_on_inputs(a) else a
+    return operation.function(a, b, *operation.args[2:], **_without(operation.kwargs, "A", "B", "input"))
+
+
+def cosine_similarity(operation: Operation) -> Any:
+    """A product of two vectors over their norms, decomposed."""
+    a, b, dim, epsilon = (
+        operation.argument(place, name, default)
+        for place, (name, default) in enumerate((("x1", None), ("x2", None), ("dim", 1), ("eps", 1e-8)))
+    )
+
+    def cosines() -> torch.Tensor:
+        norms = [torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp(min=epsilon) for x in (a, b)]
+        found: torch.Tensor = ((a / norms[0]) * (b / norms[1])).sum(dim)
+        return found
+
+    return operation.decompose(cosines)
+
+
+def _product(**more: Any) -> OperationSpec:
+    return OperationSpec(
+        rule=product, is_as_is=True, derivative=Derivative.OF_ONE_TENSOR, **{"keeps": Trait.GATE, **more}
+    )
+
+
+def _of_degree(degree: float, **more: Any) -> OperationSpec:
+    derivative = Derivative.ALWAYS if degree == 1 else Derivative.NEVER
+    return OperationSpec(rule=homogeneous(lambda operation, x: degree), derivative=derivative, **more)
+
+
+TABLE.register(
+    "mul|multiply|rmul|imul",
+    _product(keeps_without_constants=Trait.NONNEGATIVE, numbers=Numbers.OPERANDS, kind=Kind.PRODUCT),
+)
+TABLE.register("dot inner outer ger", _product(kind=Kind.PRODUCT))
+TABLE.register(
+    """
+    rmatmul vdot tensordot kron chain_matmul linalg_multi_dot linalg_vecdot cross linalg_cross
+    embedding_bag|_embedding_bag|_embedding_bag_forward_only grouped_mm|_grouped_mm
+    sparse_mm|_sparse_mm|smm|hsmm|dsmm
+    """,
+    _product(),
+)
+TABLE.register(
+    "div|truediv|true_divide|divide|itruediv|idiv",
+    OperationSpec(rule=division, derivative=Derivative.OF_ONE_TENSOR, keeps=Trait.GATE),
+)
+TABLE.register("rdiv|rtruediv", OperationSpec(rule=reversed_division, keeps=Trait.GATE))
+TABLE.register("norm linalg_vector_norm std", _of_degree(1, keeps=Trait.GATE))
+TABLE.register(
+    "std_mean linalg_norm linalg_matrix_norm frobenius_norm nuclear_norm linalg_svdvals linalg_eigvalsh",
+    _of_degree(1),
+)
+TABLE.register("var cov", _of_degree(2))
+TABLE.register("inverse|linalg_inv pinverse linalg_pinv", _of_degree(-1, makes=Trait.GATE))
+TABLE.register(
+    "matrix_power|linalg_matrix_power",
+    OperationSpec(rule=homogeneous(lambda operation, x: int(operation.argument(1, "n")))),
+)
+TABLE.register("det|linalg_det", OperationSpec(rule=homogeneous(lambda operation, x: x.shape[-1])))
+TABLE.register("var_mean", OperationSpec(rule=with_variance))
+TABLE.register("prod", OperationSpec(rule=product_of_elements, keeps=Trait.GATE))
+TABLE.register("cumprod", OperationSpec(rule=running_product, keeps=Trait.GATE))
+TABLE.register("linalg_solve linalg_solve_triangular", OperationSpec(rule=solution))
+TABLE.register("cosine_similarity", OperationSpec(rule=cosine_similarity))

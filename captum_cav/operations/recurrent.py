@@ -1,0 +1,158 @@
+"""Recurrent layers, decomposed step by step: gates weigh, states and inputs carry.
+
+Torch runs ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` as one fused operation. Here each step is an affine map, a gate and a
+tanh, and each of those meets its own rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from captum_cav.operations import guards
+from captum_cav.operations.table import TABLE
+from captum_cav.propagation.operation import Operation, OperationSpec, Surrogate
+
+Weights = Sequence[Any]
+State = tuple[torch.Tensor, ...]
+Step = Callable[[torch.Tensor, State, Weights], State]
+
+
+def lstm_step(x: torch.Tensor, state: State, weights: Weights) -> State:
+    """One step of an LSTM: the cell state sums what the gates let pass."""
+    h, c = state
+    w_ih, w_hh, b_ih, b_hh = weights[:4]
+    i, f, g, o = (F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh)).chunk(4, -1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    h = torch.sigmoid(o) * torch.tanh(c)
+    if len(weights) == 5:
+        h = F.linear(h, weights[4])
+    return h, c
+
+
+def gru_step(x: torch.Tensor, state: State, weights: Weights) -> State:
+    """One step of a GRU."""
+    (h,) = state
+    w_ih, w_hh, b_ih, b_hh = weights
+    r_x, z_x, n_x = F.linear(x, w_ih, b_ih).chunk(3, -1)
+    r_h, z_h, n_h = F.linear(h, w_hh, b_hh).chunk(3, -1)
+    reset, update = torch.sigmoid(r_x + r_h), torch.sigmoid(z_x + z_h)
+    new = torch.tanh(n_x + reset * n_h)
+    return ((1 - update) * new + update * h,)
+
+
+def rnn_step(activation: Callable[[torch.Tensor], torch.Tensor]) -> Step:
+    """One step of a plain RNN with the given activation."""
+
+    def step(x: torch.Tensor, state: State, weights: Weights) -> State:
+        w_ih, w_hh, b_ih, b_hh = weights
+        return (activation(F.linear(x, w_ih, b_ih) + F.linear(state[0], w_hh, b_hh)),)
+
+    return step
+
+
+def recurrent(step: Step, states: int) -> Surrogate:
+    """Rule of a recurrent layer.
+
+    Args:
+        step: one time step of one direction of one layer.
+        states: how many tensors a state has: 2 for an LSTM, else 1.
+    """
+
+    def rule(operation: Operation) -> Any:
+        packed = not isinstance(operation.args[3], bool)  # then the batch sizes come second
+        x, *arguments = operation.args
+        sizes = arguments.pop(0).tolist() if packed else None
+        hx, parameters, biased, layers, _, _, bidirectional, *order = arguments
+        dim = 1 if order and order[0] else 0
+        hidden = tuple(hx) if states == 2 else (hx,)
+        projected = states == 2 and hidden[0].shape[-1] != hidden[1].shape[-1]
+        per_cell = (4 if biased else 2) + projected
+        cells = [_weights(parameters[k : k + per_cell], biased) for k in range(0, len(parameters), per_cell)]
+
+        def all_steps() -> tuple[torch.Tensor, ...]:
+            sequence = list(x.split(sizes) if sizes else x.unbind(dim))
+            final: list[State] = []
+            for _ in range(layers):
+                outputs = []
+                for direction in range(2 if bidirectional else 1):
+                    cell = len(final)
+                    state: State = tuple(part[cell] for part in hidden)
+                    steps, last = _run(step, sequence[::-1] if direction else sequence, state, cells[cell])
+                    outputs.append(steps[::-1] if direction else steps)
+                    final.append(last)
+                sequence = [torch.cat(both, -1) if bidirectional else both[0] for both in zip(*outputs, strict=True)]
+            joined = torch.cat(sequence) if sizes else torch.stack(sequence, dim)
+            return (joined, *(torch.stack(parts) for parts in zip(*final, strict=True)))
+
+        return operation.decompose(all_steps)
+
+    return rule
+
+
+def _run(step: Step, sequence: Sequence[torch.Tensor], initial: State, weights: Weights) -> tuple[list[Any], State]:
+    """One direction of one layer.
+
+    Args:
+        step: one time step.
+        sequence: the input of each step; of a packed sequence, whose samples are sorted by length, only those samples
+            that the step still (or, backwards, already) has.
+        initial: the state before the first step, of all samples.
+        weights: of the cell.
+
+    Returns:
+        The output of each step, and the state of every sample after its last.
+    """
+    samples = len(initial[0])
+    state: State = tuple(part[: len(sequence[0])] for part in initial)
+    ended: list[State] = []
+    steps = []
+    for x in sequence:
+        count, before = len(x), len(state[0])
+        if count < before:
+            ended.append(tuple(part[count:] for part in state))
+            state = tuple(part[:count] for part in state)
+        new = tuple(part[before:count] for part in initial)
+        state = step(x[:before], state, weights)
+        if count > before:
+            # By themselves: a sample that begins has a constant for a state, whatever the others have.
+            begun = step(x[before:], new, weights)
+            state = tuple(torch.cat(parts) for parts in zip(state, begun, strict=True))
+        steps.append(state[0])
+    if len(state[0]) < samples:
+        state = tuple(torch.cat(parts) for parts in zip(state, *ended[::-1], strict=True))
+    return steps, state
+
+
+def recurrent_cell(step: Step, states: int) -> Surrogate:
+    """Rule of ``nn.LSTMCell`` and its kin: one step."""
+
+    def rule(operation: Operation) -> Any:
+        x, hx, *weights = operation.args
+        state = tuple(hx) if states == 2 else (hx,)
+        padded = [*weights, *[None] * (4 - len(weights))]
+        result = operation.decompose(step, x, state, padded)
+        return result if states == 2 else result[0]
+
+    return rule
+
+
+def _weights(parameters: Sequence[torch.Tensor], biased: bool) -> Weights:
+    return parameters if biased else [*parameters[:2], None, None, *parameters[2:]]
+
+
+def _layers(step: Step, states: int) -> OperationSpec:
+    return OperationSpec(rule=recurrent(step, states), guard=guards.recurrent)
+
+
+TABLE.register("lstm", _layers(lstm_step, 2))
+TABLE.register("gru", _layers(gru_step, 1))
+TABLE.register("rnn_tanh", _layers(rnn_step(torch.tanh), 1))
+TABLE.register("rnn_relu", _layers(rnn_step(torch.relu), 1))
+TABLE.register("lstm_cell", OperationSpec(rule=recurrent_cell(lstm_step, 2)))
+TABLE.register("gru_cell", OperationSpec(rule=recurrent_cell(gru_step, 1)))
+TABLE.register("rnn_tanh_cell", OperationSpec(rule=recurrent_cell(rnn_step(torch.tanh), 1)))
+TABLE.register("rnn_relu_cell", OperationSpec(rule=recurrent_cell(rnn_step(torch.relu), 1)))

@@ -1,0 +1,80 @@
+"""Operations that are linear in one tensor: they move, pick, repeat or mix its elements.
+
+For ``y = W x`` the shares ``x_i w_ji / y_j``, chained by equation 5, are ``x * (W^T c_y)``: autograd's own gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from captum_cav.operations.table import TABLE
+from captum_cav.propagation.operation import Derivative, Operation, OperationSpec
+from captum_cav.propagation.traits import Trait
+from captum_cav.tensors import tensors_in
+
+
+def linear(operation: Operation) -> Any:
+    """The operation itself: right wherever the output is linear in the carriers and nothing else adds to the output."""
+    return operation.value()
+
+
+def broadcast(operation: Operation) -> Any:
+    """``broadcast_tensors``, decomposed: each tensor is expanded apart from the others, and stays what it is."""
+    tensors = tensors_in(list(operation.args))
+    shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors))  # type: ignore[no-untyped-call]
+    return operation.decompose(lambda: tuple(tensor.expand(shape) for tensor in tensors))
+
+
+def _linear(keeps: Trait, **more: Any) -> OperationSpec:
+    return OperationSpec(rule=linear, is_as_is=True, derivative=Derivative.ALWAYS, keeps=keeps, **more)
+
+
+_ALL = Trait.GATE | Trait.NONNEGATIVE
+
+# The elements of one tensor, perhaps scaled by fixed positive numbers.
+TABLE.register(
+    """
+    T H mT mH adjoint view|_unsafe_view|_reshape_alias|view_copy reshape flatten unflatten ravel squeeze|squeeze_copy
+    unsqueeze|unsqueeze_copy permute|permute_copy transpose|transpose_copy swapaxes swapdims movedim moveaxis t|t_copy
+    clone type float double half bfloat16 cpu cuda chunk|unsafe_chunk split|unsafe_split|split_copy tensor_split
+    split_with_sizes|unsafe_split_with_sizes|split_with_sizes_copy hsplit vsplit dsplit unbind|unbind_copy
+    getitem|index|_unsafe_index select|select_copy narrow|narrow_copy slice|slice_copy index_select gather take
+    take_along_dim masked_select unfold|unfold_copy fold im2col col2im expand|expand_copy broadcast_to repeat tile
+    repeat_interleave roll flip fliplr flipud rot90 diagonal|diagonal_copy linalg_diagonal diag diagflat diag_embed tril
+    triu as_tensor asarray atleast_1d atleast_2d atleast_3d meshgrid sum_to_size to_dense pixel_shuffle pixel_unshuffle
+    channel_shuffle native_channel_shuffle nansum nanmean cumsum trace positive gradient trapezoid trapz
+    cumulative_trapezoid affine_grid|affine_grid_generator upsample_nearest upsample_bilinear upsample_nearest1d
+    upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d
+    _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d _upsample_bilinear2d_aa
+    _upsample_bicubic2d_aa reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
+    replication_pad3d max_unpool1d max_unpool2d max_unpool3d embedding _pack_padded_sequence _pad_packed_sequence
+    retain_grad deg2rad rad2deg
+    """,
+    _linear(_ALL),
+)
+# The numbers of the first tensor in the type or the shape of another tensor.
+TABLE.register("to|_to_copy type_as view_as expand_as reshape_as resize_as", _linear(_ALL, first_only=True))
+# Numbers of either sign come out of positive ones: differences, interpolation by cubic functions, any memory.
+TABLE.register("neg|negative diff interpolate upsample as_strided|as_strided_copy", _linear(Trait.GATE))
+# Linear in the parts of complex numbers.
+TABLE.register(
+    """
+    real imag conj conj_physical resolve_conj resolve_neg view_as_complex|view_as_complex_copy
+    view_as_real|view_as_real_copy cfloat cdouble fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft fft_fft2
+    fft_ifft2 fft_rfft2 fft_irfft2 fft_hfft2 fft_ihfft2 fft_fftn fft_ifftn fft_rfftn fft_irfftn fft_hfftn fft_ihfftn
+    fft_fftshift fft_ifftshift stft istft
+    """,
+    _linear(Trait.GATE),
+)
+TABLE.register("contiguous alias|alias_copy", _linear(_ALL, hands_on=True))
+# Torch itself treats what these give as a constant of the forward pass.
+TABLE.register(
+    """
+    detach|detach_copy data zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full
+    new_empty new_tensor
+    """,
+    _linear(Trait.NONE),
+)
+TABLE.register("broadcast_tensors", OperationSpec(rule=broadcast))

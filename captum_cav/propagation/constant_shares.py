@@ -1,0 +1,111 @@
+"""Shares of constants: how much of the score came from biases and from other tensors that only add.
+
+Where an operation's output has a part ``k`` that no input carries (a bias, a batch-norm shift, a positional embedding,
+the 1 in ``x + 1``), the contribution of that part is ``k * c``, with ``c`` the coefficient of the output. This is
+equations 3 and 4 of the paper: the bias is one more input, always 1. A hook reads ``c`` in the one backward pass.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+class ConstantShares:
+    """Shares of constants, collected while one backward pass runs.
+
+    Each share is a differentiable function of the gradient with which the backward pass starts. So a share can be
+    divided by sample afterwards, although nobody knows in which dimension an operation keeps its samples.
+
+    This object holds neither a tensor nor a graph of the forward pass, so that functions of the backward pass may keep
+    it.
+
+    Attributes:
+        is_measured: whether anybody asked for the shares.
+        zeros_carry: whether some rule gave shares to units of value 0 (see :mod:`captum_cav.propagation.zeros`).
+    """
+
+    def __init__(self, is_measured: bool) -> None:
+        self.is_measured = is_measured
+        self.zeros_carry = False
+        self._shares: list[tuple[int, torch.Tensor]] = []
+
+    def watch(self, output: torch.Tensor, part: torch.Tensor, taps: int) -> None:
+        """Measure the share of a constant part of an output when the backward pass reaches the output.
+
+        Args:
+            output: a tensor that carries contributions.
+            part: its constant part, of a shape that broadcasts to the output's shape.
+            taps: bit set of the layers from which the output comes.
+        """
+        # A mask of -inf has no finite share. Its coefficient is exactly zero.
+        part = torch.nan_to_num(part.detach(), nan=0.0, posinf=0.0, neginf=0.0)
+
+        def measure(coefficients: torch.Tensor) -> None:
+            share = part * coefficients.sum_to_size(part.shape).conj()
+            self._shares.append((taps, share.real.sum(dtype=torch.float64)))
+
+        output.register_hook(measure)  # type: ignore[no-untyped-call]
+
+    def enter(self, share: torch.Tensor, taps: int) -> None:
+        """Enter a share that a rule computed in the backward pass.
+
+        Args:
+            share: a float64 scalar.
+            taps: bit set of the layers from which the rule's operation comes.
+        """
+        self._shares.append((taps, share))
+
+    def __len__(self) -> int:
+        """How many shares were entered so far."""
+        return len(self._shares)
+
+    def since(self, count: int) -> list[torch.Tensor]:
+        """The shares that were entered after the first ``count`` shares, each a float64 scalar."""
+        return [share for _, share in self._shares[count:]]
+
+    def settle(self, count: int) -> list[torch.Tensor]:
+        """Sum up the shares of one backward pass, and begin anew.
+
+        Args:
+            count: number of tapped layers.
+
+        Returns:
+            For each layer, the sum of the shares of all constants behind the layer, a float64 scalar.
+        """
+        devices = {share.device for _, share in self._shares} or {torch.device("cpu")}
+        # A model on several devices has its sums on the CPU.
+        device = devices.pop() if len(devices) == 1 else torch.device("cpu")
+        totals = [torch.zeros((), dtype=torch.float64, device=device) for _ in range(count)]
+        for taps, share in self._shares:
+            for index in range(count):
+                if taps >> index & 1:
+                    totals[index] = totals[index] + share.to(device)
+        self._shares.clear()
+        return totals
+
+
+class OperationShares:
+    """Where the rule of one operation reports shares of constants that only the backward pass can compute.
+
+    Args:
+        shares: the shares of the whole pass.
+        taps: bit set of the layers from which the operation comes.
+    """
+
+    def __init__(self, shares: ConstantShares, taps: int) -> None:
+        self.taps = taps
+        self._shares = shares
+
+    @property
+    def zeros_carry(self) -> bool:
+        """Whether any rule of the forward pass gave shares to units of value 0."""
+        return self._shares.zeros_carry
+
+    @property
+    def are_measured(self) -> bool:
+        """Whether anybody asked for the shares of constants."""
+        return self._shares.is_measured
+
+    def enter(self, share: torch.Tensor) -> None:
+        """Report a share of constants, a float64 scalar. Only where shares are measured."""
+        self._shares.enter(share, self.taps)

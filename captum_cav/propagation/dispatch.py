@@ -1,0 +1,372 @@
+"""The mode under which a forward pass runs: each operation that meets a contribution is replaced by its surrogate."""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+
+from captum_cav.errors import ModelError, UnsupportedOperationError, UnsupportedOperationWarning
+from captum_cav.propagation import explanation, unknown
+from captum_cav.propagation.audit import run_audited
+from captum_cav.propagation.marking import Sources, follow_memory, mark_alike, mark_result
+from captum_cav.propagation.module_stack import ModuleStack
+from captum_cav.propagation.operation import ModuleCall, Operation, Role, Surrogate
+from captum_cav.propagation.overrides import Rulebook
+from captum_cav.propagation.records import Unknown
+from captum_cav.propagation.results import check_result, expected_of, is_users
+from captum_cav.propagation.table import Treatment
+from captum_cav.propagation.trace import Trace
+from captum_cav.tensors import is_number, tensors_in
+from captum_cav.torch_internals import (
+    age_of,
+    apply_as_torch_does,
+    hooks_on_saved_tensors,
+    is_called_by,
+    run_as_written,
+    save_as_they_are,
+)
+
+OnUnknown: TypeAlias = Literal["error", "gradient", "note"]
+
+_DEFAULT = "default"
+# Types of arguments that hold no tensors.
+_PLAIN = frozenset([int, float, bool, str, type(None), torch.dtype, torch.device])
+_NESTED = (tuple, list)
+# Modules of torch that take derivatives for their callers.
+_DERIVING = ("torch.autograd.functional", "torch._functorch")
+
+
+class Propagation(TorchFunctionMode):
+    """Replaces, while active, every operation on a tensor that carries contributions by its surrogate.
+
+    The mode sees module layers and functional calls alike, so the model is neither edited nor hooked. Parameters are
+    detached when an operation takes them. So nothing before the first tap builds a graph, and no parameter joins one.
+
+    Args:
+        rules: the user's rules, which go before the defaults, with the table of operations.
+        on_unknown: what to do with an operation without a rule: ``"error"``, ``"gradient"`` with a warning, or
+            ``"note"`` for the gradient and a note in the trace.
+        trace: the state of the pass.
+        names_of: gives the qualified names of a module.
+
+    Attributes:
+        trace: the state of the pass.
+        modules: the modules in which the forward pass is.
+        is_paused: whether torch calls pass unseen, for now.
+        is_suspended: whether another attribution runs inside the forward pass.
+    """
+
+    def __init__(
+        self,
+        rules: Rulebook,
+        on_unknown: OnUnknown,
+        trace: Trace,
+        names_of: Callable[[torch.nn.Module], Sequence[str]],
+    ) -> None:
+        super().__init__()
+        self.trace = trace
+        self.modules = ModuleStack(rules, names_of)
+        self.is_suspended = False
+        self._rules = rules
+        self._treatments = rules.table.treatments
+        self._on_unknown = on_unknown
+        self._is_watched = trace.is_watched
+        self.is_paused = False
+        self._saved_as = hooks_on_saved_tensors()
+
+    # Dispatch -------------------------------------------------------------------------------------------------------
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.is_paused or self.is_suspended:
+            return func(*args, **kwargs)
+        treatment = self._treatments[func]
+        if not treatment.computes and self._passes_unchanged(treatment.role, args):
+            return func(*args, **kwargs)
+        sources: Sources = []
+        args = tuple([value if value.__class__ in _PLAIN else self._admit(value, sources, func) for value in args])
+        if kwargs:
+            kwargs = {key: self._admit(value, sources, func) for key, value in kwargs.items()}
+        if not sources and treatment.guard is None:
+            return func(*args, **kwargs)
+        if treatment.role is Role.REGISTERS_HOOK:
+            # Contributions are no gradients. A hook that scales or records gradients must not meet them.
+            return RemovableHandle(OrderedDict())
+        if treatment.spec.first_only:
+            sources = [(tensor, mark) for tensor, mark in sources if tensor is args[0]]
+        if "out" in kwargs and isinstance(kwargs["out"], torch.Tensor):
+            return self._run_into(kwargs["out"], func, args, kwargs)
+        in_place = treatment.writes_in_place(args, kwargs)
+        if in_place:
+            self._prepare_writing(args[0], treatment)
+        if self._is_as_is(treatment, sources):
+            output = func(*args, **kwargs)
+            mark_alike(args[0] if output is None else output, *sources[0], treatment, in_place)
+        else:
+            output = self._run(func, args, kwargs, treatment, sources, in_place)
+        if in_place and isinstance(args[0], torch.Tensor):
+            follow_memory(self.trace, args[0])
+        return output
+
+    def _admit(self, value: Any, sources: Sources, func: Callable[..., Any]) -> Any:
+        """Pass an argument on, parameters detached, and collect the tensors that depend on the inputs."""
+        if isinstance(value, torch.Tensor):
+            mark = self.trace.mark_of(value)
+            if mark is not None:
+                sources.append((value, mark))
+                if mark.handoff is not None:
+                    mark.handoff.consumers += 1
+            elif value.requires_grad:
+                if value.grad_fn is not None and age_of(value) > self.trace.began:
+                    name = self._treatments[func].name or getattr(func, "__name__", None) or func
+                    raise unknown.unseen(value, f"reached {name!r}", self.where())
+                return value.detach()
+        elif value.__class__ in _NESTED:
+            if _PLAIN.issuperset([item.__class__ for item in value]):
+                return value
+            admitted = [item if item.__class__ in _PLAIN else self._admit(item, sources, func) for item in value]
+            return type(value)(admitted)
+        return value
+
+    def _passes_unchanged(self, role: Role, args: tuple[Any, ...]) -> bool:
+        """Whether a function that does not compute runs without a look at its arguments."""
+        if role is Role.ASKS:
+            return True
+        if role is Role.DIFFERENTIATES:
+            raise unknown.derivatives_taken(self.where())
+        if role is Role.REGISTERS_HOOK:
+            return False
+        if self.trace.mark_of(args[0]) is not None:
+            return role is Role.ASKS_FOR_GRADIENT
+        # A tensor of the model's own that requires grad is a constant like any other, unless torch derives by it.
+        if role is Role.ASKS_FOR_GRADIENT and is_called_by(_DERIVING, 3):
+            raise unknown.derivatives_taken(self.where())
+        # A model that sets the data of its own parameter must find its own parameter.
+        return True
+
+    def _is_as_is(self, treatment: Treatment, sources: Sources) -> bool:
+        """Whether the function is its own surrogate here: most are, and then need not become an operation."""
+        return (
+            treatment.is_simple
+            and len(sources) == 1
+            and (treatment.is_as_is or not sources[0][0].requires_grad)
+            and sources[0][1].handoff is None
+            and not self._is_watched
+            and not self.modules.candidates
+            and not self._rules.of_function(treatment.name)
+            and hooks_on_saved_tensors() == self._saved_as
+        )
+
+    def _run(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        treatment: Treatment,
+        sources: Sources,
+        in_place: bool,
+    ) -> Any:
+        """Run an operation by its rule, and mark what the operation gives."""
+        name = treatment.name or str(getattr(func, "__qualname__", func))
+        tensors = [tensor for tensor, _ in sources]
+        operation = Operation(name, treatment.spec, func, args, kwargs, tensors, in_place, self)
+        if treatment.guard is not None:
+            treatment.guard(operation)
+        if any(tensor.requires_grad for tensor in tensors):
+            chosen = self._rules.choose(operation, self.modules.candidates)
+            rule, why = chosen or (treatment.spec.rule, _DEFAULT)
+            output = self.apply_rule(operation, rule, why, self.modules.innermost)
+        else:
+            output = operation.value()
+        if not operation.is_decomposed or self._has_unmarked(output):
+            result = args[0] if output is None else output
+            mark_result(self.trace, result, operation, treatment, sources, in_place)
+        return output
+
+    def _has_unmarked(self, output: Any) -> bool:
+        """Whether a rule went on computing with what its decomposed operation gave."""
+        return any(one.requires_grad and self.trace.mark_of(one) is None for one in tensors_in(output))
+
+    def apply_rule(self, operation: Operation, rule: Surrogate, why: str, module: torch.nn.Module | None) -> Any:
+        """An operation's value by a rule.
+
+        Args:
+            operation: the operation.
+            rule: its rule.
+            why: the key that chose the rule, or "default".
+            module: the module in which the operation runs.
+        """
+        # What a rule computes for itself is not the model's.
+        before, self.is_paused = self.is_paused, True
+        try:
+            with save_as_they_are(self._saved_as):
+                expected = expected_of(operation) if why is not _DEFAULT and is_users(rule) else None
+                if self.trace.audited is None:
+                    output = rule(operation)
+                else:
+                    output = run_audited(self.trace, operation, rule, module)
+        finally:
+            self.is_paused = before
+        if expected is not None:
+            where = f" in {self.modules.describe(module)}" if module is not None else self.where()
+            check_result(expected, output, f"{rule!r} for {operation.name!r}{where}")
+        if self.trace.rules is not None:
+            explanation.note(self.trace.rules, operation, rule, why, self.modules.short_name(module))
+        return output
+
+    def _run_into(
+        self, out: torch.Tensor, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run an operation that writes its result into a given tensor, which autograd does not record."""
+        with self:
+            result = func(*args, **{key: value for key, value in kwargs.items() if key != "out"})
+            if result.shape != out.shape:
+                raise ModelError(
+                    f"{self._treatments[func].name!r}{self.where()} writes a result of shape {tuple(result.shape)} "
+                    f"into out= of shape {tuple(out.shape)}, which would change that; give it one of the same shape."
+                )
+            return out.copy_(result)
+
+    def _prepare_writing(self, target: Any, treatment: Treatment) -> None:
+        """Keep saved values apart from a tensor into which the model is about to write."""
+        if not isinstance(target, torch.Tensor):
+            return
+        self.trace.saved.before_writing(target)
+        if target.requires_grad and not torch.is_grad_enabled():
+            raise ModelError(
+                f"{treatment.name!r}{self.where()} writes into a tensor that carries contributions while the model is "
+                "under torch.no_grad(), so nothing records what became of them; pick a layer behind it."
+            )
+
+    # What operations ask --------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def decomposing(self) -> Iterator[None]:
+        """While this context is active, each torch function meets its own rule, also inside a rule."""
+        with self.paused(False), self:
+            yield
+
+    def run_without_rule(self, operation: Operation) -> Any:
+        """Run an operation without a rule: nothing is carried through it, or the user asked for its gradient."""
+        output = operation.value()
+        if any(map(is_number, tensors_in(output))):
+            if self._on_unknown == "error":
+                raise unknown.no_rule(operation.name, operation.function, self.where())
+            if self._on_unknown == "note":
+                innermost = self.modules.innermost
+                module = "" if innermost is None else self.modules.describe(innermost)
+                key = unknown.key_of(operation.name, operation.function)
+                self.trace.unknown.append(Unknown(operation.name, module, key))
+            else:
+                warnings.warn(
+                    f"{operation.name!r}{self.where()} has no rule; its plain gradient was passed on.",
+                    UnsupportedOperationWarning,
+                    stacklevel=2,
+                )
+        return output
+
+    def refuse(self, name: str) -> UnsupportedOperationError:
+        """The error for an operation that has no rule."""
+        return unknown.no_rule(name, None, self.where())
+
+    def where(self) -> str:
+        """Where in the model the forward pass is, for messages."""
+        return self.modules.where()
+
+    # What the forward pass does -------------------------------------------------------------------------------------
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether torch calls pass unseen."""
+        return self.is_paused or self.is_suspended
+
+    @contextmanager
+    def paused(self, is_paused: bool = True) -> Iterator[None]:
+        """Let torch calls pass unseen, or see them again."""
+        before, self.is_paused = self.is_paused, is_paused
+        try:
+            yield
+        finally:
+            self.is_paused = before
+
+    def tap(self, value: Any) -> Any:
+        """Tap a layer's input or output; returns the value with which the model goes on."""
+        # A layer that the model runs under no_grad may carry contributions all the same, once the model has left it.
+        with self.paused(), torch.enable_grad():
+            self.check_seen(value)
+            return self.trace.tap(value)
+
+    def check_seen(self, value: Any) -> None:
+        """Refuse tensors of the forward pass that were made by something that the mode did not see."""
+        for tensor in (value,) if isinstance(value, torch.Tensor) else tensors_in(value):
+            unmarked = self.trace.mark_of(tensor) is None
+            if unmarked and tensor.grad_fn is not None and age_of(tensor) > self.trace.began:
+                raise unknown.unseen(tensor, "comes out", self.where())
+
+    def run_function(
+        self, function: type[torch.autograd.Function], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run a custom autograd function that the model applies.
+
+        Its forward pass is followed like any other code. Its backward pass says nothing about contributions.
+        """
+        of_torch = function.__module__.startswith("torch.")  # Hooks of modules, reentrant checkpoints.
+        if of_torch or not any(
+            tensor.requires_grad and self.trace.mark_of(tensor) is not None for tensor in tensors_in(args)
+        ):
+            return apply_as_torch_does(function, args, kwargs)
+        output, constants = run_as_written(function, args, kwargs)
+        if any(
+            is_number(tensor) and not tensor.requires_grad and id(tensor) not in constants
+            for tensor in tensors_in(output)
+        ):
+            raise unknown.hidden_kernel(function, self.where())
+        return output
+
+    # A module as one operation --------------------------------------------------------------------------------------
+
+    def run_module_call(
+        self,
+        module: torch.nn.Module,
+        rule: tuple[Surrogate, str],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Any,
+        written: list[torch.Tensor],
+    ) -> Any:
+        """The value of a module's whole call as one operation, by its rule.
+
+        Args:
+            module: the module, which ran unseen.
+            rule: its rule, and the key that chose the rule.
+            args, kwargs: its arguments.
+            output: what the module returned.
+            written: those of its arguments into whose copies the module wrote.
+        """
+        sources: Sources = []
+        args = tuple([self._admit(value, sources, module) for value in args])
+        kwargs = {key: self._admit(value, sources, module) for key, value in kwargs.items()}
+        tensors = [tensor for tensor, _ in sources]
+        operation = ModuleCall(module, args, kwargs, tensors, output, self)
+        with self.paused(), torch.enable_grad():
+            if any(tensor.requires_grad for tensor in tensors):
+                output = self.apply_rule(operation, *rule, module)
+            else:
+                output = operation.value_as_constant()
+            for argument in written:
+                # The module worked on a copy. The model still holds the argument, and must find the new value in it.
+                self.trace.saved.before_writing(argument)
+                output = argument.copy_(output)
+            mark_result(self.trace, output, operation, self._treatments[ModuleCall], sources, bool(written))
+            if written:
+                follow_memory(self.trace, output)
+        return output

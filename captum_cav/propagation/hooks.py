@@ -1,0 +1,160 @@
+"""Hooks on modules for the duration of one forward pass: they tap the layers, and follow the modules if need be."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils.hooks import RemovableHandle
+
+from captum_cav.propagation.dispatch import Propagation
+from captum_cav.propagation.module_calls import ModuleCalls
+
+# RemovableHandle numbers its hooks without a lock: two threads could get the same number and replace each other's.
+_REGISTERING = threading.Lock()
+
+
+class Site(NamedTuple):
+    """Where to tap: a module's output or input."""
+
+    module: torch.nn.Module
+    of_input: bool
+
+
+class _Hook:
+    """A hook on a module. A copy of the model that somebody makes meanwhile gets a hook that does nothing."""
+
+    def __init__(self, act: Callable[..., Any]) -> None:
+        self._act = act
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._act(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[type[_Idle], tuple[()]]:
+        return _Idle, ()
+
+
+class _Idle:
+    """A hook that does nothing."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+class _Hooks:
+    """The hooks of one forward pass.
+
+    Args:
+        sites: where to tap.
+        at_site: called with the number of a site and what the site gave; returns the value with which the model goes
+            on.
+        propagation: the propagation of the forward pass.
+        follows_modules: whether to follow the forward pass through its modules. That slows each call of a module.
+        registered: removes what was registered.
+    """
+
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        at_site: Callable[[int, Any], Any],
+        propagation: Propagation,
+        follows_modules: bool,
+        registered: ExitStack,
+    ) -> None:
+        self._at_site = at_site
+        self._propagation = propagation
+        self._follows_modules = follows_modules
+        self._registered = registered
+        self._calls = ModuleCalls(propagation)
+        self._thread = threading.get_ident()
+        self._tapped_before = {site.module for site in sites if site.of_input}
+        self._ending: list[RemovableHandle] = []
+
+    def register(self, sites: Sequence[Site]) -> None:
+        """Register all hooks."""
+        with _REGISTERING:
+            if self._follows_modules:
+                self._keep(register_module_forward_pre_hook(self._enter))
+                self._keep(register_module_forward_hook(self._leave, always_call=True))
+            for index, site in enumerate(sites):
+                if site.of_input:
+                    hook = _Hook(self._tap_input(index))
+                    self._keep(site.module.register_forward_pre_hook(hook, with_kwargs=True))
+                else:
+                    self._keep(site.module.register_forward_hook(_Hook(self._tap_output(index))))
+
+    def _keep(self, handle: RemovableHandle) -> None:
+        self._registered.callback(handle.remove)
+
+    def _is_elsewhere(self) -> bool:
+        return self._propagation.is_suspended or threading.get_ident() != self._thread
+
+    def _enter(self, module: torch.nn.Module, args: Any) -> Any:
+        if self._is_elsewhere():
+            return None
+        self._propagation.modules.enter(module)
+        may_be_ruled = bool(self._propagation.modules.candidates) and module not in self._tapped_before
+        return self._begin_call(module, args) if may_be_ruled else None
+
+    def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
+        modules = self._propagation.modules
+        if not self._is_elsewhere() and modules.innermost is module:
+            if not self._propagation.is_paused:
+                self._propagation.check_seen(output)
+            modules.leave()
+
+    def _begin_call(self, module: torch.nn.Module, args: Any) -> Any:
+        instead = self._calls.begin(module, args)
+        if instead is not None:
+            hook = _Hook(self._end_call)
+            with _REGISTERING:
+                handle = module.register_forward_hook(hook, prepend=True, with_kwargs=True, always_call=True)
+            self._ending.append(handle)
+            self._keep(handle)
+        return instead
+
+    def _end_call(self, module: torch.nn.Module, args: Any, *kwargs_and_output: Any) -> Any:
+        # Torch asks late whether a hook takes keyword arguments. A thread that had begun to call the module may call
+        # the hook without them, if the hook was removed meanwhile.
+        if self._is_elsewhere():
+            return None
+        self._ending.pop().remove()
+        return self._calls.end(*kwargs_and_output)
+
+    def _tap_output(self, index: int) -> Callable[..., Any]:
+        def hook(module: torch.nn.Module, args: Any, output: Any) -> Any:
+            return None if self._is_elsewhere() else self._at_site(index, output)
+
+        return hook
+
+    def _tap_input(self, index: int) -> Callable[..., Any]:
+        def hook(module: torch.nn.Module, args: Any, kwargs: Any = None) -> Any:
+            if self._is_elsewhere():
+                return None
+            args, kwargs = self._at_site(index, (args, kwargs))
+            # The call begins behind the tap, so that the module's rule meets what was tapped.
+            return (self._begin_call(module, args) if self._follows_modules else None) or args, kwargs
+
+        return hook
+
+
+@contextmanager
+def hooked(
+    sites: Sequence[Site], at_site: Callable[[int, Any], Any], propagation: Propagation, follows_modules: bool
+) -> Iterator[None]:
+    """Tap the modules of some sites in the forward pass of this thread, while this context is active.
+
+    Args:
+        sites: where to tap.
+        at_site: called with the number of a site and what the site gave; returns the value with which the model goes
+            on.
+        propagation: the propagation of the forward pass.
+        follows_modules: whether to follow the forward pass through its modules.
+    """
+    with ExitStack() as registered:
+        _Hooks(sites, at_site, propagation, follows_modules, registered).register(sites)
+        yield

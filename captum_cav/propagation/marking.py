@@ -1,0 +1,97 @@
+"""How an operation's output is marked: from the marks of the tensors that the operation takes, and from its row."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import torch
+
+from captum_cav.propagation.marks import Mark, set_mark
+from captum_cav.propagation.operation import Numbers, Operation
+from captum_cav.propagation.table import Treatment
+from captum_cav.propagation.taps import memory_aliases
+from captum_cav.propagation.trace import Trace
+from captum_cav.propagation.traits import Trait
+from captum_cav.tensors import is_number, tensors_in
+from captum_cav.torch_internals import base_of, keeps_version
+
+#: The tensors that an operation takes and that depend on the inputs, with their marks.
+Sources: TypeAlias = list[tuple[torch.Tensor, Mark]]
+
+
+def mark_alike(output: Any, source: torch.Tensor, mark: Mark, treatment: Treatment, written: bool) -> None:
+    """Mark what an operation made of one tensor as this tensor is marked, except for what the operation changes.
+
+    Args:
+        output: what the operation gave.
+        source: the tensor that it took.
+        mark: the tensor's mark.
+        treatment: what is known of the operation.
+        written: whether the operation wrote into the tensor.
+    """
+    traits = mark.traits & treatment.keeps | treatment.makes
+    if traits != mark.traits:
+        mark = Mark(mark.run, mark.taps, traits)
+    bypassing = not source.requires_grad
+    for tensor in (output,) if isinstance(output, torch.Tensor) else tensors_in(output):
+        if (tensor.requires_grad or bypassing) and is_number(tensor):
+            set_mark(tensor, mark, written=written)
+
+
+def mark_result(
+    trace: Trace, output: Any, operation: Operation, treatment: Treatment, sources: Sources, written: bool
+) -> None:
+    """Mark what an operation made of its sources.
+
+    Args:
+        trace: the running pass.
+        output: what the operation gave, or the tensor into which it wrote.
+        operation: the operation, after its rule ran.
+        treatment: what is known of the operation.
+        sources: what the operation took.
+        written: whether the operation wrote into a tensor.
+    """
+    taps, bypassing, traits = 0, False, treatment.keeps
+    for tensor, mark in sources:
+        traits &= mark.traits
+        if not tensor.requires_grad:
+            bypassing = True
+        elif id(tensor) not in operation.detached:
+            taps |= mark.taps
+    if traits & treatment.drops_with_constants and _takes_constants(operation, len(sources)):
+        traits &= ~treatment.drops_with_constants
+    traits |= treatment.makes
+    if operation.spec.find_gate is not None and sources:
+        traits |= operation.spec.find_gate(operation, Trait(sources[0][1].traits)).value
+    handoff = operation.handoff
+    if handoff is None and operation.spec.hands_on and len(sources) == 1:
+        handoff = sources[0][1].handoff
+    for tensor in (output,) if isinstance(output, torch.Tensor) else tensors_in(output):
+        if is_number(tensor):
+            if tensor.requires_grad:
+                set_mark(tensor, Mark(trace.run, taps, traits, handoff), written=written)
+            elif bypassing:
+                set_mark(tensor, Mark(trace.run, 0, traits), written=written)
+            # Otherwise the model made the tensor from carriers alone and detached it: the tensor is a constant.
+
+
+def follow_memory(trace: Trace, written: torch.Tensor) -> None:
+    """Pass on what was written into a tensor to the tensors in the same memory, from which a tap divides it."""
+    base = base_of(written)
+    whole = written if base is None else base
+    for alias in memory_aliases(whole):
+        # The values are in the alias already, and what autograd saved of the alias is still right.
+        with keeps_version(alias):
+            alias.copy_(whole)
+        mark = trace.mark_of(whole)
+        if mark is not None:
+            set_mark(alias, mark)
+
+
+def _takes_constants(operation: Operation, sources: int) -> bool:
+    """Whether constants take part in an operation, beside the tensors that depend on the inputs."""
+    arguments = [*operation.args, *operation.kwargs.values()]
+    numbers = operation.spec.numbers is not Numbers.SETTINGS and any(
+        isinstance(value, (int, float)) for value in arguments
+    )
+    return numbers or len(tensors_in(arguments)) != sources

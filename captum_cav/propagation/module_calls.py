@@ -1,0 +1,88 @@
+"""A module whose whole call is ruled as one operation: it runs unseen, and its rule is applied to what it returned."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from captum_cav.errors import ModelError
+from captum_cav.propagation.dispatch import Propagation
+from captum_cav.propagation.rule import Rule
+from captum_cav.tensors import tensors_in
+from captum_cav.torch_internals import tree_map, was_written_into
+
+
+class _Call(NamedTuple):
+    """A running call of a module that is ruled as one operation.
+
+    Attributes:
+        module: the module.
+        rule: its rule.
+        why: the key that chose the rule.
+        args: its positional arguments.
+        copies: the copies of these arguments that the module got, because it may write into them.
+    """
+
+    module: torch.nn.Module
+    rule: Rule
+    why: str
+    args: tuple[Any, ...]
+    copies: tuple[Any, ...]
+
+
+class ModuleCalls:
+    """Rules modules as one operation, one call at a time.
+
+    Args:
+        propagation: the propagation of the forward pass.
+    """
+
+    def __init__(self, propagation: Propagation) -> None:
+        self._propagation = propagation
+        self._running: _Call | None = None
+
+    def begin(self, module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Pause the propagation for a module that is ruled as one operation.
+
+        Args:
+            module: the module that was entered last.
+            args: its positional arguments.
+
+        Returns:
+            The arguments that the module gets instead; None if the module is not ruled as one.
+        """
+        chosen = self._propagation.modules.rule_of_call() if self._running is None else None
+        if chosen is None:
+            return None
+        self._propagation.is_paused = True
+        copies: tuple[Any, ...] = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, args)
+        self._running = _Call(module, *chosen, args, copies)
+        return copies
+
+    def end(self, kwargs: dict[str, Any], output: Any) -> Any:
+        """Rule the module, which returned or raised.
+
+        Args:
+            kwargs: its keyword arguments.
+            output: what the module returned; None if the module raised.
+
+        Returns:
+            What the module gives instead; None if the module raised.
+        """
+        call, self._running, self._propagation.is_paused = self._running, None, False
+        assert call is not None
+        if output is None:
+            return None
+        pairs = zip(tensors_in(call.args), tensors_in(call.copies), strict=True)
+        written = [(argument, copy) for argument, copy in pairs if was_written_into(copy)]
+        if any(copy is not output for _, copy in written) or any(one is output for one in tensors_in(kwargs)):
+            raise ModelError(
+                f"{self._propagation.modules.describe(call.module)} is ruled as one by {call.rule!r}, but writes into "
+                "an argument that it does not return, or that came by keyword; call it by position, or rule what is "
+                "inside it."
+            )
+        arguments = [argument for argument, _ in written]
+        return self._propagation.run_module_call(
+            call.module, (call.rule, call.why), call.args, kwargs, output, arguments
+        )

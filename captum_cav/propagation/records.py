@@ -1,0 +1,94 @@
+"""What a pass writes down for people: which operation met which rule, which conserves, which has no rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+
+
+class RuleRow(NamedTuple):
+    """One operation of the forward pass.
+
+    Attributes:
+        module: qualified name of the innermost module in which the operation ran, or the module's type where it has no
+            name; empty outside of modules.
+        operation: the torch function, or the type of a module that was ruled as one operation.
+        rule: the rule.
+        why: the key that chose the rule: a module, a pattern, a type, a function, or the default.
+        constant: which of the tensors that the operation takes were constants for the rule: gates, attention weights,
+            statistics.
+    """
+
+    module: str
+    operation: str
+    rule: str
+    why: str
+    constant: str
+
+
+class RuleTable(tuple[RuleRow, ...]):
+    """The operations of a forward pass in their order. Prints itself as a table."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        heads = RuleRow("module", "operation", "rule", "because of", "constant")
+        rows = [heads, *self]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        )
+
+    __repr__ = __str__
+
+
+@dataclass
+class RuleLog:
+    """The rules of one forward pass.
+
+    Attributes:
+        rows: every operation that met a rule, in order.
+        inexact: those rows whose rule does not pass on the derivative of the operation.
+    """
+
+    rows: list[RuleRow] = field(default_factory=list)
+    inexact: list[RuleRow] = field(default_factory=list)
+
+    def table(self) -> RuleTable:
+        """The rows, as a table that prints itself."""
+        return RuleTable(self.rows)
+
+
+class Unknown(NamedTuple):
+    """An operation without a rule.
+
+    Attributes:
+        operation: its plain name.
+        module: the innermost module in which the operation ran, for messages; empty outside of modules.
+        key: what names the operation in ``rules``.
+    """
+
+    operation: str
+    module: str
+    key: str
+
+
+@dataclass
+class Audited:
+    """What became of one operation in the backward pass.
+
+    Attributes:
+        operation: its name.
+        rule: its rule.
+        module: the innermost module in which the operation ran.
+        residual: the contributions of its output, minus those of its inputs and constants; 0 where the rule conserves.
+        size: the sum of the absolute contributions of its output, inputs and constants.
+    """
+
+    operation: str
+    rule: object
+    module: torch.nn.Module | None
+    residual: float = 0.0
+    size: float = 0.0

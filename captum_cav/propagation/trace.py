@@ -1,0 +1,104 @@
+"""The state of one pass: what the forward pass notes, and what the backward pass needs of these notes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from captum_cav.propagation.constant_shares import ConstantShares
+from captum_cav.propagation.marks import Mark, get_mark, set_mark
+from captum_cav.propagation.records import Audited, RuleLog, Unknown
+from captum_cav.propagation.saved_values import SavedValues
+from captum_cav.propagation.taps import Tapped, note_alias, tap
+from captum_cav.propagation.traits import Trait
+from captum_cav.tensors import tensors_in
+from captum_cav.torch_internals import now
+
+_BEFORE_FIRST_LAYER: int = Trait.BEFORE_FIRST_LAYER.value
+
+
+class Trace:
+    """What one pass knows and has seen.
+
+    Functions of the backward pass may keep ``shares`` and single saved values, but never the trace: the trace holds the
+    graph, and the graph would hold the trace.
+
+    Args:
+        with_shares: whether to measure the shares of constants.
+        with_rules: whether to note which operation meets which rule.
+        audited: whether to compare what goes into each operation in the backward pass and what comes out.
+
+    Attributes:
+        run: identity of the pass, which all of its marks bear.
+        began: the age of the pass (see :func:`captum_cav.torch_internals.age_of`).
+        shares: shares of constants.
+        saved: values that the backward pass reads.
+        taps: what was tapped, in the order of the forward pass.
+        rules: which operation met which rule, or None.
+        audited: what became of each operation in the backward pass, or None.
+        unknown: operations without a rule, where these are noted.
+    """
+
+    def __init__(self, *, with_shares: bool, with_rules: bool, audited: bool) -> None:
+        assert with_shares or not audited
+        self.run = object()
+        self.began = now()
+        self.shares = ConstantShares(with_shares)
+        self.saved = SavedValues()
+        self.taps: list[Tapped] = []
+        self.rules = RuleLog() if with_rules else None
+        self.audited: list[Audited] | None = [] if audited else None
+        self.unknown: list[Unknown] = []
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody asks for more than contributions: shares of constants, rules, an audit."""
+        return self.shares.is_measured or self.rules is not None
+
+    def mark_of(self, tensor: torch.Tensor) -> Mark | None:
+        """The tensor's mark; None for a constant."""
+        return get_mark(tensor, self.run)
+
+    def mark_input(self, tensor: torch.Tensor) -> None:
+        """Note that a tensor is an input of the model."""
+        set_mark(tensor, Mark(self.run, 0, _BEFORE_FIRST_LAYER))
+
+    def descent(self, tensors: list[torch.Tensor], without: frozenset[int]) -> int:
+        """The tapped layers from which tensors come, as a bit set.
+
+        Args:
+            tensors: the tensors.
+            without: identities of those that do not count.
+        """
+        taps = 0
+        for tensor in tensors:
+            mark = get_mark(tensor, self.run)
+            taps |= mark.taps if mark is not None and id(tensor) not in without else 0
+        return taps
+
+    def tap(self, value: Any) -> Any:
+        """Tap a layer's input or output.
+
+        Returns:
+            The value with which the model goes on.
+        """
+        bit = 1 << len(self.taps)
+
+        def mark(carrier: torch.Tensor, source: torch.Tensor) -> None:
+            before = get_mark(source, self.run)
+            if before is not None:
+                note_alias(source, carrier)
+            new = Mark(self.run, bit, 0) if before is None else before._replace(taps=before.taps | bit)
+            set_mark(carrier, new)
+
+        passed_on, tapped = tap(value, self.saved.save, mark)
+        self.taps.append(tapped)
+        return passed_on
+
+    def note_consumer(self, value: Any) -> None:
+        """Note that somebody other than an operation takes the tensors of a value as they are."""
+        for tensor in tensors_in(value):
+            mark = get_mark(tensor, self.run)
+            if mark is not None and mark.handoff is not None:
+                mark.handoff.consumers += 1

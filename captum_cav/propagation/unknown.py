@@ -1,0 +1,81 @@
+"""What cannot be followed: operations without a rule, and tensors that the propagation did not see. The messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from captum_cav.errors import UnsupportedOperationError
+from captum_cav.torch_internals import Overload
+
+_ADVICE = """{operation!r}{where} has no rule for how it passes contributions on. Define one for this attribution:
+    from captum_cav import rules
+    LayerCAV(..., rules={{{key}: rules.pass_through}})  # y_i comes from x_i alone (equation 7);
+or rules.linear where y is linear in its input, or your own function of a rules.Operation.
+on_unknown="gradient" goes on with its plain gradient instead."""
+
+_REMEDY = (
+    "Write that step in torch operations, rule the module that does it as one by "
+    "rules={module: rules.PassThroughRule()} or a function of your own, or detach the tensor if it should count as a "
+    "constant."
+)
+
+
+def key_of(name: str, function: Callable[..., Any] | None) -> str:
+    """How a user names a function as a key of ``rules``."""
+    key = torch.overrides.resolve_name(function) if function is not None else None
+    if isinstance(function, Overload):
+        key = f"torch.ops.{key}"
+    return key or f"the function {name}"
+
+
+def no_rule(name: str, function: Callable[..., Any] | None, where: str) -> UnsupportedOperationError:
+    """The error for an operation without a rule.
+
+    Args:
+        name: its plain name.
+        function: the torch function, if it is known.
+        where: where in the model the operation ran, as `` in module 'layer1' (Layer)``.
+    """
+    resolved = (torch.overrides.resolve_name(function) if function is not None else None) or ""
+    if resolved.startswith(("quantized.", "torch.ops.quantized.")):
+        return UnsupportedOperationError(
+            f"{resolved.rpartition('.')[2]!r}{where} runs on quantized numbers, which carry no contributions; pass the "
+            "float model that it was made from."
+        )
+    return UnsupportedOperationError(_ADVICE.format(operation=name, where=where, key=key_of(name, function)))
+
+
+def unseen(tensor: torch.Tensor, reached: str, where: str) -> UnsupportedOperationError:
+    """The error for a tensor of the forward pass that was made by something that the propagation did not see.
+
+    Args:
+        tensor: the tensor.
+        reached: what the tensor did, as "comes out".
+        where: where in the model.
+    """
+    node = tensor.grad_fn
+    assert node is not None
+    return UnsupportedOperationError(
+        f"A tensor of shape {tuple(tensor.shape)} that requires grad {reached}"
+        f"{where or ' at the end of the forward pass'} but was made by {node.name()!r}, which captum_cav "
+        "could not see (a scripted function, reentrant checkpointing, or a custom autograd.Function whose apply "
+        f"was taken beforehand). {_REMEDY}"
+    )
+
+
+def derivatives_taken(where: str) -> UnsupportedOperationError:
+    """The error for derivatives that the model itself takes, whose graph is not followed."""
+    return UnsupportedOperationError(
+        f"The model takes derivatives in its forward pass{where}, which captum_cav cannot follow. {_REMEDY}"
+    )
+
+
+def hidden_kernel(function: type[torch.autograd.Function], where: str) -> UnsupportedOperationError:
+    """The error for a custom autograd function whose forward pass is not made of torch operations."""
+    return UnsupportedOperationError(
+        f"{function.__name__}, a custom autograd.Function{where}, computes in a way that captum_cav "
+        f"cannot see (a kernel of its own, or under torch.no_grad()). {_REMEDY}"
+    )

@@ -1,0 +1,74 @@
+"""Rules for products of two tensors that both depend on the inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from captum_cav.errors import OptionError
+from captum_cav.operations import TABLE
+from captum_cav.operations.products import multiplied
+from captum_cav.operations.surrogates import with_slopes
+from captum_cav.propagation.operation import Kind, Operation
+from captum_cav.propagation.rule import Rule
+
+
+@dataclass(frozen=True, repr=False)
+class ProductRule(Rule):
+    """Products of two tensors that both depend on the inputs: elementwise, matrix, einsum.
+
+    Args:
+        share: who carries.
+            ``"gates"``, the default of all products: a gate (the output of a sigmoid or softmax) is a constant,
+            otherwise both factors share alike;
+            ``"halves"``: both share alike, gates too;
+            ``"first"``, ``"second"``: this factor takes everything, the other factor is a constant;
+            ``"magnitude"``: each by its absolute value, ``|a| / (|a| + |b|)``; elementwise products only.
+
+    Source: Arras et al. 2017 (the signal takes all); Achtibat et al. 2024, proposition 3.2 (halves).
+
+    Example::
+
+        >>> import torch
+        >>> from captum_cav import InputCAV
+        >>> inputs = (torch.tensor([3.]), torch.tensor([1.]))
+        >>> InputCAV(torch.mul, rules={torch.mul: ProductRule("magnitude")}).attribute(inputs)
+        (tensor([0.7500]), tensor([0.2500]))
+        >>> InputCAV(torch.mul, rules={torch.mul: ProductRule("second")}).attribute(inputs)
+        (tensor([0.]), tensor([1.]))
+    """
+
+    share: Literal["gates", "halves", "first", "second", "magnitude"] = "gates"
+
+    operations: ClassVar[frozenset[str] | None] = TABLE.names(Kind.PRODUCT)
+
+    def __post_init__(self) -> None:
+        if self.share not in ("gates", "halves", "first", "second", "magnitude"):
+            raise OptionError(f'share is {self.share!r}; expected "gates", "halves", "first", "second" or "magnitude".')
+
+    def governs(self, operation: Operation) -> bool:
+        """Whether two tensors that depend on the inputs are multiplied."""
+        return super().governs(operation) and len(operation.sources) == 2
+
+    def __call__(self, operation: Operation, /) -> Any:
+        """The product, carried as the rule says."""
+        first, second = operation.sources
+        if self.share == "gates":
+            return operation.by_default()
+        if self.share == "magnitude":
+            if operation.name != "mul":
+                raise OptionError(f"{self!r} is for elementwise products; {operation.name!r} is none.")
+            return _by_magnitude(operation, first, second)
+        if first is second:  # A square: one tensor carries everything in any case.
+            return multiplied(operation, [])
+        return multiplied(operation, {"halves": [], "first": [second], "second": [first]}[self.share])
+
+
+def _by_magnitude(operation: Operation, first: torch.Tensor, second: torch.Tensor) -> Any:
+    a, b = first.detach().clone(), second.detach().clone()
+    size = (a.abs() + b.abs()).clamp(min=torch.finfo(a.dtype).tiny)
+    # c_a = y / a * |a| / (|a| + |b|) with y = a b.
+    output = with_slopes(a * b, (first, second), (b * a.abs() / size, a * b.abs() / size))
+    return operation.args[0].copy_(output) if operation.in_place else output

@@ -1,0 +1,143 @@
+"""The command line, as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from captum_cav import cli, zoo
+
+PICTURE = str(Path(zoo.__file__).parents[1] / "data" / "dog_above_cat.png")
+
+
+def rows_of(table: str, layer: str) -> list[list[str]]:
+    """The rows of the share tables for a layer: places, raised, lowered, constants, unexplained."""
+    return [line.split()[1:] for line in table.splitlines() if line.split()[:1] == [layer]]
+
+
+def test_demo_explains_dog_and_cat_at_five_depths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["demo", "--output", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "Egyptian cat (285)" in printed
+    assert "score 5.68 of 'German shepherd'" in printed
+    assert "of 'tabby'" in printed
+    for layer in zoo.load("efficientnet_lite0").depths:
+        shepherd, tabby = rows_of(printed, layer)
+        for row in (shepherd, tabby):
+            raised, lowered, constants, unexplained = map(float, row[3:])
+            assert raised + lowered + constants == pytest.approx(100, abs=0.2)
+            assert abs(unexplained) < 0.01
+    # Behind the last feature layer the classifier's bias is the only constant.
+    network = zoo.load("efficientnet_lite0")
+    for row, target, score in zip(rows_of(printed, "head"), (235, 281), (5.68, 5.47), strict=True):
+        assert float(row[5]) == pytest.approx(100 * float(network.model.classifier.bias[target]) / score, abs=0.1)
+    with Image.open(tmp_path / "contributions.png") as drawn:
+        assert drawn.width > 1000
+        assert np.asarray(drawn).std() > 20
+
+
+def test_explain_takes_targets_by_name_and_index_and_layers_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["explain", PICTURE, "--model", "squeezenet1_1", "--target", "tabby", "235", "--output", str(tmp_path)]
+    assert cli.main([*arguments, "--layers", "features.12, features.7"]) == 0
+    printed = capsys.readouterr().out
+    assert [row[0] for row in rows_of(printed, "features.7")] == ["28", "28"]
+    assert re.findall(r"of '(.+)' came from", printed) == ["tabby", "German shepherd"]
+
+
+def test_explain_without_a_target_takes_the_best_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["explain", PICTURE, "--depths", "2", "--output", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert re.findall(r"of '(.+)' came from", printed) == ["Egyptian cat"]
+    assert len(re.findall(r"^  \S+ +\d+ x \d+", printed, re.MULTILINE)) == 2
+
+
+def test_a_torchvision_network_with_weights_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    weights = tmp_path / "weights.pth"
+    torch.save(torchvision.models.mobilenet_v3_small(weights=None).state_dict(), weights)
+    arguments = ["explain", PICTURE, "--model", "mobilenet_v3_small", "--weights", str(weights), "--target", "tabby"]
+    assert cli.main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    places = re.findall(r"(\d+) x \d+", capsys.readouterr().out)
+    assert places == ["7", "14", "28", "56", "112"]
+
+
+def test_a_network_of_ones_own_from_the_current_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_network.py").write_text(
+        "import torch, torchvision\n"
+        "def make():\n"
+        "    torch.manual_seed(0)\n"
+        "    net = torchvision.models.VisionTransformer(224, 16, 5, 2, 32, 64, num_classes=3)\n"
+        "    torch.nn.init.normal_(net.heads.head.weight)\n"
+        "    return net\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    path = list(sys.path)
+    assert cli.main(["explain", PICTURE, "--model", "own_network:make", "--output", "out"]) == 0
+    assert sys.path == path
+    printed = capsys.readouterr().out
+    assert re.search(r"best classes of own_network:make", printed)
+    assert printed.count("14 x 14") == 5
+    assert (tmp_path / "out" / "contributions.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["explain", "no_such_file.png"], r"no_such_file\.png"),
+        (["explain", PICTURE, "--model", "efficientnet_lite"], r"near matches: .*efficientnet_lite0"),
+        (["explain", PICTURE, "--target", "tabbi"], "tabby"),
+        (["explain", PICTURE, "--target", "1000"], "no class 1000"),
+        (["explain", PICTURE, "--layers", "block.1"], r"unknown layer 'block\.1' \(did you mean 'blocks\.1'"),
+        (["explain", PICTURE, "--depths", "0"], "--depths is 0; expected at least 1"),
+        (["explain", PICTURE, "--model", "no_module:make"], "no_module"),
+        (["explain", PICTURE, "--layers", "classifier"], "no places to lay over a picture"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else None,
+)
+def test_what_a_user_can_mend_is_one_line_and_status_2(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*arguments, "--output", str(tmp_path)]) == 2
+    error = capsys.readouterr().err.split("\r")[-1].lstrip()  # behind a progress bar that was wiped
+    assert error.startswith("captum-cav: error: ")
+    assert error.count("\n") == 1
+    assert re.search(message, error)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_folder_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    assert cli.main(["demo", "--output", str(blocked / "folder")]) == 2
+    assert re.search(
+        r"cannot write to the folder .*file/folder: .+; choose another with --output", capsys.readouterr().err
+    )
+
+
+def test_cuda_is_refused_where_there_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert cli.main(["demo", "--device", "cuda", "--output", str(tmp_path)]) == 2
+    assert "no CUDA device; use --device cpu" in capsys.readouterr().err
+
+
+def test_the_module_runs_as_the_command(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-m", "captum_cav", "explain", "missing.png", "--output", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)  # noqa: S603
+    assert done.returncode == 2
+    assert "missing.png" in done.stderr

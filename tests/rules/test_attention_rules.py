@@ -1,0 +1,109 @@
+"""The rules of attention against attention written out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from captum_cav import InputCAV, rules
+from tests.support.networks import fixed
+from tests.support.surrogates import SHARES, check, conserved
+
+Function = Callable[..., torch.Tensor]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def attention_by_hand(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scale: float | None, carry: str
+) -> torch.Tensor:
+    """``softmax(q k^T s + mask) v``: for "all" every product halves, and softmax is differentiated."""
+    halve = SHARES["halves"] if carry == "all" else lambda a, b, times: times(a, b)
+    scores = halve(q, k.transpose(-2, -1), torch.matmul) * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    weights = torch.exp(scores - scores.amax(-1, keepdim=True).detach())
+    weights = weights / weights.sum(-1, keepdim=True)
+    return halve(weights, v, torch.matmul) if carry == "all" else weights.detach() @ v
+
+
+Q, K, V = fixed(2, 4, 3, 5), fixed(2, 4, 6, 5, seed=2), fixed(2, 4, 6, 7, seed=3)
+
+
+TRIANGLE = torch.ones(3, 6, dtype=torch.bool).tril()
+
+
+BOOLEAN = (fixed(3, 6, seed=4) > 0) | TRIANGLE
+
+
+ADDED = fixed(2, 1, 3, 6, seed=5)
+
+
+ATTENTIONS: dict[str, tuple[dict[str, Any], torch.Tensor | None, float | None]] = {
+    "plain": ({}, None, None),
+    "scale": ({"scale": 0.9}, None, 0.9),
+    "causal": ({"is_causal": True}, TRIANGLE, None),
+    "boolean mask": ({"attn_mask": BOOLEAN}, BOOLEAN, None),
+    "added mask": ({"attn_mask": ADDED}, ADDED, None),
+}
+
+
+@pytest.mark.parametrize("carry", ["values", "all"])
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_attention_carries_by_the_formula(name: str, carry: str) -> None:
+    options, mask, scale = ATTENTIONS[name]
+    attend = lambda q, k, v: F.scaled_dot_product_attention(q, k, v, **options)  # noqa: E731
+    surrogate = lambda q, k, v: attention_by_hand(q, k, v, mask, scale, carry)  # noqa: E731
+    chosen = {F.scaled_dot_product_attention: rules.AttentionRule(carry)}
+    # The softmax keeps a part to itself where queries and keys carry.
+    (conserved if carry == "values" else check)(attend, surrogate, chosen, Q, K, V)
+    if carry == "values":
+        conserved(attend, surrogate, {}, Q, K, V)
+
+
+@pytest.mark.parametrize("carry", ["values", "all"])
+def test_attention_of_grouped_queries(carry: str) -> None:
+    k, v = K[:, :2], V[:, :2]
+    attend = lambda q, k, v: F.scaled_dot_product_attention(q, k, v, enable_gqa=True)  # noqa: E731
+    surrogate = lambda q, k, v: attention_by_hand(  # noqa: E731
+        q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1), None, None, carry
+    )
+    chosen = {F.scaled_dot_product_attention: rules.AttentionRule(carry)}
+    (conserved if carry == "values" else check)(attend, surrogate, chosen, Q, k, v)
+
+
+def test_self_attention_of_one_tensor_in_all_its_places() -> None:
+    x = fixed(2, 4, 5)
+    for carry in ("values", "all"):
+        attend = lambda x: F.scaled_dot_product_attention(x, x, x)  # noqa: E731
+        surrogate = lambda x, carry=carry: attention_by_hand(x, x, x, None, None, carry)  # noqa: E731
+        chosen = {F.scaled_dot_product_attention: rules.AttentionRule(carry)}
+        (conserved if carry == "values" else check)(attend, surrogate, chosen, x)
+
+
+@pytest.mark.parametrize("softmax", [F.softmax, torch.softmax, torch.Tensor.softmax], ids=["F", "torch", "Tensor"])
+def test_attention_written_out_equals_attention_in_one(softmax: Function) -> None:
+    def written(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return softmax(q @ k.transpose(-2, -1) / math.sqrt(5), -1) @ v
+
+    for carry in ("values", "all"):
+        share = "halves" if carry == "all" else "gates"
+        chosen = {torch.softmax: rules.AttentionRule(carry), torch.matmul: rules.ProductRule(share)}
+        surrogate = lambda q, k, v, carry=carry: attention_by_hand(q, k, v, None, None, carry)  # noqa: E731
+        (conserved if carry == "values" else check)(written, surrogate, chosen, Q, K, V)
+
+
+def test_the_softmax_passes_on_by_proposition_3_1() -> None:
+    """R_i = x_i (R_i - s_i sum_j R_j), the R on the right those of the outputs."""
+    x, weight = fixed(2, 4), fixed(4, seed=2)
+    s = torch.softmax(x, 1)
+    r = s * weight
+    expected = x * (r - s * r.sum(1, keepdim=True))
+    score = lambda x: (torch.softmax(x, 1) * weight).sum(1)  # noqa: E731
+    found = InputCAV(score, rules={torch.softmax: rules.AttentionRule("all")}, normalize=None).attribute(x)
+    torch.testing.assert_close(found, expected)

@@ -1,0 +1,167 @@
+"""Lists of rules, rules for the first layer, and the same rule under any key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from captum.attr._utils import lrp_rules
+from torch import nn
+from torch.nn import functional as F
+
+from captum_cav import InputCAV, LayerCAV, rules
+from tests.support.networks import fixed
+from tests.support.rules import LINEAR, Times, assert_near, conv_net, factor, filled, nested
+from tests.support.tensors import largest
+
+Function = Callable[[torch.Tensor], torch.Tensor]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+# Lists of rules ------------------------------------------------------------------------------------------------------
+
+
+def test_of_several_rules_the_first_that_governs_rules() -> None:
+    net = nested()
+    several = [Times(2, "tanh"), Times(3, "tanh", "linear"), Times(5)]
+    assert factor(net, {net: several}) == 2 * 3 * 3
+    assert factor(net, {net: several[::-1]}) == 5**3
+    assert factor(net, {F.linear: [Times(2, "linear"), Times(3)], torch.tanh: (Times(5), Times(7))}) == 2 * 5 * 2
+    assert factor(net, {nn.Linear: [[Times(2, "tanh")], (Times(3),)]}) == 3 * 3
+    assert factor(net, {net: [Times(2, "tanh"), LINEAR[3]], F.linear: LINEAR[5]}) == 2 * 3 * 3
+
+
+def test_an_empty_list_leaves_everything_as_it_is() -> None:
+    net = nested()
+    assert factor(net, {net.block: [], F.linear: LINEAR[2]}) == 2 * 2
+
+
+class Branching(nn.Module):
+    """Two first layers, and one that sees the input and what a first layer made of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.joint, self.head = nn.Linear(4, 3), nn.Linear(4, 3), nn.Linear(7, 4), nn.Linear(7, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a, b = self.a(x), torch.tanh(self.b(x))
+        return self.head(torch.cat([b, self.joint(torch.cat([x, a], 1))], 1))
+
+
+FIRST_LAYERS: dict[str, tuple[Function, tuple[int, ...], int]] = {
+    "layer by layer": (nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), (4,), 1),
+    "function": (lambda x: F.linear(F.linear(x, fixed(4, 4)), fixed(2, 4)), (4,), 1),
+    "matrix product": (lambda x: F.linear(x @ fixed(4, 4), fixed(2, 4)), (4,), 0),
+    "padding": (lambda x: F.linear(F.linear(F.pad(x, (1, 2), value=0.5), fixed(4, 7)), fixed(2, 4)), (4,), 1),
+    "flatten": (nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.Flatten(), nn.Linear(4, 2)), (2, 2), 1),
+    "normalised": (lambda x: F.linear(F.linear((x - 0.3) / 0.5, fixed(4, 4)), fixed(2, 4)), (4,), 1),
+    "activation": (lambda x: F.linear(torch.tanh(x), fixed(2, 4)), (4,), 1),
+    "attention patches": (lambda x: F.linear(F.linear(x.unfold(1, 2, 2), fixed(4, 2)).mean(1), fixed(2, 4)), (4,), 1),
+    "convolution": (nn.Sequential(nn.Conv1d(1, 2, 3), nn.Flatten(), nn.Linear(4, 2)), (1, 4), 0),
+    "written in place": (lambda x: F.linear(F.linear((x * 1).relu_(), fixed(4, 4)), fixed(2, 4)), (4,), 1),
+}
+
+
+@pytest.mark.parametrize("name", FIRST_LAYERS)
+def test_a_rule_for_the_first_layer_is_for_it_alone(name: str) -> None:
+    """Behind padding or reshaping the layer is still the first; behind a convolution or a product it is not."""
+    net, shape, first = FIRST_LAYERS[name]
+    net = filled(net) if isinstance(net, nn.Module) else net
+    table = InputCAV(net, rules={F.linear: [rules.AtInput(LINEAR[2]), LINEAR[3]]}).explain_rules(fixed(2, *shape))
+    chosen = [row.rule for row in table if row.operation == "linear"]
+    assert ["AtInput" in rule for rule in chosen] == [True] * first + [False] * (len(chosen) - first)
+    assert len(chosen) >= 1
+
+
+def test_a_network_may_have_several_first_layers() -> None:
+    net, x = filled(Branching()), fixed(2, 4)
+    chosen = {nn.Linear: [rules.AtInput(LINEAR[2]), LINEAR[3]]}
+    rows = InputCAV(net, rules=chosen).explain_rules(x)
+    assert {row.module: "AtInput" in row.rule for row in rows if row.operation == "linear"} == {
+        "a": True,
+        "b": True,
+        "joint": False,
+        "head": False,
+    }
+    h = torch.tanh(net.b(x))
+    inner = (h / net.b(x)).detach()
+    w = net.head.weight[1].detach()
+    of_b = (w[:3] * inner) @ net.b.weight.detach()
+    through_joint = w[3:] @ net.joint.weight.detach()
+    expected = x * (3 * (2 * of_b + 3 * (through_joint[:4] + 2 * through_joint[4:] @ net.a.weight.detach())))
+    assert_near(InputCAV(net, rules=chosen, normalize=None).attribute(x, 1), expected.detach())
+
+
+def test_the_first_layer_is_the_models_not_the_first_behind_a_requested_layer() -> None:
+    net, x = filled(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))), fixed(2, 4)
+    chosen = {nn.Linear: rules.AtInput(LINEAR[2])}
+    behind = LayerCAV(net, "0", rules=chosen, normalize=None)
+    assert torch.equal(behind.attribute(x, 1), LayerCAV(net, "0", normalize=None).attribute(x, 1))
+    of_input = behind.attribute(x, 1, attribute_to_layer_input=True)
+    assert_near(of_input, 2 * InputCAV(net, normalize=None).attribute(x, 1))
+
+
+def test_an_operation_of_several_tensors_is_of_the_first_layer_if_all_of_them_are() -> None:
+    weight, x = fixed(4, 4), fixed(2, 4)
+    chosen = {torch.mul: [rules.AtInput(Times(2)), Times(3)]}
+    for other, number in ((torch.tanh, 2), (lambda x: F.linear(x, weight), 3)):
+        score = lambda x, other=other: (x * other(x)).sum(1)  # noqa: E731
+        found, plain = (InputCAV(score, rules=given, normalize=None).attribute(x) for given in (chosen, None))
+        assert_near(found, number * plain)
+
+
+def test_a_rule_for_the_first_layer_alone_leaves_others_their_default() -> None:
+    net = nested()
+    assert factor(net, {F.linear: rules.AtInput(LINEAR[2])}) == 2
+    assert factor(net, {net: rules.AtInput(LINEAR[2]), F.linear: LINEAR[5]}) == 2 * 5
+    assert factor(net, {"head": rules.AtInput(LINEAR[2])}) == 1
+
+
+# The same rule by any key --------------------------------------------------------------------------------------------
+
+
+SAME: dict[str, tuple[rules.Rule, str, type[nn.Module], list[Any]]] = {
+    "gamma": (rules.GammaRule(0.5), "first", nn.Conv2d, [F.conv2d, torch.conv2d]),
+    "epsilon": (rules.EpsilonRule(0.1), "head", nn.Linear, [F.linear, torch.nn.functional.linear]),
+    "flat": (rules.FlatRule(), "first", nn.Conv2d, [F.conv2d]),
+    "z-box": (rules.ZBoxRule(-5.0, 5.0), "first", nn.Conv2d, [F.conv2d]),
+    "gradient": (rules.GradientRule(), "act", nn.GELU, [F.gelu]),
+    "proportional": (rules.ProportionalPoolingRule(), "pool", nn.MaxPool2d, [F.max_pool2d, torch.max_pool2d]),
+    "captum": (lrp_rules.GammaRule(0.5), "first", nn.Conv2d, [F.conv2d]),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_any_key_for_the_same_operation_gives_the_same_map(name: str) -> None:
+    rule, where, kind, functions = SAME[name]
+    net, x = conv_net(), fixed(2, 2, 6, 6)
+    instance = net.get_submodule(where)
+    keys = [instance, where, where[:-1] + "?", f"*{where[1:]}", kind, *functions]
+    maps = {key: InputCAV(net, rules={key: rule}, normalize=None).attribute(x, 1) for key in keys}
+    for key in (instance, kind, *functions):
+        by_function = InputCAV(lambda x: net(x), rules={key: rule}, normalize=None)
+        maps["callable", key] = by_function.attribute(x, 1)
+        at_first = LayerCAV(lambda x: net(x), net.first, rules={key: rule}, normalize=None)
+        assert torch.equal(
+            at_first.attribute(x, 1), LayerCAV(net, "first", rules={where: rule}, normalize=None).attribute(x, 1)
+        )
+    instance.rule = rule
+    maps["module.rule"] = InputCAV(net, normalize=None).attribute(x, 1)
+    maps["module.rule", "callable"] = InputCAV(lambda x: net(x), normalize=None).attribute(x, 1)
+    assert all(torch.equal(found, maps[where]) for found in maps.values())
+    assert largest(maps[where] - InputCAV(conv_net(), normalize=None).attribute(x, 1)) > 1e-6 * largest(maps[where])
+
+
+def test_a_function_written_without_modules_has_the_same_map() -> None:
+    net, x = conv_net(), fixed(2, 2, 6, 6)
+
+    def functional(x: torch.Tensor) -> torch.Tensor:
+        x = F.gelu(F.conv2d(x, net.first.weight, net.first.bias))
+        return F.linear(torch.flatten(F.max_pool2d(x, 2), 1), net.head.weight, net.head.bias)
+
+    chosen = {F.conv2d: rules.GammaRule(0.5), F.linear: rules.EpsilonRule(0.1), F.gelu: rules.GradientRule()}
+    found = InputCAV(functional, rules=chosen, normalize=None).attribute(x, 1)
+    assert torch.equal(found, InputCAV(net, rules=chosen, normalize=None).attribute(x, 1))
