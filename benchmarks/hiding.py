@@ -17,9 +17,7 @@ A cell is hidden by grey (what the network's preprocessing makes 0) or by blur. 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import platform
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,13 +26,14 @@ from typing import Any
 
 import torch
 
-import captum_cav
-from benchmarks.localization import DEPTHS, explain, load, methods
+from benchmarks.localization import explain, methods
+from benchmarks.networks import DEPTHS, load
 from benchmarks.photographs import SEED
+from benchmarks.versions import versions_with
 from captum_cav import metrics, zoo
 from captum_cav.ablation import ablate, box_mask
 from captum_cav.ablation.result import By
-from captum_cav.visualization import resize_map
+from captum_cav.maps import resize_map
 
 NETWORKS = ("squeezenet1_1", "efficientnet_lite0")
 CLASSES = ("German shepherd", "tabby")
@@ -192,11 +191,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     report: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "benchmarks.hiding", *sys.argv[1:]]),
-        "versions": {
-            "python": platform.python_version(),
-            "captum_cav": captum_cav.__version__,
-            **{name: importlib.metadata.version(name) for name in ("torch", "captum")},
-        },
+        "versions": versions_with("torch", "captum"),
         "seed": SEED,
         "classes": CLASSES,
         "networks": {},

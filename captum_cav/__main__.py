@@ -1,4 +1,4 @@
-"""``python -m captum_cav`` is ``captum-cav``."""
+"""``python -m captum_cav`` runs the command ``captum-cav``."""
 
 import sys
 

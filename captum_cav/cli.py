@@ -1,7 +1,4 @@
-"""The command line: why did a network give a picture its class?
-
-Its subcommands are in :mod:`captum_cav.commands`.
-"""
+"""The command line ``captum-cav``. Its subcommands are in :mod:`captum_cav.commands`."""
 
 from __future__ import annotations
 
@@ -17,10 +14,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: what follows the program's name; ``sys.argv[1:]`` if None.
+        arguments: the arguments after the name of the program; ``sys.argv[1:]`` if None.
 
     Returns:
-        The exit status: 0, or 2 for anything that the user can mend, after one line that says what.
+        The exit status: 0 for success, 2 for an error that the user can correct. One line says what the error is.
     """
     options = _parser().parse_args(arguments)
     try:

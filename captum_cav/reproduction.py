@@ -1,9 +1,9 @@
-"""The paper's experiments on any network, picture and pair of classes: figures 5 to 8, table 1 and what they claim.
+"""The paper's experiments on any network, picture and pair of classes: figures 5 to 8, table 1 and the claims.
 
-The paper looks at one photograph, of a dog above a cat. Its figure 8 asks whether the map of one of the two classes
-tells the truth about the region of the other object: with that region disabled but for its positive spots, the score
-should rise; with the positive spots alone disabled, it should fall. The paper does not say at which layer features are
-disabled. Here they are disabled where the map shows them: in the layer whose map it is, at each depth.
+The paper looks at one photograph of a dog above a cat. Figure 8 tests the map of one of the two classes in the region
+of the other object. If the region without its positive spots is disabled, the score should rise. If only the positive
+spots of the region are disabled, the score should fall. The paper does not say at which layer features are disabled.
+Here they are disabled in the layer of the map, and there is one test for each depth.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from captum_cav.errors import InputError
 from captum_cav.metrics import entropy
 from captum_cav.visualization.colours import new_figure
 
-#: From which correlation on two maps are said to agree.
+#: Two maps agree if their correlation is at least this number.
 AGREEMENT = 0.8
-# Up to which share of the score the answer of the network is what the map says.
+# The network does what the map says if both changes differ by at most this share of the score.
 _SAME = 1e-3
 
 
 @dataclass(frozen=True)
 class Disabled:
-    """Features that were disabled, what the map says of it and how the network answered.
+    """Features that were disabled, the change of the score that the map predicts, and the scores of the network.
 
     Attributes:
-        mask: shape (h, w), the places of the layer.
-        said: the change of the score that the map announces: what the places contributed, taken away.
-        ablation: the scores, the explained class the first of its targets; None where no place is in the mask.
+        mask: booleans of shape (h, w), True at the disabled places of the layer.
+        said: the change of the score that the map predicts: minus the sum of the contributions of the places.
+        ablation: the scores before and after, with the explained class as the first target; None if the mask has no
+            place.
     """
 
     mask: torch.Tensor
@@ -45,12 +46,12 @@ class Disabled:
 
     @property
     def standing(self) -> Standing | None:
-        """How the explained class stands before and after."""
+        """Score and rank of the explained class before and after; None if the mask has no place."""
         return self.ablation.standings(self.ablation.targets[:1])[0] if self.ablation else None
 
     @property
     def change(self) -> float | None:
-        """By how much the score of the explained class rose."""
+        """The change of the score of the explained class; None if the mask has no place."""
         standing = self.standing
         return standing.score_after - standing.score_before if standing else None
 
@@ -60,9 +61,9 @@ class Trial:
     """The test of figure 8 at one layer.
 
     Attributes:
-        layer: its name.
-        rest: the region without its positive spots, disabled.
-        spots: the positive spots of the region, disabled.
+        layer: the name of the layer.
+        rest: the test with the region without its positive spots disabled.
+        spots: the test with only the positive spots of the region disabled.
     """
 
     layer: str
@@ -71,7 +72,7 @@ class Trial:
 
     @property
     def is_foregone(self) -> bool:
-        """Whether the network answered just as the map says, as it must where it adds up what the map shows."""
+        """Whether both changes are exactly those of the map. This is certain if the score is the sum of the map."""
         return all(
             one.standing is None or abs(one.said - (one.change or 0.0)) <= _SAME * abs(one.standing.score_before)
             for one in (self.rest, self.spots)
@@ -80,12 +81,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper, and whether it holds here.
+    """A claim of the paper, and whether the claim holds here.
 
     Attributes:
         text: the claim.
         verdict: "holds", "holds in part", "does not hold" or "cannot be judged".
-        evidence: the numbers, a line or several.
+        evidence: the numbers, one or more lines.
     """
 
     text: str
@@ -105,23 +106,25 @@ def disable_region(
     targets: Sequence[int],
     class_names: Sequence[str] = (),
 ) -> Trial:
-    """Disable, in a layer, the region of the other object: all but its positive spots, then these alone.
+    """Disable the region of the other object in a layer: first without its positive spots, then only these.
+
+    Positive spots are all places with a positive contribution. Disabled activations are set to 0.
 
     Args:
         model: maps ``inputs`` to scores of shape (1, classes).
         inputs: one picture, shape (1, C, H, W).
         layer: the qualified name of the layer.
-        contributions: shape (h, w), the map of the explained class at that layer, in points of its score.
-        region: booleans of shape (H, W), the pixels of the other object. A place of the layer is in the region if more
-            than half of its pixels are.
-        targets: classes that the tables show wherever they rank, first the explained one.
-        class_names: names of the classes in the order of the scores.
+        contributions: shape (h, w), the map of the explained class at that layer, in score units.
+        region: booleans of shape (H, W), True at the pixels of the other object. A place of the layer is in the region
+            if more than half of the pixels of the place are.
+        targets: the classes that the tables show at any rank; the explained class comes first.
+        class_names: the names of the classes, in the order of the scores.
 
     Returns:
-        The :class:`Trial`. Positive spots are all places with a positive contribution; activations are set to 0.
+        The :class:`Trial`.
 
     Raises:
-        InputError: for a region without a place of the layer.
+        InputError: if no place of the layer is in the region.
         CAVError: as :func:`captum_cav.ablation.ablate`.
 
     Source: Kakishita and Hattori, figure 8 and table 1.
@@ -139,8 +142,8 @@ def disable_region(
     inside = resize_mask(region, grid)
     if not inside.any():
         raise InputError(
-            f"the region of {int(region.sum())} pixels covers most of none of the {grid[0]} x {grid[1]} places of "
-            f"layer {layer!r}; expected a larger one."
+            f"the region of {int(region.sum())} pixels covers more than half of none of the {grid[0]} x {grid[1]} "
+            f"places of layer {layer!r}; expected a larger one."
         )
     spots = positive_spots(contributions) & inside
 
@@ -153,16 +156,17 @@ def disable_region(
 
 
 def effective_area(contributions: torch.Tensor) -> float:
-    """The share of the picture over which what is positive is spread; small is sharp.
+    """The share of the picture over which the positive contributions are spread. A small share means a sharp map.
 
-    The exponential of the entropy of the positive part is the number of places that it would fill if all held the same;
-    divided by the number of places it is a share of the picture, which layers of different resolution have in common.
+    The exponential of the entropy of the positive part is a number of places: so many equal places have this entropy.
+    Divided by the number of all places it is a share of the picture, which can be compared between layers of different
+    resolution.
 
     Args:
         contributions: shape (h, w).
 
     Returns:
-        From 1 over the number of places to 1; NaN where nothing is positive.
+        A number from 1 / (h w) to 1; NaN if nothing is positive.
 
     Example::
 
@@ -175,13 +179,13 @@ def effective_area(contributions: torch.Tensor) -> float:
 
 
 def neighbour_correlation(contributions: torch.Tensor) -> float:
-    """The correlation of places with those beside and below them; a scattered map has a low one.
+    """The correlation of each place with the places next to it. A scattered map has a low correlation.
 
     Args:
         contributions: shape (h, w), at least two places in one direction.
 
     Returns:
-        From -1 to 1; NaN where all places are equal.
+        A number from -1 to 1; NaN if all places are equal.
 
     Example::
 
@@ -191,12 +195,25 @@ def neighbour_correlation(contributions: torch.Tensor) -> float:
     across = torch.stack([contributions[:, :-1].flatten(), contributions[:, 1:].flatten()])
     down = torch.stack([contributions[:-1].flatten(), contributions[1:].flatten()])
     both = torch.cat([across, down], 1).double()
-    # A pair has no order.
+    # Each pair counts in both orders, because neither place is the first.
     return float(torch.corrcoef(torch.cat([both, both.flip(0)], 1))[0, 1])
 
 
 def positive_correlation(contributions: torch.Tensor, cam: torch.Tensor) -> float:
-    """Pearson's correlation of what is positive in two maps of shape (h, w); NaN where one has the same everywhere."""
+    """Pearson's correlation of the positive parts of two maps.
+
+    Args:
+        contributions: shape (h, w).
+        cam: shape (h, w), the map of Grad-CAM.
+
+    Returns:
+        A number from -1 to 1; NaN if a positive part is the same everywhere.
+
+    Example::
+
+        >>> positive_correlation(torch.tensor([[1.0, -2.0]]), torch.tensor([[3.0, 0.0]]))
+        1.0
+    """
     both = torch.stack([contributions.flatten(), cam.flatten()]).clamp(min=0)
     return float(torch.corrcoef(both)[0, 1])
 
@@ -207,17 +224,17 @@ def judge(
     cams: Sequence[torch.Tensor | None],
     trials: Sequence[Trial],
 ) -> list[Claim]:
-    """Whether the claims of the paper hold.
+    """Judge whether the claims of the paper hold.
 
     Args:
-        classes: names of the two classes, first the one that the trials explain.
-        maps: for each class its maps of shape (h, w) at each depth, from the last feature layer toward the input.
-        cams: for each class the map of Grad-CAM at the first of these depths; None where it is not defined.
+        classes: the names of the two classes; the class that the trials explain comes first.
+        maps: for each class the maps of shape (h, w) at each depth, from the last feature layer toward the input.
+        cams: for each class the map of Grad-CAM at the first depth; None if the layer has no such map.
         trials: the test of figure 8 at each depth.
 
     Returns:
-        Six claims. Those about single depths hold in part where they hold at some of them; depths where the answer of
-        the network is foregone do not count.
+        Six claims. A claim about single depths "holds in part" if the claim holds at some of the depths. A depth where
+        the score is the sum of the map does not count, because there the result of the test is certain.
     """
     agreements = [
         math.nan if cam is None else positive_correlation(of_class[0], cam)
@@ -303,7 +320,7 @@ def _answer(disabled: Disabled) -> str:
 
 
 def _signed(number: float) -> str:
-    # 0.0 is added, for zero is to have no minus.
+    # Adding 0.0 turns -0.0 into 0.0.
     return f"{round(number, 2) + 0.0:+.2f}"
 
 
@@ -315,10 +332,13 @@ def _verdict(found: Sequence[bool | None]) -> str:
 
 
 def tables(trials: Sequence[Trial]) -> str:
-    """Table 1 at each depth, in Markdown: the best classes before, and with either part of the region disabled.
+    """Table 1 at each depth, in Markdown: the best classes before, and with each part of the region disabled.
 
     Args:
         trials: the test of figure 8 at each depth.
+
+    Returns:
+        The text.
     """
     parts = []
     for number, trial in enumerate(trials, 1):
@@ -337,11 +357,12 @@ def draw_best(picture: Any, names: Sequence[str], scores: Sequence[float], title
 
     Args:
         picture: what the network saw.
-        names, scores: of the best classes, from the best on.
-        title: of the figure.
+        names: the names of the best classes, the best class first.
+        scores: the scores of these classes.
+        title: the title of the figure.
 
     Returns:
-        The figure; nothing is shown.
+        The figure. No window is opened.
     """
     figure = new_figure(9, 4)
     figure.suptitle(title, fontsize=12, parse_math=False)
@@ -359,15 +380,15 @@ def draw_best(picture: Any, names: Sequence[str], scores: Sequence[float], title
 
 
 def draw_trials(picture: Any, trials: Sequence[Trial], title: str) -> Figure:
-    """Figure 8: what was disabled at each depth, and what the score did.
+    """Figure 8: what was disabled at each depth, and how the score changed.
 
     Args:
         picture: what the network saw, an RGB picture.
         trials: the test at each depth.
-        title: of the figure.
+        title: the title of the figure.
 
     Returns:
-        The figure; nothing is shown.
+        The figure. No window is opened.
     """
     pixels = torch.as_tensor(np.array(picture))
     figure = new_figure(2.4 * len(trials) + 0.6, 6.4)

@@ -1,1 +1,1 @@
-"""Networks that do not look at pictures, with real weights: sound, text, source code."""
+"""Networks with real weights for other inputs than pictures: sound, text, source code."""

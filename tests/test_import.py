@@ -1,19 +1,49 @@
-"""Importing the package's name costs nothing."""
+"""What is imported with a module, and what is not."""
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import captum_cav
 
 
-def test_importing_the_package_imports_none_of_the_heavy_optional_ones() -> None:
-    code = "import sys, captum_cav; print(*(m for m in ('matplotlib', 'torchvision', 'pandas') if m in sys.modules))"
+def loaded_with(module: str) -> set[str]:
+    """The modules that are loaded after an import in a new process."""
+    code = f"import sys, {module}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
-    assert done.stdout.strip() == ""
+    return set(done.stdout.split())
+
+
+def test_importing_the_package_imports_none_of_the_heavy_optional_ones() -> None:
+    assert loaded_with("captum_cav").isdisjoint({"matplotlib", "torchvision", "pandas"})
+
+
+@pytest.mark.parametrize("name", ["ablation", "attribution", "maps", "metrics", "zoo"])
+def test_modules_that_do_not_draw_load_none_that_do(name: str) -> None:
+    # Captum loads matplotlib itself as soon as captum.attr is imported.
+    assert not any(module.startswith("captum_cav.visualization") for module in loaded_with(f"captum_cav.{name}"))
+
+
+@pytest.mark.parametrize("name", ["maps", "zoo"])
+def test_modules_without_attributions_load_neither_captum_nor_matplotlib(name: str) -> None:
+    assert loaded_with(f"captum_cav.{name}").isdisjoint({"captum", "matplotlib"})
+
+
+def test_only_one_module_that_draws_runs_models() -> None:
+    folder = Path(captum_cav.__file__).parent / "visualization"
+    running = {
+        file.stem
+        for file in folder.glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom)
+        and any(f"{node.module}.{alias.name}".startswith("captum_cav.attribution") for alias in node.names)
+    }
+    assert running == {"differences"}
 
 
 @pytest.mark.parametrize("name", captum_cav.__all__)

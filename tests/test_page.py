@@ -19,8 +19,10 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import functional as pictures
 
-from captum_cav import LayerCAV, cli, report, zoo
+import captum_cav
+from captum_cav import LayerCAV, cli, zoo
 from captum_cav.errors import CAVError, InputError, OptionError
+from captum_cav.page import write_page
 from captum_cav.visualization import spatial_map
 
 PRESETS = ("pinpoint", "paper", "gamma")
@@ -74,7 +76,7 @@ def network() -> zoo.Network:
 def full_page(tmp_path_factory: pytest.TempPathFactory, network: zoo.Network) -> Path:
     """The embedded picture with five classes, five depths and three presets."""
     path = tmp_path_factory.mktemp("report") / "page.html"
-    report.write_page(path, network, [("dog_above_cat.png", zoo.demo_picture())], presets=PRESETS)
+    write_page(path, network, [("dog_above_cat.png", zoo.demo_picture())], presets=PRESETS)
     return path
 
 
@@ -173,7 +175,7 @@ def test_a_negative_score_keeps_the_signs_of_evidence(tmp_path: Path) -> None:
         model[3].weight.copy_(torch.tensor([[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]]))
         model[3].bias.copy_(torch.tensor([0.0, 0.5]))
     network = zoo.Network("linear", model, pictures.to_tensor, lambda picture: picture, ("light", "dark"))
-    report.write_page(tmp_path / "page.html", network, [("noise", noise())], layers=["0"], presets=["paper"])
+    write_page(tmp_path / "page.html", network, [("noise", noise())], layers=["0"], presets=["paper"])
     light, dark = data_of(tmp_path / "page.html")["pictures"][0]["classes"]
     assert light["name"] == "light"
     assert light["hidden"][0]["lowered"] is None
@@ -189,9 +191,9 @@ def test_a_negative_score_keeps_the_signs_of_evidence(tmp_path: Path) -> None:
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     named = tiny_network(*HOSTILE, name=HOSTILE[1])
-    report.write_page(path, named, [(HOSTILE[0], noise()), (HOSTILE[1], noise(1))])
+    write_page(path, named, [(HOSTILE[0], noise()), (HOSTILE[1], noise(1))])
     page = path.read_text("utf-8")
-    template = (Path(report.__file__).parent / "data" / "report.html").read_text("utf-8")
+    template = (Path(captum_cav.__file__).parent / "data" / "page.html").read_text("utf-8")
     for tag in ("<script", "</script", "<img", "<!--"):
         assert page.count(tag) == template.count(tag)
     data = data_of(path)
@@ -201,7 +203,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
 
 
 def test_the_page_names_no_address_and_only_parts_that_it_has() -> None:
-    template = (Path(report.__file__).parent / "data" / "report.html").read_text("utf-8")
+    template = (Path(captum_cav.__file__).parent / "data" / "page.html").read_text("utf-8")
     assert not re.search(r"https?:|\bfetch\(|XMLHttpRequest|@import|url\(", template)
     assert "default-src 'none'" in template
     used = set(re.findall(r'\$\("([\w-]+)"\)', template))
@@ -219,7 +221,7 @@ def test_grad_cam_is_left_out_where_it_is_not_defined(tmp_path: Path) -> None:
 
     model = nn.Sequential(nn.Conv2d(3, 5, 4, 4), Last(), nn.Flatten(), nn.Linear(5 * 8 * 8, 2))
     network = zoo.Network("last", model, pictures.to_tensor, lambda picture: picture, ("a", "b"))
-    report.write_page(tmp_path / "page.html", network, [("noise", noise())], layers=["1", "0"], presets=["paper"])
+    write_page(tmp_path / "page.html", network, [("noise", noise())], layers=["1", "0"], presets=["paper"])
     for entry in data_of(tmp_path / "page.html")["pictures"][0]["classes"]:
         assert entry["gradCam"][0] is None
         assert entry["gradCam"][1]["rows"] == 8
@@ -241,7 +243,7 @@ def test_what_cannot_be_shown_is_refused(
 ) -> None:
     arguments: dict[str, Any] = {"pictures": [("noise", noise())]} | changed
     with pytest.raises(error, match=message):
-        report.write_page(tmp_path / "page.html", tiny_network("a", "b"), **arguments)
+        write_page(tmp_path / "page.html", tiny_network("a", "b"), **arguments)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -280,7 +282,7 @@ def test_a_score_of_zero_has_no_shares(tmp_path: Path) -> None:
         network.model[6].weight[1] = 0
         network.model[6].bias[1] = 0
     with pytest.raises(InputError, match="contribution is not finite, as where a score is 0; choose another class"):
-        report.write_page(tmp_path / "page.html", network, [("noise", noise())], ["nothing"], presets=["paper"])
+        write_page(tmp_path / "page.html", network, [("noise", noise())], ["nothing"], presets=["paper"])
 
 
 # In a browser
@@ -480,7 +482,7 @@ def test_tables_show_what_is_embedded(full_page: Path, browse: Callable[..., Any
 def test_hostile_names_do_nothing_in_a_browser(tmp_path: Path, browse: Callable[..., Any]) -> None:
     path = tmp_path / "page.html"
     named = tiny_network(*HOSTILE, name=HOSTILE[1])
-    report.write_page(path, named, [(HOSTILE[0], noise()), (HOSTILE[1], noise(1))])
+    write_page(path, named, [(HOSTILE[0], noise()), (HOSTILE[1], noise(1))])
     page = browse(path)
     for number in range(1, len(HOSTILE) + 1):
         page.find_element("tag name", "body").send_keys(str(number))
@@ -496,9 +498,7 @@ def test_hostile_names_do_nothing_in_a_browser(tmp_path: Path, browse: Callable[
 @pytest.mark.slow
 def test_several_pictures_are_chosen_by_their_thumbnails(tmp_path: Path, browse: Callable[..., Any]) -> None:
     path = tmp_path / "page.html"
-    report.write_page(
-        path, tiny_network("a", "b", "c"), [("one.png", noise()), ("two.png", noise(1))], presets=["paper"]
-    )
+    write_page(path, tiny_network("a", "b", "c"), [("one.png", noise()), ("two.png", noise(1))], presets=["paper"])
     page = browse(path)
     first = drawn(page), page.find_element("id", "picture").get_attribute("src")
     button(page, "pictures", "two.png").click()

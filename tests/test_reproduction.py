@@ -269,7 +269,7 @@ def test_a_network_and_picture_of_ones_own(own: Path, capsys: pytest.CaptureFixt
         (["--classes", "0", "1", "--layers", "6"], r"no places to lay over a picture"),
         (
             ["--classes", "0", "1", "--region", "0,0,1,1", "--layers", "3"],
-            r"1 pixels covers most of none of the 8 x 8 places of layer '3'",
+            r"1 pixels covers more than half of none of the 8 x 8 places of layer '3'",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import importlib.metadata
 import json
 import os
 import platform
@@ -30,9 +29,10 @@ from benchmarks.cost import dispatch
 from benchmarks.cost.measure import GIVING_BACK, Cell, in_fresh_process
 from benchmarks.cost.networks import NETWORKS
 from benchmarks.cost.rows import FLOOR, FORWARD, KINDS, MEMORY, OURS, Row, is_usual, peak_of, rows, time_row
+from benchmarks.versions import versions_with
 
 _DISPATCH = "dispatch"
-_PACKAGES = ("captum_cav", "torch", "torchvision", "captum", "transformers", "zennit", "autolrp")
+_PACKAGES = ("torch", "torchvision", "captum", "transformers", "zennit", "autolrp")
 _OURS = (FORWARD, FLOOR, OURS)
 
 
@@ -84,17 +84,6 @@ def _reason(cell: Cell) -> str:
     return cell.reason.splitlines()[0].replace("|", "\\|")[:60] if cell.reason else ""
 
 
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -132,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"no row matches; a row is NETWORK/BATCH/KIND of {', '.join(NETWORKS)}; and {', '.join(KINDS)}.")
     report: dict[str, Any] = {
         "command": "python -m benchmarks.cost " + " ".join(sys.argv[1:] if arguments is None else arguments),
-        "versions": _versions(),
+        "versions": versions_with(*_PACKAGES),
         "device": _device_name(options.device),
         "threads": options.threads or torch.get_num_threads(),
         "environment": {key: value for key, value in os.environ.items() if key.startswith(("MALLOC_", "OMP_", "LD_P"))},

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import copy
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from benchmarks.cost.measure import Call
-
-if TYPE_CHECKING:
-    from benchmarks.cost.rows import Setup
+from benchmarks.cost.setups import Setup
 
 STEPS = 20
 

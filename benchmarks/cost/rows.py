@@ -15,45 +15,14 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils._pytree import tree_map
 
 from benchmarks.cost.measure import Call, Cell, attempt, peak, take_turns
-from benchmarks.cost.networks import NETWORKS, Network
+from benchmarks.cost.networks import NETWORKS
 from benchmarks.cost.rivals import RIVALS
-from captum_cav import InputCAV, LayerCAV
+from benchmarks.cost.setups import Setup
+from captum_cav import LayerCAV
 from captum_cav.propagation.taps import as_carrier
 
 FLOOR, FORWARD, OURS, FULL = "floor", "forward only", "ours", "gradient to the inputs"
 _FIVE = [0, 1, 2, 3, 4]
-
-
-class Setup:
-    """A network with a batch of inputs, and which of its layers are asked for.
-
-    Args:
-        network: the network.
-        batch: number of samples.
-        layers: names of layers; empty for the inputs themselves (or the layer that takes them, where they are words).
-        preset: name of the rules.
-        device: where to compute.
-    """
-
-    def __init__(self, network: Network, batch: int, layers: Sequence[str], preset: str, device: torch.device) -> None:
-        self.model = network.model.eval().to(device)
-        self.inputs = network.inputs(batch).to(device)
-        self.entrance = [network.embedding] if network.embedding else []
-        self.layers = list(layers) or self.entrance
-        self.preset = preset
-
-    @functools.cached_property
-    def frozen(self) -> torch.nn.Module:
-        """A copy of the model whose parameters take no gradients."""
-        return copy.deepcopy(self.model).requires_grad_(False)
-
-    @property
-    def cav(self) -> LayerCAV | InputCAV:
-        """Contributions of what is asked for."""
-        if not self.layers:
-            return InputCAV(self.model, rules=self.preset)
-        layers = self.layers if len(self.layers) > 1 else self.layers[0]
-        return LayerCAV(self.model, layers, rules=self.preset)
 
 
 def forward_only(setup: Setup) -> Call:

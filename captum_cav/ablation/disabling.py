@@ -14,9 +14,9 @@ from captum_cav import checks
 from captum_cav.ablation.masks import resize_mask
 from captum_cav.ablation.result import BY, Ablation, By
 from captum_cav.errors import CAVTypeError, InputError, LayerError
+from captum_cav.maps import spatial_map
 from captum_cav.tensors import tensors_in
 from captum_cav.torch_internals import tree_map
-from captum_cav.visualization import spatial_map
 
 
 def ablate(

@@ -1,7 +1,7 @@
-"""The subcommands of ``captum-cav``, one module each.
+"""The subcommands of ``captum-cav``, one module for each.
 
-A command's module has ``add_parser(commands)``, which adds its options and, by ``set_defaults(run=...)``, names the
-function that takes them.
+Each module has a function ``add_parser(commands)``. The function adds the options of the subcommand and sets ``run`` to
+the function that runs the subcommand with its options.
 """
 
 from captum_cav.commands import compare, explain, report, reproduce

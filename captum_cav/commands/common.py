@@ -1,4 +1,4 @@
-"""What the commands share: options that choose a network, classes and layers, and what these options stand for."""
+"""What the subcommands share: options, what these options choose, and parts of the output."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from tqdm import tqdm
 
 from captum_cav import zoo
 from captum_cav.errors import InputError
+from captum_cav.visualization import Panel
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:
-    """Add ``--model``, ``--weights`` and ``--device``, which :func:`load_network` and :func:`choose_device` read."""
+    """Add ``--model``, ``--weights`` and ``--device``, for :func:`load_network` and :func:`choose_device`."""
     parser.add_argument(
         "--model",
         default="efficientnet_lite0",
@@ -29,7 +30,7 @@ def add_network(parser: argparse.ArgumentParser) -> None:
 
 
 def add_targets(parser: argparse.ArgumentParser, default: list[str] | None = None) -> None:
-    """Add ``--target``: classes by name or index; without a default, :func:`choose_targets` takes the best."""
+    """Add ``--target``: classes by name or index. Without a default, :func:`choose_targets` takes the best class."""
     parser.add_argument(
         "--target",
         nargs="+",
@@ -40,7 +41,7 @@ def add_targets(parser: argparse.ArgumentParser, default: list[str] | None = Non
 
 
 def add_depths(parser: argparse.ArgumentParser) -> None:
-    """Add ``--layers`` and ``--depths``, which :func:`choose_layers` reads."""
+    """Add ``--layers`` and ``--depths``, for :func:`choose_layers`."""
     depths = parser.add_mutually_exclusive_group()
     depths.add_argument("--layers", metavar="A,B,C", help="qualified names of the layers to look at")
     depths.add_argument("--depths", type=int, default=5, metavar="N", help="how many layers to choose (default 5)")
@@ -52,7 +53,17 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def writable(folder: Path) -> Path:
-    """The folder, made if it is not there; an error that names the option if nothing can be written to it."""
+    """Make the folder if it does not exist, and check that files can be written there.
+
+    Args:
+        folder: the folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: if nothing can be written there; the message names the option ``--output``.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -64,7 +75,7 @@ def writable(folder: Path) -> Path:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of ``--device``; "auto" is a GPU where there is one."""
+    """The device of ``--device``. "auto" is the GPU if there is one, else the CPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -72,25 +83,28 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def load_network(name: str, weights: str | None) -> zoo.Network:
-    """The network of ``--model`` with the weights of ``--weights``."""
-    if ":" not in name:
-        return zoo.load(name, weights)
-    # As for "python -m", a module in the current folder is found; an installed command would not look there.
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        return zoo.load_factory(name, weights)
-    finally:
-        sys.path.pop(0)
+def load_network(options: argparse.Namespace, device: torch.device) -> zoo.Network:
+    """The network of ``--model`` with the weights of ``--weights``, on a device."""
+    if ":" not in options.model:
+        network = zoo.load(options.model, options.weights)
+    else:
+        # Like "python -m", look for modules in the current folder. An installed command does not look there.
+        sys.path.insert(0, str(Path.cwd()))
+        try:
+            network = zoo.load_factory(options.model, options.weights)
+        finally:
+            sys.path.pop(0)
+    network.model.to(device)
+    return network
 
 
 def choose_targets(options: argparse.Namespace, network: zoo.Network, scores: torch.Tensor) -> list[int]:
-    """The classes of ``--target``, or the best one."""
+    """The classes of ``--target``, or the best class."""
     return [network.class_index(target) for target in options.target or [int(scores.argmax())]]
 
 
 def choose_layers(options: argparse.Namespace, network: zoo.Network, inputs: torch.Tensor) -> list[str]:
-    """The layers of ``--layers``, or as many as ``--depths`` says, from the last toward the input."""
+    """The layers of ``--layers``, or as many layers as ``--depths`` says, from the last layer toward the input."""
     if options.layers:
         return [name.strip() for name in options.layers.split(",")]
     if options.depths < 1:
@@ -100,9 +114,17 @@ def choose_layers(options: argparse.Namespace, network: zoo.Network, inputs: tor
     return list(zoo.find_depths(network.model, inputs, options.depths))
 
 
-def numbered(layers: Sequence[str]) -> list[str]:
-    """The layers as pictures name them: "(1) features.12"."""
-    return [f"({number}) {layer}" for number, layer in enumerate(layers, 1)]
+def layer_panels(layers: Sequence[str], maps: Sequence[torch.Tensor], *, signed: bool) -> list[Panel]:
+    """Panels with the maps of one class, under the titles "(1) features.12", "(2) ..."."""
+    return [
+        Panel(f"({number}) {layer}", ratios, signed)
+        for number, (layer, ratios) in enumerate(zip(layers, maps, strict=True), 1)
+    ]
+
+
+def grad_cam_panel(cam: torch.Tensor | None) -> Panel:
+    """A panel with the map of Grad-CAM, or with the picture alone if the layer has no such map."""
+    return Panel("Grad-CAM not defined here", None) if cam is None else Panel("Grad-CAM", cam, unit="")
 
 
 def best_classes(network: zoo.Network, scores: torch.Tensor) -> str:
@@ -116,10 +138,10 @@ def best_classes(network: zoo.Network, scores: torch.Tensor) -> str:
 
 @contextmanager
 def steps(*descriptions: str) -> Iterator[Callable[[], None]]:
-    """A progress bar over named steps; it is wiped at the end.
+    """A progress bar over named steps. The bar disappears at the end.
 
     Args:
-        descriptions: of each step; the first begins at once.
+        descriptions: the name of each step. The first step begins at once.
 
     Yields:
         A function that begins the next step.

@@ -1,4 +1,4 @@
-"""``captum-cav compare IMAGE...`` sets methods side by side: a table, a figure of each picture, files."""
+"""``captum-cav compare IMAGE...`` compares attribution methods: a table, a figure for each picture, files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from captum_cav import one_picture, zoo
+from captum_cav import single_image, zoo
 from captum_cav.commands import common
 from captum_cav.comparison import METRICS, NAMES, compare
 from captum_cav.errors import InputError
@@ -17,7 +17,7 @@ _METHODS = ("cav", "cav:pinpoint", "gradcam", "layer_gradient_x_activation", "in
 
 def add_parser(commands: Any) -> None:
     """Add ``compare``."""
-    command = commands.add_parser("compare", help="set attribution methods side by side on pictures of yours")
+    command = commands.add_parser("compare", help="compare attribution methods on pictures of yours")
     command.add_argument("images", nargs="+", metavar="IMAGE", help="picture files")
     common.add_network(command)
     command.add_argument(
@@ -45,21 +45,20 @@ def _run(options: argparse.Namespace) -> None:
     output = common.writable(options.output)
     device = common.choose_device(options.device)
     pictures = [zoo.open_picture(image) for image in options.images]
-    network = common.load_network(options.model, options.weights)
-    model = network.model.to(device)
-    inputs = torch.stack([network.preprocess(picture) for picture in pictures]).to(device)
-    scores = [one_picture.scores_of(model, one) for one in inputs.split(1)]  # type: ignore[no-untyped-call]
+    network = common.load_network(options, device)
+    batches = [single_image.batch_of(network, picture) for picture in pictures]
+    scores = [single_image.class_scores(network.model, batch) for batch in batches]
     targets = _targets(options, network, scores)
     comparison = compare(
-        model,
-        inputs,
+        network.model,
+        torch.cat(batches),
         targets,
         options.methods,
-        common.choose_layers(options, network, inputs[:1]),
+        common.choose_layers(options, network, batches[0]),
         options.metrics,
         batch_size=options.batch_size,
         repeats=options.repeats,
-        # One method that a network is not for should not cost the others.
+        # If one method does not work for the network, the results of the others are still wanted.
         on_error="record",
     )
     comparison.to_csv(output / "comparison.csv")
@@ -74,6 +73,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _targets(options: argparse.Namespace, network: zoo.Network, scores: list[torch.Tensor]) -> list[int]:
+    """One class for each picture: those of ``--target``, or the best."""
     if not options.target:
         return [int(one.argmax()) for one in scores]
     targets = [network.class_index(target) for target in options.target]

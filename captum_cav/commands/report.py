@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from captum_cav import presets, report, zoo
+from captum_cav import page, presets, single_image, zoo
 from captum_cav.commands import common
 from captum_cav.errors import InputError
 
@@ -27,7 +27,8 @@ def add_parser(commands: Any) -> None:
         nargs="+",
         default=["pinpoint", "paper"],
         metavar="NAME",
-        help=f"rules to choose from, the first shown at once (default: pinpoint paper); of {', '.join(presets.NAMES)}",
+        help=f"presets of rules; the page shows the first at the start (default: pinpoint paper); any of "
+        f"{', '.join(presets.NAMES)}",
     )
     command.add_argument("--output", type=Path, default=Path("captum_cav_report.html"), metavar="FILE")
     command.set_defaults(run=_run)
@@ -41,9 +42,8 @@ def _run(options: argparse.Namespace) -> None:
     pictures = [(Path(image).name, zoo.open_picture(image)) for image in options.images]
     pictures = pictures or [("dog_above_cat.png", zoo.demo_picture())]
     with common.steps("loading the network", "contributions and ablations") as step:
-        network = common.load_network(options.model, options.weights)
-        network.model.to(device)
-        layers = common.choose_layers(options, network, network.preprocess(pictures[0][1])[None].to(device))
+        network = common.load_network(options, device)
+        layers = common.choose_layers(options, network, single_image.batch_of(network, pictures[0][1]))
         step()
-        report.write_page(options.output, network, pictures, options.target, layers, presets=options.presets)
+        page.write_page(options.output, network, pictures, options.target, layers, presets=options.presets)
     print(f"page: {options.output} ({options.output.stat().st_size / 1e6:.1f} MB)")

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from typing import Any
 
-from captum_cav import one_picture, presets, reproduction, zoo
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from captum_cav import presets, reproduction, single_image, zoo
 from captum_cav.ablation import box_mask
 from captum_cav.attribution import LayerCAV
 from captum_cav.commands import common
 from captum_cav.errors import InputError
+from captum_cav.maps import picture_size_of
 from captum_cav.visualization import Panel, show_rows
 
-# Of the embedded picture: the class that figure 8 explains and the other object, which is in the upper half.
+# For the embedded picture: the class that figure 8 explains, the class of the other object, and the upper half, where
+# the other object is.
 _CLASSES = ["tabby", "German shepherd"]
 _REGION = "0,0,1,0.5"
 _TABLE_FILE = "table1.md"
@@ -60,21 +67,21 @@ def _run(options: argparse.Namespace) -> None:
         raise InputError("a picture of yours needs --classes CLASS OTHER and --region L,T,R,B, the box of OTHER")
     box = _box(region)
     with common.steps("loading the network", "contributions", "ablations", "drawing") as step:
-        network = common.load_network(options.model, options.weights)
-        model = network.model.to(device)
-        inputs = network.preprocess(picture)[None].to(device)
-        pixels = box_mask(box, (inputs.shape[2], inputs.shape[3]))
-        scores = one_picture.scores_of(model, inputs)
+        network = common.load_network(options, device)
+        model = network.model
+        inputs = single_image.batch_of(network, picture)
+        pixels = box_mask(box, picture_size_of(inputs))
+        scores = single_image.class_scores(model, inputs)
         classes = [network.class_index(name) for name in names]
         names = [network.class_name(index) for index in classes]
         if classes[0] == classes[1]:
             raise InputError(f"--classes names {names[0]!r} twice; expected two classes")
         layers = common.choose_layers(options, network, inputs)
         step()
-        # "abs": positive raised the score also where the score is negative.
+        # With "abs" a positive contribution raised the score, also if the score is negative.
         cav = LayerCAV(model, layers, rules=options.rules, normalize="abs")
-        maps = one_picture.maps_of(cav.attribute_targets(inputs, classes), inputs)
-        cams = [one_picture.grad_cam(model, layers[0], inputs, index, maps[0][0].shape) for index in classes]
+        maps = single_image.contribution_maps(cav.attribute_targets(inputs, classes), inputs)
+        cams = [single_image.grad_cam_map(model, layers[0], inputs, index, maps[0][0].shape) for index in classes]
         step()
         best = scores.topk(min(5, len(scores))).indices.tolist()
         followed = list(dict.fromkeys([*classes, *best]))
@@ -87,29 +94,19 @@ def _run(options: argparse.Namespace) -> None:
         ]
         step()
         shown = network.display(picture)
+        labels = [f"{class_names[index]}\nscore {scores[index]:.2f}" for index in classes]
+        title = f"Contributions in {network.name}, from the last feature layer toward the input; rules: {options.rules}"
+        of_region = f"with parts of the region of {names[1]} disabled (white)"
         figures = {
             "figure5.png": reproduction.draw_best(
                 shown, [class_names[index] for index in best], scores[best].tolist(), f"What {network.name} sees"
-            )
+            ),
+            "figure6.png": _draw_maps(shown, labels, layers, maps, [common.grad_cam_panel(cam) for cam in cams], title),
+            "figure7.png": _draw_maps(shown, labels, layers, maps, [Panel("picture", None)] * 2, title, signed=True),
+            "figure8.png": reproduction.draw_trials(
+                shown, trials, f"{network.name}: score and rank of {names[0]} {of_region}"
+            ),
         }
-        for file, signed in (("figure6.png", False), ("figure7.png", True)):
-            rows = []
-            for index, of_class, cam in zip(classes, maps, cams, strict=True):
-                panels = [Panel(*one, signed) for one in zip(common.numbered(layers), of_class, strict=True)]
-                if signed:
-                    first = Panel("picture", None)
-                else:
-                    first = Panel("Grad-CAM", cam, unit="") if cam is not None else Panel("Grad-CAM not defined", None)
-                rows.append((f"{class_names[index]}\nscore {scores[index]:.2f}", [first, *panels]))
-            title = (
-                f"Contributions in {network.name}, from the last feature layer toward the input; rules: {options.rules}"
-            )
-            figures[file], _ = show_rows(shown, rows, title)
-        figures["figure8.png"] = reproduction.draw_trials(
-            shown,
-            trials,
-            f"{network.name}: score and rank of {names[0]} with parts of the region of {names[1]} disabled (white)",
-        )
         for file, figure in figures.items():
             figure.savefig(output / file, dpi=110)
         (output / _TABLE_FILE).write_text(_table(network, names, box, options.rules, trials), encoding="utf-8")
@@ -122,8 +119,26 @@ def _run(options: argparse.Namespace) -> None:
     print(f"pictures and table: {', '.join(str(output / file) for file in (*figures, _TABLE_FILE))}")
 
 
+def _draw_maps(
+    picture: Image.Image,
+    labels: Sequence[str],
+    layers: Sequence[str],
+    maps: Sequence[Sequence[torch.Tensor]],
+    first: Sequence[Panel],
+    title: str,
+    *,
+    signed: bool = False,
+) -> Figure:
+    """Figures 6 and 7: one row for each class, with a first panel and the maps at all depths."""
+    rows = [
+        (label, [panel, *common.layer_panels(layers, of_class, signed=signed)])
+        for label, panel, of_class in zip(labels, first, maps, strict=True)
+    ]
+    return show_rows(picture, rows, title)[0]
+
+
 def _box(region: str) -> tuple[float, ...]:
-    """The numbers of ``--region``, integers where they are written so."""
+    """The four numbers of ``--region``: integers are pixels, decimal fractions are parts of the picture."""
     try:
         return tuple(int(edge) if re.fullmatch(r"\s*\d+\s*", edge) else float(edge) for edge in region.split(","))
     except ValueError as error:
@@ -135,8 +150,8 @@ def _table(
 ) -> str:
     return (
         f"# Table 1 on {network.name}\n\n"
-        f"Scores before softmax with features disabled in the region of {names[1]}, the box {box}: activations are set "
-        f"to zero in the layer itself. Positive spots are the places of the region that raised the score of {names[0]} "
-        f"(rules: {rules}). The paper does not say at which layer it disabled features, so each depth has its two "
-        f"tables.\n\n{reproduction.tables(trials)}"
+        f"Scores before softmax with features disabled in the region of {names[1]}, the box {box}: the activations of "
+        f"the layer are set to zero there. Positive spots are the places of the region that raised the score of "
+        f"{names[0]} (rules: {rules}). The paper does not say at which layer it disabled features, so there are two "
+        f"tables for each depth.\n\n{reproduction.tables(trials)}"
     )

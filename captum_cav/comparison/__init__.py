@@ -1,4 +1,4 @@
-"""Attribution methods side by side: the same model, inputs and layers, with maps, measures, cost and a figure."""
+"""Compare attribution methods on the same model, inputs and layers: maps, measures, cost and a figure."""
 
 from captum_cav.comparison.methods import NAMES, Method
 from captum_cav.comparison.report import Comparison, Row

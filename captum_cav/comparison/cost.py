@@ -1,4 +1,4 @@
-"""What a method costs: passes through the model, seconds, memory of the GPU."""
+"""The cost of a method: passes through the model, seconds, memory of the GPU."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Cost:
-    """What a method costs, for each example.
+    """The cost of a method for one example.
 
     Attributes:
-        seconds: median over the repeats, after a warm-up.
-        peak_bytes: the most memory of the GPU at one time, above what was in use before, of a whole batch; None on the
-            CPU, where no such number can be told apart from the rest of the process.
-        forwards: forward passes through the model; two examples that run in one batch are two.
-        backwards: backward passes from the model's output, counted likewise.
+        seconds: the median over the repeats, after a warm-up.
+        peak_bytes: the peak of the GPU memory for a whole batch, minus the memory that was in use before; None on the
+            CPU, where the memory of a method cannot be separated from the rest of the process.
+        forwards: the number of forward passes through the model. Two examples in one batch count as two passes.
+        backwards: the number of backward passes from the output of the model, counted in the same way.
     """
 
     seconds: float
@@ -34,7 +34,12 @@ class Cost:
 
 @dataclass
 class Passes:
-    """Rows that went through a model, forward and backward."""
+    """How many examples went through a model.
+
+    Attributes:
+        forward: the number of examples in forward passes.
+        backward: the number of examples in backward passes.
+    """
 
     forward: int = 0
     backward: int = 0
@@ -42,10 +47,10 @@ class Passes:
 
 @contextmanager
 def counted(model: torch.nn.Module) -> Iterator[Passes]:
-    """Count the passes through a model by hooks, which are gone afterwards.
+    """Count the passes through a model with hooks. The hooks are removed at the end.
 
     Args:
-        model: returns a tensor with one row an example.
+        model: returns a tensor with one row for each example.
 
     Yields:
         The numbers so far.
@@ -65,7 +70,7 @@ def counted(model: torch.nn.Module) -> Iterator[Passes]:
         if output.grad_fn is not None:
             place = output.output_nr
 
-            # On the node: a hook on the tensor would be one more operation for whoever follows the operations.
+            # The hook is on the node, because a method that records operations would record a hook on the tensor.
             def count_backward(gradients: tuple[torch.Tensor, ...]) -> None:
                 passes.backward += len(gradients[place])
 
@@ -78,38 +83,38 @@ def counted(model: torch.nn.Module) -> Iterator[Passes]:
 def measure(
     run: Callable[[], Result], model: torch.nn.Module, examples: int, device: torch.device, repeats: int
 ) -> tuple[Result, Cost]:
-    """Run something and tell what it costs.
+    """Run a function and measure its cost.
 
     Args:
-        run: what to run; once to warm up and count its passes, and ``repeats`` times by the clock.
-        model: the model that it runs.
-        examples: how many examples it explains.
-        device: where it runs.
-        repeats: how often to time it.
+        run: the function. It runs once as a warm-up, which counts the passes, and then ``repeats`` times by the clock.
+        model: the model that the function runs.
+        examples: how many examples the function explains.
+        device: the device of the model.
+        repeats: how often to time the function.
 
     Returns:
-        What the first run returned, and the cost.
+        What the first run returned, and the cost for one example.
     """
     with counted(model) as passes:
         result = run()
     seconds = []
     peak = None
     for _ in range(repeats):
-        level = _reset_memory(device)
+        before = _reset_memory(device)
         start = time.perf_counter()
         run()
-        if level is not None:
+        if before is not None:
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
-        if level is not None:
-            peak = max(peak or 0, torch.cuda.max_memory_allocated(device) - level)
+        if before is not None:
+            peak = max(peak or 0, torch.cuda.max_memory_allocated(device) - before)
     return result, Cost(
         statistics.median(seconds) / examples, peak, passes.forward / examples, passes.backward / examples
     )
 
 
 def _reset_memory(device: torch.device) -> int | None:
-    """The memory in use on a GPU that has finished its work, from which on the peak is measured; None on the CPU."""
+    """Wait for the GPU, reset its peak of memory, and return the memory in use; None on the CPU."""
     if device.type != "cuda":
         return None
     torch.cuda.synchronize(device)

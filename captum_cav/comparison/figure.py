@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
 
 from captum_cav.comparison.methods import CONTROLS, INPUT
+from captum_cav.comparison.records import Place, Row, Settings
 from captum_cav.visualization import Panel, show_rows
 from captum_cav.visualization.colours import ENDS, SHARE
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from captum_cav.comparison.report import Comparison
 
 _FEWEST_COLUMNS = 4
 
 
-def draw(comparison: Comparison, example: int, picture: Any, title: str | None) -> Figure:
-    """Draw the maps of one example; see :meth:`captum_cav.Comparison.figure`."""
-    settings = comparison.settings
-    mine = [row for row in comparison.rows if row.example == example and row.method not in CONTROLS]
+def draw(
+    rows: Sequence[Row],
+    maps: Mapping[Place, torch.Tensor],
+    settings: Settings,
+    example: int,
+    picture: Any,
+    title: str | None,
+) -> Figure:
+    """Draw the maps of one example.
+
+    Args:
+        rows: the rows of the comparison.
+        maps: by method and layer, maps of shape (N, h, w) as the methods returned them.
+        settings: how they were made.
+        example: the index of the example.
+        picture: the picture under the maps, as :func:`captum_cav.visualization.show_rows` takes it.
+        title: the title of the figure; None for one that names the score.
+
+    Returns:
+        The figure. No window is opened.
+    """
+    of_example = [row for row in rows if row.example == example and row.method not in CONTROLS]
     layers_of: dict[str, list[str]] = {}
-    for row in mine:
-        if (row.method, row.layer) in comparison.raw:
+    for row in of_example:
+        if (row.method, row.layer) in maps:
             layers_of.setdefault(row.method, []).append(row.layer)
     of_layers = {method: layers for method, layers in layers_of.items() if layers != [INPUT]}
     layers = list(dict.fromkeys(layer for those in of_layers.values() for layer in those))
@@ -35,23 +52,24 @@ def draw(comparison: Comparison, example: int, picture: Any, title: str | None) 
         signed = method not in settings.unsigned
         return Panel(
             name,
-            comparison.raw[method, layer][example],
+            maps[method, layer][example],
             signed,
             SHARE if method in settings.shares else "",
             ENDS if signed else ("", "the score is\nsensitive to"),
         )
 
-    rows: list[tuple[str, Sequence[Panel]]] = []
+    panels_of_rows: list[tuple[str, Sequence[Panel]]] = []
     first = [Panel("the input", None)]
     for signed, label in ((True, "at the input"), (False, "at the input,\nwithout a sign")):
         of_input = [method for method in layers_of if method not in of_layers]
         panels = [panel(method, INPUT, method) for method in of_input if (method not in settings.unsigned) == signed]
         if panels:
             panels, first = [*first, *panels], []
-        rows += [(label, panels[start : start + columns]) for start in range(0, len(panels), columns)]
-    rows += [(method, [panel(method, layer, layer) for layer in layers]) for method in of_layers]
-    missing = [method for method in dict.fromkeys(row.method for row in mine) if method not in layers_of]
-    target = "" if mine[0].target is None else f" of target {mine[0].target}"
-    title = title or f"What raised (red) and lowered (blue) the score {mine[0].score:.4g}{target}"
-    figure, _ = show_rows(picture, rows, f"{title} (no map: {', '.join(missing)})" if missing else title)
-    return figure
+        panels_of_rows += [(label, panels[start : start + columns]) for start in range(0, len(panels), columns)]
+    panels_of_rows += [(method, [panel(method, layer, layer) for layer in layers]) for method in of_layers]
+    missing = [method for method in dict.fromkeys(row.method for row in of_example) if method not in layers_of]
+    row = of_example[0]
+    target = "" if row.target is None else f" of target {row.target}"
+    title = title or f"What raised (red) and lowered (blue) the score {row.score:.4g}{target}"
+    title = f"{title} (no map: {', '.join(missing)})" if missing else title
+    return show_rows(picture, panels_of_rows, title)[0]

@@ -1,6 +1,6 @@
 """The methods that are compared: attribution classes with their options, functions, and two controls.
 
-What is not ours runs on a copy of the model, see :mod:`captum_cav.comparison.rivals`.
+The methods of other libraries run on a copy of the model, see :mod:`captum_cav.comparison.rivals`.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from captum_cav.attribution import InputCAV, LayerCAV
 from captum_cav.checks import did_you_mean
 from captum_cav.comparison import rivals
 from captum_cav.errors import CAVTypeError, InputError, OptionError
-from captum_cav.visualization import spatial_map
+from captum_cav.maps import picture_size_of, spatial_map
 
-#: What stands for the input itself where a layer is asked for.
+#: Stands for the input of the network in a list of layers.
 INPUT = "input"
 
-#: How often methods that follow a path from the baseline to the input evaluate it.
+#: How many steps a method takes on the path from the baseline to the input.
 STEPS = 50
-# Captum would run all steps of all examples at once.
+# Without this limit Captum runs all steps of all examples at once.
 _STEPS_AT_ONCE = 10
 _SAMPLES = 20
 
 Targets: TypeAlias = list[int] | list[tuple[int, ...]] | None
-#: What the sum of a map can be compared with: 1 or -1, the score, or nothing.
+#: The unit of a map: shares of the size of the score, score units, or neither.
 Unit: TypeAlias = Literal["share", "score"] | None
 
 
 @dataclass(frozen=True)
-class Bound:
-    """A method for one model and layer.
+class BoundMethod:
+    """A method that is ready for one model and one layer.
 
     Attributes:
-        model: the model that it runs, whose passes count.
+        model: the model that the method runs. The passes through this model count as the cost of the method.
         explain: takes inputs of shape (N, C, H, W) and their targets, and returns maps of shape (N, h, w).
     """
 
@@ -49,31 +49,40 @@ class Bound:
     explain: Callable[[torch.Tensor, Targets], torch.Tensor]
 
 
-class Explaining(Protocol):
-    """What ``compare`` asks of a method."""
+class AnyMethod(Protocol):
+    """What ``compare`` needs from a method. :class:`Method`, :class:`Function` and :class:`Control` have all of it."""
 
     @property
     def layer(self) -> str | nn.Module | None:
-        """The layer that it is for; None where ``compare`` decides."""
+        """The layer to explain; None if the caller of ``compare`` decides."""
 
     @property
     def takes_layer(self) -> bool:
-        """Whether it explains a layer."""
+        """Whether the method explains layers. Otherwise the method explains the input."""
 
     @property
     def signed(self) -> bool:
-        """Whether the sign of its maps tells what raised the score from what lowered it."""
+        """Whether positive numbers in the maps mean that the score was raised, and negative numbers the opposite."""
 
     @property
     def unit(self) -> Unit:
-        """What its maps are in, shares of the score's size, units of the score, or neither."""
+        """The unit of the maps."""
 
     @property
     def any_model(self) -> bool:
-        """Whether it explains whatever model it is given, as measures ask for that change the model."""
+        """Whether the method can explain every model. Measures that change the model need this."""
 
-    def at(self, model: nn.Module, layer: str, inputs: torch.Tensor) -> Bound:
-        """The method for a model and a layer, or for the input; ``inputs`` are examples of what it will explain."""
+    def at(self, model: nn.Module, layer: str, inputs: torch.Tensor) -> BoundMethod:
+        """Make the method ready for a model and a layer, or for the input.
+
+        Args:
+            model: the model.
+            layer: the qualified name of a layer, or "input".
+            inputs: shape (N, C, H, W), examples of the inputs that will be explained.
+
+        Returns:
+            The ready method.
+        """
 
 
 @dataclass(frozen=True, init=False)
@@ -81,17 +90,17 @@ class Method:
     """An attribution class with its options: one of Captum's, one of captum_cav's, or any class with their interface.
 
     Args:
-        factory: the class. It is made with the model and, if its constructor has a parameter ``layer``, with a layer;
-            its ``attribute`` gets the inputs and, if it has a parameter ``target``, the targets.
-        layer: the layer to explain, a module or its qualified name; None for those that ``compare`` is told.
-        options: for the constructor or for ``attribute``, whichever knows the name.
+        factory: the class. Its constructor gets the model and, if it has a parameter ``layer``, a layer. Its method
+            ``attribute`` gets the inputs and, if it has a parameter ``target``, the targets.
+        layer: the layer to explain, a module or its qualified name; None for the layers of ``compare``.
+        options: options of the constructor or of ``attribute``.
 
-    CAV's maps are made with ``normalize="abs"`` unless told otherwise, so that positive raised the score also where it
-    is negative, as in the maps of all others.
+    The classes of captum_cav get ``normalize="abs"`` by default. So a positive contribution raised the score, also if
+    the score is negative, as in the maps of all other methods.
 
     Raises:
         CAVTypeError: if ``factory`` is no class with a method ``attribute``.
-        OptionError: for an option that neither constructor nor ``attribute`` knows.
+        OptionError: for an option that neither the constructor nor ``attribute`` has.
 
     Example::
 
@@ -107,13 +116,13 @@ class Method:
     def __init__(self, factory: type[Any], /, layer: str | nn.Module | None = None, **options: Any) -> None:
         if not isinstance(factory, type) or not callable(getattr(factory, "attribute", None)):
             raise CAVTypeError(
-                f"Method takes an attribution class, as captum.attr.LayerGradCam, not {factory!r}; a function of "
-                "inputs and targets is a method itself: methods={'mine': function}."
+                f"Method takes an attribution class, as captum.attr.LayerGradCam, not {factory!r}; pass a function of "
+                "inputs and targets without Method: methods={'mine': function}."
             )
         own = _is_own(factory)
         if own and options.setdefault("normalize", "abs") == "score":
             raise OptionError(
-                'normalize="score" turns a map round where the score is negative, which no other method does; '
+                'normalize="score" changes the sign of a map if the score is negative, and no other method does so; '
                 'compare with normalize="abs", or None.'
             )
         known = {**_parameters(factory.__init__, *_OF_CONSTRUCTOR), **_parameters(factory.attribute, *_OF_ATTRIBUTE)}
@@ -135,28 +144,28 @@ class Method:
 
     @property
     def takes_layer(self) -> bool:
-        """Whether the class explains a layer."""
+        """Whether the class explains layers."""
         return "layer" in inspect.signature(self.factory.__init__).parameters
 
     @property
     def signed(self) -> bool:
-        """Whether the sign of its maps tells what raised the score from what lowered it."""
+        """Whether positive numbers in the maps mean that the score was raised, and negative numbers the opposite."""
         return not issubclass(self.factory, rivals.UNSIGNED)
 
     @property
     def unit(self) -> Unit:
-        """What its maps are in, shares of the score's size, units of the score, or neither."""
+        """The unit of the maps, which is a share of the size of the score, the unit of the score, or neither."""
         if _is_own(self.factory):
             return "share" if self.options["normalize"] == "abs" else "score"
         return None if issubclass(self.factory, rivals.WITHOUT_UNIT) else "score"
 
     @property
     def any_model(self) -> bool:
-        """It explains whatever model it is given."""
+        """Always true: the class explains every model."""
         return True
 
-    def at(self, model: nn.Module, layer: str, inputs: torch.Tensor) -> Bound:
-        """The method for a model and a layer, or for the input; ``inputs`` are examples of what it will explain."""
+    def at(self, model: nn.Module, layer: str, inputs: torch.Tensor) -> BoundMethod:
+        """Make the method ready for a model and a layer, or for the input; see :meth:`AnyMethod.at`."""
         if self.factory is LayerCAV and layer == INPUT:
             return Method(InputCAV, **self.options).at(model, layer, inputs)
         constructor = _chosen(self.options, _parameters(self.factory.__init__, *_OF_CONSTRUCTOR))
@@ -175,14 +184,14 @@ class Method:
                 prepared.before_each()
             target = {"target": targets} if takes_target else {}
             with warnings.catch_warnings():
-                # That it sets hooks, and requires gradients of inputs, which are copies here.
+                # Captum warns that it sets hooks and sets requires_grad. Model and inputs are copies here.
                 warnings.filterwarnings("ignore", category=UserWarning, module=r"captum\.")
                 found = attribution.attribute(inputs.clone(), **target, **attribute)
             if not isinstance(found, torch.Tensor):
                 raise CAVTypeError(f"attributions are a {type(found).__name__}; expected one tensor.")
-            return spatial_map((found if self.signed else found.abs()).detach(), _size(inputs))
+            return spatial_map((found if self.signed else found.abs()).detach(), picture_size_of(inputs))
 
-        return Bound(run, explain)
+        return BoundMethod(run, explain)
 
 
 _OF_CONSTRUCTOR = ("self", "model", "forward_func", "layer", "device_ids")
@@ -194,7 +203,7 @@ def _is_own(factory: type[Any]) -> bool:
 
 
 def _parameters(function: Callable[..., Any], *taken: str) -> dict[str, inspect.Parameter]:
-    """The parameters of a function by name, but for those that are taken care of."""
+    """The parameters of a function by name, without the names in ``taken``."""
     return {name: one for name, one in inspect.signature(function).parameters.items() if name not in taken}
 
 
@@ -208,17 +217,13 @@ def _shown(value: Any) -> str:
     return f"<{type(value).__name__}>" if isinstance(value, nn.Module) else repr(value)
 
 
-def _size(inputs: torch.Tensor) -> tuple[int, int]:
-    return inputs.shape[-2], inputs.shape[-1]
-
-
 @dataclass(frozen=True)
 class Function:
-    """A function of the user's own.
+    """A function of the user as a method.
 
     Args:
-        function: takes inputs of shape (N, C, H, W) and a list with the target of each, and returns maps of shape
-            (N, h, w), or attributions of shape (N, C, h, w), (N, h, w, C), whose channels are summed.
+        function: takes inputs of shape (N, C, H, W) and a list with one target for each input. It returns maps of shape
+            (N, h, w), or attributions of shape (N, C, h, w) or (N, h, w, C), which are summed over channels.
     """
 
     function: Callable[..., Any]
@@ -226,13 +231,13 @@ class Function:
     takes_layer = False
     signed = True
     unit: Unit = None
-    any_model = False  # it knows its own
+    any_model = False  # the function has its own model
 
     def __repr__(self) -> str:
         return getattr(self.function, "__name__", None) or repr(self.function)
 
-    def at(self, model: nn.Module, layer: str, inputs: torch.Tensor) -> Bound:
-        """The function, checked for what it returns."""
+    def at(self, model: nn.Module, layer: str, inputs: torch.Tensor) -> BoundMethod:
+        """The function with checks of what it returns; see :meth:`AnyMethod.at`."""
 
         def explain(inputs: torch.Tensor, targets: Targets) -> torch.Tensor:
             found = self.function(inputs.clone(), targets)
@@ -243,17 +248,17 @@ class Function:
                     f"the function returned shape {tuple(found.shape)} for {len(inputs)} examples; expected maps "
                     f"({len(inputs)}, h, w) or attributions ({len(inputs)}, C, h, w)."
                 )
-            return found.detach() if found.dim() == 3 else spatial_map(found.detach(), _size(inputs))
+            return found.detach() if found.dim() == 3 else spatial_map(found.detach(), picture_size_of(inputs))
 
-        return Bound(model, explain)
+        return BoundMethod(model, explain)
 
 
 @dataclass(frozen=True)
 class Control:
-    """A map that knows nothing of the picture, in the resolution of a layer: what no method should fall behind.
+    """A map that does not depend on the picture, on the grid of a layer. A useful method is better than a control.
 
     Args:
-        draw: makes the map in the shape of another.
+        draw: makes a map of the same shape as the map that it is given.
     """
 
     draw: Callable[[torch.Tensor], torch.Tensor]
@@ -266,14 +271,14 @@ class Control:
     def __repr__(self) -> str:
         return self.draw.__name__
 
-    def at(self, model: nn.Module, layer: str, inputs: torch.Tensor) -> Bound:
-        """Maps of the layer's resolution."""
+    def at(self, model: nn.Module, layer: str, inputs: torch.Tensor) -> BoundMethod:
+        """Maps on the grid of the layer; see :meth:`AnyMethod.at`."""
         like = inputs if layer == INPUT else rivals.output_of(model, layer, inputs)
-        grid = spatial_map(like[:1], _size(inputs))
-        return Bound(model, lambda inputs, targets: self.draw(grid.expand(len(inputs), -1, -1)))
+        grid = spatial_map(like[:1], picture_size_of(inputs))
+        return BoundMethod(model, lambda inputs, targets: self.draw(grid.expand(len(inputs), -1, -1)))
 
 
-#: Always compared, too.
+#: The controls, which are part of every comparison.
 CONTROLS: Mapping[str, Control] = {"random": Control(torch.randn_like), "uniform": Control(torch.ones_like)}
 
 
@@ -291,7 +296,7 @@ def _gradient_shap(inputs: torch.Tensor) -> Method:
     return Method(captum_attr.GradientShap, baselines=torch.zeros_like(inputs[:1]), n_samples=_SAMPLES)
 
 
-# Made for the inputs, whose size some options depend on.
+# Each is a function of the inputs, because some options depend on the size of the inputs.
 _READY: dict[str, Callable[[torch.Tensor], Method]] = {
     "saliency": lambda _: Method(captum_attr.Saliency),
     "input_x_gradient": lambda _: Method(captum_attr.InputXGradient),
@@ -310,19 +315,19 @@ _READY: dict[str, Callable[[torch.Tensor], Method]] = {
     "internal_influence": _path(captum_attr.InternalInfluence),
 }
 
-#: All short names. Those of CAV may end in "+log_odds" and then explain a class against all others.
+#: All short names. A name of CAV may end in "+log_odds"; then CAV explains a class against all other classes.
 NAMES: tuple[str, ...] = (*_READY, "cav", *(f"cav:{preset}" for preset in presets.NAMES))
 
 
 def find(name: str, inputs: torch.Tensor) -> Method:
-    """A ready method by its short name.
+    """Find a method by its short name.
 
-    Captum's methods have Captum's defaults but for these: the baseline is 0, for normalised pictures the mean colour;
-    paths have 50 steps; GradientShap draws 20 samples; Occlusion hides a seventh of each side and moves by half of
-    that; Grad-CAM has its ReLU, as it was published.
+    Captum's methods have Captum's defaults with these exceptions. The baseline is 0, which is the mean colour of
+    normalized pictures. Paths have 50 steps. GradientShap draws 20 samples. Occlusion hides a seventh of each side and
+    moves by half of that. Grad-CAM has the ReLU of its publication.
 
     Args:
-        name: one of ``NAMES``; those of CAV also with "+log_odds".
+        name: one of ``NAMES``; a name of CAV may end in "+log_odds".
         inputs: shape (N, C, H, W).
 
     Returns:
@@ -348,8 +353,20 @@ def find(name: str, inputs: torch.Tensor) -> Method:
     return Method(LayerCAV, rules=rules.partition(":")[2] or "paper", score=score or "output")
 
 
-def as_method(value: Any, inputs: torch.Tensor) -> Explaining:
-    """A method from whatever the user gives for one: a short name, a Method, a class, a function."""
+def as_method(value: Any, inputs: torch.Tensor) -> AnyMethod:
+    """Turn what the user passed into a method.
+
+    Args:
+        value: a short name, a :class:`Method`, an attribution class, or a function.
+        inputs: shape (N, C, H, W).
+
+    Returns:
+        The method.
+
+    Raises:
+        CAVTypeError: for anything else.
+        OptionError: for an unknown name.
+    """
     if isinstance(value, str):
         return find(value, inputs)
     if isinstance(value, Method):

@@ -1,8 +1,8 @@
-"""Captum's methods, as far as they are right: copies of the model to run them on, and what they cannot see.
+"""Captum's methods get a copy of the model, and are refused for models that they would explain wrongly.
 
-Captum registers hooks, attributes and rules on the modules of the model, and leaves some there; so they get a copy.
-Several of its methods change what single types of modules do and take the plain gradient of everything else, without a
-word: such networks are refused here, with the operation that is missed.
+Captum registers hooks, attributes and rules on the modules of a model, and does not remove all of them. So its methods
+run on a copy. Several methods have rules for a few types of modules and take the plain gradient of all other operations
+without a warning. A model with such an operation is refused here, and the error names the operation.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from torch.nn import functional as F
 
 from captum_cav.attribution import InputCAV
 from captum_cav.errors import CAVTypeError, LayerError, UnsupportedOperationError, UnsupportedOperationWarning
-from captum_cav.visualization import spatial_map
+from captum_cav.maps import spatial_map
 
-#: Their maps tell how sensitive the score is, not what raised or lowered it: absolute values are compared.
+#: The maps of these methods tell how sensitive the score is, not what raised or lowered the score. So their absolute
+#: values are compared.
 UNSIGNED = (captum_attr.Saliency, captum_attr.GuidedBackprop, captum_attr.Deconvolution, captum_attr.GuidedGradCam)
-#: Their maps have other units than the score, or count a change of it for each window and channel.
+#: The maps of these methods have another unit than the score, or count one change of the score several times, for each
+#: window and channel.
 WITHOUT_UNIT = (
     *UNSIGNED,
     captum_attr.InternalInfluence,
@@ -34,13 +36,13 @@ WITHOUT_UNIT = (
 )
 
 _GUIDED = (captum_attr.GuidedBackprop, captum_attr.Deconvolution, captum_attr.GuidedGradCam)
-# They give each channel a weight, and take dimension 1 for channels whatever it is.
+# These methods give each channel a weight, and treat dimension 1 as the channels in every layer.
 _WEIGHING = (captum_attr.LayerGradCam, captum_attr.GuidedGradCam)
 
-# The rules, as explain_rules names them, of operations whose gradient is all that any method needs.
+# The rules, as explain_rules names them, of operations whose gradient is right for every method.
 _LINEAR = ("affine", "batch_norm", "linear", "additive", "averaging")
 _CHOOSING = "winner_takes_all"
-# The modules that DeepLift has a rule for, by their exact type.
+# The exact types of modules for which DeepLift has a rule.
 _RESCALED = (
     nn.ReLU,
     nn.ELU,
@@ -53,7 +55,7 @@ _RESCALED = (
     nn.MaxPool2d,
     nn.MaxPool3d,
 )
-# Functions through which relevance goes as gradients do; sums and means among others would share it wrongly.
+# Functions for which the gradient shares the relevance correctly. For sums and means, for example, it does not.
 _PASSING = """
     cat chunk contiguous dropout flatten getitem max_pool2d pad permute relu relu_ reshape split squeeze transpose
     unflatten unsqueeze view
@@ -61,7 +63,7 @@ _PASSING = """
 
 
 class _GuidedReLU6(nn.ReLU):
-    """A ReLU6 that is taken for a ReLU."""
+    """A ReLU6 that Captum treats as a ReLU."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         clipped: torch.Tensor = F.relu6(x)
@@ -69,7 +71,7 @@ class _GuidedReLU6(nn.ReLU):
 
 
 class _SplitReLU6(nn.Module):
-    """A ReLU6 as the difference of two ReLUs; what DeepLift gives each adds up to what it should give the whole."""
+    """A ReLU6 as the difference of two ReLUs. The sum of DeepLift's contributions of both is right for the ReLU6."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,9 +84,9 @@ class _SplitReLU6(nn.Module):
 
 
 class _ApartMaxPool(nn.Module):
-    """A max pooling whose overlapping windows are laid side by side first.
+    """A max pooling that copies overlapping windows side by side before it pools them.
 
-    Where several windows have the same maximum, Captum's DeepLift counts it for one of them only.
+    If several windows have the same maximum, Captum's DeepLift counts this maximum for only one of the windows.
     """
 
     def __init__(self, pool: nn.MaxPool2d) -> None:
@@ -100,7 +102,7 @@ class _ApartMaxPool(nn.Module):
         for count, size, side, step, before in zip(
             grid, x.shape[2:], self.kernel, self.stride, self.padding, strict=True
         ):
-            pads = [before, (count - 1) * step + side - before - size, *pads]  # the last dimension comes first
+            pads = [before, (count - 1) * step + side - before - size, *pads]  # F.pad takes the last dimension first
         x = F.pad(x, pads, value=torch.finfo(x.dtype).min)
         windows = x.unfold(2, self.kernel[0], self.stride[0]).unfold(3, self.kernel[1], self.stride[1])
         sides = [count * side for count, side in zip(grid, self.kernel, strict=True)]
@@ -119,13 +121,13 @@ def _pair(number: Any) -> tuple[int, int]:
 
 
 class Prepared(NamedTuple):
-    """What a class of Captum's is given.
+    """What an attribution class of Captum gets.
 
     Attributes:
         model: a copy of the user's model.
-        layer: the layer in it.
-        before_each: to be called before each attribution.
-        one_by_one: whether examples must not share a batch.
+        layer: the layer in the copy.
+        before_each: a function to call before each attribution.
+        one_by_one: whether each example needs a batch for itself.
     """
 
     model: nn.Module
@@ -135,23 +137,25 @@ class Prepared(NamedTuple):
 
 
 def prepare(factory: type[Any], model: nn.Module, layer: str, inputs: torch.Tensor) -> Prepared:
-    """A copy of a model on which a class of Captum's, or of somebody else's, gives what it says.
+    """Copy a model so that a class of Captum or of another library works correctly on the copy.
 
-    In-place activations work out of place there, since hooks would see what they have overwritten, and in front of the
-    network the input is a layer, too.
+    In the copy activations do not work in place, because hooks would see overwritten values. In front of the network
+    there is a layer for the input.
 
     Args:
-        factory: the class.
-        model: the model; nothing of it is changed.
+        factory: the attribution class.
+        model: the model; it does not change.
         layer: the qualified name of a layer, or "input".
-        inputs: an example of what will be explained.
+        inputs: shape (N, C, H, W), examples of the inputs that will be explained.
 
     Returns:
-        What the class is to be given.
+        The copy, and how to use it.
 
     Raises:
-        LayerError: if the forward pass does not reach the layer just once: of several calls Captum explains the last.
-        UnsupportedOperationError: if the class would overlook an operation, or weigh something else than channels.
+        LayerError: if the forward pass does not reach the layer exactly once. Of several calls Captum would explain the
+            last one.
+        UnsupportedOperationError: if the class has no rule for an operation of the model, or would take another
+            dimension for the channels.
     """
     if layer != "input":
         output = output_of(model, layer, inputs)
@@ -174,30 +178,39 @@ def prepare(factory: type[Any], model: nn.Module, layer: str, inputs: torch.Tens
         _keep_apart(whole, (nn.ReLU,))
     elif issubclass(factory, captum_attr.LRP):
         _refuse_what_lrp_misses(whole, inputs)
-        # It knows the relevance of modules that have a rule. Pooling single pixels has one, and changes nothing.
+        # LRP knows the relevance only at modules that have a rule. A pooling over single pixels has a rule and changes
+        # nothing.
         whole.input = nn.AvgPool2d(1)
         if issubclass(factory, captum_attr.LayerLRP) and layer != "input":
             _put(whole, name, nn.Sequential(whole.get_submodule(name), nn.AvgPool2d(1)))
             name = f"{name}.1"
         _keep_apart(whole, (nn.Module,))
-    # LRP deletes the rules that it finds.
+    # LRP deletes the rules from the modules.
     rules = {module: module.rule for module in whole.modules() if hasattr(module, "rule")}
 
     def restore_rules() -> None:
         for module, rule in rules.items():
             module.rule = rule
 
-    # DeepLift's max pooling takes the gradients of the first example for those of all where nothing changed.
+    # If nothing changed in a max pooling, DeepLift uses the gradients of the first example for all examples.
     one_by_one = issubclass(factory, captum_attr.DeepLift)
     return Prepared(whole, whole.get_submodule(name), restore_rules, one_by_one)
 
 
 def output_of(model: nn.Module, layer: str, inputs: torch.Tensor) -> torch.Tensor:
-    """What a layer gives for some inputs.
+    """Run a model and return the output of a layer.
+
+    Args:
+        model: the model.
+        layer: the qualified name of the layer.
+        inputs: shape (N, C, H, W).
+
+    Returns:
+        The output of the layer.
 
     Raises:
-        LayerError: if it is not reached, or several times.
-        CAVTypeError: if it does not give a tensor.
+        LayerError: if the forward pass does not reach the layer exactly once.
+        CAVTypeError: if the output is no tensor.
     """
     outputs: list[Any] = []
     with torch.no_grad(), model.get_submodule(layer).register_forward_hook(lambda *call: outputs.append(call[2])):
@@ -223,10 +236,10 @@ def _exchange(model: nn.Module, kind: type[nn.Module], make: Callable[[Any], nn.
 
 
 def _keep_apart(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> None:
-    """Hand modules without children copies of their inputs.
+    """Give copies of their inputs to modules without children.
 
-    Captum's hooks replace the whole gradient of a module's input, also what comes from others that take it, as a skip
-    connection does, and after the module that made it has noted its own.
+    Captum's hooks replace the whole gradient of the input of a module. Other operations may take the same tensor, as in
+    a skip connection, and their part of the gradient would be replaced too.
     """
     for module in model.modules():
         if isinstance(module, kinds) and not any(module.children()):
@@ -234,7 +247,7 @@ def _keep_apart(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> None:
 
 
 def _operations(model: nn.Module, inputs: torch.Tensor) -> list[tuple[str, str, str, nn.Module | None]]:
-    """Of each operation in a forward pass: its name, its rule, the innermost module's name, the module."""
+    """For each operation in a forward pass: its name, its rule, the name of the innermost module, and the module."""
     modules = dict(model.named_modules())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnsupportedOperationWarning)

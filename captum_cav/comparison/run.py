@@ -1,4 +1,4 @@
-"""Run methods side by side on one model, the same inputs and the same layers."""
+"""Run several methods on one model, the same inputs and the same layers."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-import captum_cav
 from captum_cav import checks
 from captum_cav.captum_internals import select_scores
 from captum_cav.comparison.cost import Cost, measure
-from captum_cav.comparison.methods import CONTROLS, INPUT, Explaining, Method, Targets, as_method
+from captum_cav.comparison.methods import CONTROLS, INPUT, AnyMethod, Method, Targets, as_method
 from captum_cav.comparison.report import Comparison, Place, Row, Settings, as_pictures, build
 from captum_cav.errors import CAVTypeError, InputError, MethodError, OptionError
+from captum_cav.maps import resize_map
 from captum_cav.metrics import MEASURES
-from captum_cav.visualization import resize_map
+from captum_cav.version import __version__
 
-#: What is measured unless told otherwise.
+#: The metrics that are measured by default.
 METRICS = ("deletion", "insertion", "single_deletion", "sparseness")
 
 
@@ -45,41 +45,42 @@ def compare(
     progress: bool = True,
     on_error: Literal["raise", "record"] = "raise",
 ) -> Comparison:
-    """Explain the same inputs by several methods, at the same layers, and measure the maps and what they cost.
+    """Explain the same inputs with several methods at the same layers, and measure the maps and the cost.
 
-    All maps are channel sums in which positive raised the score, also where the score is negative; those of methods
-    that tell no such thing (saliency, guided backpropagation) are absolute values and named as such. On the common grid
-    each keeps its sum. Two controls are always there, ``"random"`` and ``"uniform"``, at each layer's resolution.
+    All maps are summed over channels. A positive place raised the score, also if the score is negative. The methods
+    that do not tell what raised the score (saliency, guided backpropagation) give absolute values, and the result names
+    these methods. Each map keeps its sum on the common grid. Two controls are part of every comparison: ``"random"``
+    and ``"uniform"``, a map of random numbers and a map of ones on the grid of each layer.
 
-    The model is never changed: what is not captum_cav's own runs on a deep copy, with in-place activations made out of
-    place. What Captum would get wrong without a word, because it overlooks an operation, raises.
+    The model does not change. The methods of other libraries run on a deep copy, in which activations do not work in
+    place. If Captum has no rule for an operation and would be wrong without a warning, ``compare`` raises an error.
 
     Args:
         model: maps inputs to scores; in evaluation mode.
-        inputs: pictures of shape (N, C, H, W), on the model's device.
+        inputs: pictures of shape (N, C, H, W), on the device of the model.
         target: what to explain, in any of Captum's forms.
-        methods: by name, each a short name of :data:`captum_cav.comparison.NAMES`, a :class:`Method`, an attribution
-            class, or a function of inputs and a list of targets that returns maps (N, h, w) or attributions; or just
-            short names.
-        layers: qualified names of layers, or modules, at which to run those methods that take a layer and have none of
-            their own; ``"input"`` stands for the input itself.
-        metrics: names of :data:`captum_cav.metrics.MEASURES`, or a mapping from names to options. They are taken of the
-            maps on the common grid; where that is the inputs', those that rank pixels or look at masks interpolate the
-            native maps to it instead, which keeps an even map exactly even. ``agreement`` is that with the first
-            method, at the same layer if it has a map there.
-        masks: shape (N, H, W), bool: where the objects are, for those metrics that need it.
-        size: the common grid, ``"input"`` for that of the inputs.
-        batch_size: how many examples, and perturbed inputs of metrics, run at once.
+        methods: a list of short names of :data:`captum_cav.comparison.NAMES`, or a mapping from names of your choice to
+            methods. A method is a short name, a :class:`Method`, an attribution class, or a function. The function
+            takes the inputs and a list of targets, and returns maps of shape (N, h, w) or attributions.
+        layers: qualified names of layers, or modules, for the methods that explain a layer and do not name a layer
+            themselves; ``"input"`` stands for the input of the network.
+        metrics: names of :data:`captum_cav.metrics.MEASURES`, or a mapping from names to options. The metrics measure
+            the maps on the common grid. If the common grid is that of the inputs, the metrics that rank pixels or use
+            masks get the maps on the grid of the method and interpolate these; so a uniform map stays exactly uniform.
+            ``agreement`` compares with the first method, at the same layer if the first method has a map there.
+        masks: booleans of shape (N, H, W), True where the object is; for the metrics that need masks.
+        size: (height, width) of the common grid; ``"input"`` for the grid of the inputs.
+        batch_size: how many examples, and how many perturbed inputs of metrics, run at once.
         repeats: how often to time each method.
-        seed: of all that is drawn at random. The process's own random numbers are left alone.
+        seed: the seed of all random numbers. The random state of the process does not change.
         progress: whether to show a progress bar.
-        on_error: ``"raise"`` stops at the first method that fails; ``"record"`` notes why in its rows and goes on.
+        on_error: ``"raise"`` stops at the first failure; ``"record"`` stores the failure in the rows and continues.
 
     Returns:
         A :class:`captum_cav.Comparison`.
 
     Raises:
-        MethodError: if a method or a metric fails; names it, and has the reason as its cause.
+        MethodError: if a method or a metric fails. The message names it, and the reason is the cause of the error.
         CAVError: for arguments that cannot be used.
 
     Example::
@@ -127,7 +128,7 @@ def compare(
             "python": platform.python_version(),
             "torch": torch.__version__,
             "captum": importlib.metadata.version("captum"),
-            "captum_cav": captum_cav.__version__,
+            "captum_cav": __version__,
         },
     )
     return build(run.rows, run.maps, run.raw, as_pictures(inputs), settings)
@@ -144,7 +145,7 @@ def _grid(size: Any, inputs: torch.Tensor) -> tuple[int, int]:
 def _known_metrics(
     names: Mapping[str, Mapping[str, Any]] | Sequence[str], inputs: torch.Tensor, masks: torch.Tensor | None
 ) -> dict[str, Mapping[str, Any]]:
-    """The metrics with their options."""
+    """Check the metrics, and return the options of each."""
     if isinstance(names, str):
         names = [names]
     wanted = dict(names) if isinstance(names, Mapping) else {name: {} for name in names}
@@ -169,8 +170,8 @@ def _options(name: str) -> list[str]:
     return [option for option in parameters if option not in MEASURES[name].needs]
 
 
-def _named(methods: Any, inputs: torch.Tensor) -> dict[str, Explaining]:
-    """The methods by name, and the controls behind them."""
+def _named(methods: Any, inputs: torch.Tensor) -> dict[str, AnyMethod]:
+    """The methods by name; the controls come last."""
     if isinstance(methods, (str, Method)) or not isinstance(methods, (Mapping, Sequence)):
         raise CAVTypeError(
             f"methods is a {type(methods).__name__}; expected a mapping from names to methods or a list of short names."
@@ -194,14 +195,14 @@ def _named(methods: Any, inputs: torch.Tensor) -> dict[str, Explaining]:
 
 @dataclass(frozen=True)
 class _Cell:
-    """A method at a layer."""
+    """One method at one layer."""
 
     name: str
-    method: Explaining
+    method: AnyMethod
     layer: str
 
 
-def _cells(model: nn.Module, methods: Mapping[str, Explaining], layers: Any) -> list[_Cell]:
+def _cells(model: nn.Module, methods: Mapping[str, AnyMethod], layers: Any) -> list[_Cell]:
     if isinstance(layers, (str, nn.Module)):
         layers = [layers]
     asked = [_name_of(model, layer) for layer in layers]
@@ -222,7 +223,7 @@ def _cells(model: nn.Module, methods: Mapping[str, Explaining], layers: Any) -> 
 
 
 def _name_of(model: nn.Module, layer: Any) -> str:
-    """The qualified name of a layer in the model."""
+    """The qualified name of a layer of the model, or "input"."""
     if isinstance(layer, str) and layer == INPUT:
         return INPUT
     _, module = checks.find_layer(model, layer)
@@ -232,7 +233,7 @@ def _name_of(model: nn.Module, layer: Any) -> str:
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is explained: a model, inputs, their targets and scores, and where the objects are."""
+    """What is explained: a model, inputs, the targets and their scores, and the masks of the objects."""
 
     model: nn.Module
     inputs: torch.Tensor
@@ -258,14 +259,14 @@ def _scored(
 
 
 class _Run:
-    """Explains and measures one method at one layer after another.
+    """Runs the methods one after another, and collects rows and maps.
 
     Args:
         subject: what is explained.
         measured: the metrics with their options.
-        grid: the common grid.
+        grid: (height, width) of the common grid.
         batch_size, repeats, seed: as for :func:`compare`.
-        records: whether what fails is noted instead of raised.
+        records: whether a failure is stored in the rows. Otherwise a failure raises.
     """
 
     def __init__(
@@ -290,7 +291,7 @@ class _Run:
         self._records = records
 
     def add(self, cell: _Cell) -> None:
-        """Add a method at a layer."""
+        """Run a method at a layer, and add its rows and maps."""
         errors: list[str] = []
         raw, cost = None, None
         with self._failing(cell, "", errors):
@@ -320,10 +321,10 @@ class _Run:
 
     @contextmanager
     def _failing(self, cell: _Cell, what: str, errors: list[str]) -> Iterator[None]:
-        """Name what fails, or note it and go on."""
+        """Raise an error that names the method or metric, or store the failure in ``errors`` and continue."""
         try:
             yield
-        except Exception as error:  # whatever a method of anybody's may raise
+        except Exception as error:  # a method of a user or of another library may raise anything
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             if not self._records:
                 subject = f"{what} of {cell.name!r}" if what else f"the method {cell.name!r}"
@@ -356,7 +357,7 @@ class _Run:
         return torch.cat(parts)
 
     def _metric(self, cell: _Cell, name: str, options: Mapping[str, Any]) -> list[float]:
-        """A metric of each example; NaN where it says nothing of such maps."""
+        """The values of a metric for each example; NaN if the metric does not apply to these maps."""
         subject, measured = self._subject, MEASURES[name]
         place = (cell.name, cell.layer)
         by_pixel = measured.needs & {"inputs", "masks"} and self.grid == tuple(subject.inputs.shape[2:])
@@ -399,7 +400,7 @@ class _Run:
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers that begin at a seed, of torch and of numpy, which Captum draws from; afterwards as before."""
+    """Seed the random numbers of torch and of numpy, which Captum uses; restore both at the end."""
     of_numpy = np.random.get_state()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else ()):
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Tensors and facts in a folder: safetensors and JSON, and a manifest that is written last."""
+"""A comparison in a folder: tensors as safetensors, the rest as JSON, and a manifest that is written last."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _TENSORS, _FACTS, _MANIFEST = "maps.safetensors", "comparison.json", "manifest.j
 
 
 def write(folder: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
-    """Write all files, the manifest last. What an earlier call left is replaced.
+    """Write all files, the manifest last. The files of an earlier call are replaced.
 
     Args:
-        folder: is made if it is not there.
-        tensors: by name.
-        facts: what JSON can hold, without NaN.
+        folder: the folder; it is made if it does not exist.
+        tensors: the tensors by name.
+        facts: values for JSON, without NaN.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _MANIFEST).unlink(missing_ok=True)
@@ -38,13 +38,19 @@ def write(folder: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str,
 def read(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read what :func:`write` wrote.
 
+    Args:
+        folder: the folder.
+
+    Returns:
+        The tensors by name, and the other values.
+
     Raises:
-        InputError: if there is nothing, not all of it, or something else.
+        InputError: if the folder has no comparison, only a part of one, or changed files.
     """
     manifest_file = folder / _MANIFEST
     if not manifest_file.is_file():
-        left = any((folder / name).exists() for name in (_TENSORS, _FACTS))
-        found = "an unfinished comparison, which was interrupted before its manifest" if left else "no comparison"
+        is_unfinished = any((folder / name).exists() for name in (_TENSORS, _FACTS))
+        found = "an unfinished comparison, without its manifest" if is_unfinished else "no comparison"
         raise InputError(f"{folder} holds {found}; pass a folder that Comparison.save() has finished.")
     try:
         manifest = json.loads(manifest_file.read_text(encoding="utf-8"))

@@ -1,15 +1,15 @@
-"""Measures of maps: how concentrated, how faithful, how well placed they are; and Captum's own metrics, for layers too.
+"""Measures of maps: how concentrated, how faithful and how well placed a map is. Captum's metrics work for layers too.
 
-Maps have shape (N, h, w), channels summed, and are *evidence-signed*: positive raised the score, also where the score
-is negative (``LayerCAV(..., normalize="abs")``). Each measure gives one number for each example, shape (N,), and says
-what it is:
+A map has shape (N, h, w): attributions, summed over channels. A positive place raised the score, also if the score is
+negative (``LayerCAV(..., normalize="abs")``). Each measure returns one number for each example, shape (N,). Each
+measure knows its name, its range, which values are better, and the arguments that it needs:
 
     >>> deletion.name, deletion.range, deletion.direction, sorted(deletion.needs)
     ('deletion', (0.0, 1.0), 'lower', ['inputs', 'maps', 'model', 'target'])
 
-``MEASURES`` lists all by name. What they need has the same names everywhere: ``maps`` and another method's ``others``,
-``masks`` of the objects, ``scores``, the ``model``, ``inputs`` and ``target``, and ``explain``, a function of model,
-inputs and targets that returns maps. So whoever has all of it can ask for any measure:
+``MEASURES`` has all measures by name. The arguments have the same names in all measures: ``maps``, ``others`` (the maps
+of another method), ``masks`` of the objects, ``scores``, ``model``, ``inputs``, ``target``, and ``explain``, a function
+of model, inputs and targets that returns maps. So one dictionary of arguments serves all measures:
 
     >>> import torch
     >>> available = {"maps": torch.eye(2)[None], "masks": torch.eye(2)[None] > 0}
@@ -22,7 +22,7 @@ inputs and targets that returns maps. So whoever has all of it can ask for any m
     rank_accuracy 1.0
     pointing_hit 1.0
 
-Nothing is changed on the model, and all is computed on the inputs' or maps' device.
+No measure changes the model. Measures compute on the device of the inputs or of the maps.
 """
 
 from __future__ import annotations

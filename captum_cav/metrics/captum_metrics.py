@@ -1,8 +1,9 @@
-"""Captum's infidelity and sensitivity, for attributions of layers too; whichever method they come from.
+"""Captum's infidelity and sensitivity for attributions of any method, also for attributions of layers.
 
-``captum.metrics.infidelity`` multiplies perturbations of the inputs with attributions, which must have the inputs'
-shape; here the units of a layer are perturbed, and the score is followed from there on.
-``captum.metrics.sensitivity_max`` takes the rows of a layer's map for several maps; here it gets what it expects.
+``captum.metrics.infidelity`` multiplies perturbations of the inputs with attributions, so the attributions must have
+the shape of the inputs. Here the units of a layer are perturbed, and the forward pass continues from the layer.
+``captum.metrics.sensitivity_max`` expects one row for each sample. The function here brings the attributions of layers
+into this form.
 """
 
 from __future__ import annotations
@@ -36,38 +37,40 @@ def infidelity(
     attribute_to_layer_input: bool = False,
     call: int | None = None,
 ) -> torch.Tensor:
-    """How far attributions are from what perturbations of the attributed units do to the score; 0 is best.
+    """How much attributions differ from the effect of perturbations on the score; 0 is best.
 
-    The mean of ``(sum_i I_i * phi_i - (f(a) - f(a - I)))^2`` over random perturbations ``I``. Here ``a`` are the inputs
-    or, with ``layer``, its units, and ``f`` is the score from there on: what bypasses the layer stays as it was. Where
-    attributions are multiplied by the units (contributions, gradient x activation, Grad-CAM, integrated gradients, ...)
-    the first ``I_i`` is the share of the unit that is taken away, ``I_i / a_i``.
+    The value is the mean of ``(sum_i I_i * phi_i - (f(a) - f(a - I)))^2`` over random perturbations ``I``. Here ``a``
+    are the inputs or, with ``layer``, the units of the layer, and ``f`` is the score as a function of ``a``. What
+    bypasses the layer does not change. Some attributions are already multiplied by the units (contributions, gradient x
+    activation, Grad-CAM, integrated gradients, ...). For these the first ``I_i`` is the removed share of the unit,
+    ``I_i / a_i``.
 
-    The attributions have to be in units of the score (``LayerCAV(..., normalize=None)``), or ``normalize`` be True.
+    The attributions must be in score units (``LayerCAV(..., normalize=None)``), or ``normalize`` must be True.
 
     Args:
         forward_func: the model, or any callable that returns scores of shape (N,) or (N, ...).
-        perturb_func: takes the units, repeated to shape (M, ...) (a tuple where there are several tensors), and the
-            baselines if there are any; returns a pair of perturbations and perturbed units.
-            ``captum.metrics.infidelity_perturb_func_decorator`` makes one of a function that returns the latter only.
-        inputs: a tensor of shape (N, ...), or a tuple of the model's inputs.
-        attributions: of the units' shape, or with size 1 in a dimension that was summed (Grad-CAM's channels), and then
-            so is each perturbation, which holds for all that was summed.
-        baselines: passed on to ``perturb_func``: a number or tensor, or one for each tensor of the units.
-        additional_forward_args: further arguments of ``forward_func``, a tuple or a single one.
+        perturb_func: takes the units, repeated to shape (M, ...) (a tuple if there are several tensors), and the
+            baselines if there are any. Returns a pair: perturbations and perturbed units.
+            ``captum.metrics.infidelity_perturb_func_decorator`` makes such a function from a function that returns only
+            perturbed units.
+        inputs: a tensor of shape (N, ...), or a tuple of the inputs of the model.
+        attributions: the shape of the units, or size 1 in a dimension that was summed (as the channels by Grad-CAM).
+            Then a perturbation also has size 1 there, and is the same for all summed units.
+        baselines: passed on to ``perturb_func``: a number or a tensor, or one for each tensor of the units.
+        additional_forward_args: further arguments of ``forward_func``, a tuple or a single argument.
         target: which output is the score, in any of Captum's forms.
         n_perturb_samples: how many perturbations of each sample to average over.
         max_examples_per_batch: how many perturbed samples to run at once, at least N; None for all.
         normalize: whether to scale the attributions of each sample by the factor that fits best.
-        layer: the module or its qualified name whose units were attributed; None for the inputs.
-        attribute_to_layer_input: whether they are the layer's input instead of its output.
-        call: which call of a layer that the forward pass reaches several times: 0 for the first, -1 for the last.
+        layer: the attributed layer, a module or its qualified name; None for the inputs.
+        attribute_to_layer_input: whether the units are the input of the layer. Otherwise they are the output.
+        call: if the forward pass reaches the layer several times, which call: 0 for the first, -1 for the last.
 
     Returns:
         Shape (N,).
 
     Raises:
-        InputError: for shapes that do not fit each other.
+        InputError: if shapes do not fit each other.
         CAVTypeError, LayerError, OptionError, TargetError: for other arguments that cannot be used.
 
     Source: Yeh, Hsieh, Suggala, Inouye and Ravikumar, On the (In)fidelity and Sensitivity of Explanations, 2019.
@@ -82,7 +85,7 @@ def infidelity(
         ...     shares = torch.rand_like(activations)
         ...     return shares, activations * (1 - shares)
         >>> contributions = LayerCAV(net, "1", normalize=None).attribute(x)
-        >>> bool(infidelity(net, fade, x, contributions, layer="1") < 1e-10)   # behind the layer, the net is linear
+        >>> bool(infidelity(net, fade, x, contributions, layer="1") < 1e-10)   # the net is linear behind the layer
         True
     """
     checks.check_count(n_perturb_samples, "n_perturb_samples")
@@ -135,7 +138,7 @@ def infidelity(
             if found != expected:
                 raise InputError(f"perturb_func returned {what} of shape {found}; expected {expected}.")
         perturbations, perturbed = map(_as_tuple, pair)
-        # Where a dimension was summed, _spread leaves zeros in all but its first entry.
+        # In a summed dimension, _spread writes the attributions into the first entry and zeros into the others.
         return tuple(part.expand_as(unit) for part, unit in zip(perturbations, perturbed, strict=True)), perturbed
 
     result: torch.Tensor = captum_metrics.infidelity(
@@ -162,22 +165,23 @@ def sensitivity_max(
     max_examples_per_batch: int | None = None,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """How far an explanation moves when the inputs are slightly perturbed; 0 is best.
+    """How much an explanation changes when the inputs change slightly; 0 is best.
 
-    The largest ``|phi(x') - phi(x)| / |phi(x)|`` over random ``x'`` near ``x``. The inputs are perturbed, whether they
-    are what is explained or a layer; several tensors, also those of a list of layers, count as one explanation.
+    The value is the largest ``|phi(x') - phi(x)| / |phi(x)|`` over random ``x'`` near ``x``. The inputs are perturbed,
+    also if a layer is explained. Several tensors, as the attributions of a list of layers, count as one explanation.
 
     Args:
         explanation_func: the ``attribute`` of an attribution method, or any function that explains inputs.
-        inputs: a tensor of shape (N, ...) or a tuple of such.
-        perturb_func: takes the repeated inputs (a tuple where there are several) and, if it has a second parameter, the
-            radius; returns perturbed inputs. None draws uniformly from within the radius in each element.
-        perturb_radius: how far to perturb.
-        n_perturb_samples: how many perturbations of each sample to take the largest of.
+        inputs: a tensor of shape (N, ...) or a tuple of such tensors.
+        perturb_func: takes the repeated inputs (a tuple if there are several) and, if the function has a second
+            parameter, the radius. Returns perturbed inputs. None changes each element by a uniform random number within
+            the radius.
+        perturb_radius: the largest change of an element.
+        n_perturb_samples: how many perturbations of each sample to try.
         norm_ord: the norm, as for :func:`torch.norm`.
         max_examples_per_batch: how many perturbed samples to explain at once, at least N; None for all.
         kwargs: further arguments of ``explanation_func``. ``target``, ``baselines`` and the tensors of
-            ``additional_forward_args`` are repeated with the samples; all others are handed on as they are.
+            ``additional_forward_args`` are repeated like the samples. All other arguments are passed on unchanged.
 
     Returns:
         Shape (N,).
@@ -185,7 +189,7 @@ def sensitivity_max(
     Raises:
         CAVTypeError: if ``explanation_func`` is no function or does not return tensors.
         InputError: if it does not return one row a sample.
-        OptionError: for ``return_convergence_delta=True``; the delta is no part of the explanation.
+        OptionError: for ``return_convergence_delta=True``, because the delta is no part of the explanation.
 
     Source: as for :func:`infidelity`.
 
@@ -210,7 +214,7 @@ def sensitivity_max(
             "return_convergence_delta is True, but the delta is no part of the explanation; leave it out."
         )
     _tensors("inputs", inputs)
-    # Captum copies what it repeats, deeply: modules would lose their identity.
+    # Captum makes deep copies of repeated arguments. Only tensors go there, because a copied module is another module.
     repeated: dict[str, Any] = {key: kwargs.pop(key) for key in ("target", "baselines") if key in kwargs}
     additional = checks.additional_arguments(kwargs.pop("additional_forward_args", None))
     repeated["additional_forward_args"] = tuple(arg.detach() for arg in additional if isinstance(arg, torch.Tensor))
@@ -256,14 +260,14 @@ class _Site(NamedTuple):
     def run(
         self, forward_func: Callable[..., Any], arguments: tuple[Any, ...], instead: tuple[torch.Tensor, ...] = ()
     ) -> tuple[Any, list[tuple[torch.Tensor, ...]]]:
-        """The output, and the units in each call; those of ``self.call`` are replaced where there are others."""
+        """Run the model, and return its output and the units of each call; ``instead`` replaces those of one call."""
         calls: list[tuple[torch.Tensor, ...]] = []
         thread = threading.get_ident()
 
         def meet(value: Any) -> Any:
-            if threading.get_ident() != thread:  # which runs the same model meanwhile
+            if threading.get_ident() != thread:  # another thread runs the same model at the same time
                 return value
-            # In memory of their own: the model may write into them.
+            # Copies, because the model may write into the units later.
             calls.append(tuple(leaf.clone() for leaf in tree_leaves(value) if checks.is_floating(leaf)))
             if not instead or len(calls) - 1 != self.call:
                 return value
@@ -308,7 +312,7 @@ def _check_shapes(parts: Sequence[torch.Tensor], units: Sequence[torch.Tensor], 
 
 
 def _spread(part: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
-    """Attributions in the units' shape; what was summed stands in the first entry, beside zeros."""
+    """Attributions in the shape of the units. In a summed dimension the first entry has the sum, the others are 0."""
     spread = part.new_zeros(unit.shape)
     spread[tuple(map(slice, part.shape))] = part.detach()
     return spread

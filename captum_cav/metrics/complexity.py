@@ -1,4 +1,4 @@
-"""How concentrated a map is, and how much of the score it holds: measures of maps alone."""
+"""How concentrated a map is, and which share of the score a map has. These measures need no model."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from captum_cav.metrics.resolution import precise
 
 @measure(0.0, 1.0, "higher")
 def sparseness(maps: torch.Tensor) -> torch.Tensor:
-    """The Gini index of a map's absolute values: how few places hold all of it; higher is sparser.
+    """The Gini index of the absolute values of a map: high if a few places have most of the map; higher is sparser.
 
-    With the ``n`` absolute values in ascending order, ``1 - 2 sum_k a_k / sum(a) * (n - k + 1/2) / n``: 0 where all
-    are equal (and for a map of zeros), ``1 - 1/n`` where all but one are 0.
+    The index is ``1 - 2 sum_k a_k / sum(a) * (n - k + 1/2) / n``, with the ``n`` absolute values in ascending order. It
+    is 0 if all values are equal (also for a map of zeros), and ``1 - 1/n`` if all values but one are 0.
 
     Args:
         maps: shape (N, h, w).
 
     Returns:
-        Shape (N,), from 0 to 1. It does not change with the maps' scale or sign, nor if each cell is divided into
-        several that hold equal parts of it.
+        Shape (N,), from 0 to 1. The index does not depend on the scale and the sign of a map. The index also stays the
+        same if each cell is divided into several cells with equal parts.
 
     Raises:
-        InputError: for maps of another shape, or not finite.
+        InputError: if maps have another shape, or are not finite.
 
     Source: Hurley and Rickard, Comparing Measures of Sparsity, 2009; of maps: Chalasani, Chen, Chowdhury, Jha and Wu,
     Concise Explanations of Neural Networks using Adversarial Training, 2020.
@@ -42,26 +42,26 @@ def sparseness(maps: torch.Tensor) -> torch.Tensor:
     count = sizes.shape[1]
     weights = (count - torch.arange(count, device=sizes.device, dtype=sizes.dtype) - 0.5) / count
     total = sizes.sum(1)
-    # An even map may come out below 0 by rounding.
+    # Rounding may make the index of a uniform map negative.
     return torch.where(total > 0, (1 - 2 * (sizes @ weights) / total).clamp(min=0), 0)
 
 
 @measure(0.0, 1.0, "lower")
 def entropy(maps: torch.Tensor) -> torch.Tensor:
-    """The entropy of a map's absolute values, as a share of the greatest that there can be; lower is simpler.
+    """The entropy of the absolute values of a map, as a share of the largest possible entropy; lower is simpler.
 
-    ``-sum_i q_i log(q_i) / log(n)`` with ``q = |a| / sum(|a|)`` and ``n = h w``, which is the entropy with logarithms
-    to base ``n``: 1 where all are equal (and for a map of zeros), 0 where all but one are 0, or where there is just
-    one place. Multiply by ``log(n)`` to get the entropy in nats.
+    The value is ``-sum_i q_i log(q_i) / log(n)`` with ``q = |a| / sum(|a|)`` and ``n = h w``. It is 1 if all values are
+    equal (also for a map of zeros), and 0 if all values but one are 0, or if there is only one place. Multiplied by
+    ``log(n)`` it is the entropy in nats.
 
     Args:
         maps: shape (N, h, w).
 
     Returns:
-        Shape (N,), from 0 to 1. It does not change with the maps' scale or sign.
+        Shape (N,), from 0 to 1. The value does not depend on the scale and the sign of a map.
 
     Raises:
-        InputError: for maps of another shape, or not finite.
+        InputError: if maps have another shape, or are not finite.
 
     Source: Bhatt, Weller and Moura, Evaluating and Aggregating Feature-based Model Explanations, 2020 (complexity),
     there in nats.
@@ -82,23 +82,23 @@ def entropy(maps: torch.Tensor) -> torch.Tensor:
 
 @measure(-math.inf, math.inf, None)
 def completeness(maps: torch.Tensor, scores: Any) -> torch.Tensor:
-    """The share of the score that is in no place of the map, kept by constants as biases: 0 where the map is complete.
+    """The share of the score that the map does not have, for example because biases have it. 0 means a complete map.
 
-    ``1 - sum_i a_i / p``. It is negative where the map holds more than the score, and infinite or NaN where the score
-    is 0.
+    The share is ``1 - sum_i a_i / p`` for the score ``p``. It is negative if the sum of the map is larger than the
+    score, and infinite or NaN if the score is 0.
 
     Args:
-        maps: shape (N, h, w), in units of the score (``LayerCAV(..., normalize=None)``, integrated gradients, LRP).
-        scores: shape (N,): the score of each example, less that of the baseline where the method has one.
+        maps: shape (N, h, w), in score units (``LayerCAV(..., normalize=None)``, integrated gradients, LRP).
+        scores: shape (N,), the score of each example, minus the score of the baseline if the method has a baseline.
 
     Returns:
-        Shape (N,), of any value; neither direction is better.
+        Shape (N,), any numbers; neither direction is better.
 
     Raises:
-        CAVTypeError, InputError: for maps or scores of another shape, or not finite.
+        CAVTypeError, InputError: if maps or scores have another shape, or are not finite.
 
-    Source: Sundararajan, Taly and Yan, Axiomatic Attribution for Deep Networks, 2017 (the axiom); as a share of the
-    score it is what constants keep of Kakishita and Hattori's ratios.
+    Source: Sundararajan, Taly and Yan, Axiomatic Attribution for Deep Networks, 2017 (the axiom). For the contribution
+    ratios of Kakishita and Hattori the value is the share of the constants.
 
     Example::
 

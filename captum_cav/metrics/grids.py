@@ -1,4 +1,4 @@
-"""Pictures of several classes in one grid: a map of one class should lie in its cells."""
+"""Pictures of several classes in one grid. The map of a class should lie in the cells of this class."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 from captum_cav import checks
 from captum_cav.checks import check_count, check_maps, check_measured_model, check_module, check_pictures, check_targets
 from captum_cav.errors import InputError, LayerError, ModelError, TargetError
+from captum_cav.maps import MOST_DISTORTION, distortion
 from captum_cav.metrics.measure import measure
 from captum_cav.metrics.model_outputs import Explain, classes, explained
 from captum_cav.metrics.resolution import precise
-from captum_cav.visualization.maps import MOST_DISTORTION, distortion
 
 _CELLS = 4
 
@@ -24,25 +24,26 @@ _CELLS = 4
 def grid_pointing(
     model: Any, inputs: torch.Tensor, target: Any, explain: Explain, *, seed: int = 0, batch_size: int = 8
 ) -> torch.Tensor:
-    """The grid pointing game: how much of a map lies on the picture of its class, among four; higher is better.
+    """The grid pointing game: which share of a map lies on the picture of its class, of four; higher is better.
 
-    Each picture is put into a 2 x 2 grid, at a random place, with three others of the batch, all of different classes.
-    The grid is explained for the picture's class: ``sum_{i in cell} max(a_i, 0) / sum_i max(a_i, 0)``. By chance, 1/4.
+    Each picture is put into a 2 x 2 grid, at a random place, with three other pictures of the batch. All four have
+    different classes. The grid is explained for the class of the picture, and the share of the positive part in the
+    cell of the picture is ``sum_{i in cell} max(a_i, 0) / sum_i max(a_i, 0)``. A random map has 1/4 on average.
 
     Args:
-        model: a module or any callable that takes pictures of twice the size, as fully convolutional networks do.
-        inputs: pictures of shape (N, C, H, W), of four classes at least.
-        target: the class of each, in any of Captum's forms; the network should be sure of it.
-        explain: takes the model, grids of shape (M, C, 2H, 2W) and a list of targets, and returns maps (M, h, w),
-            positive where the score was raised, of any resolution.
-        seed: of the choice of grids.
+        model: a module or any callable. It must take pictures of twice the size, as fully convolutional networks do.
+        inputs: pictures of shape (N, C, H, W), of at least four classes.
+        target: the class of each picture, in any of Captum's forms. The network should be sure of the class.
+        explain: takes the model, grids of shape (M, C, 2H, 2W) and a list of targets. Returns maps of shape (M, h, w)
+            of any resolution, positive if the place raised the score.
+        seed: the seed for the choice of the grids.
         batch_size: how many grids are explained at once.
 
     Returns:
-        Shape (N,), from 0 to 1; 0 where nothing is positive. It does not change with the maps' scale.
+        Shape (N,), from 0 to 1; 0 if nothing is positive. The value does not depend on the scale of a map.
 
     Raises:
-        InputError: for shapes that do not fit, values that are not finite, or fewer than four classes.
+        InputError: if shapes do not fit, values are not finite, or there are fewer than four classes.
         CAVTypeError, ModelError, OptionError, TargetError: for other arguments that cannot be used.
 
     Source: Boehle, Fritz and Schiele, Convolutional Dynamic Alignment Networks for Interpretable Classifications, 2021.
@@ -71,21 +72,22 @@ def grid_pointing(
 def focus(
     model: Any, inputs: torch.Tensor, target: Any, explain: Explain, *, seed: int = 0, batch_size: int = 8
 ) -> torch.Tensor:
-    """How much of a map lies on the pictures of its class in a mosaic, where two of four are of it; higher is better.
+    """Which share of a map lies on the two pictures of its class in a mosaic of four; higher is better.
 
-    Each picture is put into a 2 x 2 mosaic with another of its class and two of others. The mosaic is explained for the
-    class: the share of the map's positive part that lies on the two. By chance, 1/2.
+    Each picture is put into a 2 x 2 mosaic with another picture of its class and two pictures of other classes. The
+    mosaic is explained for the class. The value is the share of the positive part on the two pictures of the class. A
+    random map has 1/2 on average.
 
     Args:
         model, explain, seed, batch_size: as for :func:`grid_pointing`.
-        inputs: pictures of shape (N, C, H, W), at least two of each class, and two of others.
-        target: the class of each, in any of Captum's forms.
+        inputs: pictures of shape (N, C, H, W), at least two of each class, and at least two of other classes.
+        target: the class of each picture, in any of Captum's forms.
 
     Returns:
-        Shape (N,), from 0 to 1; 0 where nothing is positive.
+        Shape (N,), from 0 to 1; 0 if nothing is positive.
 
     Raises:
-        InputError: for shapes that do not fit, values that are not finite, or too few pictures of a class.
+        InputError: if shapes do not fit, values are not finite, or there are too few pictures of a class.
         CAVTypeError, ModelError, OptionError, TargetError: for other arguments that cannot be used.
 
     Source: Arias-Duart, Pares, Garcia-Gasulla and Gimenez-Abalos, Focus! Rating XAI Methods and Finding Biases, 2022.
@@ -122,32 +124,33 @@ def difull(
     seed: int = 0,
     batch_size: int = 8,
 ) -> torch.Tensor:
-    """How much of a map lies on the only cell of a grid that the network could see; higher is better.
+    """Which share of a map lies on the only cell of a grid that the score depends on; higher is better.
 
-    As :func:`grid_pointing`, but each cell runs through the network by itself, and the scores of all cells are put side
-    by side (:func:`divide`). The score of a class in one cell hangs on that cell alone, so whatever lies outside is
-    false for certain. By chance, 1/4; methods that follow the score back have 1, CAV among them.
+    The grids are those of :func:`grid_pointing`, but the network runs on each cell separately, and the scores of all
+    cells are put side by side (:func:`divide`). The score of a class in one cell depends only on this cell, so every
+    contribution outside the cell is wrong. A random map has 1/4 on average. CAV and other methods that propagate the
+    score backward have 1.
 
     Args:
         model: a module that returns scores of shape (N, classes).
-        inputs: pictures of shape (N, C, H, W), four at least.
-        target: the class of each, in any of Captum's forms.
-        explain: takes a model, grids of shape (M, C, 2H, 2W) and a list of targets, and returns maps (M, h, w). The
-            model is :func:`divide` of yours, in which modules have the names that they have in yours.
-        layer: the name of the layer that ``explain`` explains by its output, of shape (M, C, 2h, 2w) there; None where
-            it explains the inputs.
-        seed: of the choice of grids.
+        inputs: pictures of shape (N, C, H, W), at least four.
+        target: the class of each picture, in any of Captum's forms.
+        explain: takes a model, grids of shape (M, C, 2H, 2W) and a list of targets. Returns maps of shape (M, h, w).
+            The model is :func:`divide` of your model. Its modules have the same names as in your model.
+        layer: the name of the layer whose output ``explain`` explains. There the output has shape (M, C, 2h, 2w). None
+            if ``explain`` explains the inputs.
+        seed: the seed for the choice of the grids.
         batch_size: how many grids are explained at once.
 
     Returns:
-        Shape (N,), from 0 to 1; 0 where nothing is positive.
+        Shape (N,), from 0 to 1; 0 if nothing is positive.
 
     Raises:
-        InputError: for shapes that do not fit, values that are not finite, or fewer than four pictures.
+        InputError: if shapes do not fit, values are not finite, or there are fewer than four pictures.
         CAVTypeError, LayerError, ModelError, OptionError, TargetError: for other arguments that cannot be used.
 
-    Source: Rao, Boehle and Schiele, Towards Better Understanding Attribution Methods, 2022. There, four pictures are of
-    four classes, and two of the cells are evaluated.
+    Source: Rao, Boehle and Schiele, Towards Better Understanding Attribution Methods, 2022. In the paper the four
+    pictures have four classes, and two of the cells are evaluated.
 
     Example::
 
@@ -171,16 +174,16 @@ def difull(
 
 
 def divide(model: torch.nn.Module, layer: str | None = None) -> torch.nn.Module:
-    """A copy of a model that takes 2 x 2 grids, runs each cell by itself and puts the scores of all cells side by side.
+    """Copy a model so that the copy takes 2 x 2 grids and runs each cell separately.
 
     Args:
         model: returns scores of shape (N, classes) for pictures of shape (N, C, H, W).
-        layer: the name of a layer whose output of shape (4N, C, h, w) is to be laid out as grids (N, C, 2h, 2w), which
-            is what hooks get, and so all attributions of layers.
+        layer: the name of a layer whose output of shape (4N, C, h, w) becomes grids of shape (N, C, 2h, 2w) for hooks.
+            So attributions of this layer have the shape of the grids.
 
     Returns:
-        The copy. It takes (N, C, 2H, 2W) and returns (N, 4 * classes), the class ``c`` of cell ``i`` at
-        ``i * classes + c``; its modules have the names and types that they have in the model.
+        The copy. It takes grids of shape (N, C, 2H, 2W) and returns scores of shape (N, 4 * classes). The score of
+        class ``c`` in cell ``i`` is at ``i * classes + c``. The modules have the same names and types as in the model.
 
     Raises:
         LayerError: if the model has no such layer.
@@ -209,7 +212,7 @@ def divide(model: torch.nn.Module, layer: str | None = None) -> torch.nn.Module:
 
 
 def _lay_out(module: torch.nn.Module, name: str) -> None:
-    """Let a module's hooks meet its output as a grid, and whoever calls it the cells."""
+    """Show the output of a module as a grid to hooks, and as cells to the caller of the module."""
     forward, call = _own_forward(module), type(module).__call__
 
     def tiled(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -223,12 +226,12 @@ def _lay_out(module: torch.nn.Module, name: str) -> None:
             )
         return _tile(cells)
 
-    # Hooks run inside of __call__.
+    # Hooks run inside __call__.
     _become(module, forward=tiled, __call__=lambda self, *args, **kwargs: _cut(call(self, *args, **kwargs)))
 
 
 def _become(module: torch.nn.Module, **methods: Any) -> None:
-    """Give one module methods of its own, as :mod:`torch.nn.utils.parametrize` does: copies of it keep them."""
+    """Give methods to one module only, as :mod:`torch.nn.utils.parametrize` does. Copies of the module keep them."""
     base = type(module)
     module.__class__ = type(base.__name__, (base,), {"__module__": base.__module__, **methods})
 
@@ -243,18 +246,18 @@ def _own_forward(module: torch.nn.Module) -> Callable[..., Any]:
 
 
 def shares_in_cells(maps: torch.Tensor) -> torch.Tensor:
-    """The share of a map's positive part in each cell of a 2 x 2 grid.
+    """The share of the positive part of a map in each cell of a 2 x 2 grid.
 
     Args:
-        maps: shape (N, h, w). Of odd sizes, the middle counts half for the cells on both sides: to interpolate would
-            let positive and negative cancel, and favour signed maps over those that were cut off at 0 before.
+        maps: shape (N, h, w). If a side is odd, one half of the middle counts for each of both cells. Interpolation
+            would let positive and negative places cancel, and so prefer signed maps to maps without negative places.
 
     Returns:
-        Shape (N, 4), of top left, top right, bottom left, bottom right. They add up to 1, or to 0 where nothing is
-        positive.
+        Shape (N, 4), in the order top left, top right, bottom left, bottom right. The shares add up to 1, or to 0 if
+        nothing is positive.
 
     Raises:
-        InputError: for maps of another shape, or not finite.
+        InputError: if maps have another shape, or are not finite.
 
     Example::
 
@@ -263,7 +266,7 @@ def shares_in_cells(maps: torch.Tensor) -> torch.Tensor:
     """
     maps = precise(check_maps(maps))
     height, width = maps.shape[1:]
-    # Halved, so that a middle row or column can be shared by the cells on both sides.
+    # Each place becomes 2 x 2 places, so that both cells get one half of a middle row or column.
     halves = maps.clamp(min=0).repeat_interleave(2, 1).repeat_interleave(2, 2)
     cells = halves.reshape(len(maps), 2, height, 2, width).sum((2, 4)).flatten(1)
     total = cells.sum(1, keepdim=True)
@@ -281,9 +284,9 @@ def _given(inputs: Any, target: Any) -> tuple[torch.Tensor, list[Any]]:
 def _compose(
     examples: int, companions: Callable[[int, list[int]], list[int]], needed: str, seed: int
 ) -> list[list[int]]:
-    """Of each example, the four of one grid, itself among them.
+    """Choose for each example the four members of one grid: the example and three companions, in random order.
 
-    ``companions`` takes an example and all others in random order, and returns three of them.
+    ``companions`` takes an example and all other examples in random order, and returns three of these.
     """
     dice = random.Random(seed)  # noqa: S311
     grids = []
@@ -305,7 +308,7 @@ def _pointed(
     explain: Explain,
     batch_size: int,
 ) -> torch.Tensor:
-    """The share of each grid's map that lies inside."""
+    """The share of the map of each grid that lies inside the marked cells."""
     check_count(batch_size, "batch_size")
     found = []
     for start in range(0, len(grids), batch_size):
@@ -317,14 +320,14 @@ def _pointed(
 
 
 def _tile(cells: torch.Tensor) -> torch.Tensor:
-    """Grids (N, C, 2H, 2W) of cells (4N, C, H, W)."""
+    """Put cells of shape (4N, C, H, W) together to grids of shape (N, C, 2H, 2W)."""
     count, channels, height, width = cells.shape
     grids = cells.reshape(count // _CELLS, 2, 2, channels, height, width).permute(0, 3, 1, 4, 2, 5)
     return grids.reshape(count // _CELLS, channels, 2 * height, 2 * width)
 
 
 def _cut(grids: torch.Tensor) -> torch.Tensor:
-    """Cells (4N, C, H, W) of grids (N, C, 2H, 2W)."""
+    """Cut grids of shape (N, C, 2H, 2W) into cells of shape (4N, C, H, W)."""
     count, channels, height, width = grids.shape
     cells = grids.reshape(count, channels, 2, height // 2, 2, width // 2).permute(0, 2, 4, 1, 3, 5)
     return cells.reshape(_CELLS * count, channels, height // 2, width // 2)

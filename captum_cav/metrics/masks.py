@@ -1,31 +1,32 @@
-"""Whether a map points at the object, where masks say where the object is."""
+"""Whether a map points at the object. Masks tell where the object is."""
 
 from __future__ import annotations
 
 import torch
 
 from captum_cav.checks import check_maps, check_masks
+from captum_cav.maps import resize_map
 from captum_cav.metrics.measure import measure
 from captum_cav.metrics.resolution import at_size, precise
-from captum_cav.visualization import resize_map
 
 
 @measure(0.0, 1.0, "higher")
 def mass_accuracy(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """The share of a map's positive part that lies inside the mask; higher is better.
+    """The share of the positive part of a map that lies inside the mask; higher is better.
 
-    ``sum_{i in mask} max(a_i, 0) / sum_i max(a_i, 0)``. The positive part is brought to the mask's grid so that its sum
-    is kept; the other way round positive and negative would cancel between cells. By chance, the mask's area.
+    The share is ``sum_{i in mask} max(a_i, 0) / sum_i max(a_i, 0)``. The positive part is taken first and then brought
+    to the grid of the mask with its sum kept. In the opposite order positive and negative cells would cancel. A map
+    that does not depend on the object scores the area of the mask.
 
     Args:
-        maps: shape (N, h, w), positive where the score was raised.
+        maps: shape (N, h, w), positive if the place raised the score.
         masks: shape (N, H, W), booleans, True where the object is.
 
     Returns:
-        Shape (N,), from 0 to 1; 0 where nothing is positive.
+        Shape (N,), from 0 to 1; 0 if nothing is positive.
 
     Raises:
-        InputError: for other shapes, maps that are not finite, or a mask that selects nothing.
+        InputError: for other shapes, for maps that are not finite, and for a mask that selects nothing.
 
     Source: Arras, Osman and Samek, CLEVR-XAI: A Benchmark Dataset for the Ground Truth Evaluation of Neural Network
     Explanations, 2022 (relevance mass accuracy), with the positive part.
@@ -40,27 +41,28 @@ def mass_accuracy(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     masks = check_masks(masks, maps)
     positive = resize_map(maps.clamp(min=0), (masks.shape[1], masks.shape[2]))
     total = positive.sum((1, 2))
-    # Two sums of the same numbers may differ in their last digit.
+    # Rounding may make the share slightly larger than 1.
     return torch.where(total > 0, ((positive * masks).sum((1, 2)) / total).clamp(max=1), 0)
 
 
 @measure(0.0, 1.0, "higher")
 def rank_accuracy(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """The share of a map's highest pixels that lie inside the mask, as many as the mask has; higher is better.
+    """The share of the highest pixels of a map that lie inside the mask; higher is better.
 
-    ``|top_K and mask| / K`` with ``K = |mask|``, on the mask's grid, to which maps are brought by bilinear
-    interpolation. Where several pixels equal the last of the highest, each counts by the part of them that is still to
-    be taken, which is the expected value of a random order. By chance, the mask's area.
+    The share is ``|top_K and mask| / K``, where ``K`` is the number of pixels of the mask. Bilinear interpolation
+    brings maps to the grid of the mask. If several pixels are equal to the last of the highest pixels, the value is the
+    expected value over all orders of these pixels. A map that does not depend on the object scores the area of the
+    mask.
 
     Args:
-        maps: shape (N, h, w), positive where the score was raised.
+        maps: shape (N, h, w), positive if the place raised the score.
         masks: shape (N, H, W), booleans, True where the object is.
 
     Returns:
-        Shape (N,), from 0 to 1. On the mask's own grid it does not change under increasing functions of the map.
+        Shape (N,), from 0 to 1. For a map on the grid of the mask, only the order of the places matters.
 
     Raises:
-        InputError: for other shapes, maps that are not finite, or a mask that selects nothing.
+        InputError: for other shapes, for maps that are not finite, and for a mask that selects nothing.
 
     Source: Arras, Osman and Samek, 2022, as for :func:`mass_accuracy` (relevance rank accuracy).
 
@@ -77,27 +79,27 @@ def rank_accuracy(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     count = inside.sum(1, keepdim=True)
     last = values.sort(descending=True).values.gather(1, count - 1)
     above, level = values > last, values == last
-    # How much of each of the equal ones is taken.
+    # The part of each of the equal pixels that belongs to the highest pixels.
     taken = precise(count - above.sum(1, keepdim=True)) / level.sum(1, keepdim=True)
     return (taken * (level & inside) + (above & inside)).sum(1) / count[:, 0]
 
 
 @measure(0.0, 1.0, "higher")
 def pointing_hit(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Whether a map's maximum lies inside the mask: 1 for a hit, 0 for a miss.
+    """Whether the maximum of a map lies inside the mask: 1 for a hit, 0 for a miss.
 
-    On the mask's grid, to which maps are brought by bilinear interpolation, without a margin around the mask. Of
-    several equal maxima, the share of them that is inside.
+    Bilinear interpolation brings maps to the grid of the mask. There is no margin around the mask. If a map has several
+    equal maxima, the value is the share of the maxima inside the mask.
 
     Args:
-        maps: shape (N, h, w), positive where the score was raised.
+        maps: shape (N, h, w), positive if the place raised the score.
         masks: shape (N, H, W), booleans, True where the object is.
 
     Returns:
-        Shape (N,), from 0 to 1. On the mask's own grid it does not change under increasing functions of the map.
+        Shape (N,), from 0 to 1. For a map on the grid of the mask, only the order of the places matters.
 
     Raises:
-        InputError: for other shapes, maps that are not finite, or a mask that selects nothing.
+        InputError: for other shapes, for maps that are not finite, and for a mask that selects nothing.
 
     Source: Zhang, Bargal, Lin, Brandt, Shen and Sclaroff, Top-down Neural Attention by Excitation Backprop, 2018.
 

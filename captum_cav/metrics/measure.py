@@ -1,4 +1,4 @@
-"""What a measure of maps declares about itself, so that a table can be made of any of them."""
+"""What each measure tells about itself: name, range, direction and needed arguments."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ P = ParamSpec("P")
 
 
 class Measure(Protocol[P]):
-    """A function from maps, and whatever else it needs, to one number for each example, shape (N,).
+    """A function that takes maps and other arguments, and returns one number for each example, shape (N,).
 
     Attributes:
-        name: the function's name.
-        range: the least and the greatest value that it can have with its default options.
-        direction: which values are better, ``"higher"`` or ``"lower"``; None where neither is.
-        needs: the names of its required parameters. All measures draw them from one vocabulary: ``maps``, ``others``,
-            ``masks``, ``scores``, ``model``, ``inputs``, ``target``, ``explain``.
+        name: the name of the function.
+        range: the smallest and the largest possible value with the default options.
+        direction: which values are better, ``"higher"`` or ``"lower"``; None for neither.
+        needs: the names of the required parameters. All measures use the same names: ``maps``, ``others``, ``masks``,
+            ``scores``, ``model``, ``inputs``, ``target``, ``explain``.
     """
 
     name: str
@@ -33,15 +33,16 @@ class Measure(Protocol[P]):
 
 
 def measure(low: float, high: float, direction: Direction) -> Callable[[Callable[P, torch.Tensor]], Measure[P]]:
-    """Declare a function to be a measure; it stays the function that it is.
+    """Declare a function to be a measure.
 
     Args:
-        low: the least value.
-        high: the greatest.
+        low: the smallest possible value.
+        high: the largest possible value.
         direction: which values are better.
 
     Returns:
-        The decorator. What the measure needs is read off the function's signature.
+        The decorator. It returns the same function with the attributes of a :class:`Measure`. The required parameters
+        of the function are what the measure needs.
 
     Example::
 

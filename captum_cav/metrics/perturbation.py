@@ -1,4 +1,4 @@
-"""What the network says when pixels are taken away in the order of the map, or cells one at a time."""
+"""How the score changes when pixels are removed in the order of the map, or when single cells are removed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from captum_cav.metrics.model_outputs import Model, Output, scores
 from captum_cav.metrics.resolution import at_size, precise
 from captum_cav.metrics.similarity import spearman
 
-#: What stands where pixels were taken away.
+#: What replaces removed pixels.
 Baseline: TypeAlias = By | torch.Tensor | Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -40,32 +40,33 @@ def deletion(
     output: Output = "probability",
     batch_size: int = 8,
 ) -> torch.Tensor:
-    """How long the class survives while pixels are taken away, the map's highest first; lower is better.
+    """How long the probability of the class stays high while the highest pixels are removed; lower is better.
 
-    The area under the curve of the class's probability over the share of pixels taken away, in evenly spaced steps
-    (rounded up to whole pixels), by the trapezoid rule. A pixel is taken away in all channels at once. Pixels are
-    ranked on the inputs' grid, to which maps are brought by bilinear interpolation; equal values rank in the order of
-    reading, which favours an even map or not as the pictures will have it. Coarse and fine maps delete differently:
-    compare with random maps of the same resolution.
+    The value is the area under the curve of the probability of the class over the share of removed pixels. The pixels
+    are removed in equal steps, rounded up to whole pixels, and the trapezoid rule gives the area. A pixel is removed in
+    all channels at once. Bilinear interpolation brings maps to the grid of the inputs, where the pixels are ranked.
+    Equal pixels rank row by row from the top, so the value of a uniform map depends on the pictures. Coarse maps and
+    fine maps delete differently, so compare a map with random maps of the same resolution.
 
     Args:
         model: a module or any callable that returns scores of shape (N, classes).
         inputs: pictures of shape (N, C, H, W).
-        maps: shape (N, h, w), positive where the score was raised.
+        maps: shape (N, h, w), positive if the place raised the score.
         target: the class, in any of Captum's forms.
-        steps: into how many the pixels are divided; the model runs ``steps + 1`` times for each picture.
-        baseline: what stands where pixels were taken away: ``"blur"``, the picture under a Gaussian of a sixteenth of
-            its height; ``"zero"``; ``"mean"``, each channel's mean over the picture; a tensor that can be expanded to
-            the inputs; or a function of the inputs that returns one of their shape.
-        output: ``"probability"``, the softmax over classes, or ``"score"``, before softmax (then of any value).
+        steps: the number of steps. The model runs ``steps + 1`` times for each picture.
+        baseline: what replaces removed pixels: ``"blur"``, the picture under a Gaussian whose standard deviation is a
+            sixteenth of the height; ``"zero"``; ``"mean"``, the mean of each channel over the picture; a tensor that
+            can be expanded to the shape of the inputs; or a function of the inputs that returns a tensor of the same
+            shape.
+        output: ``"probability"`` for the softmax over classes, or ``"score"`` for the score before softmax.
         batch_size: how many pictures run at once.
 
     Returns:
-        Shape (N,), with probabilities from 0 to 1. It does not change under increasing functions of a map of the
-        inputs' resolution.
+        Shape (N,), from 0 to 1 with probabilities. For maps of the resolution of the inputs, only the order of the
+        places matters.
 
     Raises:
-        InputError: for shapes that do not fit, or values that are not finite.
+        InputError: if shapes do not fit, or values are not finite.
         CAVTypeError, ModelError, OptionError, TargetError: for other arguments that cannot be used.
 
     Source: Petsiuk, Das and Saenko, RISE: Randomized Input Sampling for Explanation of Black-box Models, 2018.
@@ -78,7 +79,7 @@ def deletion(
         >>> options = {"steps": 4, "baseline": "zero", "output": "score"}
         >>> deletion(model, picture, right, 0, **options)     # the curve is 2, 0, 0, 0, 0
         tensor([0.2500], dtype=torch.float64)
-        >>> deletion(model, picture, wrong, 0, **options)     # 2, 2, 0, 0, 0: pixel 3, then in the order of reading
+        >>> deletion(model, picture, wrong, 0, **options)     # 2, 2, 0, 0, 0: pixel 3 first, then row by row
         tensor([0.7500], dtype=torch.float64)
     """
     return _area(model, inputs, maps, target, False, steps, baseline, output, batch_size)
@@ -96,18 +97,19 @@ def insertion(
     output: Output = "probability",
     batch_size: int = 8,
 ) -> torch.Tensor:
-    """How soon the class appears while pixels are put into the baseline, the map's highest first; higher is better.
+    """How soon the class appears while the highest pixels are inserted into the baseline; higher is better.
 
-    The area under the curve of the class's probability over the share of pixels put in; else as :func:`deletion`.
+    The value is the area under the curve of the probability of the class over the share of inserted pixels. All else is
+    as for :func:`deletion`.
 
     Args:
         model, inputs, maps, target, steps, baseline, output, batch_size: as for :func:`deletion`.
 
     Returns:
-        Shape (N,), with probabilities from 0 to 1.
+        Shape (N,), from 0 to 1 with probabilities.
 
     Raises:
-        InputError: for shapes that do not fit, or values that are not finite.
+        InputError: if shapes do not fit, or values are not finite.
         CAVTypeError, ModelError, OptionError, TargetError: for other arguments that cannot be used.
 
     Source: Petsiuk, Das and Saenko, 2018, as for :func:`deletion`.
@@ -135,21 +137,21 @@ def morf_lerf(
     output: Output = "probability",
     batch_size: int = 8,
 ) -> torch.Tensor:
-    """The gap between taking away the least relevant pixels first and the most relevant first; higher is better.
+    """Remove the least relevant pixels first, or the most relevant first: the gap between both; higher is better.
 
-    The area under the curve of LeRF less that of MoRF. A picture that lost its least relevant pixels is a baseline with
-    the most relevant put in, so the gap is :func:`insertion` less :func:`deletion`, and is computed so; equal values go
-    in the reverse order the other way round. By chance, 0.
+    The value is the area under the curve of LeRF (least relevant first) minus the area of MoRF (most relevant first). A
+    picture without its least relevant pixels is a baseline with the most relevant pixels inserted. So the gap is
+    computed as :func:`insertion` minus :func:`deletion`. A random map has 0 on average.
 
     Args:
-        model, inputs, maps, target, steps, baseline, output, batch_size: as for :func:`deletion`; the model runs
+        model, inputs, maps, target, steps, baseline, output, batch_size: as for :func:`deletion`. The model runs
             ``2 (steps + 1)`` times for each picture.
 
     Returns:
-        Shape (N,), with probabilities from -1 to 1.
+        Shape (N,), from -1 to 1 with probabilities.
 
     Raises:
-        InputError: for shapes that do not fit, or values that are not finite.
+        InputError: if shapes do not fit, or values are not finite.
         CAVTypeError, ModelError, OptionError, TargetError: for other arguments that cannot be used.
 
     Source: Samek, Binder, Montavon, Lapuschkin and Mueller, Evaluating the Visualization of What a Deep Neural Network
@@ -182,27 +184,28 @@ def single_deletion(
     output: Output = "score",
     batch_size: int = 8,
 ) -> torch.Tensor:
-    """Whether those cells of the map are high without which the score falls most; higher is better.
+    """Whether the map is high in the cells whose removal lowers the score most; higher is better.
 
-    Each cell of a ``cells x cells`` grid is taken away by itself: Spearman's correlation of the map's means over the
-    cells with the drops of the class's score. All maps are judged on the same few cells, so coarse and fine ones are
-    on equal terms. By chance, 0.
+    Each cell of a grid of ``cells x cells`` is removed separately. The value is Spearman's correlation of the means of
+    the map over the cells with the drops of the score of the class. All maps are measured on the same few cells, so
+    coarse maps and fine maps can be compared. A random map has 0 on average.
 
     Args:
         model, inputs, maps, target, baseline, batch_size: as for :func:`deletion`.
-        cells: how many rows and columns; the model runs ``cells ** 2 + 1`` times for each picture. Where they do not
-            divide the picture, the first cells are a pixel larger, and the map's means let none count more.
-        output: ``"score"``, before softmax, or ``"probability"``.
+        cells: the number of rows and of columns. The model runs ``cells ** 2 + 1`` times for each picture. If the
+            picture cannot be divided into equal cells, the first cells are one pixel larger. The mean over a cell does
+            not depend on the size of the cell.
+        output: ``"score"`` for the score before softmax, or ``"probability"``.
 
     Returns:
-        Shape (N,), from -1 to 1; NaN where the cells of the map, or all drops, are equal.
+        Shape (N,), from -1 to 1; NaN if all cells of the map, or all drops, are equal.
 
     Raises:
-        InputError: for shapes that do not fit, or values that are not finite.
+        InputError: if shapes do not fit, or values are not finite.
         CAVTypeError, ModelError, OptionError, TargetError: for other arguments that cannot be used.
 
     Source: Hesse, Schaub-Meyer and Roth, FunnyBirds: A Synthetic Vision Dataset for a Part-Based Analysis of
-    Explainable AI Methods, 2023, there with parts of birds instead of cells.
+    Explainable AI Methods, 2023, which removes parts of birds instead of cells.
 
     Example::
 
@@ -225,7 +228,7 @@ def single_deletion(
         inputs,
         targets,
         1 + cells**2,
-        # Version 0 is whole.
+        # Version 0 is the whole picture.
         lambda examples, versions: torch.where(
             (cell == versions[:, None, None] - 1)[:, None], replaced[examples], inputs[examples]
         ),
@@ -233,7 +236,7 @@ def single_deletion(
         batch_size,
     )
     spread = precise(at_size(maps, size)).flatten(1)
-    # Cells of an even map would differ by rounding; of zeros they do not.
+    # Rounding would make the cells of a uniform map different. Zeros stay equal.
     spread = spread - spread[:, :1]
     members = precise(torch.nn.functional.one_hot(cell.flatten(), cells**2))
     return spearman(spread @ (members / members.sum(0)), found[:, :1] - found[:, 1:])
@@ -266,7 +269,7 @@ def _area(
     before, after = (replaced, inputs) if insert else (inputs, replaced)
 
     def at_step(examples: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
-        # The first step * pixels / steps of them, in integers.
+        # The first step * pixels / steps pixels, computed with integers.
         reached = ranks[examples] * steps < step[:, None, None] * pixels
         return torch.where(reached[:, None], after[examples], before[examples])
 
@@ -294,9 +297,9 @@ def _scores(
     output: Output,
     batch_size: int,
 ) -> torch.Tensor:
-    """Scores of some versions of each example, (N, versions), made and run a few at a time.
+    """The scores of several versions of each example, shape (N, versions). The pictures are made batch by batch.
 
-    ``make`` takes numbers of examples and of versions, and returns those pictures.
+    ``make`` takes the indices of examples and of versions, and returns these pictures.
     """
     found = []
     for places in torch.split(torch.arange(len(inputs) * versions, device=inputs.device), batch_size):
@@ -307,7 +310,7 @@ def _scores(
 
 
 def _replaced(inputs: torch.Tensor, baseline: Baseline) -> torch.Tensor:
-    """The inputs with all pixels taken away."""
+    """The inputs with all pixels removed."""
     if isinstance(baseline, str) and baseline in ("blur", "zero", "mean"):
         return replacement(inputs, baseline).expand_as(inputs)
     if isinstance(baseline, torch.Tensor):

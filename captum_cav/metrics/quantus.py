@@ -1,4 +1,4 @@
-"""CAV, and any of Captum's attributions, as what Quantus calls an explanation function."""
+"""Attributions of captum_cav and of Captum as explanation functions of Quantus."""
 
 from __future__ import annotations
 
@@ -10,30 +10,32 @@ import numpy.typing as npt
 import torch
 
 from captum_cav.errors import CAVTypeError
-from captum_cav.visualization import resize_map, spatial_map
+from captum_cav.maps import resize_map, spatial_map
 
 Explanations = npt.NDArray[Any]
 
 
 def quantus_explain_func(factory: Callable[[Any], Any], **options: Any) -> Callable[..., Explanations]:
-    """A function that metrics of Quantus take as ``explain_func``, for maps of any layer.
+    """Make a function that metrics of Quantus take as ``explain_func``, for maps of any layer.
 
-    Contributions are summed over channels and brought to the pictures' size so that their sum is kept. Quantus hands
-    over models of its own, with other parameters for some of its metrics, so the attribution is made for each of them.
+    Contributions are summed over channels and brought to the size of the pictures. Each map keeps its sum. Some metrics
+    of Quantus change a copy of the model, so each model that Quantus passes gets a new attribution.
 
     Args:
         factory: makes an attribution for a model, as
-            ``lambda model: LayerCAV(model, "features.12", normalize="abs")`` or ``captum.attr.Saliency``. Layers are to
-            be named, or taken from that model.
-        options: further arguments of its ``attribute``.
+            ``lambda model: LayerCAV(model, "features.12", normalize="abs")`` or ``captum.attr.Saliency``. Pass layers
+            by name, or take them from the model that the function gets.
+        options: further arguments of the method ``attribute`` of the attribution.
 
     Returns:
-        A function of ``model``, ``inputs`` (N, C, H, W) and ``targets`` (N,), numpy's arrays, that returns maps
-        (N, 1, H, W), numpy's too. What else Quantus passes, as the device, is left aside.
+        A function of ``model``, ``inputs`` of shape (N, C, H, W) and ``targets`` of shape (N,), which returns maps of
+        shape (N, 1, H, W). Inputs, targets and maps are arrays of numpy. The function ignores the other arguments of
+        Quantus, as the device.
 
     Raises:
-        CAVTypeError: if ``factory`` is no function, and later, if what it makes gives several maps.
-        InputError: later, if a layer has no places to lay over the pictures.
+        CAVTypeError: if ``factory`` is no function. The returned function raises this error if the attribution gives
+            several maps.
+        InputError: the returned function raises this error if a layer has no places to lay over the pictures.
 
     Quantus (Hedstroem et al., Quantus: An Explainable AI Toolkit for Responsible Evaluation of Neural Network
     Explanations and Beyond, 2023) comes with ``pip install "captum_cav[quantus]"``.
@@ -47,7 +49,7 @@ def quantus_explain_func(factory: Callable[[Any], Any], **options: Any) -> Calla
         >>> explain(net, np.ones((1, 1, 2, 2), dtype=np.float32), np.array([0]), device="cpu").tolist()
         [[[[0.0, 1.0], [2.0, 3.0]]]]
 
-    and ``quantus.Sparseness()(model=net, x_batch=x, y_batch=y, explain_func=explain)``.
+    A metric of Quantus is then ``quantus.Sparseness()(model=net, x_batch=x, y_batch=y, explain_func=explain)``.
     """
     if not callable(factory):
         raise CAVTypeError(

@@ -1,4 +1,4 @@
-"""Whether a map changes when it should: with the network's parameters, and with the class."""
+"""Whether a map changes when the parameters of the network change, and when the class changes."""
 
 from __future__ import annotations
 
@@ -27,31 +27,33 @@ def model_randomisation(
     stages: int = 10,
     seed: int = 0,
 ) -> torch.Tensor:
-    """How much of a map is left when the network forgets what it learned; lower is better.
+    """How much of a map stays when the parameters of the network become random; lower is better.
 
-    The layers' parameters are drawn anew, from the last layer that the forward pass reaches down to the first, and the
-    network so far is explained at some stages: the mean over the stages of Spearman's correlation with the map, its
-    absolute value, since a map that is turned round tells as little of what was learned.
+    The parameters of more and more layers become random, from the last layer of the forward pass to the first. The
+    changed network is explained at several stages. The value is the mean over the stages of the absolute value of
+    Spearman's correlation with the original map. A map with the opposite sign counts as similar, because it also does
+    not depend on what the network has learned.
+
+    A layer is a module with parameters that belong to no module inside. The method ``reset_parameters`` of the layer
+    draws new parameters. If this method does not exist, or does not change a parameter, the parameter is shuffled.
 
     Args:
-        model: the model; copies of it are changed.
+        model: the model; only copies change.
         inputs: pictures of shape (N, C, H, W).
-        maps: shape (N, h, w), what ``explain`` gives for the model.
+        maps: shape (N, h, w), what ``explain`` returns for the model.
         target: the class, in any of Captum's forms.
-        explain: takes a model, the inputs and a list of targets, and returns maps. It gets copies of the model, so
-            layers are to be found in them by name.
-        stages: at how many stages of the cascade to explain, evenly spread from one layer to all of them; all stages
-            where there are fewer layers.
-        seed: of the draws.
+        explain: takes a model, the inputs and a list of targets, and returns maps. It gets copies of the model, so it
+            must find layers by name.
+        stages: the number of stages, evenly spread from one random layer to all random layers; at most the number of
+            layers.
+        seed: the seed of the random parameters.
 
     Returns:
-        Shape (N,), from 0 to 1. A stage whose map is constant does not count; NaN where the map itself is, or all are.
-
-    A layer is a module that has parameters of its own, which it draws by its ``reset_parameters``; those that this does
-    not change (it has none, its norm is parametrized) are shuffled.
+        Shape (N,), from 0 to 1. A stage with a constant map does not count. NaN if the original map is constant, or if
+        the maps of all stages are.
 
     Raises:
-        InputError: for shapes that do not fit, values that are not finite, or a model without parameters.
+        InputError: if shapes do not fit, values are not finite, or the model has no parameters.
         CAVTypeError, ModelError, OptionError: for other arguments that cannot be used.
 
     Source: Adebayo, Gilmer, Muelly, Goodfellow, Hardt and Kim, Sanity Checks for Saliency Maps, 2018 (cascading
@@ -66,7 +68,7 @@ def model_randomisation(
         >>> pictures = torch.randn(2, 1, 5, 5)
         >>> def relevance(model, inputs, target):
         ...     return LayerCAV(model, "1", normalize=None).attribute(inputs, target).sum(1)
-        >>> def brightness(model, inputs, target):      # no matter what the network is
+        >>> def brightness(model, inputs, target):      # does not depend on the network
         ...     return inputs.sum(1)
         >>> model_randomisation(net, pictures, brightness(net, pictures, 0), 0, brightness)
         tensor([1., 1.], dtype=torch.float64)
@@ -99,24 +101,24 @@ def random_logit(
     *,
     seed: int = 0,
 ) -> torch.Tensor:
-    """How much a map resembles that of another class, drawn at random; lower is better.
+    """How similar a map is to the map of a random other class; lower is better.
 
-    Spearman's correlation of the two maps, its absolute value: a class that is not there has a negative score, and
-    often the same map turned round.
+    The value is the absolute value of Spearman's correlation of both maps. A map with the opposite sign counts as
+    similar: a class that is not in the picture has a negative score, and often the same map with the opposite sign.
 
     Args:
-        model, inputs, maps, target, explain: as for :func:`model_randomisation`; the model is only run, and any
-            callable will do that ``explain`` takes.
-        seed: of the draw; each example has a class of its own.
+        model, inputs, maps, target, explain: as for :func:`model_randomisation`. The model does not change, and it may
+            be any callable that ``explain`` takes.
+        seed: the seed of the random choice. Each example gets another class.
 
     Returns:
-        Shape (N,), from 0 to 1; NaN where one of the two maps is constant.
+        Shape (N,), from 0 to 1; NaN if one of both maps is constant.
 
     Raises:
-        InputError: for shapes that do not fit, values that are not finite, or a model of one class.
+        InputError: if shapes do not fit, values are not finite, or the model has only one class.
         CAVTypeError, ModelError, TargetError: for other arguments that cannot be used.
 
-    Source: Sixt, Granz and Landgraf, When Explanations Lie: Why Many Modified BP Attributions Fail, 2020, there with
+    Source: Sixt, Granz and Landgraf, When Explanations Lie: Why Many Modified BP Attributions Fail, 2020, which uses
     the structural similarity.
 
     Example::
@@ -127,7 +129,7 @@ def random_logit(
         >>> picture = torch.ones(1, 1, 2, 2)
         >>> def relevance(model, inputs, target):
         ...     return InputCAV(model, normalize="abs").attribute(inputs, target).sum(1)
-        >>> random_logit(net, picture, relevance(net, picture, 0), 0, relevance)     # the same, turned round
+        >>> random_logit(net, picture, relevance(net, picture, 0), 0, relevance)     # the opposite map
         tensor([1.], dtype=torch.float64)
     """
     check_measured_model(model)
@@ -154,9 +156,9 @@ def _likeness(maps: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
 
 
 def _from_the_top(model: torch.nn.Module, inputs: torch.Tensor) -> list[str]:
-    """Names of the modules with parameters of their own, the last that the forward pass enters first.
+    """The names of the modules with parameters that belong to no module inside, from the last in the forward pass on.
 
-    The model is a copy, since it is hooked meanwhile.
+    The model must be a copy, because the function sets hooks.
     """
     entered: dict[torch.nn.Module, int] = {}
     moments = itertools.count()
@@ -170,23 +172,23 @@ def _from_the_top(model: torch.nn.Module, inputs: torch.Tensor) -> list[str]:
         hook.remove()
 
     def moment(name: str) -> int:
-        # A module may use another's parameters without a call, as attention those of its projection.
+        # A module may use the parameters of another module without a call, as attention does with its projection.
         module = model.get_submodule(name)
         return entered[module] if module in entered else moment(name.rpartition(".")[0])
 
     names = [name for name, module in model.named_modules() if any(True for _ in module.parameters(recurse=False))]
     if not names:
         raise InputError(f"the model ({type(model).__name__}) has no parameters that could be drawn anew.")
-    # At one moment, the last in the order of definition comes first.
+    # Of modules with the same moment, the last in the order of definition comes first.
     return sorted(names, key=moment)[::-1]
 
 
 def _draw_anew(module: torch.nn.Module, seed: int) -> None:
-    """Give a module new parameters, and leave the state of all random generators as it was."""
+    """Give new parameters to a module. The state of all random generators stays the same."""
     own = list(module.parameters(recurse=False))
     devices = sorted({parameter.device.index for parameter in own if parameter.is_cuda})
     with torch.no_grad(), torch.random.fork_rng(devices=devices):
-        # Not torch.manual_seed, which would seed other devices, too.
+        # torch.manual_seed would seed the other devices too.
         torch.default_generator.manual_seed(seed)
         for device in devices:
             torch.cuda.default_generators[device].manual_seed(seed)

@@ -1,4 +1,4 @@
-"""How alike two maps are."""
+"""How similar two maps are."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Similarity: TypeAlias = Literal["spearman", "cosine"]
 
 
 def spearman(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Spearman's rank correlation of two batches, row by row, equal values sharing their mean rank.
+    """Spearman's rank correlation of two batches, row by row. Equal values get their mean rank.
 
     Args:
         first: shape (N, ...).
         second: the same shape.
 
     Returns:
-        Shape (N,); NaN where either is constant or not finite.
+        Shape (N,); NaN if a row of one batch is constant or not finite.
 
     Example::
 
@@ -33,7 +33,7 @@ def spearman(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 
 def _centred_ranks(values: torch.Tensor) -> torch.Tensor:
-    values = values.contiguous()  # or torch warns
+    values = values.contiguous()  # torch warns otherwise
     ordered = values.sort().values
     below = torch.searchsorted(ordered, values)
     up_to = torch.searchsorted(ordered, values, right=True)
@@ -43,7 +43,7 @@ def _centred_ranks(values: torch.Tensor) -> torch.Tensor:
 
 
 def _cosine(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    # Scaled, so that no square is too small or too large; one root, so that equal rows give exactly 1.
+    # Scaling keeps the squares from being too small or too large. With a single root, equal rows give exactly 1.
     one, other = (row / row.abs().amax(1, keepdim=True) for row in (one, other))
     lengths = ((one * one).sum(1) * (other * other).sum(1)).sqrt()
     cosine: torch.Tensor = (one * other).sum(1) / lengths
@@ -52,22 +52,21 @@ def _cosine(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 @measure(-1.0, 1.0, None)
 def agreement(maps: torch.Tensor, others: torch.Tensor, *, similarity: Similarity = "spearman") -> torch.Tensor:
-    """How far two methods agree on each example: 1 if they say the same, -1 if the opposite.
+    """How similar the maps of two methods are: 1 for the same map, -1 for the opposite map.
 
-    Maps of different resolutions are compared on the finer grid, to which the coarser are brought by bilinear
-    interpolation.
+    Maps of different resolution are compared on the finer grid. Bilinear interpolation brings the coarser map there.
 
     Args:
-        maps: shape (N, h, w): one method's maps.
-        others: another method's maps of the same examples, of any resolution.
-        similarity: ``"spearman"``, the rank correlation, which compares orders alone; ``"cosine"``,
-            ``a . b / (|a| |b|)``, which compares what is large and knows where zero is.
+        maps: shape (N, h, w), the maps of one method.
+        others: shape (N, H, W), the maps of another method for the same examples.
+        similarity: ``"spearman"`` for the rank correlation, which compares only the order of the places; ``"cosine"``
+            for ``a . b / (|a| |b|)``, in which large values count more and the zero of the maps matters.
 
     Returns:
-        Shape (N,), from -1 to 1; neither direction is better. NaN where a map is constant (with ``"cosine"``, zero).
+        Shape (N,), from -1 to 1; neither direction is better. NaN if a map is constant (with ``"cosine"``, zero).
 
     Raises:
-        InputError: for maps of another shape, or not finite.
+        InputError: if maps have another shape, or are not finite.
         OptionError: for an unknown similarity.
 
     Source: Spearman, The Proof and Measurement of Association between Two Things, 1904. Between explanations:

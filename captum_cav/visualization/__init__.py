@@ -1,25 +1,23 @@
 """Pictures of contributions: where the score of a class came from.
 
-Over a picture there are two looks, both of the paper: positive contributions as a heat map (figure 6), and what raised
-the score in red, what lowered it in blue (figure 7). ``show_layers``, ``show_signed`` and ``show_classes`` draw them,
-``show_difference`` what speaks for one class rather than another, ``show_map`` and ``show_rows`` any panels. Words,
-signals over time and spectrograms have ``show_tokens``, ``show_series`` and ``show_spectrogram``.
+Over a picture there are two looks, both from the paper. A heat map shows the positive contributions (figure 6). A
+signed map shows in red what raised the score and in blue what lowered the score (figure 7). :func:`show_layers`,
+:func:`show_signed` and :func:`show_classes` draw maps; :func:`show_map` and :func:`show_rows` draw any panels.
+:func:`show_difference` also runs the attribution: it draws what raised the score of one class more than the score of
+another class. :func:`show_tokens`, :func:`show_series` and :func:`show_spectrogram` draw the contributions of words,
+signals and spectrograms.
 
-Each of them returns the figure and the axes and shows nothing, and draws on axes of yours where you give some.
+Each function returns the figure and the axes, and opens no window. Each function draws on axes of yours if you pass
+some.
 """
 
 from __future__ import annotations
 
-from captum_cav.visualization.maps import resize_map, spatial_map
-from captum_cav.visualization.pictures import (
-    Panel,
-    show_classes,
-    show_difference,
-    show_layers,
-    show_map,
-    show_rows,
-    show_signed,
-)
+from captum_cav.maps import resize_map, spatial_map
+from captum_cav.visualization.differences import show_difference
+from captum_cav.visualization.layers import show_classes, show_layers, show_signed
+from captum_cav.visualization.panels import Panel
+from captum_cav.visualization.rows import show_map, show_rows
 from captum_cav.visualization.signals import show_series, show_spectrogram
 from captum_cav.visualization.tokens import show_tokens
 

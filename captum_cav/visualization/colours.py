@@ -1,8 +1,8 @@
-"""Colours, and the numbers that they stand for.
+"""Colour maps, the numbers that the colours stand for, and the texts around a map.
 
-Both colour maps were chosen for eyes that take red for green: in the heat map brightness grows with the contribution,
-and red and blue differ in every common kind of colour blindness. Figures state their own background and the colour of
-their text, so that they can be read in a dark notebook.
+Colour-blind people can read both colour maps. In the heat map the brightness grows with the contribution. Red and blue
+differ in every common kind of colour blindness. Each figure sets its background and the colour of its text, so figures
+are readable in a dark notebook.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from captum_cav.errors import OptionError
 
-# Where a map is zero, what lies beneath shows through.
+# Where a map is zero, the colour is transparent and the picture is visible.
 HEAT = ListedColormap(
     [(*colormaps["inferno"](0.45 + 0.55 * level)[:3], min(0.8, 2 * level)) for level in np.linspace(0, 1, 256)],
     "cav_heat",
@@ -30,27 +30,33 @@ SIGNED = LinearSegmentedColormap.from_list(
     "cav_signed",
     [(0.0, 0.2, 0.9, 1.0), (0.4, 0.6, 1.0, 0.55), (1, 1, 1, 0), (1.0, 0.5, 0.4, 0.55), (0.85, 0.0, 0.0, 1.0)],
 )
-# How bright a picture stays under a heat map, so that what is bright is heat.
+# The brightness of the picture under a heat map. The picture is darkened, so that bright means heat.
 DIMMED = 0.55
-# What a map without any colour says, by whether both signs were asked for.
+# The note on a map without any colour, for heat maps (False) and for signed maps (True).
 NOTHING = {False: "nothing positive", True: "nothing but zeros"}
-# What the two ends of the colours mean, and what is counted, unless a map says otherwise.
+# What both ends of the colours mean, and the unit of the numbers, by default.
 ENDS = ("lowered\nthe score", "raised\nthe score")
 SHARE = "% of the score"
 
 
 def strength(values: torch.Tensor, signed: bool) -> torch.Tensor:
-    """How much colour values ask for: their size, or what is positive of them."""
+    """How strong the colour of each value is: in a signed map its size, in a heat map its positive part."""
     return values.abs() if signed else values.clamp(min=0)
 
 
 def full_colour(strengths: torch.Tensor, percentile: float) -> float:
-    """The strength from which on the colour is full: a percentile of those that are not 0, or 0 where all are.
+    """The strength from which on the colour is full: a percentile of the strengths without the zeros.
 
     Args:
         strengths: any shape, none negative.
-        percentile: above 0, at most 100. What lies above it shares the full colour, so that one outlier does not dim
-            all others.
+        percentile: above 0 and at most 100. All strengths above the percentile get the full colour, so a single outlier
+            does not make all other places pale.
+
+    Returns:
+        The strength, or 0 if all strengths are 0.
+
+    Raises:
+        OptionError: for another percentile.
     """
     if not 0 < percentile <= 100:
         raise OptionError(f"outlier_percentile is {percentile!r}; expected a number above 0 and up to 100.")
@@ -59,18 +65,19 @@ def full_colour(strengths: torch.Tensor, percentile: float) -> float:
 
 
 def in_full_colours(values: torch.Tensor, full: float) -> torch.Tensor:
-    """Values in units of the full colour, from -1 to 1; in double precision, as the least of numbers divide there."""
+    """Values in units of the full colour, from -1 to 1; in double precision, so that tiny numbers do not vanish."""
     return (values.double() / (full or 1.0)).clamp(-1, 1)
 
 
 def add_caption(figure: Figure, axis: Axes, title: str, grid: str = "", number: str | None = None) -> None:
-    """Write above a map what it shows and how finely and, on a line of its own, what the full colour stands for.
+    """Write above a map: its title, the size of its grid and, on the next line, what the full colour stands for.
 
     Args:
-        figure, axis: where.
-        title: what it shows, as the layer's name.
-        grid: how many places it has; empty for what is no map.
-        number: what the full colour stands for; empty to leave that line blank, None to leave it out.
+        figure: the figure of the axes.
+        axis: the axes of the map.
+        title: what the map shows, as the name of the layer.
+        grid: the size of the grid, as "7 x 7"; empty for a picture without a map.
+        number: what the full colour stands for; an empty text leaves the line blank, None leaves the line out.
     """
     points = axis.bbox.width * 72 / figure.get_dpi()
     letters = max(int(points / _NAME_LETTER), 8)
@@ -83,12 +90,12 @@ def add_caption(figure: Figure, axis: Axes, title: str, grid: str = "", number: 
     axis.set_title(text, fontsize=9, color=ink(figure.get_facecolor()), parse_math=False)
 
 
-# How wide a letter of a caption is on average, in points; names are full of wide ones.
+# The mean width of a letter of a caption, in points. Names of layers have many wide letters.
 _LETTER, _NAME_LETTER = 4.4, 5.1
 
 
 def wrapped(text: str, letters: int) -> str:
-    """Text in lines of at most so many letters, broken behind spaces and the signs in names, and where it must be."""
+    """Break a text into lines: after a space or a sign within a name if possible, else after ``letters`` letters."""
     lines = []
     for line in text.split("\n"):
         rest = ""
@@ -102,12 +109,12 @@ def wrapped(text: str, letters: int) -> str:
 
 
 def amount(value: float, unit: str) -> str:
-    """A number with its unit: 0.12 in the unit ``% of the score`` is ``12 % of the score``; without one, nothing."""
+    """A number with its unit: 0.12 with ``% of the score`` gives ``12 % of the score``. No unit gives no text."""
     return f"{_short(100 * value if unit.startswith('%') else value)} {unit}" if value and unit else ""
 
 
 def _short(number: float) -> str:
-    """Two digits, in a form that fits above a map: 1200, 12, 1.2, 0.012, 1e-4."""
+    """A short form with two digits: 1200, 12, 1.2, 0.012, 1e-4."""
     rounded = float(f"{number:.1e}")
     if rounded and not 0.01 <= abs(rounded) < 1e5:
         digits, exponent = f"{number:.0e}".split("e")
@@ -116,14 +123,14 @@ def _short(number: float) -> str:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure of a size in inches that looks the same on a light and on a dark page."""
+    """A figure that looks the same on a light page and on a dark page; ``width`` and ``height`` are in inches."""
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
 def ink(background: Any) -> str:
-    """The colour of text that can be read on a background: black on a light one, white on a dark one."""
+    """The colour of text on a background: black on a light background, white on a dark background."""
     red, green, blue = (part**2.2 for part in to_rgb(background))
-    # The luminance at which black and white stand out as well as each other (WCAG's contrast ratio).
+    # At this luminance the contrast to black and the contrast to white are equal (contrast ratio of WCAG).
     return "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else "white"
 
 
@@ -134,7 +141,7 @@ def on_white(level: float) -> tuple[float, float, float]:
 
 
 def add_note(axis: Axes, note: str) -> None:
-    """Write across axes why no colour is seen there."""
+    """Write into the middle of axes why there is no colour."""
     box = {"boxstyle": "round", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
     axis.text(0.5, 0.5, note, transform=axis.transAxes, ha="center", va="center", fontsize=9, color="black", bbox=box)
 
@@ -146,13 +153,14 @@ def add_colour_bar(
     number: str = "",
     ends: tuple[str, str] = ENDS,
 ) -> None:
-    """Explain the colours of some axes beside them.
+    """Draw a legend of the colours to the right of some axes.
 
     Args:
-        figure, axes: where.
-        signed: which of the two colour maps.
-        number: what the full colour stands for, where it is the same on all of them.
-        ends: what the lower and the upper end mean.
+        figure: the figure of the axes.
+        axes: the axes that the legend explains.
+        signed: whether the maps are signed maps or heat maps.
+        number: what the full colour stands for, if all axes share one scale.
+        ends: what the lower end and the upper end of the colours mean.
     """
     colour = ink(figure.get_facecolor())
     levels = Normalize(-1 if signed else 0, 1)

@@ -1,4 +1,4 @@
-"""Contributions over time, and over time and frequency."""
+"""Contributions over time, and contributions over time and frequency."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from captum_cav.maps import check_map, resize_map
 from captum_cav.visualization.colours import (
     DIMMED,
     HEAT,
@@ -24,7 +25,6 @@ from captum_cav.visualization.colours import (
     new_figure,
     strength,
 )
-from captum_cav.visualization.maps import checked, resize_map
 
 
 def show_series(
@@ -37,23 +37,26 @@ def show_series(
     outlier_percentile: float = 99.0,
     axes: tuple[Figure, Axes] | None = None,
 ) -> tuple[Figure, Axes]:
-    """Draw a signal over time, on red where it raised the score and on blue where it lowered it.
+    """Draw a signal over time, on red where the signal raised the score and on blue where it lowered the score.
 
     Args:
         signal: shape (T,).
-        ratios: shape (t,): the contribution ratio of each of t equal steps, as many as the layer has. Of a layer of
-            shape (1, C, t) they are ``ratios[0].sum(0)``.
-        title: what it shows, as the layer's name.
-        duration: of the signal in seconds; None counts samples.
-        unit: of the number of the full colour, which is in per cent where the unit begins with %.
-        outlier_percentile: of the sizes that are not 0, the one from which on the colour is full.
-        axes: figure and axes to draw on; a new figure if None.
+        ratios: shape (t,): the contribution ratio of each of t equal steps; t is the length of the layer. For a layer
+            of shape (1, C, t) pass ``ratios[0].sum(0)``.
+        title: what the figure shows, as the name of the layer.
+        duration: the length of the signal in seconds; None labels the axis in samples.
+        unit: the unit of the number that tells what the full colour stands for. A unit that begins with % shows the
+            number in per cent.
+        outlier_percentile: the colour is full from this percentile of the sizes of the contributions on; zeros do not
+            count.
+        axes: the figure and the axes to draw on; None makes a new figure.
 
     Returns:
-        The figure and the axes; nothing is shown.
+        The figure and the axes. No window is opened.
 
     Raises:
-        InputError: for a signal or ratios that are not finite or have another shape.
+        InputError: if the signal or the ratios are not finite or have another shape.
+        OptionError: for a percentile that is not above 0 and at most 100.
 
     Example::
 
@@ -62,8 +65,8 @@ def show_series(
         conv2, 4 steps
         full colour: 59 % of the score; seconds
     """
-    signal = checked(signal, "signal", 1)
-    ratios = checked(ratios, title or "ratios", 1)
+    signal = check_map(signal, "signal", 1)
+    ratios = check_map(ratios, title or "ratios", 1)
     full = full_colour(ratios.abs(), outlier_percentile)
     figure, axis = axes or _wide(2.4)
     end = len(signal) if duration is None else duration
@@ -96,25 +99,28 @@ def show_spectrogram(
     outlier_percentile: float = 99.0,
     axes: tuple[Figure, Axes] | None = None,
 ) -> tuple[Figure, Axes]:
-    """Draw contributions over a spectrogram, or over anything else that has a time and a frequency.
+    """Draw contributions over a spectrogram, or over any other map of time and frequency.
 
     Args:
-        spectrogram: shape (F, T), the lowest frequency first; drawn in grey, time to the right, frequency upward. Of a
-            network that takes (time, frequency), pass both maps transposed.
-        ratios: shape (f, t): the contribution ratio of each place of the layer, on a grid of its own. Of a layer of
-            shape (1, C, f, t) they are ``ratios[0].sum(0)``.
-        title: what it shows, as the layer's name.
-        signed: whether to show red and blue instead of heat, which is for what raised the score alone.
-        duration: of the spectrogram in seconds; None counts frames.
-        unit: of the number of the full colour, which is in per cent where the unit begins with %.
-        outlier_percentile: of the strengths that are not 0, the one from which on the colour is full.
-        axes: figure and axes to draw on; a new figure if None.
+        spectrogram: shape (F, T), the lowest frequency first. The spectrogram is drawn in grey, with time to the right
+            and frequency upward. If your network takes (time, frequency), pass both maps transposed.
+        ratios: shape (f, t): the contribution ratio of each place of the layer; the grid may be coarser than that of
+            the spectrogram. For a layer of shape (1, C, f, t) pass ``ratios[0].sum(0)``.
+        title: what the figure shows, as the name of the layer.
+        signed: whether to show red and blue. Otherwise only what raised the score is shown, as heat.
+        duration: the length of the spectrogram in seconds; None labels the axis in frames.
+        unit: the unit of the number that tells what the full colour stands for. A unit that begins with % shows the
+            number in per cent.
+        outlier_percentile: the colour is full from this percentile on. The percentile is taken over the sizes of the
+            contributions (in a heat map: over the positive contributions) without the zeros.
+        axes: the figure and the axes to draw on; None makes a new figure.
 
     Returns:
-        The figure and the axes; nothing is shown.
+        The figure and the axes. No window is opened.
 
     Raises:
-        InputError: for a spectrogram or ratios that are not finite or have another shape.
+        InputError: if the spectrogram or the ratios are not finite or have another shape.
+        OptionError: for a percentile that is not above 0 and at most 100.
 
     Example::
 
@@ -123,8 +129,8 @@ def show_spectrogram(
         conv5, 2 x 2
         full colour: 40 % of the score; frames; frequency bins
     """
-    spectrogram = checked(spectrogram, "spectrogram")
-    ratios = checked(ratios, title or "ratios")
+    spectrogram = check_map(spectrogram, "spectrogram")
+    ratios = check_map(ratios, title or "ratios")
     size = (spectrogram.shape[0], spectrogram.shape[1])
     laid = resize_map(ratios, size) * (spectrogram.numel() / ratios.numel())
     full = full_colour(strength(laid, signed), outlier_percentile)
@@ -136,7 +142,7 @@ def show_spectrogram(
     }
     low, high = spectrogram.min(), spectrogram.max()
     grey = ((spectrogram - low) / (high - low if high > low else 1.0)).numpy()
-    # Red and blue are seen best on what is light, heat on what is dark.
+    # Red and blue are seen best on a light picture, heat is seen best on a dark picture.
     axis.imshow(1 - DIMMED * grey if signed else DIMMED * grey, cmap="gray", vmin=0, vmax=1, **place)
     colours, least = (SIGNED, -1) if signed else (HEAT, 0)
     axis.imshow(in_full_colours(laid, full).numpy(), cmap=colours, vmin=least, vmax=1, **place)
@@ -152,7 +158,7 @@ def _wide(height: float) -> tuple[Figure, Axes]:
 
 
 def _finish(figure: Figure, axis: Axes, signed: bool, title: str, grid: str, full: float, unit: str) -> None:
-    """Caption, note and legend, in a colour that can be read on the figure."""
+    """Add the caption, the note and the legend, in a colour that is readable on the figure."""
     colour = ink(figure.get_facecolor())
     add_caption(figure, axis, title, grid, amount(full, unit))
     axis.tick_params(colors=colour, labelsize=8)

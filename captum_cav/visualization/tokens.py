@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from captum_cav.errors import InputError
+from captum_cav.maps import check_map
 from captum_cav.visualization.colours import (
     ENDS,
     NOTHING,
@@ -23,15 +24,14 @@ from captum_cav.visualization.colours import (
     on_white,
     wrapped,
 )
-from captum_cav.visualization.maps import checked
 
-# In points: the letters to begin with and the smallest, and the margin of the page.
+# The largest and the smallest size of the letters, and the margin of the page, in points.
 _LARGEST, _SMALLEST = 11, 5
 _MARGIN = 12
-# In letters: the height of a line, and the space between two tokens.
+# The height of a line and the space between two tokens, in sizes of a letter.
 _LINE = 1.9
 _GAP = 0.85
-# How wide a letter of the title is, in points.
+# The mean width of a letter of the title, in points.
 _TITLE_LETTER = 5.3
 
 
@@ -44,25 +44,29 @@ def show_tokens(
     outlier_percentile: float = 100.0,
     axes: tuple[Figure, Axes] | None = None,
 ) -> tuple[Figure, Axes]:
-    """Draw words, characters or n-grams on boxes: red where they raised the score, blue where they lowered it.
+    """Draw words, characters or n-grams on coloured boxes: red raised the score, blue lowered the score.
 
-    Lines are broken to the width, and behind a token with a line break in it. Spaces at the ends of a token and
-    characters that cannot be printed are shown by signs; nothing is read as TeX.
+    A line ends where the figure ends, and after a token that contains a line break. Signs stand for spaces at the ends
+    of a token and for characters that cannot be printed. No text is read as TeX.
 
     Args:
-        tokens: n strings in the order of reading.
-        ratios: shape (n,): the contribution ratio of each token, positive where it raised the score. Of a layer of
-            shape (1, n, C) they are ``ratios[0].sum(1)``.
-        title: above the text.
-        unit: of the number of the full colour, which is in per cent where the unit begins with %.
-        outlier_percentile: of the sizes that are not 0, the one from which on the colour is full.
-        axes: figure and axes to draw on, in letters as small as they must be; a new figure as high as the text if None.
+        tokens: n strings, in the order in which they are read.
+        ratios: shape (n,): the contribution ratio of each token, positive if the token raised the score. For a layer of
+            shape (1, n, C) pass ``ratios[0].sum(1)``.
+        title: the title above the text.
+        unit: the unit of the number that tells what the full colour stands for. A unit that begins with % shows the
+            number in per cent.
+        outlier_percentile: the colour is full from this percentile of the sizes of the contributions on; zeros do not
+            count.
+        axes: the figure and the axes to draw on; the letters are made small enough to fit. None makes a new figure as
+            high as the text.
 
     Returns:
-        The figure and the axes; nothing is shown.
+        The figure and the axes. No window is opened.
 
     Raises:
-        InputError: if there are no tokens, not one ratio for each, or one that is not finite.
+        InputError: if there are no tokens, if tokens and ratios differ in number, or if a ratio is not finite.
+        OptionError: for a percentile that is not above 0 and at most 100.
 
     Example::
 
@@ -70,7 +74,7 @@ def show_tokens(
         >>> [text.get_text() for text in axes.texts]
         ['not', 'a', 'bad', 'film', 'lowered the score', 'raised the score', 'full colour: 50 % of the score']
     """
-    ratios = checked(ratios, title or "ratios", 1)
+    ratios = check_map(ratios, title or "ratios", 1)
     if len(tokens) != len(ratios):
         raise InputError(f"there are {len(tokens)} tokens and {len(ratios)} ratios; expected one ratio for each token.")
     full = full_colour(ratios.abs(), outlier_percentile)
@@ -82,7 +86,7 @@ def show_tokens(
     title = wrapped(title, max(int(axis.bbox.width * points / _TITLE_LETTER), 8))
     axis.set_title(title, loc="left", fontsize=10, color=ink(figure.get_facecolor()), parse_math=False)
     if axes is not None:
-        figure.draw_without_rendering()  # lines are broken to the width that the layout gives
+        figure.draw_without_rendering()  # only the layout knows the width of the axes
     width, height = axis.bbox.width * points, axis.bbox.height * points if axes else math.inf
     texts = _write(axis, words, [*in_full_colours(ratios, full).tolist(), -1.0, 1.0], ink(figure.get_facecolor()))
     ends = {index for index, token in enumerate(tokens) if "\n" in token} | {len(tokens) - 1}
@@ -102,9 +106,9 @@ def show_tokens(
 
 
 def _write(axis: Axes, words: Sequence[str], levels: Sequence[float], colour: str) -> list[Annotation]:
-    """The words, on boxes of the colours of their levels as far as these go, then in a colour of their own.
+    """Write the words. The first words get boxes in the colours of their levels; words without a level get no box.
 
-    Their positions count in points from the upper left corner, so that no layout pushes them into each other.
+    The positions are in points from the upper left corner, so no layout can push the words into each other.
     """
     place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "center"}
     texts = [axis.annotate(word, (0, 1), (0, 0), color=colour, parse_math=False, **place) for word in words]
@@ -115,7 +119,7 @@ def _write(axis: Axes, words: Sequence[str], levels: Sequence[float], colour: st
 
 
 def _printable(token: str) -> str:
-    """A token with signs for what would not be seen."""
+    """A token with signs for everything that would be invisible."""
     inner = token.strip(" ")
     before = len(token) - len(token.lstrip(" ")) if inner else 0
     after = len(token) - len(inner) - before
@@ -125,26 +129,29 @@ def _printable(token: str) -> str:
 
 
 def _in_lines(widths: Sequence[float], gap: float, width: float, ends: set[int]) -> tuple[list[tuple[float, int]], int]:
-    """Where each token goes, as (x, number of its line), and how many lines that makes.
+    """Arrange tokens in lines.
 
     Args:
-        widths: of the tokens, in points.
-        gap: between two tokens.
-        width: of a line.
-        ends: indices of the tokens behind which a new line begins.
+        widths: the width of each token, in points.
+        gap: the space between two tokens, in points.
+        width: the width of a line, in points.
+        ends: the indices of the tokens after which a new line begins.
+
+    Returns:
+        For each token (x, number of the line), and the number of lines.
     """
     places: list[tuple[float, int]] = []
     x, number = gap / 2, 0
-    for index, own in enumerate(widths):
-        if index and (index - 1 in ends or x + own + gap / 2 > width):
+    for index, token_width in enumerate(widths):
+        if index and (index - 1 in ends or x + token_width + gap / 2 > width):
             x, number = gap / 2, number + 1
         places.append((x, number))
-        x += own + gap
+        x += token_width + gap
     return places, number + 1
 
 
 def _page() -> tuple[Figure, Axes]:
-    """A figure whose height is still open."""
+    """A figure whose height will be set when the text is known."""
     figure = new_figure(7, 1)
     figure.set_layout_engine("none")
     side = _MARGIN / (72 * figure.get_figwidth())
@@ -152,7 +159,7 @@ def _page() -> tuple[Figure, Axes]:
 
 
 def _fit(figure: Figure, axis: Axes, height: float) -> None:
-    """Make the page as high as its title and its text, of a height in points."""
+    """Make the page as high as the title and the text together; ``height`` is that of the text, in points."""
     title = axis.get_title("left")
     above = _MARGIN * (title.count("\n") + 2 if title else 1)
     page = height + above + _MARGIN

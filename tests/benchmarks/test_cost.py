@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from benchmarks.cost import __main__ as command
-from benchmarks.cost import dispatch, measure, networks, rows
+from benchmarks.cost import dispatch, measure, networks, rows, setups
 from captum_cav import InputCAV, LayerCAV
 
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ def _tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("layers", [["features.0", "features.1", "features.2"], ["features.2"], []])
 def test_floor_is_the_gradient_that_contributions_of_a_relu_network_come_from(layers: list[str]) -> None:
-    setup = rows.Setup(tiny(), 2, layers, "paper", CPU)
+    setup = setups.Setup(tiny(), 2, layers, "paper", CPU)
     setup.model.double(), setattr(setup, "inputs", setup.inputs.double())
     (found,) = rows.gradient(setup, layers)()
     units = [setup.inputs]
@@ -58,7 +58,7 @@ def test_floor_is_the_gradient_that_contributions_of_a_relu_network_come_from(la
 
 
 def test_floor_of_five_classes_has_the_gradients_of_each() -> None:
-    setup = rows.Setup(tiny(), 1, ["features.1"], "paper", CPU)
+    setup = setups.Setup(tiny(), 1, ["features.1"], "paper", CPU)
     several = rows.gradient(setup, ["features.1"], [0, 3])()
     for target, (found,) in zip((0, 3), several, strict=True):
         torch.testing.assert_close(found, rows.gradient(setup, ["features.1"], [target])()[0][0])

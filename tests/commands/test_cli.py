@@ -16,7 +16,7 @@ from PIL import Image
 
 from captum_cav import cli, zoo
 
-PICTURE = str(Path(zoo.__file__).parent / "data" / "dog_above_cat.png")
+PICTURE = str(Path(zoo.__file__).parents[1] / "data" / "dog_above_cat.png")
 
 
 def rows_of(table: str, layer: str) -> list[list[str]]:

@@ -159,7 +159,7 @@ def test_an_interrupted_save_is_recognised(made: Comparison, tmp_path: Path, mon
         patched.setattr(Path, "write_text", lambda *_, **__: (_ for _ in ()).throw(OSError("no space left")))
         with pytest.raises(OSError, match="no space left"):
             made.save(tmp_path)
-    with pytest.raises(InputError, match=r"holds an unfinished comparison, which was interrupted before its manifest"):
+    with pytest.raises(InputError, match=r"holds an unfinished comparison, without its manifest"):
         Comparison.load(tmp_path)
     made.save(tmp_path)
     assert Comparison.load(tmp_path).to_csv() == made.to_csv()

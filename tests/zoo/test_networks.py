@@ -21,6 +21,7 @@ from torchvision.transforms import functional as pictures
 
 from captum_cav import zoo
 from captum_cav.errors import CAVTypeError, InputError, ModelError
+from captum_cav.zoo.weights import read_arrays
 
 
 class TestFactories:
@@ -334,7 +335,7 @@ class TestRestrictedUnpickler:
         path.write_bytes(content)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            read = zoo._read_arrays(path)
+            read = read_arrays(path)
         assert np.array_equal(read["a"], array)
 
     def test_a_damaged_file_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

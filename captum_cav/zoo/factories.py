@@ -1,0 +1,86 @@
+"""Networks of the user, made by a function that is found by its name."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import inspect
+import os
+from typing import Any
+
+import torchvision
+from torch import nn
+
+from captum_cav.errors import CAVTypeError, InputError
+from captum_cav.zoo.networks import Network
+from captum_cav.zoo.pictures import crop
+from captum_cav.zoo.weights import fill, read_state
+
+
+def load_factory(spec: str, weights: str | os.PathLike[str] | None = None) -> Network:
+    """Load a network of your own, which a function of yours makes.
+
+    The module is imported, and the function is looked up in the module. Nothing else of ``spec`` is evaluated.
+
+    Args:
+        spec: ``"package.module:factory"``. The factory is called without arguments. It returns a :class:`Network`, or a
+            ``torch.nn.Module``. A module gets the usual preprocessing of ImageNet (short side to 256 pixels, centre of
+            224 x 224 pixels, mean and deviation of ImageNet) and no class names.
+        weights: a file with a state dict for that model, see :func:`load`.
+
+    Returns:
+        The network, in evaluation mode.
+
+    Raises:
+        InputError: if ``spec`` is malformed, or if there is no such module or function, or if the function needs
+            arguments.
+        CAVTypeError: if the factory returns something else.
+        ModelError: if the weights cannot be read, or do not fit the network.
+
+    Example::
+
+        >>> network = load_factory("torchvision.models:mobilenet_v3_small")
+        >>> network.name, network.classes
+        ('torchvision.models:mobilenet_v3_small', ())
+    """
+    made = _find_factory(spec)()
+    if isinstance(made, Network):
+        network = made
+    elif isinstance(made, nn.Module):
+        transform = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.transforms()
+        network = Network(spec, made, transform, functools.partial(crop, transform=transform))
+    else:
+        raise CAVTypeError(f"{spec} returned {type(made).__name__}: expected a Network or a torch.nn.Module")
+    if weights is not None:
+        fill(network.model, read_state(weights), network.name, os.fspath(weights))
+    return network
+
+
+def _find_factory(spec: str) -> Any:
+    module_name, _, attribute = spec.partition(":")
+    if not attribute.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
+        raise InputError(f'{spec!r} does not name a factory: expected "package.module:factory"')
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise InputError(
+            f"cannot import {module_name} of {spec!r}: {error}. Is it installed, or its folder on PYTHONPATH?"
+        ) from error
+    if not hasattr(module, attribute):
+        near = difflib.get_close_matches(attribute, dir(module))
+        hint = f"; near matches: {', '.join(near)}" if near else ""
+        raise InputError(f"{module_name} has no {attribute!r}{hint}")
+    factory = getattr(module, attribute)
+    if not callable(factory):
+        raise InputError(f"{spec} is no function: it is {type(factory).__name__}")
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:
+        # Some functions written in C do not tell their arguments. The call will show whether they need any.
+        return factory
+    try:
+        signature.bind()
+    except TypeError as error:
+        raise InputError(f"{spec} must be callable without arguments: {error}") from error
+    return factory
