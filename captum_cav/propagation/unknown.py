@@ -55,13 +55,13 @@ def unseen(tensor: torch.Tensor, reached: str, where: str) -> UnsupportedOperati
     Args:
         tensor: the tensor.
         reached: what the tensor did, as "comes out".
-        where: where in the model.
+        where: where in the model, as `` in module 'layer1' (Layer)``.
     """
     node = tensor.grad_fn
     assert node is not None
     return UnsupportedOperationError(
-        f"A tensor of shape {tuple(tensor.shape)} that requires grad {reached}"
-        f"{where or ' at the end of the forward pass'} but was made by {node.name()!r}, which captum_cav "
+        f"A tensor of shape {tuple(tensor.shape)} that requires grad {reached}{where} "
+        f"but was made by {node.name()!r}, which captum_cav "
         "could not see (a scripted function, reentrant checkpointing, or a custom autograd.Function whose apply "
         f"was taken beforehand). {_REMEDY}"
     )
