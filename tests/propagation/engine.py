@@ -10,7 +10,7 @@ import torch
 from captum_cav.propagation.dispatch import OnUnknown, Propagation
 from captum_cav.propagation.forward import Forward, Request, run
 from captum_cav.propagation.hooks import Site
-from captum_cav.propagation.operation import Derivative, Numbers, Operation, OperationSpec, Role
+from captum_cav.propagation.operation import Derivative, Numbers, Operation, OperationSpec
 from captum_cav.propagation.overrides import Rulebook, Translator
 from captum_cav.propagation.table import OperationTable
 from captum_cav.propagation.trace import Trace
@@ -49,7 +49,6 @@ def small_table() -> OperationTable:
     table.register("copy fill setitem", OperationSpec(rule=Operation.value))
     table.register("sigmoid", OperationSpec(rule=Operation.value, makes=Trait.GATE | Trait.NONNEGATIVE))
     table.register("linear", OperationSpec(rule=Operation.value, has_weights=True))
-    table.register("shape dtype requires_grad grad_fn", OperationSpec(rule=Operation.gradient, role=Role.ASKS))
     return table
 
 

@@ -47,9 +47,12 @@ def stack_of(model: nn.Module, rules: dict[Any, Any] | None = None) -> ModuleSta
 def test_modules_are_entered_and_left() -> None:
     model = Model()
     stack = stack_of(model)
-    innermost = []
-    for act in (lambda: None, lambda: stack.enter(model), lambda: stack.enter(model.block), stack.leave, stack.leave):
-        act()
+    innermost = [stack.innermost]
+    for module in (model, model.block):
+        stack.enter(module)
+        innermost.append(stack.innermost)
+    for _ in range(2):
+        stack.leave()
         innermost.append(stack.innermost)
     assert innermost == [None, model, model.block, model, None]
     stack.enter(model)
