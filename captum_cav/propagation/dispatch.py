@@ -25,6 +25,7 @@ from captum_cav.propagation.table import OperationTable, Treatment
 from captum_cav.propagation.trace import Trace
 from captum_cav.tensors import is_number, tensors_in
 from captum_cav.torch_internals import (
+    DERIVING_MODULES,
     age_of,
     apply_as_torch_does,
     hooks_on_saved_tensors,
@@ -39,8 +40,6 @@ _DEFAULT = "default"
 # Types of arguments that hold no tensors.
 _PLAIN = frozenset([int, float, bool, str, type(None), torch.dtype, torch.device])
 _NESTED = (tuple, list)
-# Modules of torch that take derivatives for their callers.
-_DERIVING = ("torch.autograd.functional", "torch._functorch")
 
 
 class Propagation(TorchFunctionMode):
@@ -150,7 +149,7 @@ class Propagation(TorchFunctionMode):
         if self.trace.mark_of(args[0]) is not None:
             return role is Role.ASKS_FOR_GRADIENT
         # A tensor of the model's own that requires grad is a constant like any other, unless torch derives by it.
-        if role is Role.ASKS_FOR_GRADIENT and is_called_by(_DERIVING, 3):
+        if role is Role.ASKS_FOR_GRADIENT and is_called_by(DERIVING_MODULES, 3):
             raise unknown.derivatives_taken(self.where())
         # A model that sets the data of its own parameter must find its own parameter.
         return True
