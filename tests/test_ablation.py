@@ -21,8 +21,6 @@ from tests.support.networks import fixed
 from tests.support.small_networks import picture, residual_net
 from tests.support.traces import InjectedError, inject, left_as_it_was
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 WAYS = ("zero", "mean", "blur")
 
 

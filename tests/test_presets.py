@@ -19,9 +19,6 @@ Halve = Callable[[torch.Tensor, torch.Tensor, Callable[..., torch.Tensor]], torc
 EPSILON = 1e-6
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def filled(net: nn.Module) -> nn.Module:
     """In float64, with biases and statistics that matter."""
     generator = torch.Generator().manual_seed(3)

@@ -28,8 +28,6 @@ from captum_cav.reproduction import (
 from captum_cav.visualization import spatial_map
 from tests.support.networks import fixed
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SIZE = (12, 16)
 UPPER = box_mask((0.0, 0.0, 1.0, 0.5), SIZE)
 NAMES = ("tabby", "shepherd", "pug")

@@ -20,8 +20,6 @@ from tests.support.small_networks import picture, residual_net, samples, small_n
 from tests.support.tensors import tensors_of
 from tests.support.traces import left_as_it_was
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def own_rules(net: nn.Module) -> list[Any]:
     keys = {"0": rules.GammaRule(0.3), nn.ReLU: rules.PassThroughRule(), net[2]: rules.EpsilonRule(0.1)}

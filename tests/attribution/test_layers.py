@@ -25,8 +25,6 @@ from tests.support.traces import InjectedError, inject
 
 Attribution = Callable[..., Any]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @every_layer_maker
 def test_an_unknown_layer_name_is_refused_with_near_matches(make: Attribution) -> None:

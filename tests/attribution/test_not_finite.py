@@ -22,8 +22,6 @@ from tests.support.tensors import assert_same
 
 Attribution = Callable[..., Any]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 # Inputs --------------------------------------------------------------------------------------------------------------
 

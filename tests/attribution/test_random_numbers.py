@@ -16,9 +16,6 @@ from tests.support.small_networks import picture, residual_net, samples
 from tests.support.tensors import tensors_of
 from tests.support.traces import InjectedError, inject, left_as_it_was, state_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 # Networks ------------------------------------------------------------------------------------------------------------
 
 

@@ -16,9 +16,6 @@ from tests.support.networks import fixed
 from tests.support.small_networks import picture, residual_net
 from tests.support.tensors import tensors_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 # Threads, processes, random numbers ----------------------------------------------------------------------------------
 
 

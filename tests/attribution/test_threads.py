@@ -21,8 +21,6 @@ from tests.support.traces import left_as_it_was
 
 Attribution = Callable[[nn.Module, torch.Tensor], Any]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 # Threads -------------------------------------------------------------------------------------------------------------
 

@@ -21,8 +21,6 @@ from captum_cav import cli, zoo
 from tests.support.picture_files import NASTY, PICTURE, refused_by_cli
 from tests.support.small_networks import seeded
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 class Malicious:
     def __init__(self, trace: Path) -> None:

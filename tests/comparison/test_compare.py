@@ -20,8 +20,6 @@ from captum_cav.errors import CAVError, InputError, LayerError, MapError, Method
 from tests.comparison.networks import classifier, pictures
 from tests.support.traces import left_as_it_was
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TARGETS = [2, 1, 2]
 LAST, MIDDLE = "body.last", "body.relu"
 

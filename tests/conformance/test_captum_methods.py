@@ -37,7 +37,6 @@ from captum_cav.errors import (
 from tests.support.captum_cases import SAMPLES, SMALL, assert_same, case_of, flat, hooks_on, row
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:Input Tensor . did not already require gradients"),
     pytest.mark.filterwarnings("ignore:In order to make embedding layers more interpretable"),
 ]

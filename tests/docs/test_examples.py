@@ -24,7 +24,6 @@ from captum_cav.zoo.weights import packaged
 from examples import audio, source_code, text
 from examples.weights import read_checkpoint
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parents[2]
 LANDE = ROOT / text.PACKAGE
 

@@ -24,10 +24,7 @@ from captum_cav.errors import CAVTypeError, InputError, LayerError, OptionError,
 from captum_cav.metrics import infidelity, sensitivity_max
 from tests.support.ids import without_address
 
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore:Input Tensor . did not already require gradients"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor . did not already require gradients")
 X = torch.tensor([[1.0, -2.0, 3.0], [0.5, 2.0, -1.0]], dtype=torch.float64)
 
 

@@ -28,7 +28,6 @@ from tests.metrics.strategies import batches, few
 from tests.support.ids import without_address
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:Input Tensor . did not already require gradients"),
     pytest.mark.filterwarnings("ignore:Setting (forward, )?backward hooks"),
 ]

@@ -15,8 +15,6 @@ from captum_cav.metrics import agreement, completeness, entropy, sparseness, spe
 from tests.metrics import reference
 from tests.metrics.strategies import batches, few
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def close(found: torch.Tensor, expected: list[float]) -> None:
     torch.testing.assert_close(

@@ -18,7 +18,6 @@ from tests.metrics.networks import convolutional, maps, pictures
 from tests.metrics.strategies import few
 from tests.support.ids import without_address
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 MODEL = convolutional()
 TARGETS = [2, 0, 1]
 AREAS = [deletion, insertion, morf_lerf]

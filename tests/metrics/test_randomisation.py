@@ -18,7 +18,6 @@ from tests.metrics import reference
 from tests.metrics.networks import convolutional, pictures
 from tests.support.ids import without_address
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 TARGETS = [2, 0, 1]
 
 

@@ -38,8 +38,6 @@ from tests.support.grammar import (
     weighs_weights,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def holds(examples: int, **drawn: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[[int], None]]:
     """A test that a property holds for some examples, and for many where slow tests run."""

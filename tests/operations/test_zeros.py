@@ -19,8 +19,6 @@ from tests.support.tensors import assert_same
 
 Function = Callable[[torch.Tensor], Any]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def ratios_by_hand(x: torch.Tensor, first: nn.Linear, activation: Function, last: nn.Linear) -> torch.Tensor:
     """Equations 1-7 for two layers without biases and one score, in float64."""

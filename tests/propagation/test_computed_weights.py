@@ -23,8 +23,6 @@ from tests.support.networks import fixed
 from tests.support.small_networks import samples, seeded, small_net
 from tests.support.tensors import assert_same
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def quantized(net: nn.Module) -> nn.Module:
     with warnings.catch_warnings():

@@ -24,8 +24,6 @@ from tests.support.traces import left_as_it_was
 
 Function = Callable[[torch.Tensor], Any]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 class Functional(nn.Module):
     """Two branches that are added, joined, flattened and averaged, by functions or by modules."""

@@ -21,8 +21,6 @@ from tests.support.traces import left_as_it_was
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 # Networks ------------------------------------------------------------------------------------------------------------
 

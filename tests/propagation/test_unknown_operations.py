@@ -20,8 +20,6 @@ from tests.support.small_networks import Apply, net_around, samples, scripted_fu
 
 Function = Callable[[torch.Tensor], Any]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 # Operations without a rule -------------------------------------------------------------------------------------------
 

@@ -26,9 +26,6 @@ from tests.support.small_networks import net_around, samples, small_net
 from tests.support.tensors import assert_same
 from tests.support.traces import InjectedError, inject
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 # What torch puts around a model --------------------------------------------------------------------------------------
 
 

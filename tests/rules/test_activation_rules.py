@@ -19,8 +19,6 @@ from tests.support.tensors import largest
 
 Function = Callable[..., torch.Tensor]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 # Pass-through --------------------------------------------------------------------------------------------------------
 

@@ -18,8 +18,6 @@ from tests.support.networks import fixed
 from tests.support.rules import assert_near, filled
 from tests.support.tensors import largest
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 class Pictures(nn.Module):
     """Layers that Captum's LRP knows: it has no rule for Flatten, and none for functions."""

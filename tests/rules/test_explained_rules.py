@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -14,8 +13,6 @@ from captum_cav.propagation.records import RuleTable
 from tests.support.networks import fixed
 from tests.support.rules import LINEAR, Block, Composite, Times, factor, filled, nested
 from tests.support.traces import left_as_it_was
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Everything(nn.Module):

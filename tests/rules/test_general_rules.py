@@ -18,8 +18,6 @@ from tests.support.tensors import largest
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_contributions_end_where_they_are_stopped() -> None:
     net, x = filled(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))), fixed(2, 4)

@@ -17,8 +17,6 @@ from tests.support.rules import LINEAR, Composite, _Multiplied, _Softsign, asser
 from tests.support.tensors import largest
 from tests.support.traces import left_as_it_was
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 class InPlace(nn.Module):
     """The same, written over its argument."""

@@ -17,8 +17,6 @@ from tests.support.tensors import largest
 
 Function = Callable[..., torch.Tensor]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 WEIGHT, SHIFT = fixed(4, seed=11).abs() + 0.5, fixed(4, seed=12)
 

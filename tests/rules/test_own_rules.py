@@ -21,8 +21,6 @@ from tests.support.errors import raising
 from tests.support.small_networks import samples, small_net
 from tests.support.traces import InjectedError, left_as_it_was
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def gives_none(operation: rules.Operation) -> Any:
     return None

@@ -16,9 +16,6 @@ from tests.support.networks import fixed
 from tests.support.rules import LINEAR, Block, Special, Times, assert_near, factor, filled, nested
 from tests.support.traces import left_as_it_was
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 # The most specific wins ----------------------------------------------------------------------------------------------
 
 

@@ -16,8 +16,6 @@ from tests.support.surrogates import SHARES, by_size, conserved, differs, summed
 
 Function = Callable[..., torch.Tensor]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 # Products ------------------------------------------------------------------------------------------------------------
 

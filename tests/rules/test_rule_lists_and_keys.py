@@ -18,8 +18,6 @@ from tests.support.tensors import largest
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 # Lists of rules ------------------------------------------------------------------------------------------------------
 

@@ -18,9 +18,6 @@ from tests.support.rules import LINEAR, assert_near, conv_net, filled, nested
 from tests.support.tensors import largest
 from tests.support.traces import left_as_it_was
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 # Several attributions, several calls ---------------------------------------------------------------------------------
 
 

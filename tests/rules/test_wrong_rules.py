@@ -17,9 +17,6 @@ from tests.support.networks import fixed
 from tests.support.rules import nested
 from tests.support.traces import left_as_it_was
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 MAKERS: dict[str, Callable[..., Any]] = {
     "layer": lambda net, **options: LayerCAV(net, "block", **options),
     "inputs": InputCAV,

@@ -28,8 +28,6 @@ from captum_cav.visualization import (
 )
 from tests.visualization.rendering import GREY, assert_fits, levels_of, pixels_of, texts_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def labels_of(figure: Figure, bar: int = -1) -> list[str]:
     """What is written at a colour bar, from below, and along it."""

@@ -14,9 +14,6 @@ from captum_cav.errors import (
     InputError,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 # Files and the command line ------------------------------------------------------------------------------------------
 
 
