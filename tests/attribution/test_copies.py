@@ -49,7 +49,7 @@ def test_copies(copied: Callable[[Any], Any]) -> None:
     assert "this module" in table
 
 
-def test_a_copy_of_the_model_that_is_made_meanwhile() -> None:
+def test_a_copy_of_the_model_made_during_the_forward_pass() -> None:
     net, x = residual_net(), picture()
     expected = LayerCAV(net, ["stem.0", "block1"]).attribute(x, 1)
     copies: list[nn.Module] = []

@@ -142,7 +142,7 @@ class Means(Classifier):
         return self.found[1]
 
 
-def test_tcav_takes_it(tmp_path: Path) -> None:
+def test_tcav_takes_layer_cav(tmp_path: Path) -> None:
     model = basic_models.BasicModel_MultiLayer()
 
     def scores(method: LayerAttribution, where: Path) -> list[float]:

@@ -221,7 +221,7 @@ def test_methods_that_follow_the_score_back_have_1_at_any_layer(method: Any, lay
     ],
     ids=str,
 )
-def test_and_at_the_inputs(method: Any, options: dict[str, Any]) -> None:
+def test_methods_that_follow_the_score_back_have_1_at_the_inputs(method: Any, options: dict[str, Any]) -> None:
     found = difull(convolutional(), pictures(5), [0, 1, 2, 0, 1], sizes_by(method, None, **options))
     assert found.tolist() == [1.0] * 5
 

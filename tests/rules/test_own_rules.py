@@ -74,7 +74,7 @@ def test_what_a_rule_returns_does_not_fit(rule: Callable[..., Any], key: Any, wh
         LayerCAV(net, "0", rules={key: rule}).attribute(x, 0)
 
 
-def test_a_class_of_rules_too() -> None:
+def test_what_a_class_of_rules_returns_does_not_fit() -> None:
     class Empty(rules.Rule):
         def __call__(self, operation: rules.Operation, /) -> Any:
             return None
