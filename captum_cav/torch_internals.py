@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -21,23 +21,31 @@ import torch
 from torch.autograd.function import FunctionCtx
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.hooks import BackwardHook
 
 __all__ = [
+    "DERIVING_MODULES",
+    "TORCH_MODULES",
     "Apply",
     "Overload",
     "OwnFunction",
+    "acts_as_in_training",
     "age_of",
     "apply_as_torch_does",
     "base_of",
     "body_of",
+    "has_old_backward_hook",
     "hooks_on_saved_tensors",
     "innermost_called",
     "is_called_by",
     "keeps_version",
+    "modules_of",
     "now",
     "overload_name",
+    "own_parameters",
     "patched_torch",
     "run_as_written",
     "save_as_they_are",
@@ -49,6 +57,17 @@ __all__ = [
 Apply = Callable[[type[torch.autograd.Function], tuple[Any, ...], dict[str, Any]], Any]
 #: An operation of ``torch.ops`` for certain types of arguments, such as ``torch.ops.aten.add.Tensor``.
 Overload = torch._ops.OpOverload
+#: Python modules of torch whose functions have a plain name in the table of operations.
+TORCH_MODULES = (
+    "torch._C",
+    "torch.nn",
+    "torch._tensor",
+    "torch.functional",
+    "torch._ops.aten",
+    "torch._ops.torchvision",
+)
+#: Python modules of torch that take derivatives for their callers.
+DERIVING_MODULES = ("torch.autograd.functional", "torch._functorch")
 #: A context in which autograd does not notice that the model writes into a tensor.
 keeps_version = _unsafe_preserve_version_counter
 
@@ -182,8 +201,8 @@ def apply_as_torch_does(function: type[torch.autograd.Function], args: tuple[Any
 
 
 def overload_name(function: Overload) -> tuple[str, str]:
-    """Namespace and plain name of an operation of ``torch.ops``, such as ``("aten", "add")``."""
-    return function.namespace, function._opname
+    """Module and plain name of an operation of ``torch.ops``, such as ``("torch._ops.aten", "add")``."""
+    return f"torch._ops.{function.namespace}", function._opname
 
 
 def _no_override(*_: object) -> bool:
@@ -226,6 +245,58 @@ def is_called_by(modules: tuple[str, ...], depth: int) -> bool:
     """
     name: str = sys._getframe(depth).f_globals.get("__name__", "")
     return name.startswith(modules)
+
+
+# Modules ------------------------------------------------------------------------------------------------------------
+
+
+def modules_of(root: torch.nn.Module) -> Iterable[torch.nn.Module]:
+    """All modules of a model. Each comes once, and before its children.
+
+    ``torch.nn.Module.modules`` would also build qualified names. In a small network that costs much of the time of a run.
+    """
+    modules: dict[torch.nn.Module, None] = {}
+    waiting: list[torch.nn.Module | None] = [root]
+    while waiting:
+        module = waiting.pop()
+        if module is not None and module not in modules:
+            modules[module] = None
+            waiting += reversed(module._modules.values())
+    return modules
+
+
+def own_parameters(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """The names and parameters of a module, without the parameters of its children."""
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            yield name, parameter
+
+
+def acts_as_in_training(module: torch.nn.Module) -> bool:
+    """Whether a module acts at random or changes its own statistics when it runs."""
+    return module.training and _differs_in_training(module)
+
+
+def has_old_backward_hook(module: torch.nn.Module) -> bool:
+    """Whether a module has a hook of ``register_backward_hook``, which gets gradients of operations inside."""
+    return bool(module._backward_hooks) and module._is_full_backward_hook is False
+
+
+def _differs_in_training(module: torch.nn.Module) -> bool:
+    if _estimates_spectral_norm(module):
+        return True
+    if isinstance(module, _DropoutNd):
+        return module.p > 0
+    if isinstance(module, _BatchNorm):
+        return module.track_running_stats
+    return isinstance(module, torch.nn.RReLU)
+
+
+def _estimates_spectral_norm(module: torch.nn.Module) -> bool:
+    """Whether a module updates its estimate of the largest singular value in training. Torch has two kinds."""
+    if type(module).__name__ == "_SpectralNorm":
+        return type(module).__module__ == "torch.nn.utils.parametrizations"
+    return any(type(hook).__module__ == "torch.nn.utils.spectral_norm" for hook in module._forward_pre_hooks.values())
 
 
 # Tensors ------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from captum_cav.propagation.marks import Mark, set_mark
+from captum_cav.propagation.marks import Mark, get_mark, set_mark
 from captum_cav.propagation.operation import Numbers, Operation
 from captum_cav.propagation.table import Treatment
 from captum_cav.propagation.taps import memory_aliases
@@ -83,7 +83,7 @@ def follow_memory(trace: Trace, written: torch.Tensor) -> None:
         # The values are in the alias already, and what autograd saved of the alias is still right.
         with keeps_version(alias):
             alias.copy_(whole)
-        mark = trace.mark_of(whole)
+        mark = get_mark(whole, trace.run)
         if mark is not None:
             set_mark(alias, mark)
 
