@@ -75,7 +75,8 @@ class ModuleCalls:
         if output is None:
             return None
         pairs = zip(tensors_in(call.args), tensors_in(call.copies), strict=True)
-        written = [(argument, copy) for argument, copy in pairs if was_written_into(copy)]
+        with self._propagation.paused():  # Here the engine asks, not the model.
+            written = [(argument, copy) for argument, copy in pairs if was_written_into(copy)]
         if any(copy is not output for _, copy in written) or any(one is output for one in tensors_in(kwargs)):
             raise ModelError(
                 f"{self._propagation.modules.describe(call.module)} is ruled as one by {call.rule!r}, but writes into "
