@@ -1,8 +1,17 @@
 """Contribution Analysis Visualization (CAV) for PyTorch, as Captum attributions.
 
-Which parts of this picture gave the network its score for this class? The score is followed back through the network;
-in every layer each input gets its share of the output. Not to be confused with Concept Activation Vectors
-(``captum.concept.CAV``).
+Which parts of this picture gave the network its score for this class? The score is followed back through the network.
+In every layer each input gets its share of the output. CAV here does not mean the Concept Activation Vectors of
+``captum.concept.CAV``.
+
+Example::
+
+    >>> import torch
+    >>> from captum_cav import InputCAV
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> _ = model.weight.data.copy_(torch.tensor([[1.0, 3.0]]))      # the score is 1 * 1 + 3 * 1
+    >>> InputCAV(model).attribute(torch.ones(1, 2), target=0)
+    tensor([[0.2500, 0.7500]])
 """
 
 from __future__ import annotations
@@ -36,16 +45,16 @@ __all__ = [
     "visualization",
 ]
 
-_WHERE = {
+_MODULE_OF = {
     **dict.fromkeys(("InputCAV", "LayerCAV", "NeuronCAV", "verify"), "attribution"),
     **dict.fromkeys(("Comparison", "Method", "compare"), "comparison"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    # Captum imports matplotlib; whoever imports only this package's name should not wait for either.
-    if name in _WHERE:
-        return getattr(importlib.import_module(f"captum_cav.{_WHERE[name]}"), name)
+    # Captum imports matplotlib. Both load only when a name is used that needs them, so that the import is fast.
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"captum_cav.{_MODULE_OF[name]}"), name)
     if name in __all__:
         return importlib.import_module(f"captum_cav.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,61 +1,70 @@
-"""What captum_cav raises and warns of.
+"""The exceptions and warnings of captum_cav.
 
-Every exception is a :class:`CAVError` *and* the built-in exception that a caller would expect, so that both
+Every exception is a :class:`CAVError` *and* the built-in exception that a caller would expect. So both
 ``except CAVError`` and ``except ValueError`` work.
+
+Example::
+
+    >>> from captum_cav import rules
+    >>> try:
+    ...     rules.GammaRule(-1.0)
+    ... except ValueError as error:
+    ...     print(type(error).__name__)
+    OptionError
 """
 
 from __future__ import annotations
 
 
 class CAVError(Exception):
-    """Base of everything that captum_cav raises on purpose."""
+    """The base class of all exceptions that captum_cav raises on purpose."""
 
 
 class OptionError(CAVError, ValueError):
-    """An option whose value is not one of those that it takes."""
+    """An option has a value that is not allowed."""
 
 
 class InputError(CAVError, ValueError):
-    """Inputs that cannot be explained: empty, not finite, on another device."""
+    """The inputs cannot be explained: they are empty, not finite, or not on the model's device."""
 
 
 class TargetError(CAVError, ValueError):
-    """A target that is missing or does not fit the model's output."""
+    """The target is missing, or does not fit the model's output."""
 
 
 class CAVTypeError(CAVError, TypeError):
-    """An argument, or something that a model or function returned, of a type that does not fit."""
+    """An argument, or something that a model or a function returned, has the wrong type."""
 
 
 class LayerError(CAVError, ValueError):
-    """A layer that is unknown, belongs to another model, or was not reached exactly once."""
+    """A layer is unknown, belongs to another model, or was not reached exactly once."""
 
 
 class ModelError(CAVError, RuntimeError):
-    """A model in a state that cannot be explained: training mode, inference mode, scripted."""
+    """The model is in a state that cannot be explained: in training mode, in inference mode, or scripted."""
 
 
 class UnsupportedOperationError(CAVError, NotImplementedError):
-    """An operation met a contribution and no rule says how it passes contributions on."""
+    """An operation takes a tensor that carries contributions, and no rule says how to pass them on."""
 
 
 class UnavailableError(CAVError, NotImplementedError):
-    """A method of Captum's interface that cannot be answered afterwards."""
+    """A method of Captum's interface asks for something that only the backward pass can measure."""
 
 
 class MethodError(CAVError, RuntimeError):
-    """A method that is compared with others raised; what it raised is the cause."""
+    """A method raised an exception in a comparison. ``__cause__`` is that exception."""
 
 
 class MapError(CAVError, KeyError):
-    """A map that a comparison does not hold."""
+    """A comparison has no map of this method and layer."""
 
-    __str__ = Exception.__str__  # a KeyError would quote the sentence
+    __str__ = Exception.__str__  # KeyError would put the message in quotes.
 
 
 class ScoreWarning(UserWarning):
-    """A score at or near zero: ratios to it are meaningless."""
+    """A score is 0 or nearly 0, so that ratios to the score mean nothing."""
 
 
 class UnsupportedOperationWarning(UserWarning):
-    """An unknown operation passed its gradient on, because ``on_unknown="gradient"`` asked for it."""
+    """An operation without a rule passed its plain gradient on, because ``on_unknown="gradient"`` asked for that."""

@@ -1,7 +1,7 @@
-"""Ready mappings of rules: to be used as they are, printed, copied and changed.
+"""Presets: ready mappings of rules, which a user can print, copy and change.
 
-Each preset is a mapping from torch functions to rules, as an attribution takes it for ``rules``. A key of your own, for
-a module, a name pattern or a type, is more specific and goes before it::
+Each preset is a mapping from torch functions to rules. An attribution takes a preset as ``rules``. A key for a module,
+a name pattern or a type of module is more specific than a torch function, and takes precedence::
 
     >>> from captum_cav import presets, rules
     >>> changed = presets.gamma(0.5) | {"features.0": rules.FlatRule()}
@@ -32,20 +32,22 @@ from captum_cav.rules.lrp import AlphaBetaRule, ContributionRule, EpsilonRule, G
 from captum_cav.rules.norms import NormRule
 from captum_cav.rules.products import ProductRule
 
-#: Convolutions, and the batch norm that no convolution takes in.
+#: Convolutions, and batch norms that are not folded into a convolution.
 CONVOLUTIONS = TABLE.functions(Kind.CONVOLUTION)
-#: Linear layers, and products with a weight in any other form.
+#: Linear layers, and other products with a weight.
 DENSE = TABLE.functions(Kind.DENSE)
-#: Activations that a global average pooling may follow.
+#: Activations. A global average pooling may follow them.
 ACTIVATIONS = TABLE.functions(Kind.ACTIVATION)
 
 
 class Preset(dict[Any, Any]):
-    """A mapping of rules that prints itself by rule.
+    """A mapping of rules. Its printed form lists the keys of each rule.
+
+    ``preset | mapping`` gives a changed copy.
 
     Args:
-        name: its name.
-        groups: pairs of keys and what rules them all: a rule or a list of rules.
+        name: the name that is printed.
+        groups: pairs of several keys and their common value: a rule or a list of rules.
     """
 
     def __init__(self, name: str, *groups: tuple[Iterable[Any], Any]) -> None:
@@ -61,16 +63,16 @@ class Preset(dict[Any, Any]):
     def __repr__(self) -> str:
         by_rule: dict[str, list[str]] = {}
         for key, value in self.items():
-            by_rule.setdefault(_written(value), []).append(_key(key))
+            by_rule.setdefault(_printed_rules(value), []).append(_printed_key(key))
         lines = [f"  {', '.join(keys)}: {value}" for value, keys in by_rule.items()]
         return "\n".join([f"preset {self.name}", *(lines or ["  the defaults"])])
 
 
-def _written(value: Any) -> str:
+def _printed_rules(value: Any) -> str:
     return " else ".join(map(repr, value)) if isinstance(value, (list, tuple)) else repr(value)
 
 
-def _key(key: Any) -> str:
+def _printed_key(key: Any) -> str:
     if isinstance(key, str):
         return repr(key)
     if isinstance(key, (type, torch.nn.Module)):
@@ -79,53 +81,102 @@ def _key(key: Any) -> str:
 
 
 def paper() -> Preset:
-    """The paper's rules, and the defaults for what it leaves open: no overrides at all.
+    """The paper's rules. They are the defaults, so this mapping is empty.
+
+    Operations that the paper does not treat have default rules, too.
 
     Source: Kakishita and Hattori, equations 1-9.
+
+    Example::
+
+        >>> from captum_cav import presets
+        >>> presets.paper()
+        preset paper
+          the defaults
     """
     return Preset("paper")
 
 
 def epsilon(epsilon: float = 1e-6) -> Preset:
-    """LRP-epsilon everywhere: the paper's shares, damped where an output is near 0.
+    """LRP-epsilon in all affine layers: the paper's shares, damped where an output is near 0.
 
     Args:
         epsilon: see :class:`captum_cav.rules.EpsilonRule`.
 
+    Raises:
+        OptionError: for an epsilon that the rule does not allow.
+
     Source: Bach et al. 2015.
+
+    Example::
+
+        >>> from torch.nn import functional as F
+        >>> from captum_cav import presets
+        >>> presets.epsilon(0.1)[F.linear]
+        EpsilonRule(epsilon=0.1)
     """
     return Preset("epsilon", ((*CONVOLUTIONS, *DENSE), EpsilonRule(epsilon)))
 
 
 def gamma(gamma: float = 0.25) -> Preset:
-    """LRP-gamma everywhere: what agrees with an output weighs more.
+    """LRP-gamma in all affine layers: summands that agree with the sign of their output weigh more.
 
     Args:
         gamma: see :class:`captum_cav.rules.GammaRule`.
 
+    Raises:
+        OptionError: for a gamma that the rule does not allow.
+
     Source: Montavon et al. 2019; Andéol et al. 2021.
+
+    Example::
+
+        >>> from torch.nn import functional as F
+        >>> from captum_cav import presets
+        >>> presets.gamma(0.5)[F.conv2d]
+        GammaRule(gamma=0.5)
     """
     return Preset("gamma", ((*CONVOLUTIONS, *DENSE), GammaRule(gamma)))
 
 
 def epsilon_plus(epsilon: float = 1e-6) -> Preset:
-    """The z+ rule in convolutions, epsilon in dense layers.
+    """The z+ rule in convolutions, LRP-epsilon in dense layers.
 
     Args:
         epsilon: see :class:`captum_cav.rules.EpsilonRule`.
 
+    Raises:
+        OptionError: for an epsilon that the rule does not allow.
+
     Source: Kohlbrenner et al. 2020.
+
+    Example::
+
+        >>> from torch.nn import functional as F
+        >>> from captum_cav import presets
+        >>> presets.epsilon_plus()[F.conv2d]
+        AlphaBetaRule(alpha=1.0, beta=0.0)
     """
     return Preset("epsilon_plus", (CONVOLUTIONS, ZPlusRule()), (DENSE, EpsilonRule(epsilon)))
 
 
 def epsilon_plus_flat(epsilon: float = 1e-6) -> Preset:
-    """As :func:`epsilon_plus`, with the flat rule in the first layer.
+    """The z+ rule in convolutions, LRP-epsilon in dense layers, and the flat rule in the first layer.
 
     Args:
         epsilon: see :class:`captum_cav.rules.EpsilonRule`.
 
+    Raises:
+        OptionError: for an epsilon that the rule does not allow.
+
     Source: Kohlbrenner et al. 2020.
+
+    Example::
+
+        >>> from torch.nn import functional as F
+        >>> from captum_cav import presets
+        >>> presets.epsilon_plus_flat()[F.linear]
+        [AtInput(rule=FlatRule(bias='absorb')), EpsilonRule()]
     """
     first = AtInput(FlatRule(bias="absorb"))
     return Preset("epsilon_plus_flat", (CONVOLUTIONS, [first, ZPlusRule()]), (DENSE, [first, EpsilonRule(epsilon)]))
@@ -134,14 +185,24 @@ def epsilon_plus_flat(epsilon: float = 1e-6) -> Preset:
 def epsilon_gamma_box(
     low: float | torch.Tensor, high: float | torch.Tensor, epsilon: float = 1e-6, gamma: float = 0.25
 ) -> Preset:
-    """Gamma in convolutions, epsilon in dense layers, z-box in the first layer.
+    """LRP-gamma in convolutions, LRP-epsilon in dense layers, and the z-box rule in the first layer.
 
     Args:
-        low, high: the least and greatest value that an input can have: see :class:`captum_cav.rules.ZBoxRule`.
+        low, high: the least and the greatest possible value of an input: see :class:`captum_cav.rules.ZBoxRule`.
         epsilon: see :class:`captum_cav.rules.EpsilonRule`.
         gamma: see :class:`captum_cav.rules.GammaRule`.
 
+    Raises:
+        OptionError: for bounds, an epsilon or a gamma that the rules do not allow.
+
     Source: Montavon et al. 2019.
+
+    Example::
+
+        >>> from torch.nn import functional as F
+        >>> from captum_cav import presets
+        >>> presets.epsilon_gamma_box(low=-1.0, high=1.0)[F.conv2d]
+        [AtInput(rule=ZBoxRule(low=-1.0, high=1.0)), GammaRule()]
     """
     first = AtInput(ZBoxRule(low, high))
     return Preset(
@@ -150,25 +211,49 @@ def epsilon_gamma_box(
 
 
 def alpha2_beta1(epsilon: float = 1e-6) -> Preset:
-    """Alpha 2, beta 1 in convolutions, epsilon in dense layers.
+    """LRP-alpha-beta with alpha 2 and beta 1 in convolutions, LRP-epsilon in dense layers.
 
     Args:
         epsilon: see :class:`captum_cav.rules.EpsilonRule`.
 
+    Raises:
+        OptionError: for an epsilon that the rule does not allow.
+
     Source: Bach et al. 2015; Kohlbrenner et al. 2020.
+
+    Example::
+
+        >>> from torch.nn import functional as F
+        >>> from captum_cav import presets
+        >>> presets.alpha2_beta1(0.1)[F.linear]
+        EpsilonRule(epsilon=0.1)
     """
     return Preset("alpha2_beta1", (CONVOLUTIONS, AlphaBetaRule(2.0, 1.0)), (DENSE, EpsilonRule(epsilon)))
 
 
 def attnlrp(gamma: float = 0.0) -> Preset:
-    """AttnLRP for transformers: queries, keys and gates carry, both factors of a product take half.
+    """AttnLRP for transformers: queries, keys and gates carry contributions, and each factor of a product takes half.
 
-    Not for recurrent layers, where halves of halves at every step let contributions of both signs grow without bound.
+    In norms the statistic that divides is a constant. For RMS norm this is proposition 3.4 of the source.
+
+    This preset is not for recurrent layers. There each step halves the contributions again, and contributions of both
+    signs grow without bound.
 
     Args:
-        gamma: of the affine layers; 0 for language models, larger for vision transformers.
+        gamma: of the affine layers, see :class:`captum_cav.rules.GammaRule`. 0 is for language models, a larger number
+            for vision transformers.
 
-    Source: Achtibat et al. 2024. Norms hold the statistic that divides constant, which is proposition 3.4 for RMS norm.
+    Raises:
+        OptionError: for a gamma that the rule does not allow.
+
+    Source: Achtibat et al. 2024.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_cav import presets
+        >>> presets.attnlrp()[torch.mul]
+        [ProductRule(share='halves'), EpsilonRule()]
     """
     affine = GammaRule(gamma) if gamma else EpsilonRule()
     return Preset(
@@ -180,9 +265,16 @@ def attnlrp(gamma: float = 0.0) -> Preset:
 
 
 def cp_lrp() -> Preset:
-    """CP-LRP for transformers: attention weights, sigmoid and softmax gates and what norms divide by are constants.
+    """CP-LRP for transformers: attention weights, gates and the statistics that norms divide by are constants.
 
     Source: Ali et al. 2022.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_cav import presets
+        >>> presets.cp_lrp()[torch.softmax]
+        AttentionRule()
     """
     return Preset(
         "cp_lrp",
@@ -195,20 +287,37 @@ def cp_lrp() -> Preset:
 def pinpoint(gamma: float = 1.0) -> Preset:
     """Sharp maps that point at the object of the class, for convolutional networks.
 
-    Of two objects in a picture the paper's rules, like a gradient, mix up the two the more the nearer to the input:
-    shares of opposite signs blow each other up, and a feature that is absent says nothing. Here gamma keeps what agrees
-    with an output together, a batch norm taken in; the activation before a global average pooling has one slope a
-    channel, so that the absence of a feature speaks against; the classifier keeps the paper's rules, so that classes
-    stay apart; and the first layer spreads each contribution over the pixels it looked at. The evidence of a layer
-    sits before its activation: of the last one, look at the pre-activation. Where no global pooling follows an
-    activation (a flattened head, a class token) that one has its default.
+    If a picture shows two objects, the paper's rules mix them up, as a gradient does. The nearer a layer is to the
+    input, the more they mix: shares of opposite signs amplify each other, and the absence of a feature contributes
+    nothing. This preset does the following instead:
 
-    It tells apart the classes that are in a picture. The map of one that is not, or of a network whose classifier was
-    drawn anew, resembles it but for its sign, far more than with the paper's rules: look at both. Measured by
-    ``python -m benchmarks.localization`` and ``benchmarks.faithfulness``.
+    - Convolutions have the gamma rule, so that summands that agree with the sign of their output weigh more. A batch
+      norm right behind a convolution is folded in.
+    - The first layer spreads each contribution evenly over the pixels that it sees (flat rule).
+    - The activation before a global average pooling has one slope for each channel, so that the absence of a feature
+      contributes negatively. Where no global average pooling follows (a flattened head, a class token), an activation
+      keeps its default rule.
+    - The classifier keeps the paper's rules, so that classes stay apart.
+
+    The evidence of a layer shows before its activation. So explain the pre-activation of the last layer.
+
+    The preset tells apart the classes that are in a picture. It has a price: the map of a class that is not in the
+    picture looks similar, up to its sign, and so does the map of a network whose classifier was randomised. With the
+    paper's rules they differ far more. So look at the paper's rules, too. ``python -m benchmarks.localization`` and
+    ``python -m benchmarks.faithfulness`` measure this.
 
     Args:
         gamma: see :class:`captum_cav.rules.GammaRule`.
+
+    Raises:
+        OptionError: for a gamma that the rule does not allow.
+
+    Example::
+
+        >>> from torch.nn import functional as F
+        >>> from captum_cav import presets
+        >>> presets.pinpoint()[F.conv2d]
+        [AtInput(rule=FlatRule(bias='absorb')), GammaRule(gamma=1.0)]
     """
     return Preset(
         "pinpoint",
@@ -219,11 +328,22 @@ def pinpoint(gamma: float = 1.0) -> Preset:
 
 
 def find(rules: Any) -> Mapping[Any, Any]:
-    """The mapping that is meant by an attribution's ``rules``: a mapping, a preset's name, or None.
+    """The mapping that an attribution uses for its option ``rules``.
+
+    Args:
+        rules: a mapping, the name of a preset, or None for the defaults.
+
+    Returns:
+        A mapping from keys to rules.
 
     Raises:
-        OptionError: for an unknown name.
-        CAVTypeError: for anything else.
+        OptionError: for an unknown name, or the name of a preset that needs arguments.
+        CAVTypeError: for a value of another type.
+
+    Example::
+
+        >>> find("cp_lrp")[torch.softmax]
+        AttentionRule()
     """
     if rules is None:
         return {}
@@ -233,7 +353,7 @@ def find(rules: Any) -> Mapping[Any, Any]:
                 f"unknown preset {rules!r}{did_you_mean(rules, PRESETS)}; expected one of {', '.join(PRESETS)}."
             )
         preset = PRESETS[rules]
-        needed = _needed(preset)
+        needed = _required_arguments(preset)
         if needed:
             raise OptionError(
                 f"the preset {rules!r} needs {' and '.join(needed)}; pass rules=presets.{rules}({', '.join(needed)})."
@@ -243,7 +363,7 @@ def find(rules: Any) -> Mapping[Any, Any]:
         return rules
     if isinstance(rules, Rule) or rules in PRESETS.values():
         hint = (
-            f"presets.{rules.__name__}({', '.join(_needed(rules))})"
+            f"presets.{rules.__name__}({', '.join(_required_arguments(rules))})"
             if not isinstance(rules, Rule)
             else "{torch.nn.Conv2d: rule}"
         )
@@ -254,12 +374,13 @@ def find(rules: Any) -> Mapping[Any, Any]:
     )
 
 
-def _needed(preset: Callable[..., Preset]) -> list[str]:
-    """The arguments without which a preset cannot be made."""
+def _required_arguments(preset: Callable[..., Preset]) -> list[str]:
+    """The names of the arguments of a preset that have no default."""
     parameters = inspect.signature(preset).parameters.items()
-    return [name for name, one in parameters if one.default is inspect.Parameter.empty]
+    return [name for name, parameter in parameters if parameter.default is inspect.Parameter.empty]
 
 
+#: All presets, by name.
 PRESETS: dict[str, Callable[..., Preset]] = {
     preset.__name__: preset
     for preset in (

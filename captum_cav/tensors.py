@@ -1,4 +1,4 @@
-"""Tensors in nested arguments, and whether two tensors are one in memory."""
+"""Helpers for tensors: nested arguments, and memory that two tensors share."""
 
 from __future__ import annotations
 
@@ -9,36 +9,44 @@ import torch
 
 
 def is_number(tensor: torch.Tensor) -> bool:
-    """Whether a tensor holds numbers that may carry contributions. Integers are indices: they say where."""
+    """Whether a tensor holds real or complex numbers, which may carry contributions. Integers are indices."""
     return tensor.is_floating_point() or tensor.is_complex()
 
 
 def map_tensors(change: Callable[[torch.Tensor], Any], value: Any) -> Any:
-    """A (nested) argument with each of its tensors changed. Other structures than tuples and lists stay as they are."""
+    """A (nested) argument in which ``change`` replaces each tensor.
+
+    Args:
+        change: takes a tensor and returns its replacement.
+        value: a tensor, or a (nested) tuple or list. Any other value is returned unchanged.
+
+    Returns:
+        The same structure with the replacements inside.
+    """
     if isinstance(value, torch.Tensor):
         return change(value)
     return type(value)([map_tensors(change, item) for item in value]) if type(value) in (tuple, list) else value
 
 
 def tensors_in(value: Any) -> list[torch.Tensor]:
-    """Every tensor in a (nested) tuple, list or dict, in order."""
+    """All tensors in a (nested) tuple, list or dict, in order. Other values hold none."""
     if isinstance(value, torch.Tensor):
         return [value]
     if isinstance(value, dict):
         value = value.values()
     elif not isinstance(value, (tuple, list)):
         return []
-    found: list[torch.Tensor] = []
+    tensors: list[torch.Tensor] = []
     for item in value:
-        found += [item] if isinstance(item, torch.Tensor) else tensors_in(item)
-    return found
+        tensors += [item] if isinstance(item, torch.Tensor) else tensors_in(item)
+    return tensors
 
 
 def is_same_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors look at the same memory in the same way.
+    """Whether two tensors have the same memory, shape, strides and type of numbers.
 
-    Autograd passes a gradient on as it is where nothing is added to the gradient, and never writes into a gradient
-    that somebody else holds. So the same memory means the same gradient.
+    Autograd passes a gradient on without a copy where nothing is added to the gradient. It never writes into a gradient
+    that other code may still read. So two gradients in the same memory are the same gradient.
     """
     return (
         one.data_ptr() == other.data_ptr()

@@ -1,10 +1,11 @@
-"""Everything that torch calls private, in one place.
+"""All private names of torch that captum_cav uses, in one place.
 
-While a model is explained, some of what torch puts around a model must not act. Compiled code runs as it was written.
-Activation checkpoints keep what they would compute again. Custom autograd functions show the operations of which they
-are made. Backward hooks, which are meant for gradients, do not run.
+While a model is explained, four features of torch must behave differently:
 
-``tests/test_torch_internals.py`` pins each private name that is used here.
+- Compiled code runs uncompiled.
+- Activation checkpoints keep their values. They do not compute them again in the backward pass.
+- Custom autograd functions run their forward pass like plain code, so that its operations are seen.
+- Full backward hooks of modules do not run, because they expect gradients.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -20,23 +21,31 @@ import torch
 from torch.autograd.function import FunctionCtx
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.hooks import BackwardHook
 
 __all__ = [
+    "DERIVING_MODULES",
+    "TORCH_MODULES",
     "Apply",
     "Overload",
     "OwnFunction",
+    "acts_as_in_training",
     "age_of",
     "apply_as_torch_does",
     "base_of",
     "body_of",
+    "has_old_backward_hook",
     "hooks_on_saved_tensors",
     "innermost_called",
     "is_called_by",
     "keeps_version",
+    "modules_of",
     "now",
     "overload_name",
+    "own_parameters",
     "patched_torch",
     "run_as_written",
     "save_as_they_are",
@@ -46,14 +55,28 @@ __all__ = [
 ]
 
 Apply = Callable[[type[torch.autograd.Function], tuple[Any, ...], dict[str, Any]], Any]
-#: An operation as ``torch.ops`` gives it, with its types of arguments.
+#: An operation of ``torch.ops`` for certain types of arguments, such as ``torch.ops.aten.add.Tensor``.
 Overload = torch._ops.OpOverload
-#: While it is active, writing into a tensor does not count for autograd.
+#: Python modules of torch whose functions have a plain name in the table of operations.
+TORCH_MODULES = (
+    "torch._C",
+    "torch.nn",
+    "torch._tensor",
+    "torch.functional",
+    "torch._ops.aten",
+    "torch._ops.torchvision",
+)
+#: Python modules of torch that take derivatives for their callers.
+DERIVING_MODULES = ("torch.autograd.functional", "torch._functorch")
+#: A context in which autograd does not notice that the model writes into a tensor.
 keeps_version = _unsafe_preserve_version_counter
 
 
 class OwnFunction(torch.autograd.Function):
-    """An autograd function of a rule. Torch applies it as ever, also while the model's own functions are followed."""
+    """The base class of captum_cav's own autograd functions.
+
+    Torch always applies them as usual, also while the custom autograd functions of a model are followed.
+    """
 
     apply = torch.autograd.Function.__dict__["apply"]
 
@@ -62,23 +85,23 @@ class OwnFunction(torch.autograd.Function):
 
 
 class _SharedSetting:
-    """A setting of the whole process. The first thread that needs the setting makes it, the last one puts it back.
+    """A setting of the whole process. The first thread that needs the setting applies it. The last thread restores it.
 
     Args:
-        make: makes the setting, and returns a context that puts the setting back.
+        change: returns a context in which the setting is changed.
     """
 
-    def __init__(self, make: Callable[[], AbstractContextManager[Any]]) -> None:
-        self._make = make
+    def __init__(self, change: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._change = change
         self._lock = threading.Lock()
         self._users = 0
-        self._made = ExitStack()
+        self._active = ExitStack()
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
         with self._lock:
             if not self._users:
-                self._made.enter_context(self._make())
+                self._active.enter_context(self._change())
             self._users += 1
         try:
             yield
@@ -86,7 +109,7 @@ class _SharedSetting:
             with self._lock:
                 self._users -= 1
                 if not self._users:
-                    self._made.close()
+                    self._active.close()
 
 
 def _uncompiled() -> AbstractContextManager[Any]:
@@ -97,7 +120,7 @@ def _uncompiled() -> AbstractContextManager[Any]:
 
 
 class _Following(threading.local):
-    """How this thread applies custom autograd functions; None as torch does."""
+    """How this thread applies custom autograd functions. ``apply`` is None if torch applies them."""
 
     apply: Apply | None = None
     at_rest: Callable[[], bool]
@@ -133,11 +156,11 @@ _run_eagerly, _run_openly = _SharedSetting(_uncompiled), _SharedSetting(_patched
 
 @contextmanager
 def patched_torch(apply: Apply, at_rest: Callable[[], bool]) -> Iterator[None]:
-    """Run compiled code as it was written, in all threads, and custom autograd functions by ``apply``, in this thread.
+    """Run compiled code uncompiled, in all threads, and apply custom autograd functions by ``apply``, in this thread.
 
     Args:
-        apply: takes a function, its arguments and its keyword arguments.
-        at_rest: whether to run custom autograd functions as torch does, for now.
+        apply: takes a custom autograd function, its arguments and its keyword arguments.
+        at_rest: returns True while torch shall apply custom autograd functions as usual.
     """
     with _run_eagerly(), _run_openly():
         before = _following.apply, getattr(_following, "at_rest", at_rest)
@@ -151,10 +174,10 @@ def patched_torch(apply: Apply, at_rest: Callable[[], bool]) -> Iterator[None]:
 def run_as_written(
     function: type[torch.autograd.Function], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Any, set[int]]:
-    """Run the forward pass of a custom autograd function like any other code. Its backward pass is not used.
+    """Run the forward pass of a custom autograd function like plain code. Its backward pass is not used.
 
     Returns:
-        What the forward pass gave, and the identities of the tensors that it called constants.
+        The output of the forward pass, and the identities of the tensors that it marked as not differentiable.
     """
     with torch.enable_grad():
         if function.setup_context is not torch.autograd.Function.setup_context:
@@ -166,7 +189,7 @@ def run_as_written(
 
 
 def apply_as_torch_does(function: type[torch.autograd.Function], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Apply a custom autograd function as torch does."""
+    """Apply a custom autograd function as torch does, although they are followed now."""
     before, _following.apply = _following.apply, None
     try:
         return function.apply(*args, **kwargs)
@@ -178,8 +201,8 @@ def apply_as_torch_does(function: type[torch.autograd.Function], args: tuple[Any
 
 
 def overload_name(function: Overload) -> tuple[str, str]:
-    """Namespace and plain name of an operation of ``torch.ops``."""
-    return function.namespace, function._opname
+    """Module and plain name of an operation of ``torch.ops``, such as ``("torch._ops.aten", "add")``."""
+    return f"torch._ops.{function.namespace}", function._opname
 
 
 def _no_override(*_: object) -> bool:
@@ -187,7 +210,10 @@ def _no_override(*_: object) -> bool:
 
 
 def body_of(function: types.FunctionType) -> Callable[..., Any]:
-    """A Python function of torch without its own override check, so that a mode sees the operations inside."""
+    """A copy of a Python function of torch that does not check for overrides.
+
+    With the check, a mode would see only the function itself. Without the check, the mode sees the operations inside.
+    """
     unchecked = dict.fromkeys(
         ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"), _no_override
     )
@@ -203,7 +229,7 @@ def body_of(function: types.FunctionType) -> Callable[..., Any]:
 
 
 def innermost_called() -> torch.nn.Module | None:
-    """The innermost module in whose call this thread is, read off the stack; None outside of modules."""
+    """The innermost module that this thread calls now, read off the stack. None outside of modules."""
     frame: types.FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code is not torch.nn.Module._call_impl.__code__:
         frame = frame.f_back
@@ -211,34 +237,86 @@ def innermost_called() -> torch.nn.Module | None:
 
 
 def is_called_by(modules: tuple[str, ...], depth: int) -> bool:
-    """Whether the code so many frames above belongs to one of some modules or their parts.
+    """Whether a caller belongs to certain Python modules or to their submodules.
 
     Args:
-        modules: names of modules.
-        depth: 1 for the function that asks, 2 for its caller, and so on.
+        modules: names of the Python modules.
+        depth: which caller: 1 for the function that calls this one, 2 for its caller, and so on.
     """
     name: str = sys._getframe(depth).f_globals.get("__name__", "")
     return name.startswith(modules)
+
+
+# Modules ------------------------------------------------------------------------------------------------------------
+
+
+def modules_of(root: torch.nn.Module) -> Iterable[torch.nn.Module]:
+    """All modules of a model. Each comes once, and before its children.
+
+    ``torch.nn.Module.modules`` would also build qualified names. In a small network that costs much of the time of a run.
+    """
+    modules: dict[torch.nn.Module, None] = {}
+    waiting: list[torch.nn.Module | None] = [root]
+    while waiting:
+        module = waiting.pop()
+        if module is not None and module not in modules:
+            modules[module] = None
+            waiting += reversed(module._modules.values())
+    return modules
+
+
+def own_parameters(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """The names and parameters of a module, without the parameters of its children."""
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            yield name, parameter
+
+
+def acts_as_in_training(module: torch.nn.Module) -> bool:
+    """Whether a module acts at random or changes its own statistics when it runs."""
+    return module.training and _differs_in_training(module)
+
+
+def has_old_backward_hook(module: torch.nn.Module) -> bool:
+    """Whether a module has a hook of ``register_backward_hook``, which gets gradients of operations inside."""
+    return bool(module._backward_hooks) and module._is_full_backward_hook is False
+
+
+def _differs_in_training(module: torch.nn.Module) -> bool:
+    if _estimates_spectral_norm(module):
+        return True
+    if isinstance(module, _DropoutNd):
+        return module.p > 0
+    if isinstance(module, _BatchNorm):
+        return module.track_running_stats
+    return isinstance(module, torch.nn.RReLU)
+
+
+def _estimates_spectral_norm(module: torch.nn.Module) -> bool:
+    """Whether a module updates its estimate of the largest singular value in training. Torch has two kinds."""
+    if type(module).__name__ == "_SpectralNorm":
+        return type(module).__module__ == "torch.nn.utils.parametrizations"
+    return any(type(hook).__module__ == "torch.nn.utils.spectral_norm" for hook in module._forward_pre_hooks.values())
 
 
 # Tensors ------------------------------------------------------------------------------------------------------------
 
 
 def age_of(tensor: torch.Tensor) -> int:
-    """When in its thread the operation of a tensor was recorded. Later operations have larger numbers."""
+    """When autograd recorded the operation that made a tensor. In one thread, later operations have larger numbers."""
     assert tensor.grad_fn is not None
     number: int = tensor.grad_fn._sequence_nr()
     return number
 
 
 def now() -> int:
-    """The age of what is recorded now."""
+    """The age of an operation that autograd would record now."""
     with torch.enable_grad():
         return age_of(torch.zeros((), device="cpu", requires_grad=True) + 0)
 
 
 def base_of(tensor: torch.Tensor) -> torch.Tensor | None:
-    """The tensor of which a tensor is a view, or None."""
+    """The base of a view. None for a tensor that is no view."""
     return tensor._base
 
 
@@ -248,27 +326,27 @@ def was_written_into(tensor: torch.Tensor) -> bool:
 
 
 def hooks_on_saved_tensors() -> Any:
-    """What decides how tensors are saved for the backward pass, or None."""
+    """The innermost hooks on tensors that autograd saves for the backward pass, or None."""
     return torch._C._autograd._top_saved_tensors_default_hooks(True)
 
 
 def save_as_they_are(since: Any) -> AbstractContextManager[Any]:
-    """Save tensors for the backward pass as they are, also where the model would compute them again.
+    """A context in which autograd saves tensors unchanged, also inside an activation checkpoint of the model.
 
-    An activation checkpoint throws away what an operation saves, and runs the operation again in the backward pass,
-    where nobody follows it.
+    An activation checkpoint drops the tensors that an operation saves, and runs the operation again in the backward
+    pass. There no propagation is active.
 
     Args:
-        since: :func:`hooks_on_saved_tensors` before the model ran. The caller's own hooks stay.
+        since: :func:`hooks_on_saved_tensors` before the model ran. These hooks of the caller stay active.
     """
-    here = hooks_on_saved_tensors()
-    if here is None or here == since:
+    innermost = hooks_on_saved_tensors()
+    if innermost is None or innermost == since:
         return _NOTHING_TO_DO
-    return saved_tensors_hooks(_as_it_is, _as_it_is)
+    return saved_tensors_hooks(_unchanged, _unchanged)
 
 
 _NOTHING_TO_DO = nullcontext()
 
 
-def _as_it_is(tensor: torch.Tensor) -> torch.Tensor:
+def _unchanged(tensor: torch.Tensor) -> torch.Tensor:
     return tensor

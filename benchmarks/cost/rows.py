@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.utils._pytree import tree_map
 
 from benchmarks.cost.measure import Call, Cell, attempt, peak, take_turns
 from benchmarks.cost.networks import NETWORKS
@@ -20,6 +19,7 @@ from benchmarks.cost.rivals import RIVALS
 from benchmarks.cost.setups import Setup
 from captum_cav import LayerCAV
 from captum_cav.propagation.taps import as_carrier
+from captum_cav.torch_internals import tree_map
 
 FLOOR, FORWARD, OURS, FULL = "floor", "forward only", "ours", "gradient to the inputs"
 _FIVE = [0, 1, 2, 3, 4]

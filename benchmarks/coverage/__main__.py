@@ -42,11 +42,13 @@ Cases = Iterator[tuple[str, Callable[[], Problem]]]
 _OF_SUITE = {"torchvision": "torchvision", "timm": "timm", "timm-sample": "timm", "transformers": "transformers"}
 
 
-def operations() -> Iterator[Row]:
+def operations(only: list[str]) -> Iterator[Row]:
     """A function for each operation, against the same with its rule written out."""
     from benchmarks.coverage.operations import CASES, compare
 
     for name, (function, by_hand) in CASES.items():
+        if only and not any(word in name for word in only):
+            continue
         row = Row("ops", name)
         try:
             row.map, row.delta, row.value, row.mass = compare(function, by_hand)
@@ -93,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__)
     suites = ["ops", *_OF_SUITE]
     parser.add_argument("--suite", nargs="+", choices=suites, default=["ops", "torchvision"])
-    parser.add_argument("--only", nargs="+", default=[], help="networks whose name holds one of these")
+    parser.add_argument("--only", nargs="+", default=[], help="networks or operations whose name holds one of these")
     parser.add_argument("--count", type=int, default=300, help="how many networks timm-sample draws")
     parser.add_argument("--no-oracle", action="store_true", help="conservation and value alone: several times faster")
     parser.add_argument("--against", nargs="+", choices=sorted(rivals.MAPS), default=[])
@@ -114,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     rows: list[Row] = []
     for suite in options.suite:
-        found = operations() if suite == "ops" else networks(suite, options)
+        found = operations(options.only) if suite == "ops" else networks(suite, options)
         for row in found:
             rows.append(row)
             print(shown(row), flush=True)

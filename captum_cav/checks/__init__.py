@@ -22,13 +22,10 @@ from captum_cav.checks.inputs import (
 from captum_cav.checks.layers import check_call, choose_call, find_layer
 from captum_cav.checks.maps import check_maps, check_masks, check_pictures, check_same_length, picture_size
 from captum_cav.checks.models import (
-    acts_as_in_training,
     check_evaluation,
     check_measured_model,
     check_model,
     check_module,
-    has_old_backward_hook,
-    modules_of,
 )
 from captum_cav.checks.numbers import check_finite_results, warn_near_zero
 from captum_cav.checks.options import check_count, check_option, did_you_mean
@@ -42,7 +39,6 @@ from captum_cav.checks.targets import (
 )
 
 __all__ = [
-    "acts_as_in_training",
     "additional_arguments",
     "as_inputs",
     "check_call",
@@ -67,9 +63,7 @@ __all__ = [
     "copied",
     "did_you_mean",
     "find_layer",
-    "has_old_backward_hook",
     "is_floating",
-    "modules_of",
     "picture_size",
     "read_target",
     "resolve_target",

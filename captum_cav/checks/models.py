@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from captum_cav.errors import CAVTypeError, ModelError
+from captum_cav.torch_internals import acts_as_in_training, modules_of, own_parameters
 
 # Types of modules that wrap a whole model without changing what the model computes, and where they keep the model.
 WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
@@ -109,10 +110,9 @@ def check_parameters(model: torch.nn.Module) -> set[torch.device]:
     """
     devices = set()
     for module in modules_of(model):
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                _check_parameter(parameter, model, module, name)
-                devices.add(parameter.device)
+        for name, parameter in own_parameters(module):
+            _check_parameter(parameter, model, module, name)
+            devices.add(parameter.device)
     return devices
 
 
@@ -133,45 +133,3 @@ def _check_parameter(parameter: torch.nn.Parameter, model: torch.nn.Module, modu
         raise ModelError(f"{name} is on the meta device, which holds no numbers; load the model.")
     if parameter.is_inference():
         raise ModelError("the model's parameters were created under torch.inference_mode(); build or load it outside.")
-
-
-def modules_of(root: torch.nn.Module) -> Iterable[torch.nn.Module]:
-    """Every module of a model once, each before its children.
-
-    ``torch.nn.Module.modules`` also builds qualified names, which takes long compared with the run of a small network.
-    """
-    found: dict[torch.nn.Module, None] = {}
-    waiting: list[torch.nn.Module | None] = [root]
-    while waiting:
-        module = waiting.pop()
-        if module is not None and module not in found:
-            found[module] = None
-            waiting += reversed(module._modules.values())
-    return found
-
-
-def acts_as_in_training(module: torch.nn.Module) -> bool:
-    """Whether a module acts at random or changes its own statistics when it runs."""
-    return module.training and _differs_in_training(module)
-
-
-def has_old_backward_hook(module: torch.nn.Module) -> bool:
-    """Whether a module has a hook of ``register_backward_hook``, which torch attaches to operations in the module."""
-    return bool(module._backward_hooks) and module._is_full_backward_hook is False
-
-
-def _differs_in_training(module: torch.nn.Module) -> bool:
-    if _estimates_spectral_norm(module):
-        return True
-    if isinstance(module, torch.nn.modules.dropout._DropoutNd):
-        return module.p > 0
-    if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-        return module.track_running_stats
-    return isinstance(module, torch.nn.RReLU)
-
-
-def _estimates_spectral_norm(module: torch.nn.Module) -> bool:
-    """Whether a module updates its estimate of the largest singular value in training; torch has two such kinds."""
-    if type(module).__name__ == "_SpectralNorm":
-        return type(module).__module__ == "torch.nn.utils.parametrizations"
-    return any(type(hook).__module__ == "torch.nn.utils.spectral_norm" for hook in module._forward_pre_hooks.values())

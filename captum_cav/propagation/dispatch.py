@@ -16,6 +16,7 @@ from captum_cav.errors import ModelError, UnsupportedOperationError, Unsupported
 from captum_cav.propagation import explanation, unknown
 from captum_cav.propagation.audit import run_audited
 from captum_cav.propagation.marking import Sources, follow_memory, mark_alike, mark_result
+from captum_cav.propagation.marks import get_mark
 from captum_cav.propagation.module_stack import ModuleStack
 from captum_cav.propagation.operation import ModuleCall, Operation, Role, Surrogate
 from captum_cav.propagation.overrides import Rulebook
@@ -25,6 +26,7 @@ from captum_cav.propagation.table import OperationTable, Treatment
 from captum_cav.propagation.trace import Trace
 from captum_cav.tensors import is_number, tensors_in
 from captum_cav.torch_internals import (
+    DERIVING_MODULES,
     age_of,
     apply_as_torch_does,
     hooks_on_saved_tensors,
@@ -39,8 +41,6 @@ _DEFAULT = "default"
 # Types of arguments that hold no tensors.
 _PLAIN = frozenset([int, float, bool, str, type(None), torch.dtype, torch.device])
 _NESTED = (tuple, list)
-# Modules of torch that take derivatives for their callers.
-_DERIVING = ("torch.autograd.functional", "torch._functorch")
 
 
 class Propagation(TorchFunctionMode):
@@ -76,6 +76,7 @@ class Propagation(TorchFunctionMode):
         self.trace = trace
         self.modules = ModuleStack(rules, names_of)
         self.is_suspended = False
+        self._run = trace.run
         self._rules = rules
         self._treatments = table.treatments
         self._on_unknown = on_unknown
@@ -114,7 +115,7 @@ class Propagation(TorchFunctionMode):
             output = func(*args, **kwargs)
             mark_alike(args[0] if output is None else output, *sources[0], treatment, in_place)
         else:
-            output = self._run(func, args, kwargs, treatment, sources, in_place)
+            output = self._run_by_rule(func, args, kwargs, treatment, sources, in_place)
         if in_place and isinstance(args[0], torch.Tensor):
             follow_memory(self.trace, args[0])
         return output
@@ -122,7 +123,7 @@ class Propagation(TorchFunctionMode):
     def _admit(self, value: Any, sources: Sources, func: Callable[..., Any]) -> Any:
         """Pass an argument on, parameters detached, and collect the tensors that depend on the inputs."""
         if isinstance(value, torch.Tensor):
-            mark = self.trace.mark_of(value)
+            mark = get_mark(value, self._run)
             if mark is not None:
                 sources.append((value, mark))
                 if mark.handoff is not None:
@@ -147,10 +148,10 @@ class Propagation(TorchFunctionMode):
             raise unknown.derivatives_taken(self.where())
         if role is Role.REGISTERS_HOOK:
             return False
-        if self.trace.mark_of(args[0]) is not None:
+        if get_mark(args[0], self._run) is not None:
             return role is Role.ASKS_FOR_GRADIENT
         # A tensor of the model's own that requires grad is a constant like any other, unless torch derives by it.
-        if role is Role.ASKS_FOR_GRADIENT and is_called_by(_DERIVING, 3):
+        if role is Role.ASKS_FOR_GRADIENT and is_called_by(DERIVING_MODULES, 3):
             raise unknown.derivatives_taken(self.where())
         # A model that sets the data of its own parameter must find its own parameter.
         return True
@@ -168,7 +169,7 @@ class Propagation(TorchFunctionMode):
             and hooks_on_saved_tensors() == self._saved_as
         )
 
-    def _run(
+    def _run_by_rule(
         self,
         func: Callable[..., Any],
         args: tuple[Any, ...],
@@ -196,7 +197,7 @@ class Propagation(TorchFunctionMode):
 
     def _has_unmarked(self, output: Any) -> bool:
         """Whether a rule went on computing with what its decomposed operation gave."""
-        return any(one.requires_grad and self.trace.mark_of(one) is None for one in tensors_in(output))
+        return any(one.requires_grad and get_mark(one, self._run) is None for one in tensors_in(output))
 
     def apply_rule(self, operation: Operation, rule: Surrogate, why: str, module: torch.nn.Module | None) -> Any:
         """An operation's value by a rule.
@@ -310,7 +311,7 @@ class Propagation(TorchFunctionMode):
     def check_seen(self, value: Any) -> None:
         """Refuse tensors of the forward pass that were made by something that the mode did not see."""
         for tensor in (value,) if isinstance(value, torch.Tensor) else tensors_in(value):
-            unmarked = self.trace.mark_of(tensor) is None
+            unmarked = get_mark(tensor, self._run) is None
             if unmarked and tensor.grad_fn is not None and age_of(tensor) > self.trace.began:
                 raise unknown.unseen(tensor, "comes out", self.where() or " at the end of the forward pass")
 
@@ -323,7 +324,7 @@ class Propagation(TorchFunctionMode):
         """
         of_torch = function.__module__.startswith("torch.")  # Hooks of modules, reentrant checkpoints.
         if of_torch or not any(
-            tensor.requires_grad and self.trace.mark_of(tensor) is not None for tensor in tensors_in(args)
+            tensor.requires_grad and get_mark(tensor, self._run) is not None for tensor in tensors_in(args)
         ):
             return apply_as_torch_does(function, args, kwargs)
         output, constants = run_as_written(function, args, kwargs)

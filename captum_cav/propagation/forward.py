@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from captum_cav.checks import acts_as_in_training, has_old_backward_hook, modules_of
 from captum_cav.errors import ModelError, UnsupportedOperationError
 from captum_cav.propagation.dispatch import OnUnknown, Propagation
 from captum_cav.propagation.hooks import Site, hooked
@@ -19,7 +18,7 @@ from captum_cav.propagation.reentrancy import running
 from captum_cav.propagation.table import OperationTable
 from captum_cav.propagation.trace import Trace
 from captum_cav.tensors import tensors_in
-from captum_cav.torch_internals import patched_torch, tree_map
+from captum_cav.torch_internals import acts_as_in_training, has_old_backward_hook, modules_of, patched_torch, tree_map
 
 
 @dataclass

@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from captum_cav.checks import acts_as_in_training, has_old_backward_hook
 from captum_cav.errors import ModelError
 from captum_cav.propagation.overrides import Candidate, Rulebook
 from captum_cav.propagation.rule import Rule
-from captum_cav.torch_internals import innermost_called
+from captum_cav.torch_internals import acts_as_in_training, has_old_backward_hook, innermost_called
 
 
 class ModuleStack:

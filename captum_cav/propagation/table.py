@@ -15,16 +15,7 @@ from torch.nn import functional as F
 
 from captum_cav.propagation.operation import UNKNOWN, Kind, Operation, OperationSpec, Role
 from captum_cav.propagation.traits import Trait
-from captum_cav.torch_internals import Overload, overload_name
-
-_TORCH_MODULES = (
-    "torch._C",
-    "torch.nn",
-    "torch._tensor",
-    "torch.functional",
-    "torch._ops.aten",
-    "torch._ops.torchvision",
-)
+from captum_cav.torch_internals import TORCH_MODULES, Overload, overload_name
 
 
 class Treatment(NamedTuple):
@@ -190,9 +181,8 @@ class OperationTable:
         if raw == "__get__":
             return getattr(function.__self__, "__name__", None), False, None  # type: ignore[attr-defined]
         if isinstance(function, Overload):
-            namespace, raw = overload_name(function)
-            module = f"torch._ops.{namespace}"
-        if not (module is None or module == "torch" or module.startswith(_TORCH_MODULES)):
+            module, raw = overload_name(function)
+        if not (module is None or module == "torch" or module.startswith(TORCH_MODULES)):
             return None, False, None
         switch = None
         if isinstance(function, types.FunctionType):

@@ -56,10 +56,6 @@ class Trace:
         """Whether somebody asks for more than contributions: shares of constants, rules, an audit."""
         return self.shares.is_measured or self.rules is not None
 
-    def mark_of(self, tensor: torch.Tensor) -> Mark | None:
-        """The tensor's mark; None for a constant."""
-        return get_mark(tensor, self.run)
-
     def mark_input(self, tensor: torch.Tensor) -> None:
         """Note that a tensor is an input of the model."""
         set_mark(tensor, Mark(self.run, 0, _BEFORE_FIRST_LAYER))

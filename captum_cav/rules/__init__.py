@@ -1,7 +1,8 @@
-"""How operations pass contributions on: the rules that a user chooses.
+"""Rules that a user can choose: how operations pass contributions on.
 
-A rule takes an :class:`Operation` and returns the operation's value as a surrogate (see :class:`Rule`). What an
-attribution gets as ``rules`` goes before the defaults, which are the rows of :mod:`captum_cav.operations`.
+A rule takes an :class:`Operation` and returns the operation's value as a surrogate (see :class:`Rule`). The option
+``rules`` of an attribution says which operations use which rule. All other operations use their default rules, which
+are in the table of :mod:`captum_cav.operations`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rules for activations, or for anything: pass on, differentiate, stop, average."""
+"""Rules for activations. :class:`GradientRule` and :class:`StopRule` can be given for any other operation, too."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ from captum_cav.tensors import is_same_memory
 
 @dataclass(frozen=True, repr=False)
 class PassThroughRule(Rule):
-    """Equation 7 to the letter: an output's contribution is that of its own input, also where a ReLU is off.
+    """Equation 7 without exceptions: each output's contribution goes to its own input, also where a ReLU gives 0.
 
-    Given for a module, it takes the module's call as one operation, whatever runs inside. Units of value 0 pass on,
-    too, what a rule behind them gave to zeros (:class:`FlatRule`, say), which the default of a ReLU does not.
+    Given for a module, this rule treats the module's whole call as one operation, whatever runs inside.
+
+    Some rules give contributions to units of value 0, such as :class:`FlatRule`. This rule passes such contributions
+    on. The default rule of ReLU does not.
 
     Source: Kakishita and Hattori, equation 7.
 
@@ -44,22 +46,22 @@ class PassThroughRule(Rule):
     as_one: ClassVar[bool] = True
 
     def __call__(self, operation: Operation, /) -> Any:
-        """The value over the input as the slope."""
+        """The operation's value, with value / input as the slope."""
 
         def slope(value: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            found = zeros.ratio(value, x)
-            # What has no limit at 0, as a sigmoid, gave what it gave without its input.
-            silent = found.abs() > 1 / torch.finfo(x.dtype).eps
-            return found.masked_fill(silent, 0.0), silent
+            ratio = zeros.ratio(value, x)
+            # The ratio of some functions, such as the sigmoid, has no limit at 0: there the value is a constant.
+            is_constant = ratio.abs() > 1 / torch.finfo(x.dtype).eps
+            return ratio.masked_fill(is_constant, 0.0), is_constant
 
         return pass_on(operation, slope)
 
 
 @dataclass(frozen=True, repr=False)
 class GradientRule(Rule):
-    """The plain derivative of whatever it is given for: gradient times activation instead of contributions.
+    """The plain derivative of the operation, so that contributions are gradient x activation.
 
-    Nothing is conserved where the operation is not linear.
+    Where the operation is not linear, contributions are not conserved.
 
     Example::
 
@@ -73,13 +75,13 @@ class GradientRule(Rule):
     is_derivative: ClassVar[bool] = True
 
     def __call__(self, operation: Operation, /) -> Any:
-        """The operation, differentiated as torch does."""
+        """The operation's value, differentiated as torch does."""
         return operation.value()
 
 
 @dataclass(frozen=True, repr=False)
 class StopRule(Rule):
-    """Contributions end here: what the operation gave counts as a constant.
+    """Contributions end here: the output of the operation counts as a constant.
 
     Example::
 
@@ -92,19 +94,22 @@ class StopRule(Rule):
     """
 
     def __call__(self, operation: Operation, /) -> Any:
-        """The value as a constant."""
+        """The operation's value as a constant."""
         return operation.value_as_constant()
 
 
 @dataclass(frozen=True, repr=False)
 class MeanSlopeRule(Rule):
-    """One slope a channel for the activation that a global average pooling follows.
+    """One slope for each channel, for an activation that a global average pooling follows.
 
-    The default passes a contribution on with each position's own slope ``f(z) / z``, so a position where a ReLU is off
-    says nothing. Averaged over the positions that are pooled, ``c_z = c_y mean(f(z) / z)``, the pre-activation keeps
-    its sign: a place where the feature is absent, ``z < 0``, speaks against. What the positions then carry less than
-    the value counts as the constants'. At the pre-activation this is Grad-CAM without its ReLU. Activations that no
-    global average pooling follows keep their default.
+    By default each position has its own slope ``f(z) / z``. So a position where a ReLU gives 0 contributes nothing.
+    This rule takes the mean slope of all positions that are pooled, ``c_z = c_y mean(f(z) / z)``. Then the sign of the
+    pre-activation counts: a position where the feature is absent, ``z < 0``, contributes negatively.
+
+    The difference between the contributions behind and before the activation counts as a share of constants. An
+    activation that no global average pooling follows keeps its default rule.
+
+    Source: at the pre-activation the map is that of Grad-CAM (Selvaraju et al. 2017) without its ReLU.
 
     Example::
 
@@ -119,48 +124,48 @@ class MeanSlopeRule(Rule):
     operations: ClassVar[frozenset[str] | None] = TABLE.names(Kind.ACTIVATION)
 
     def governs(self, operation: Operation) -> bool:
-        """Whether the operation is an activation of one carrier."""
+        """Whether the operation is an activation in which one tensor depends on the inputs."""
         return super().governs(operation) and len(operation.sources) == 1
 
     def __call__(self, operation: Operation, /) -> Any:
-        """The default, between two places where slopes may be averaged."""
+        """The default value, in which a pooling behind it may average the slopes."""
         carrier = operation.sources[0]
         pooled = Pooled(operation.save(carrier), operation.shares())
         averaged = with_backward(carrier.detach(), pooled.average, carrier)
         if operation.in_place:
             averaged = averaged.clone()
         output = operation.on({id(carrier): averaged}).by_default()
-        output = with_backward(output.detach(), pooled.settle, output)
+        output = with_backward(output.detach(), pooled.decide, output)
         operation.handoff = pooled
         return operation.args[0].copy_(output) if operation.in_place else output
 
 
 class Pooled(Poolable):
-    """An activation whose positions a global average pooling behind it may average.
+    """An activation whose slopes are averaged if a global average pooling takes its output.
 
     Args:
-        before: the value of the pre-activation.
+        before: the saved value of the pre-activation.
         shares: where the activation reports shares of constants.
     """
 
     def __init__(self, before: SavedValue, shares: OperationShares) -> None:
         self._before = before
         self._shares = shares
-        self._noted: list[tuple[torch.Tensor, tuple[int, ...]]] = []
+        self._poolings: list[tuple[torch.Tensor, tuple[int, ...]]] = []
         self._dims: tuple[int, ...] | None = None
 
     def note(self, coefficients: torch.Tensor, dims: tuple[int, ...]) -> None:
-        """Take note of the coefficients that come through a pooling over some dimensions."""
-        self._noted.append((coefficients, dims))
+        """Note the coefficients that come through a pooling over some dimensions."""
+        self._poolings.append((coefficients, dims))
 
-    def settle(self, coefficients: torch.Tensor) -> tuple[torch.Tensor]:
-        """Behind the activation: average if all that comes to its output came through one pooling."""
-        noted, self._noted = self._noted, []
+    def decide(self, coefficients: torch.Tensor) -> tuple[torch.Tensor]:
+        """Behind the activation: decide to average if all coefficients of the output came through one pooling."""
+        noted, self._poolings = self._poolings, []
         self._dims = noted[0][1] if len(noted) == 1 and is_same_memory(coefficients, noted[0][0]) else None
         return (coefficients,)
 
     def average(self, coefficients: torch.Tensor) -> tuple[torch.Tensor]:
-        """In front of the activation: each position's own coefficients, as averages over what was pooled."""
+        """Before the activation: replace each position's coefficient by the mean over the pooled positions."""
         if self._dims is None:
             return (coefficients,)
         averages = coefficients.mean(self._dims, keepdim=True).expand_as(coefficients)

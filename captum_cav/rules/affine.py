@@ -1,15 +1,14 @@
-"""Rules for affine operations ``y_j = sum_i x_i w_ij + b_j``: how an output's contribution ``R_j`` is shared out.
+"""The base of rules for affine operations ``y_j = sum_i x_i w_ij + b_j``: how the contribution ``R_j`` is shared out.
 
-The paper shares by the summands, ``R_i = sum_j x_i w_ij / y_j R_j`` (equations 1-4 and 9). The rules of layer-wise
-relevance propagation share otherwise. All are of one form here: some sums ``q`` over (changed) summands, each linear in
-the inputs, take ``R_j`` times a factor; :class:`Summands` is what a rule sees, and :class:`Share` what it returns.
+The paper shares ``R_j`` in proportion to the summands, ``R_i = sum_j x_i w_ij / y_j R_j`` (equations 1-4 and 9). The
+rules of layer-wise relevance propagation (LRP) share in other proportions. All these rules have one form here: a rule
+gets :class:`Summands` and returns :class:`Share` objects.
 
-The bias is one more input, always 1 (equations 3 and 4), and its share belongs to the account of constants; with
-``bias="absorb"`` the inputs take its share. With ``fold`` a batch norm right behind the operation is taken in: they are
-ruled as one affine operation ``w' = s w, b' = s b + t``, and the model is not touched.
+The bias is one more input, always 1 (equations 3 and 4). Its share is a share of constants. With ``bias="absorb"`` the
+inputs get its share.
 
-Sources: Bach et al. 2015 (epsilon, alpha-beta, w-square as in Montavon et al. 2017), Montavon et al. 2019 (gamma,
-z-box, flat), Andéol et al. 2021 (gamma for inputs of both signs).
+With ``fold=True`` a batch norm ``s y + t`` right behind the operation is folded in. The rule then treats both as one
+affine operation with ``w' = s w`` and ``b' = s b + t``. The model itself does not change.
 """
 
 from __future__ import annotations
@@ -39,11 +38,14 @@ Bias = Literal["share", "absorb"]
 
 
 class Share(NamedTuple):
-    """One part of an output's contribution: ``R_j * factor_j`` goes to the inputs in proportion to their summands.
+    """One part of the contributions that a rule shares out.
+
+    Input ``i`` gets the part ``q_ij * factor_j`` of the contribution ``R_j`` of output ``j``. Here ``q_ij`` is the
+    summand of input ``i`` in ``sums_j``.
 
     Attributes:
-        sums: shape of the output: sums that are linear in the inputs, differentiable by ``Summands.x``; None stands for
-            all summands ``x_i w_ij`` as they are.
+        sums: sums in the shape of the output. They are linear in the inputs, and computed from ``Summands.x`` so that
+            autograd can differentiate them. None stands for the operation's own sums ``sum_i x_i w_ij``.
         factor: broadcasts to the output's shape.
     """
 
@@ -52,16 +54,16 @@ class Share(NamedTuple):
 
 
 class Summands:
-    """The summands of an affine operation's output, as a rule sees them in the backward pass.
+    """The summands of the outputs of an affine operation, as a rule sees them in the backward pass.
 
     Attributes:
-        x: the input, to be differentiated by.
-        weight: the weight, a folded batch norm's scale in it.
-        constant: the bias, a folded batch norm's shift in it, broadcasts to the output's shape; 0 where the inputs
-            absorb it.
-        total: shape of the output: the sum of all summands and the constant.
-        has_constant: whether the operation has a bias.
-        rectified: whether outputs below 0 have no contributions, because only a ReLU takes them.
+        x: the input. A rule computes its sums from this tensor, because autograd differentiates them by it.
+        weight: the weight, times the scale of a folded batch norm.
+        constant: the bias, with the shift of a folded batch norm. Broadcasts to the output's shape. 0 if the inputs
+            absorb the bias.
+        total: the sums of all summands and the constant, in the shape of the output.
+        has_constant: whether the operation, or a folded batch norm, has a constant.
+        rectified: whether outputs below 0 have no contributions, because only ReLUs take the output.
     """
 
     def __init__(
@@ -87,125 +89,164 @@ class Summands:
         self._channels = channels
 
     def sum(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """``sum_i x_i w_ij`` for each output j."""
+        """``sum_i x_i w_ij`` for each output ``j``, in the shape of the output."""
         return self._sum(x, weight)
 
     def positive(self) -> torch.Tensor:
         """The sum of the positive summands, without the constant."""
-        return self._by_sign(_Weighing(False, 1.0), rises=True)
+        return self._sums_by_sign(_SignedWeights(False, 1.0), of_positive=True)
 
     def negative(self) -> torch.Tensor:
         """The sum of the negative summands, without the constant."""
-        return self._by_sign(_Weighing(False, 1.0), rises=False)
+        return self._sums_by_sign(_SignedWeights(False, 1.0), of_positive=False)
 
     def raised(self, gamma: float) -> torch.Tensor:
-        """The sum of all summands, the positive ones ``1 + gamma`` times, without the constant."""
-        return self._by_sign(_Weighing(True, gamma), rises=True)
+        """The sum of all summands, in which the positive summands count ``1 + gamma`` times, without the constant."""
+        return self._sums_by_sign(_SignedWeights(True, gamma), of_positive=True)
 
     def absolute(self) -> torch.Tensor:
         """The sum of the absolute values of all summands, without the constant."""
-        return self._weighed(self.x if self._nonnegative else self.x.abs(), _Absolute(), True)
+        return self._sums_with(self.x if self._nonnegative else self.x.abs(), _AbsoluteWeights(), True)
 
-    def _by_sign(self, weighing: _Weighing, *, rises: bool) -> torch.Tensor:
-        """Sums that weigh the summands of one sign: weights of that sign where inputs rise, of the other elsewhere."""
+    def _sums_by_sign(self, change: _SignedWeights, *, of_positive: bool) -> torch.Tensor:
+        """Sums in which the summands of one sign are changed.
+
+        A summand is positive if its input and its weight have the same sign. So inputs above 0 meet the changed weights
+        of this sign, and inputs below 0 those of the other sign.
+        """
         if self._nonnegative:
-            return self._weighed(self.x, weighing, rises)
+            return self._sums_with(self.x, change, of_positive)
         above, below = self.x.clamp(min=0), self.x.clamp(max=0)
-        if self._channels is not None:  # both at once, as twice as many inputs
-            weights = [weighing.apply(self.weight, rises), weighing.apply(self.weight, not rises)]
+        if self._channels is not None:  # One operation on twice as many channels is cheaper than two operations.
+            weights = [change.apply(self.weight, of_positive), change.apply(self.weight, not of_positive)]
             return self.sum(torch.cat([above, below], self._channels), torch.cat(weights, 1))
-        return self._weighed(above, weighing, rises) + self._weighed(below, weighing, not rises)
+        return self._sums_with(above, change, of_positive) + self._sums_with(below, change, not of_positive)
 
-    def _weighed(self, x: torch.Tensor, weighing: _Weighing | _Absolute, rises: bool) -> torch.Tensor:
-        if self._sum is F.linear and self.weight.numel() > _AT_ONCE and not self.weight.is_cuda:
-            sums: torch.Tensor = _WeighedLinear.apply(x, self.weight, weighing, rises)
+    def _sums_with(self, x: torch.Tensor, change: _SignedWeights | _AbsoluteWeights, of_positive: bool) -> torch.Tensor:
+        if self._sum is F.linear and self.weight.numel() > _WEIGHTS_AT_ONCE and not self.weight.is_cuda:
+            sums: torch.Tensor = _ChangedLinear.apply(x, self.weight, change, of_positive)
             return sums
-        return self.sum(x, weighing.apply(self.weight, rises))
+        return self.sum(x, change.apply(self.weight, of_positive))
 
     def in_place_of_x(self, value: torch.Tensor | float) -> torch.Tensor:
-        """A value that stands in the place of the input: what it brings is the input's contribution."""
+        """Other values in the place of the input. What these values contribute counts as the input's contribution.
+
+        Args:
+            value: a number, or a tensor that broadcasts to the input.
+
+        Returns:
+            The values, from which a rule can compute sums.
+        """
         x = self.x.detach()
         value = value.to(x) if isinstance(value, torch.Tensor) else x.new_full((), value)
         return value + (self.x - x) * (value / zeros.without_zeros(x))
 
 
-class _Weighing(NamedTuple):
-    """``signed`` times the weights of one sign, and with ``plain`` every weight once besides."""
+class _SignedWeights(NamedTuple):
+    """Changes weights ``w`` by their sign.
 
-    plain: bool
-    signed: float
+    Let ``w'`` be the weights of one sign, with 0 in the place of the others. The changed weights are ``w'``, or
+    ``w + factor * w'`` if ``keeps_all``.
+    """
 
-    def apply(self, weight: torch.Tensor, rises: bool, out: torch.Tensor | None = None) -> torch.Tensor:
-        """The weights, in a given place if there is one."""
-        changed = torch.clamp(weight, min=0, out=out) if rises else torch.clamp(weight, max=0, out=out)
-        return torch.add(weight, changed, alpha=self.signed, out=changed) if self.plain else changed
+    keeps_all: bool
+    factor: float
+
+    def apply(self, weight: torch.Tensor, of_positive: bool, out: torch.Tensor | None = None) -> torch.Tensor:
+        """The changed weights. They are written into ``out`` if that is a tensor."""
+        changed = torch.clamp(weight, min=0, out=out) if of_positive else torch.clamp(weight, max=0, out=out)
+        return torch.add(weight, changed, alpha=self.factor, out=changed) if self.keeps_all else changed
 
 
-class _Absolute:
-    """The absolute values of weights."""
+class _AbsoluteWeights:
+    """Changes weights to their absolute values."""
 
-    def apply(self, weight: torch.Tensor, rises: bool, out: torch.Tensor | None = None) -> torch.Tensor:
-        """The weights, in a given place if there is one."""
+    def apply(self, weight: torch.Tensor, of_positive: bool, out: torch.Tensor | None = None) -> torch.Tensor:
+        """The changed weights. They are written into ``out`` if that is a tensor."""
         return torch.abs(weight, out=out)
 
 
-# Numbers of a weight that are changed at once: a copy of a large one costs more than the product with it.
-_AT_ONCE = 1 << 20
+# A changed copy of a large weight would cost more than the product with that weight.
+_WEIGHTS_AT_ONCE = 1 << 20
 
 
-class _WeighedLinear(OwnFunction):
-    """A linear layer with changed weights, of which no copy is made as a whole."""
+class _ChangedLinear(OwnFunction):
+    """A linear layer with changed weights. Only some rows of the weight are changed at a time."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, weighing: _Weighing | _Absolute, rises: bool
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        change: _SignedWeights | _AbsoluteWeights,
+        of_positive: bool,
     ) -> torch.Tensor:
-        ctx.weights = weight, weighing, rises
-        return torch.cat([F.linear(x, rows) for rows in _rows(*ctx.weights)], -1)
+        ctx.weights = weight, change, of_positive
+        return torch.cat([F.linear(x, rows) for rows in _changed_rows(*ctx.weights)], -1)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         start, total = 0, torch.zeros((), dtype=gradient.dtype, device=gradient.device)
-        for rows in _rows(*ctx.weights):
+        for rows in _changed_rows(*ctx.weights):
             total = total + gradient[..., start : start + len(rows)] @ rows
             start += len(rows)
         return total, None, None, None
 
 
-def _rows(weight: torch.Tensor, weighing: _Weighing | _Absolute, rises: bool) -> Iterator[torch.Tensor]:
-    """Some changed rows of a weight after the other; where nothing is recorded, in one place in memory."""
-    count = max(1, _AT_ONCE // weight.shape[1])
-    place = None if torch.is_grad_enabled() else weight.new_empty(count, weight.shape[1])
+def _changed_rows(
+    weight: torch.Tensor, change: _SignedWeights | _AbsoluteWeights, of_positive: bool
+) -> Iterator[torch.Tensor]:
+    """The changed rows of a weight, some at a time. Unless autograd records them, all use the same memory."""
+    count = max(1, _WEIGHTS_AT_ONCE // weight.shape[1])
+    memory = None if torch.is_grad_enabled() else weight.new_empty(count, weight.shape[1])
     for rows in torch.split(weight, count):
-        yield weighing.apply(rows, rises, None if place is None else place[: len(rows)])
+        yield change.apply(rows, of_positive, None if memory is None else memory[: len(rows)])
 
 
 def inverse_of(sums: torch.Tensor) -> torch.Tensor:
-    """``1 / sums``, and 0 where there is nothing to share by."""
+    """``1 / sums``, and 0 where a sum is 0: where the sum is 0 there is nothing to share out.
+
+    Args:
+        sums: a tensor of any shape.
+
+    Returns:
+        A tensor of the same shape.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_cav import rules
+        >>> rules.inverse_of(torch.tensor([2.0, 0.0]))
+        tensor([0.5000, 0.0000])
+    """
     return sums.reciprocal().nan_to_num_(nan=math.nan, posinf=0.0, neginf=0.0)
 
 
 def inverted(sums: torch.Tensor) -> torch.Tensor:
-    """:func:`inverse_of` sums that nobody else needs, in their memory: a fresh tensor costs more than the division."""
+    """As :func:`inverse_of`, but overwrites the sums. A fresh tensor would cost more than the division."""
     return sums.reciprocal_().nan_to_num_(nan=math.nan, posinf=0.0, neginf=0.0)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class AffineRule(Rule):
-    """A rule that shares out what an affine operation gave: convolutions, linear layers, products with a weight.
+    """The base class of rules for affine operations: convolutions, linear layers and products with a weight.
 
-    Subclasses define :meth:`shares`. The output's contributions that no share takes count as the constants' own.
+    A subclass defines :meth:`shares`. The part of a contribution that no share takes counts as a share of constants.
 
     Args:
-        bias: ``"share"``: the bias is one more input with its own share; ``"absorb"``: the inputs take its share.
-        fold: whether a batch norm right behind the operation is taken in.
+        bias: with ``"share"`` the bias is one more input, and its share is a share of constants. With ``"absorb"`` the
+            inputs get the share of the bias.
+        fold: whether a batch norm right behind the operation is folded in.
+
+    Raises:
+        OptionError: for another value of ``bias``.
 
     Example::
 
         >>> import torch
         >>> from torch.nn import functional as F
         >>> from captum_cav import InputCAV, rules
-        >>> class Boldest(rules.AffineRule):                     # the square of each summand decides
+        >>> class Boldest(rules.AffineRule):                     # shares in proportion to the squared summands
         ...     uses_total = False
         ...     def shares(self, summands):
         ...         squares = summands.sum(summands.in_place_of_x(summands.x.detach() ** 2), summands.weight ** 2)
@@ -221,9 +262,9 @@ class AffineRule(Rule):
     operations: ClassVar[frozenset[str] | None] = frozenset(
         name for name, spec in TABLE if spec.view_as_affine is not None
     )
-    #: Whether a share goes by all summands as they are.
+    #: Whether a share may have ``sums=None``, so that torch's own gradient of the operation is needed.
     uses_total: ClassVar[bool] = True
-    #: Whether inputs of value 0 get shares.
+    #: Whether inputs of value 0 get contributions, too.
     gives_to_zeros: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -231,25 +272,29 @@ class AffineRule(Rule):
             raise OptionError(f'bias is {self.bias!r}; expected "share" or "absorb".')
 
     def shares(self, summands: Summands) -> Sequence[Share]:
-        """How each output's contribution is shared out.
+        """How the contribution of each output is shared out.
 
         Args:
             summands: the operation's summands.
 
         Returns:
-            Shares; their factors times their sums, the constant's part added, are 1 where nothing is held back.
+            The shares. The rule conserves contributions if ``factor * sums``, added over all shares and the share of
+            the constant, is 1.
+
+        Raises:
+            NotImplementedError: in this base class.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say how to share: define shares.")
 
     def governs(self, operation: Operation) -> bool:
-        """Whether the operation is affine in one tensor that depends on the inputs."""
+        """Whether one tensor depends on the inputs, and the operation is affine in this tensor."""
         return super().governs(operation) and _view(operation) is not None
 
     def __call__(self, operation: Operation, /) -> Any:
         """The operation's value, shared out by this rule in the backward pass."""
         view = _view(operation)
         assert view is not None
-        # What may be folded is a batch norm, which is affine itself.
+        # A batch norm is affine itself, and may be folded into the operation before.
         norm = inference_norm(operation) if operation.name == "batch_norm" else None
         before = foldable_before(operation) if norm is not None else None
         if norm is not None and before is not None:
@@ -266,27 +311,34 @@ class AffineRule(Rule):
 
 
 def _view(operation: Operation) -> AffineView | None:
-    """The operation as an affine one in its one source, or None."""
+    """The operation as an affine operation in the one tensor that depends on the inputs, or None."""
     view = operation.spec.view_as_affine
     return None if view is None else view(operation)
 
 
 class _Shares(NamedTuple):
-    """What became of an output's contributions.
+    """The contributions of an output, shared out.
 
     Attributes:
-        direct: coefficients of the operation's own sums, to go on as torch differentiates them; None for none.
-        through: coefficients of the input; None for none.
-        constant_share: the share of constants, a float64 scalar; None where nobody asks.
+        of_output: coefficients of the operation's own output, to which torch's own gradient applies. None for none.
+        of_input: coefficients of the input. None for none.
+        constant_share: the share of constants, a float64 scalar. None if shares of constants are not measured.
     """
 
-    direct: torch.Tensor | None
-    through: torch.Tensor | None
+    of_output: torch.Tensor | None
+    of_input: torch.Tensor | None
     constant_share: torch.Tensor | None
 
 
 class Affine(Foldable):
-    """One affine operation between forward and backward pass. Batch norms behind it may still be folded in."""
+    """One affine operation between its forward and its backward pass. Batch norms behind it are folded in meanwhile.
+
+    Args:
+        operation: the operation.
+        view: the operation as an affine one.
+        output: the operation's value.
+        rule: the operation's rule.
+    """
 
     def __init__(self, operation: Operation, view: AffineView, output: torch.Tensor, rule: AffineRule) -> None:
         self.rule = rule
@@ -298,45 +350,58 @@ class Affine(Foldable):
         self._norms: list[FoldedNorm] = []
 
     def can_fold(self, channels: int) -> bool:
-        """Whether the rule folds and the channels are those of the output."""
+        """Whether the rule folds batch norms in, and the output has so many channels."""
         return self.rule.fold and self._view.scaled is not None and self._output.value.shape[1] == channels
 
     def fold(self, norm: FoldedNorm) -> None:
-        """Rule what comes through a batch norm together with the batch norm."""
+        """Rule this operation and a batch norm as one affine operation."""
         self._norms.append(norm)
 
     def share_out(self, coefficients: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Coefficients of the operation's own sums, which torch differentiates, and coefficients of the input."""
-        rest: torch.Tensor | None = coefficients
-        found = []
+        """Share out the contributions of the output and of all folded batch norms.
+
+        Args:
+            coefficients: coefficients of the operation's output.
+
+        Returns:
+            Coefficients of the operation's own output, to which torch's own gradient applies, and coefficients of the
+            input. None for none.
+        """
+        unfolded: torch.Tensor | None = coefficients
+        parts = []
         for norm in self._norms:
             passed = norm.take()
             if passed is not None:
-                assert rest is not None
-                rest = None if is_same_memory(rest, passed.passed) else rest - passed.passed
+                assert unfolded is not None
+                unfolded = None if is_same_memory(unfolded, passed.passed) else unfolded - passed.passed
                 shared = self._share(passed.coefficients, norm)
                 if shared.constant_share is not None and passed.constant_share is not None:
-                    # The batch norm entered a share when it passed on alone. This share is the pair's to share out.
+                    # The batch norm has entered a share of constants already. The share of the pair replaces it.
                     self.shares.enter(shared.constant_share - passed.constant_share)
-                found.append(shared)
-        if rest is not None:
-            found.append(self._share(rest, None))
-            if found[-1].constant_share is not None:
-                self.shares.enter(found[-1].constant_share)
+                parts.append(shared)
+        if unfolded is not None:
+            parts.append(self._share(unfolded, None))
+            if parts[-1].constant_share is not None:
+                self.shares.enter(parts[-1].constant_share)
         return (
-            functools.reduce(_sum, [shared.direct for shared in found]),
-            functools.reduce(_sum, [shared.through for shared in found]),
+            functools.reduce(_sum, [part.of_output for part in parts]),
+            functools.reduce(_sum, [part.of_input for part in parts]),
         )
 
     def pass_alone(self, coefficients: torch.Tensor) -> Passed:
-        """What a batch norm passes on if it is ruled as an operation without the one before."""
-        direct, through, constant_share = self._share(coefficients, None)
-        passed = _sum(None if direct is None else direct * self._view.weight, through)
+        """What this operation, a batch norm, passes on if it is not folded into the operation before."""
+        of_output, of_input, constant_share = self._share(coefficients, None)
+        passed = _sum(None if of_output is None else of_output * self._view.weight, of_input)
         assert passed is not None
         return Passed(coefficients, passed, constant_share)
 
     def _share(self, coefficients: torch.Tensor, pair: FoldedNorm | None) -> _Shares:
-        """Share out what came through a batch norm, by the coefficients of its output, or what came through none."""
+        """Share out contributions.
+
+        Args:
+            coefficients: coefficients of the operation's output, or of the output of ``pair``.
+            pair: a folded batch norm. None for contributions that come through no folded batch norm.
+        """
         view = self._view
         output, weight, constant, rectified = self._output.value, view.weight, view.bias, self.is_rectified
         if pair is not None:
@@ -352,38 +417,40 @@ class Affine(Foldable):
             constant = torch.zeros((), dtype=output.dtype, device=output.device) if constant is None else constant
             total = output
             if self.rule.bias == "absorb" and has_constant:
-                # Not the output less the constant, which would leave rounding where there is nothing to share.
+                # The output minus the constant would leave a rounding error where there is nothing to share.
                 constant, total = torch.zeros_like(constant), view.sum(x.detach(), weight)
             summands = Summands(
                 x, weight, constant, total, view.sum, self._nonnegative, has_constant, rectified, view.channels
             )
             shares = self.rule.shares(summands)
         constant_share = self._not_shared(contributions, shares, total - constant) if self.shares.are_measured else None
-        direct = None
-        parts, seeds = [], []
+        of_output = None
+        differentiated, seeds = [], []
         for number, (sums, factor) in enumerate(shares, 1):
-            # Memory is dear: fresh tensors of this size cost more than the arithmetic.
+            # The last product overwrites the contributions: a fresh tensor would cost more than the arithmetic.
             last = number == len(shares) and factor.dtype == contributions.dtype
             part = contributions.mul_(factor.detach()) if last else contributions * factor.detach()
             if sums is None:
-                direct = _sum(direct, part)
+                of_output = _sum(of_output, part)
             else:
-                parts.append(sums)
+                differentiated.append(sums)
                 seeds.append(part.to(sums.dtype))
-        if direct is not None and pair is not None:
-            direct = direct * pair.norm.scale
-        through = None
-        if parts:
-            (through,) = torch.autograd.grad(parts, x, seeds, create_graph=torch.is_grad_enabled())
-        return _Shares(direct, through, constant_share)
+        if of_output is not None and pair is not None:
+            of_output = of_output * pair.norm.scale
+        of_input = None
+        if differentiated:
+            (of_input,) = torch.autograd.grad(differentiated, x, seeds, create_graph=torch.is_grad_enabled())
+        return _Shares(of_output, of_input, constant_share)
 
     @staticmethod
     def _not_shared(contributions: torch.Tensor, shares: Sequence[Share], total: torch.Tensor) -> torch.Tensor:
-        given = sum(factor.detach() * (total if sums is None else sums.detach()) for sums, factor in shares)
-        return (contributions * (1 - given)).sum(dtype=torch.float64)
+        """The sum of all contributions, without the parts that the shares take."""
+        shared = sum(factor.detach() * (total if sums is None else sums.detach()) for sums, factor in shares)
+        return (contributions * (1 - shared)).sum(dtype=torch.float64)
 
 
 def _sum(one: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor | None:
+    """The sum of two tensors, in which None counts as 0."""
     if one is None or other is None:
         return other if one is None else one
     return one + other

@@ -1,4 +1,4 @@
-"""Rules for softmax, and for the attention that is made of a softmax."""
+"""Rules for softmax and for scaled dot-product attention."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ from captum_cav.propagation.rule import Rule
 
 @dataclass(frozen=True, repr=False)
 class AttentionRule(Rule):
-    """Softmax, and the attention that is made of it.
+    """Which arguments of softmax and of scaled dot-product attention carry contributions.
 
     Args:
-        carry: ``"values"``, the default of all attention: the weights are constants, contributions flow through the
-            values alone (CP-LRP); ``"all"``: queries and keys carry too (AttnLRP). There the softmax passes on
-            ``R_i = x_i (R_i - s_i sum_j R_j)``, which is its derivative times its input and keeps a part to itself,
-            and of each product both factors take half.
+        carry: what carries contributions.
+
+            - ``"values"``, the default of all attention: the attention weights are constants, and only the values carry
+              contributions (CP-LRP).
+            - ``"all"``: queries and keys carry contributions, too (AttnLRP). The softmax ``s`` passes its derivative
+              on, ``R_i = x_i (R_i - s_i sum_j R_j)``, which does not conserve contributions. Each factor of a product
+              takes half.
+
+    Raises:
+        OptionError: for another value of ``carry``.
 
     Source: Ali et al. 2022 (values); Achtibat et al. 2024, propositions 3.1-3.3 (all).
 
@@ -48,7 +54,7 @@ class AttentionRule(Rule):
             raise OptionError(f'carry is {self.carry!r}; expected "values" or "all".')
 
     def __call__(self, operation: Operation, /) -> Any:
-        """The default, or softmax by its derivative and attention written out in carriers."""
+        """The default value, or a value whose softmax passes its derivative on and whose products share in halves."""
         if self.carry == "values":
             return operation.by_default()
         if operation.name == "softmax":
@@ -56,11 +62,11 @@ class AttentionRule(Rule):
         query, key, value, mask = (
             operation.argument(position, name) for position, name in enumerate(("query", "key", "value", "attn_mask"))
         )
-        of_inputs = [operation.depends_on_inputs(part) for part in (query, key, value, mask)]
+        depend = [operation.depends_on_inputs(part) for part in (query, key, value, mask)]
         if operation.kwargs.get("enable_gqa", False):
             repeats = query.shape[-3] // key.shape[-3]
             key, value = (part.repeat_interleave(repeats, -3) for part in (key, value))
-        products = shared_matmul(query, key.transpose(-2, -1), of_inputs[0] and of_inputs[1])
+        products = shared_matmul(query, key.transpose(-2, -1), depend[0] and depend[1])
         causal, scale = bool(operation.argument(5, "is_causal", False)), operation.kwargs.get("scale")
         weights = attention_weights(products, query.shape[-1], mask, causal, scale)
-        return shared_matmul(weights, value, of_inputs[2] and any((*of_inputs[:2], of_inputs[3])))
+        return shared_matmul(weights, value, depend[2] and any((*depend[:2], depend[3])))

@@ -1,4 +1,4 @@
-"""Rules of Captum's LRP as rules of this package."""
+"""Translates the rule objects of Captum's LRP into rules of this package."""
 
 from __future__ import annotations
 
@@ -16,16 +16,22 @@ from captum_cav.rules.lrp import EpsilonRule
 
 
 def translate(rule: Any) -> Rule | None:
-    """A rule of Captum's LRP as one of ours, with the same numbers in convolutions and linear layers.
+    """Translate a rule of Captum's LRP. In convolutions and linear layers both rules give the same numbers.
 
     Args:
-        rule: an ``EpsilonRule``, ``GammaRule``, ``Alpha1_Beta0_Rule`` or ``IdentityRule`` of Captum.
+        rule: an ``EpsilonRule``, ``GammaRule``, ``Alpha1_Beta0_Rule`` or ``IdentityRule`` of Captum, or any object.
 
     Returns:
-        The rule; None for whatever is no rule of Captum's LRP.
+        The rule. None for an object that is no rule of Captum's LRP.
 
     Raises:
-        CAVTypeError: for a rule of a class of the user's own.
+        CAVTypeError: for a rule of Captum's LRP of another class, such as a user's subclass.
+
+    Example::
+
+        >>> from captum_cav.captum_internals import lrp_rules
+        >>> translate(lrp_rules.EpsilonRule())
+        EpsilonRule(epsilon=1e-09, fold=False)
     """
     if not isinstance(rule, lrp_rules.PropagationRule):
         return None
@@ -45,7 +51,7 @@ def translate(rule: Any) -> Rule | None:
 
 @dataclass(frozen=True)
 class _RaisedWeights(AffineRule):
-    """Captum's gamma and alpha-1 beta-0: ``w`` becomes ``plain * w + raised * max(w, 0)``, the bias stays as it is."""
+    """Captum's gamma and alpha-1-beta-0 rules: the weight is ``plain * w + raised * max(w, 0)``, the bias unchanged."""
 
     plain: float
     raised: float
@@ -54,7 +60,7 @@ class _RaisedWeights(AffineRule):
     uses_total: ClassVar[bool] = False
 
     def shares(self, summands: Summands) -> list[Share]:
-        """Shares of the summands with the changed weights."""
+        """The summands with the changed weights."""
         weight = summands.weight
         sums = summands.sum(summands.x, self.plain * weight + self.raised * weight.clamp(min=0))
         total = sums.detach() + summands.constant

@@ -1,4 +1,4 @@
-"""Makes a rule for torch functions of a plain function."""
+"""A decorator that makes a rule from a plain function."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from captum_cav.propagation.rule import FunctionRule
 
 
 def rule(*functions: Callable[..., Any]) -> Callable[[Callable[[Operation], Any]], FunctionRule]:
-    """Make a rule for torch functions of a function that takes an :class:`Operation`.
+    """Make a rule for torch functions from a function that takes an :class:`Operation`.
 
     Args:
-        functions: the torch functions, in any of their forms: ``torch.relu`` stands for ``F.relu`` and ``x.relu_()``
-            too.
+        functions: the torch functions that the rule governs, in any of their forms. ``torch.relu`` means ``F.relu`` and
+            ``x.relu_()``, too.
 
     Returns:
-        A decorator.
+        A decorator. It replaces the function that it decorates by a :class:`FunctionRule`.
 
     Raises:
-        CAVTypeError: for no function at all, and for a function that is not torch's own.
+        CAVTypeError: if no function is given, or a function that is not torch's own.
 
     Example::
 
@@ -40,4 +40,4 @@ def rule(*functions: Callable[..., Any]) -> Callable[[Callable[[Operation], Any]
     if not functions:
         raise CAVTypeError("rule() names no torch function; expected @rule(torch.special.i0), say.")
     names = frozenset(str(TABLE.name_of(function)) for function in functions)
-    return lambda made: FunctionRule(made, names)
+    return lambda function: FunctionRule(function, names)

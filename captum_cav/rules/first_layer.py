@@ -1,8 +1,9 @@
-"""Rules for the layer that meets the input, where values say little by themselves: pixels, embeddings.
+"""Rules for the first layer, whose inputs (pixels, embeddings) mean little as single values.
 
-They give shares to inputs of value 0 too (:mod:`captum_cav.rules.zero`). Behind other layers, give those a rule as
-well (:class:`EpsilonRule`, :class:`PassThroughRule` for activations): the defaults hand on coefficients, of which a
-unit that is exactly 0 has none to give to inputs that are 0 themselves.
+The z-box, w-square and flat rules give contributions to inputs of value 0, too (see
+:mod:`captum_cav.propagation.zeros`). In a later layer they give contributions to units of value 0. The default rules of
+the layers before cannot pass such contributions on to inputs of value 0. So give these layers a rule as well:
+:class:`EpsilonRule`, and :class:`PassThroughRule` for activations.
 """
 
 from __future__ import annotations
@@ -21,16 +22,19 @@ from captum_cav.rules.affine import AffineRule, Bias, Share, Summands, inverse_o
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ZBoxRule(AffineRule):
-    """The z-box rule for inputs between bounds, as pixels are.
+    """The z-box rule for inputs between two bounds, such as pixels.
 
-    ``u_ij = x_i w_ij - low_i w_ij+ - high_i w_ij-``, ``R_i = sum_j u_ij / sum_i u_ij R_j``. The bias, an input that is
-    always 1, has no room between its bounds and so no share.
+    ``R_i = sum_j u_ij / sum_i u_ij R_j`` with ``u_ij = x_i w_ij - low_i w_ij+ - high_i w_ij-``. The bias is an input
+    that is always 1. Both its bounds are 1, so it has no share.
 
     Args:
-        low: lower bound: a number, or a tensor that broadcasts to the input, as one of shape (1, 3, 1, 1) for pixels
-            that are normalised by channel.
-        high: upper bound.
-        fold: as for :class:`AffineRule`.
+        low: the lower bound, in units of the input. A number, or a tensor that broadcasts to the input. For pixels that
+            are normalised by channel, the tensor has shape (1, 3, 1, 1).
+        high: the upper bound, like ``low``.
+        fold: see :class:`AffineRule`.
+
+    Raises:
+        OptionError: if ``low`` is not below ``high`` everywhere.
 
     Source: Montavon et al. 2017, section 5.2.
 
@@ -58,22 +62,25 @@ class ZBoxRule(AffineRule):
             raise OptionError(f"low is {self.low!r} and high {self.high!r}; expected low below high everywhere.")
 
     def shares(self, summands: Summands) -> Sequence[Share]:
-        """The summands' distance from the least that the bounds allow."""
+        """The differences of the summands from the least summands that the bounds allow."""
         weight = summands.weight
-        room = (
+        differences = (
             summands.sum(summands.x, weight)
             - summands.sum(summands.in_place_of_x(self.low), weight.clamp(min=0))
             - summands.sum(summands.in_place_of_x(self.high), weight.clamp(max=0))
         )
-        return [Share(room, inverse_of(room.detach()))]
+        return [Share(differences, inverse_of(differences.detach()))]
 
 
 @dataclass(frozen=True, repr=False)
 class WSquareRule(AffineRule):
-    """The w-square rule: ``R_i = sum_j w_ij^2 / sum_i w_ij^2 R_j``, whatever the inputs are.
+    """The w-square rule: ``R_i = sum_j w_ij^2 / sum_i w_ij^2 R_j``. The values of the inputs do not matter.
 
     Args:
-        bias, fold: as for :class:`AffineRule`; the bias counts as a weight, squared.
+        bias, fold: see :class:`AffineRule`. The bias counts as one more weight.
+
+    Raises:
+        OptionError: for a ``bias`` that is neither ``"share"`` nor ``"absorb"``.
 
     Source: Montavon et al. 2017, section 4.1.
 
@@ -92,17 +99,20 @@ class WSquareRule(AffineRule):
     gives_to_zeros: ClassVar[bool] = True
 
     def shares(self, summands: Summands) -> Sequence[Share]:
-        """The squared weights, with 1 in the place of the input."""
+        """The squared weights, with 1 in the place of each input."""
         squares = summands.sum(summands.in_place_of_x(torch.ones_like(summands.x)), summands.weight.square())
         return [Share(squares, inverse_of(squares.detach() + summands.constant.square()))]
 
 
 @dataclass(frozen=True, repr=False)
 class FlatRule(AffineRule):
-    """The flat rule: all inputs of an output share alike, ``R_i = sum_j 1 / n_j R_j``.
+    """The flat rule: the ``n_j`` inputs of an output get equal shares, ``R_i = sum_j 1 / n_j R_j``.
 
     Args:
-        bias, fold: as for :class:`AffineRule`; the bias counts as an input.
+        bias, fold: see :class:`AffineRule`. The bias counts as one more input.
+
+    Raises:
+        OptionError: for a ``bias`` that is neither ``"share"`` nor ``"absorb"``.
 
     Source: Lapuschkin et al. 2019, supplementary note 1.
 
@@ -121,24 +131,29 @@ class FlatRule(AffineRule):
     gives_to_zeros: ClassVar[bool] = True
 
     def shares(self, summands: Summands) -> Sequence[Share]:
-        """The number of inputs, with 1 in the place of input and weight."""
+        """The number of inputs of each output: the sums with 1 in the place of each input and each weight."""
         ones = torch.ones_like(summands.weight)
-        count = summands.sum(summands.in_place_of_x(torch.ones_like(summands.x)), ones)
-        biased = self.bias == "share" and summands.has_constant
-        return [Share(count, inverse_of(count.detach() + float(biased)))]
+        counts = summands.sum(summands.in_place_of_x(torch.ones_like(summands.x)), ones)
+        bias_shares = self.bias == "share" and summands.has_constant
+        return [Share(counts, inverse_of(counts.detach() + float(bias_shares)))]
 
 
 @dataclass(frozen=True, repr=False)
 class AtInput(Rule):
-    """A rule for the first layer only: for operations before which no layer with weights has met the inputs.
+    """Restricts a rule to the first layer: to operations with no layer with weights between them and the inputs.
 
     Args:
         rule: the rule.
+
+    Raises:
+        CAVTypeError: for something other than a rule.
 
     Example::
 
         >>> from torch.nn import functional as F
         >>> from captum_cav import rules
+        >>> rules.AtInput(rules.FlatRule())              # the flat rule in the first layer, z+ in the others:
+        AtInput(rule=FlatRule())
         >>> mapping = {F.conv2d: [rules.AtInput(rules.FlatRule()), rules.ZPlusRule()]}
     """
 
@@ -150,13 +165,13 @@ class AtInput(Rule):
 
     @property
     def operations(self) -> frozenset[str] | None:  # type: ignore[override]
-        """Those of the rule."""
+        """The plain names of the functions that the rule governs."""
         return self.rule.operations
 
     def governs(self, operation: Operation) -> bool:
-        """Whether the rule does, and the operation is of the first layer."""
+        """Whether the rule governs the operation, and the operation belongs to the first layer."""
         return operation.is_at_input and self.rule.governs(operation)
 
     def __call__(self, operation: Operation, /) -> Any:
-        """What the rule makes of the operation."""
+        """The operation's value by the rule."""
         return self.rule(operation)

@@ -1,7 +1,7 @@
-"""The rules of layer-wise relevance propagation for affine operations, beside the paper's own.
+"""The rules of layer-wise relevance propagation (LRP) for affine operations, and the paper's rule among them.
 
-Notation: ``z_ij = x_i w_ij`` the summands of output j, the bias among them as ``z_0j = b_j``; ``z_ij+`` and ``z_ij-``
-their positive and negative parts; ``R_j = y_j c_j`` the output's contribution.
+Notation: ``z_ij = x_i w_ij`` are the summands of output ``j``. The bias is one of them, ``z_0j = b_j``. ``z_ij+`` and
+``z_ij-`` are their positive and negative parts. ``R_j = y_j c_j`` is the contribution of output ``j``.
 """
 
 from __future__ import annotations
@@ -15,15 +15,19 @@ import torch
 from captum_cav.errors import OptionError
 from captum_cav.propagation.operation import Operation
 from captum_cav.propagation.rule import Rule
-from captum_cav.rules.affine import AffineRule, Share, Summands, inverted
+from captum_cav.rules.affine import AffineRule, Bias, Share, Summands, inverted
 
 
 @dataclass(frozen=True, repr=False)
 class ContributionRule(Rule):
-    """The paper's rules, LRP-0: what each operation does by default.
+    """The default rule of each operation, which is the paper's rule (LRP-0).
 
-    ``R_i = sum_j z_ij / y_j R_j`` for affine operations (equations 1-4 and 9), pass-through for activations (7), the
-    winner takes all in max pooling (8). Give it to a layer to take it out of a wider override.
+    For affine operations ``R_i = sum_j z_ij / y_j R_j`` (equations 1-4 and 9). For activations each contribution is
+    passed through (equation 7). In max pooling the winner takes all (equation 8).
+
+    Give this rule to a layer that a more general key of ``rules`` covers, and that shall keep its default rule.
+
+    Source: Kakishita and Hattori, equations 1-9.
 
     Example::
 
@@ -37,18 +41,23 @@ class ContributionRule(Rule):
     """
 
     def __call__(self, operation: Operation, /) -> Any:
-        """The default for the operation."""
+        """The operation's value by its default rule."""
         return operation.by_default()
 
 
 @dataclass(frozen=True, repr=False)
 class EpsilonRule(AffineRule):
-    """LRP-epsilon: ``R_i = sum_j z_ij / (y_j + epsilon sign(y_j)) R_j``; what epsilon takes, nobody gets.
+    """LRP-epsilon: ``R_i = sum_j z_ij / (y_j + epsilon sign(y_j)) R_j``.
+
+    The part of a contribution that epsilon absorbs goes to no input. It counts as a share of constants.
 
     Args:
-        epsilon: at least 0; in units of the output, or of its root mean square with ``relative``.
-        relative: whether epsilon is times the root mean square of the sample's outputs.
-        bias, fold: as for :class:`AffineRule`.
+        epsilon: at least 0, in units of the output.
+        relative: whether epsilon is multiplied with the root mean square of the sample's outputs.
+        bias, fold: see :class:`AffineRule`.
+
+    Raises:
+        OptionError: for an epsilon that is negative or not finite.
 
     Source: Bach et al. 2015, equation 58.
 
@@ -71,9 +80,9 @@ class EpsilonRule(AffineRule):
             raise OptionError(f"epsilon is {self.epsilon!r}; expected a finite number of at least 0.")
 
     def shares(self, summands: Summands) -> Sequence[Share]:
-        """All summands, over the stabilised sum."""
+        """All summands, divided by the stabilised sum."""
         total = summands.total
-        # Filled where it is: a number that is copied to a GPU makes the host wait.
+        # Filled on the device: if a number is copied to a GPU, the host waits.
         epsilon = total.new_full((), self.epsilon)
         if self.relative:
             dims = tuple(range(1, total.dim())) or (0,)
@@ -83,16 +92,20 @@ class EpsilonRule(AffineRule):
 
 @dataclass(frozen=True, repr=False)
 class GammaRule(AffineRule):
-    """LRP-gamma: what agrees with the output's sign weighs ``1 + gamma`` times.
+    """LRP-gamma: summands that agree with the sign of their output weigh ``1 + gamma`` times.
 
-    ``R_i = sum_j (z_ij + gamma z_ij+) / (y_j + gamma sum_i z_ij+) R_j`` where ``y_j >= 0``, and the same with the
-    negative parts where ``y_j < 0``. For inputs of either sign; 0 gives LRP-0, infinity the z+ rule.
+    Where ``y_j >= 0``, ``R_i = sum_j (z_ij + gamma z_ij+) / (y_j + gamma sum_i z_ij+) R_j``. Where ``y_j < 0``, the
+    negative parts ``z_ij-`` take the place of the positive parts. Inputs may have either sign.
 
     Args:
-        gamma: at least 0.
-        bias, fold: as for :class:`AffineRule`.
+        gamma: a finite number of at least 0. With 0 the rule is LRP-0. The larger gamma is, the nearer the rule comes
+            to the z+ rule where ``y_j >= 0``.
+        bias, fold: see :class:`AffineRule`.
 
-    Source: Montavon et al. 2019, section 10.2.2; Andéol et al. 2021 for both signs.
+    Raises:
+        OptionError: for a gamma that is negative or not finite.
+
+    Source: Montavon et al. 2019, section 10.2.2; Andéol et al. 2021 for inputs and outputs of both signs.
 
     Example::
 
@@ -112,34 +125,40 @@ class GammaRule(AffineRule):
             raise OptionError(f"gamma is {self.gamma!r}; expected a finite number of at least 0.")
 
     def shares(self, summands: Summands) -> Sequence[Share]:
-        """All summands, and those that agree with the output once more.
+        """All summands, and those that agree with the sign of the output once more.
 
-        The positive summands are half of all and their absolute values together, the negative half of the difference,
-        so that one sum of absolute values does for inputs and weights of any sign; nothing cancels in what divides.
+        The sum of the positive summands is half of the sum of all summands plus half of the sum of their absolute
+        values. The sum of the negative summands is half of the difference. So one sum of absolute values is enough for
+        inputs and weights of any sign. In the divisor no numbers cancel.
         """
         if summands.rectified:
             raised = summands.raised(self.gamma)
             constant = summands.constant + self.gamma * summands.constant.clamp(min=0)
             return [Share(raised, inverted(raised.detach() + constant))]
-        total, of_all = summands.total, 1 + self.gamma / 2
+        total, factor_of_all = summands.total, 1 + self.gamma / 2
         absolute = summands.absolute()
-        of_absolute = torch.copysign(total.new_full((), self.gamma / 2), total)
-        sums = (absolute.detach() + summands.constant.abs()).mul_(of_absolute).add_(total, alpha=of_all)
+        factor_of_absolute = torch.copysign(total.new_full((), self.gamma / 2), total)
+        sums = (absolute.detach() + summands.constant.abs()).mul_(factor_of_absolute).add_(total, alpha=factor_of_all)
         inverse = inverted(sums)
-        return [Share(None, of_all * inverse), Share(absolute, of_absolute.mul_(inverse))]
+        return [Share(None, factor_of_all * inverse), Share(absolute, factor_of_absolute.mul_(inverse))]
 
 
 @dataclass(frozen=True, repr=False)
 class AlphaBetaRule(AffineRule):
-    """LRP-alpha-beta: positive and negative summands share apart.
+    """LRP-alpha-beta: positive and negative summands share separately.
 
-    ``R_i = sum_j (alpha z_ij+ / sum_i z_ij+ - beta z_ij- / sum_i z_ij-) R_j`` with ``alpha - beta = 1``. An output
-    without summands of a sign gives away nothing for it: that share is lost, and counts as the constants'.
+    ``R_i = sum_j (alpha z_ij+ / sum_i z_ij+ - beta z_ij- / sum_i z_ij-) R_j`` with ``alpha - beta = 1``.
+
+    If an output has no summands of one sign, no input gets the part of this sign. That part counts as a share of
+    constants.
 
     Args:
         alpha: at least 1.
         beta: ``alpha - 1``.
-        bias, fold: as for :class:`AffineRule`.
+        bias, fold: see :class:`AffineRule`.
+
+    Raises:
+        OptionError: for an alpha below 1, or a beta that is not ``alpha - 1``.
 
     Source: Bach et al. 2015, equation 60.
 
@@ -148,7 +167,7 @@ class AlphaBetaRule(AffineRule):
         >>> import torch
         >>> from torch.nn import functional as F
         >>> from captum_cav import InputCAV
-        >>> weight = torch.tensor([[2., -1.]])    # of the positive all, twice; of the negative, once
+        >>> weight = torch.tensor([[2., -1.]])    # 2 R for the positive summand, -R for the negative
         >>> InputCAV(lambda x: F.linear(x, weight), rules={F.linear: AlphaBetaRule()}).attribute(torch.ones(1, 2))
         tensor([[ 2., -1.]])
     """
@@ -166,23 +185,29 @@ class AlphaBetaRule(AffineRule):
             )
 
     def shares(self, summands: Summands) -> Sequence[Share]:
-        """The positive summands, and the negative unless beta is 0."""
+        """The positive summands, and the negative summands unless beta is 0."""
         positive = summands.positive()
-        found = [Share(positive, inverted(positive.detach() + summands.constant.clamp(min=0)).mul_(self.alpha))]
+        shares = [Share(positive, inverted(positive.detach() + summands.constant.clamp(min=0)).mul_(self.alpha))]
         if self.beta:
             negative = summands.negative()
             inverse = inverted(negative.detach() + summands.constant.clamp(max=0))
-            found.append(Share(negative, inverse.mul_(-self.beta)))
-        return found
+            shares.append(Share(negative, inverse.mul_(-self.beta)))
+        return shares
 
 
-def ZPlusRule(*, bias: Any = "share", fold: bool = True) -> AlphaBetaRule:  # noqa: N802 - one of the rules by name
-    """The z+ rule: positive summands alone share, ``R_i = sum_j z_ij+ / sum_i z_ij+ R_j``.
+def ZPlusRule(*, bias: Bias = "share", fold: bool = True) -> AlphaBetaRule:  # noqa: N802 - named like the other rules
+    """The z+ rule: only positive summands share, ``R_i = sum_j z_ij+ / sum_i z_ij+ R_j``.
 
-    It is :class:`AlphaBetaRule` with alpha 1 and beta 0, and the same as deep Taylor decomposition behind ReLUs.
+    This is :class:`AlphaBetaRule` with alpha 1 and beta 0. Behind ReLUs it equals deep Taylor decomposition.
 
     Args:
-        bias, fold: as for :class:`AffineRule`.
+        bias, fold: see :class:`AffineRule`.
+
+    Returns:
+        The rule.
+
+    Raises:
+        OptionError: for a ``bias`` that is neither ``"share"`` nor ``"absorb"``.
 
     Source: Montavon et al. 2017, section 5.1.
 

@@ -14,11 +14,17 @@ from captum_cav.rules.activations import PassThroughRule
 
 @dataclass(frozen=True, repr=False)
 class NormRule(Rule):
-    """Layer, RMS, group, instance and batch norms.
+    """How layer, RMS, group, instance and batch norms pass contributions on.
 
     Args:
-        statistic: ``"constant"``, the default of all norms: what divides is a constant and the mean is linear;
-            ``"identity"``: each output's contribution is that of its own input, ``R_i = R_j`` for i = j.
+        statistic: how the statistics are treated.
+
+            - ``"constant"``, the default of all norms: the statistic that divides is a constant, and the mean is
+              linear.
+            - ``"identity"``: each output's contribution goes to its own input, ``R_i = R_j`` for ``i = j``.
+
+    Raises:
+        OptionError: for another value of ``statistic``.
 
     Source: Ali et al. 2022 (constant); Achtibat et al. 2024, proposition 3.4 (identity).
 
@@ -44,5 +50,5 @@ class NormRule(Rule):
             raise OptionError(f'statistic is {self.statistic!r}; expected "constant" or "identity".')
 
     def __call__(self, operation: Operation, /) -> Any:
-        """The default, or pass-through."""
+        """The default value, or the value of :class:`PassThroughRule`."""
         return operation.by_default() if self.statistic == "constant" else PassThroughRule()(operation)

@@ -1,4 +1,4 @@
-"""Rules for max pooling, and for whatever else selects."""
+"""Rules for max pooling, and for other operations that select values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ from captum_cav.propagation.rule import Rule
 
 @dataclass(frozen=True, repr=False)
 class WinnerTakeAllRule(Rule):
-    """The paper's rule of max pooling: the largest input of a window takes all (equations 7' and 8); the default.
+    """The paper's rule for max pooling: the largest input of a window takes all (equations 7' and 8).
+
+    This is the default rule of max pooling and of all other selections.
+
+    Source: Kakishita and Hattori, equations 7' and 8.
 
     Example::
 
@@ -33,18 +37,18 @@ class WinnerTakeAllRule(Rule):
     operations: ClassVar[frozenset[str] | None] = TABLE.names(Kind.SELECTION)
 
     def __call__(self, operation: Operation, /) -> Any:
-        """The default."""
+        """The operation's value by its default rule."""
         return operation.by_default()
 
 
 @dataclass(frozen=True, repr=False)
 class _SharedWindow(Rule):
-    """Max pooling whose windows share: what average pooling would do with each window's contribution."""
+    """Max pooling that shares the contribution of each window among its inputs, as average pooling does."""
 
     operations: ClassVar[frozenset[str] | None] = TABLE.names(Kind.MAX_POOLING)
 
     def __call__(self, operation: Operation, /) -> Any:
-        """The value, each window's contribution spread by what :meth:`_stand_in` gives in the place of the input."""
+        """The operation's value. Each input's share is in proportion to its value in :meth:`_stand_in`."""
         x = operation.argument(0, "input")
         result = operation.value()
         values = result[0] if isinstance(result, tuple) else result
@@ -54,14 +58,19 @@ class _SharedWindow(Rule):
         return (output, *result[1:]) if isinstance(result, tuple) else output
 
     def _stand_in(self, operation: Operation, x: torch.Tensor) -> torch.Tensor:
+        """The tensor that is averaged in the place of the input."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, repr=False)
 class ProportionalPoolingRule(_SharedWindow):
-    """Max pooling whose window shares in proportion to its values, ``R_i = sum_j x_i / sum_i x_i R_j``.
+    """Max pooling in which the inputs of a window share in proportion to their values.
 
-    Meant for inputs of one sign, as behind a ReLU: a window that sums to nearly 0 has wild shares.
+    ``R_i = sum_j x_i / sum_i x_i R_j``. The inputs should have one sign, as they have behind a ReLU. If the values of a
+    window sum to nearly 0, their shares are very large.
+
+    Raises:
+        OptionError: in the forward pass, for a pooling with dilation.
 
     Example::
 
@@ -79,7 +88,12 @@ class ProportionalPoolingRule(_SharedWindow):
 
 @dataclass(frozen=True, repr=False)
 class UniformPoolingRule(_SharedWindow):
-    """Max pooling whose window shares alike, ``R_i = sum_j 1 / n R_j``; inputs of value 0 get theirs too.
+    """Max pooling in which the ``n`` inputs of a window get equal shares, ``R_i = sum_j 1 / n R_j``.
+
+    Inputs of value 0 get contributions, too.
+
+    Raises:
+        OptionError: in the forward pass, for a pooling with dilation.
 
     Example::
 
@@ -98,7 +112,7 @@ class UniformPoolingRule(_SharedWindow):
 
 
 def _average(operation: Operation, x: torch.Tensor) -> torch.Tensor:
-    """Average pooling over the windows of a max pooling; padding does not count, as nothing there can win."""
+    """Average pooling over the windows of a max pooling. Padding gets no share, because it is never the maximum."""
     dims = next(digit for digit in operation.name if digit.isdigit())
     if operation.name.startswith("adaptive"):
         adaptive: torch.Tensor = getattr(F, f"adaptive_avg_pool{dims}d")(x, operation.argument(1, "output_size"))
@@ -111,9 +125,9 @@ def _average(operation: Operation, x: torch.Tensor) -> torch.Tensor:
     )
     if any(size != 1 for size in (dilation if isinstance(dilation, (tuple, list)) else (dilation,))):
         raise OptionError(
-            f"{operation.name}{operation.where} has dilation {dilation}, over which no window can be shared; keep the "
+            f"{operation.name}{operation.where} has dilation {dilation}, which this rule does not support; keep the "
             "winner-take-all rule there."
         )
-    # A factor that all of a window's values have in common cancels, so any divisor will do.
+    # The divisor of the average cancels in the shares, so any divisor serves.
     pooled: torch.Tensor = getattr(F, f"avg_pool{dims}d")(x, kernel, stride or kernel, padding, ceil)
     return pooled

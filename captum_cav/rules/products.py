@@ -17,17 +17,23 @@ from captum_cav.propagation.rule import Rule
 
 @dataclass(frozen=True, repr=False)
 class ProductRule(Rule):
-    """Products of two tensors that both depend on the inputs: elementwise, matrix, einsum.
+    """How two factors that both depend on the inputs share: elementwise and matrix products, einsum.
 
     Args:
-        share: who carries.
-            ``"gates"``, the default of all products: a gate (the output of a sigmoid or softmax) is a constant,
-            otherwise both factors share alike;
-            ``"halves"``: both share alike, gates too;
-            ``"first"``, ``"second"``: this factor takes everything, the other factor is a constant;
-            ``"magnitude"``: each by its absolute value, ``|a| / (|a| + |b|)``; elementwise products only.
+        share: which factor takes which part.
 
-    Source: Arras et al. 2017 (the signal takes all); Achtibat et al. 2024, proposition 3.2 (halves).
+            - ``"gates"``, the default of all products: a gate (the output of a sigmoid or a softmax) is a constant, and
+              the other factor takes everything. Without a gate each factor takes half.
+            - ``"halves"``: each factor takes half, gates too.
+            - ``"first"``, ``"second"``: this factor takes everything. The other factor is a constant.
+            - ``"magnitude"``: each factor takes a part by its absolute value, ``|a| / (|a| + |b|)``. For elementwise
+              products only.
+
+    Raises:
+        OptionError: for another value of ``share``. In the forward pass, for a product that is not elementwise with
+            ``"magnitude"``.
+
+    Source: Arras et al. 2017 (gates); Achtibat et al. 2024, proposition 3.2 (halves).
 
     Example::
 
@@ -53,15 +59,15 @@ class ProductRule(Rule):
         return super().governs(operation) and len(operation.sources) == 2
 
     def __call__(self, operation: Operation, /) -> Any:
-        """The product, carried as the rule says."""
+        """The product, in which the factors share as the rule says."""
         first, second = operation.sources
         if self.share == "gates":
             return operation.by_default()
         if self.share == "magnitude":
             if operation.name != "mul":
-                raise OptionError(f"{self!r} is for elementwise products; {operation.name!r} is none.")
+                raise OptionError(f"{self!r} is for elementwise products; {operation.name!r} is not one.")
             return _by_magnitude(operation, first, second)
-        if first is second:  # A square: one tensor carries everything in any case.
+        if first is second:  # A square: the one factor takes everything in any case.
             return multiplied(operation, [])
         return multiplied(operation, {"halves": [], "first": [second], "second": [first]}[self.share])
 

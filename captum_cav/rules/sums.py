@@ -1,4 +1,4 @@
-"""Sums of several tensors: residual connections, and whatever else is added."""
+"""Rules for sums of two tensors, such as residual connections."""
 
 from __future__ import annotations
 
@@ -19,9 +19,17 @@ class AdditionRule(Rule):
     """How the two summands of ``a + b`` or ``a - b`` share.
 
     Args:
-        share: ``"signed"``, the default of all sums: by what each gives, ``R_a = a / (a + b) R`` (equations 1-4);
-            ``"magnitude"``: by absolute value, ``R_a = |a| / (|a| + |b|) R``, which keeps summands of opposite signs
-            from blowing each other up.
+        share: which summand takes which part.
+
+            - ``"signed"``, the default of all sums: each summand takes a part by its value, ``R_a = a / (a + b) R``
+              (equations 1-4).
+            - ``"magnitude"``: each summand takes a part by its absolute value, ``R_a = |a| / (|a| + |b|) R``. So
+              summands of opposite signs do not amplify each other.
+
+    Raises:
+        OptionError: for another value of ``share``.
+
+    Source: Kakishita and Hattori, equations 1-4 (signed).
 
     Example::
 
@@ -43,7 +51,7 @@ class AdditionRule(Rule):
             raise OptionError(f'share is {self.share!r}; expected "signed" or "magnitude".')
 
     def __call__(self, operation: Operation, /) -> Any:
-        """The default, or each summand's size as its share."""
+        """The default value, or a value whose summands share by magnitude."""
         if self.share == "signed":
             return operation.by_default()
         a, b = (operation.argument(position, name) for position, name in enumerate(("input", "other")))
@@ -55,7 +63,7 @@ class AdditionRule(Rule):
             for value, factor in zip((a, b), summands, strict=True)
         ]
         total = values[0] + values[1]
-        # c_a = y / a * |a| / (|a| + |b|), with the sign of the factor that a has in the sum.
+        # c_a = y / a * |a| / (|a| + |b|), times the factor that a has in the sum.
         per_size = total / (values[0].abs() + values[1].abs()).clamp(min=torch.finfo(total.dtype).tiny)
         carriers, slopes = [], []
         for value, summand, factor in zip((a, b), values, summands, strict=True):

@@ -40,9 +40,6 @@ RULES: dict[str, Callable[[str], tuple[Any, matrix_rules.Rule]]] = {
 }
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 Choose = Callable[..., Any]
 #: The affine layers of a kind: from an input of a given number of channels, and from 4 channels.
 Layers = tuple[nn.Module, nn.Module]
@@ -472,8 +469,9 @@ def test_a_large_linear_layer_is_ruled_in_parts(
 
     at_once = explained()
     applied = []
-    monkeypatch.setattr(affine, "_AT_ONCE", 12)
-    monkeypatch.setattr(affine, "_rows", lambda *weights, rows=affine._rows: applied.append(weights) or rows(*weights))
+    monkeypatch.setattr(affine, "_WEIGHTS_AT_ONCE", 12)
+    changed_rows = affine._changed_rows
+    monkeypatch.setattr(affine, "_changed_rows", lambda *weights: applied.append(weights) or changed_rows(*weights))
     torch.testing.assert_close(explained(), at_once)
     assert len(applied) >= 4, "each layer, forward and backward"
 
