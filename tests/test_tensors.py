@@ -11,7 +11,7 @@ import torch
 from captum_cav.tensors import is_number, is_same_memory, map_tensors, tensors_in
 
 A, B, C = torch.tensor([1.0]), torch.tensor([2]), torch.tensor([True])
-Pair = namedtuple("Pair", ["first", "second"])  # noqa: PYI024
+Pair = namedtuple("Pair", ["first", "second"])
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import torch
 from captum_cav.propagation.dispatch import OnUnknown, Propagation
 from captum_cav.propagation.forward import Forward, Request, run
 from captum_cav.propagation.hooks import Site
+from captum_cav.propagation.marks import get_mark
 from captum_cav.propagation.operation import Derivative, Numbers, Operation, OperationSpec
 from captum_cav.propagation.overrides import Rulebook, Translator
 from captum_cav.propagation.table import OperationTable
@@ -109,16 +110,16 @@ class Pass:
         table = small_table()
         name = table.name_of(function) or function.__qualname__
         tensors = tensors_in([*args, *kwargs.values()])
-        sources = [tensor for tensor in tensors if self.trace.mark_of(tensor) is not None]
+        sources = [tensor for tensor in tensors if get_mark(tensor, self.trace.run) is not None]
         return Operation(name, table.row(name), function, args, kwargs, sources, in_place, self.propagation)
 
     def taps_of(self, tensor: torch.Tensor) -> int:
-        mark = self.trace.mark_of(tensor)
+        mark = get_mark(tensor, self.trace.run)
         assert mark is not None
         return mark.taps
 
     def traits_of(self, tensor: torch.Tensor) -> Trait:
-        mark = self.trace.mark_of(tensor)
+        mark = get_mark(tensor, self.trace.run)
         assert mark is not None
         return Trait(mark.traits)
 

@@ -10,6 +10,7 @@ import torch
 
 from captum_cav.propagation.forward import Forward
 from captum_cav.propagation.hooks import Site
+from captum_cav.propagation.marks import get_mark
 from captum_cav.propagation.operation import Operation
 from captum_cav.propagation.overrides import Rulebook
 from tests.propagation.engine import all_contributions, contributions, forward_of, rulebook
@@ -144,7 +145,7 @@ def test_what_a_rule_takes_as_a_constant_is_one_for_the_whole_pass() -> None:
         audited=True,
     )
     assert all_contributions(passed) == [[[9.0]], [[]]]
-    mark = passed.trace.mark_of(passed.output)
+    mark = get_mark(passed.output, passed.trace.run)
     assert mark is not None
     assert mark.taps == 0b01
     assert passed.trace.rules is not None

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from captum_cav.propagation.marks import Handoff
+from captum_cav.propagation.marks import Handoff, get_mark
 from captum_cav.propagation.operation import Operation, OperationSpec
 from captum_cav.propagation.traits import Trait
 from tests.propagation.engine import Pass, rulebook, small_table
@@ -20,7 +20,7 @@ NONNEGATIVE, GATE, BEFORE_FIRST_LAYER = Trait.NONNEGATIVE, Trait.GATE, Trait.BEF
 
 def test_a_constant_gets_no_mark() -> None:
     one = Pass()
-    assert one.trace.mark_of(one.run(torch.relu, torch.ones(2))) is None
+    assert get_mark(one.run(torch.relu, torch.ones(2)), one.trace.run) is None
 
 
 def test_what_bypasses_the_layers_has_a_mark_without_taps() -> None:
@@ -51,7 +51,7 @@ def test_a_factor_that_the_rule_takes_as_a_constant_does_not_count() -> None:
 
 def test_what_the_model_detaches_is_a_constant() -> None:
     one = Pass()
-    assert one.trace.mark_of(one.run(torch.Tensor.detach, one.tapped(1.0))) is None
+    assert get_mark(one.run(torch.Tensor.detach, one.tapped(1.0)), one.trace.run) is None
     # But what bypasses the layers still depends on the inputs.
     assert one.taps_of(one.run(torch.Tensor.detach, one.input(1.0))) == 0
 
@@ -60,8 +60,8 @@ def test_integers_get_no_mark() -> None:
     table = small_table()
     table.register("argmax", OperationSpec(rule=Operation.value))
     one = Pass(table)
-    assert one.trace.mark_of(one.run(torch.argmax, one.tapped(1.0, 2.0))) is None
-    assert one.trace.mark_of(one.run(torch.argmax, one.input(1.0, 2.0))) is None
+    assert get_mark(one.run(torch.argmax, one.tapped(1.0, 2.0)), one.trace.run) is None
+    assert get_mark(one.run(torch.argmax, one.input(1.0, 2.0)), one.trace.run) is None
 
 
 def test_each_output_of_an_operation_is_marked() -> None:
@@ -70,7 +70,7 @@ def test_each_output_of_an_operation_is_marked() -> None:
     one = Pass(table)
     for x in (one.tapped(1.0, 2.0), one.run(torch.relu, one.tapped(1.0, 2.0))):
         for part in one.run(torch.chunk, x, 2):
-            assert one.trace.mark_of(part) == one.trace.mark_of(x)
+            assert get_mark(part, one.trace.run) == get_mark(x, one.trace.run)
 
 
 # What is known of the values ----------------------------------------------------------------------------------------
@@ -201,9 +201,9 @@ def test_consumers_of_a_handoff_are_counted() -> None:
     one.run(torch.relu, output)
     one.trace.note_consumer((output, 3))
     assert handoff.consumers == 2
-    handed_on = one.trace.mark_of(one.run(torch.Tensor.contiguous, output))
+    handed_on = get_mark(one.run(torch.Tensor.contiguous, output), one.trace.run)
     assert handed_on is not None
     assert handed_on.handoff is handoff
-    dropped = one.trace.mark_of(one.run(torch.Tensor.view, output, 1, 1))
+    dropped = get_mark(one.run(torch.Tensor.view, output, 1, 1), one.trace.run)
     assert dropped is not None
     assert dropped.handoff is None

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from captum_cav.propagation.marks import get_mark
 from captum_cav.propagation.reentrancy import running, suspends_outer_attribution
 from tests.propagation.engine import Pass
 from tests.support.traces import InjectedError
@@ -42,7 +43,7 @@ def test_what_runs_while_suspended_is_not_seen() -> None:
 
     with running(outer.propagation), outer.propagation:
         output = inner()
-    assert outer.trace.mark_of(output) is None
+    assert get_mark(output, outer.trace.run) is None
 
 
 def test_attributions_inside_attributions_suspend_the_one_around_them() -> None:

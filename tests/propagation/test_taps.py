@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from captum_cav.propagation.marks import Mark
+from captum_cav.propagation.marks import Mark, get_mark
 from captum_cav.propagation.saved_values import SavedValues
 from captum_cav.propagation.taps import Tapped, as_carrier, memory_aliases, note_alias, tap
 from captum_cav.propagation.traits import Trait
@@ -118,7 +118,7 @@ def test_what_is_written_into_a_carrier_is_found_in_the_tensor_for_which_it_stan
     carrier = one.propagation.tap(before)
     one.run(torch.Tensor.mul_, carrier, one.tapped(5.0, 7.0))
     assert before.tolist() == carrier.tolist() == [10.0, 21.0]
-    assert one.trace.mark_of(before) == one.trace.mark_of(carrier)
+    assert get_mark(before, one.trace.run) == get_mark(carrier, one.trace.run)
     # Whoever reads the tensor reads what was written: the contributions go through both taps and through the factor.
     edges = [edge for found in one.trace.taps for edge in found.edges]
     coefficients = torch.autograd.grad(before.sum(), edges)
@@ -132,7 +132,7 @@ def test_what_is_written_into_a_view_of_the_tensor_before_is_found_in_the_carrie
     part = one.run(torch.Tensor.__getitem__, before, slice(0, 1))
     one.run(torch.Tensor.add_, part, one.tapped(10.0))
     assert carrier.tolist() == [12.0, 3.0]
-    assert one.trace.mark_of(carrier) == one.trace.mark_of(before)
+    assert get_mark(carrier, one.trace.run) == get_mark(before, one.trace.run)
 
 
 # Marks of taps ------------------------------------------------------------------------------------------------------
@@ -146,10 +146,10 @@ def test_each_tap_has_a_bit_and_traits_are_kept() -> None:
     third = one.propagation.tap(torch.zeros(1))
     before = Trait.BEFORE_FIRST_LAYER.value
     run = one.trace.run
-    assert one.trace.mark_of(x) == Mark(run, 0, before)
-    assert one.trace.mark_of(first) == Mark(run, 0b001, before)
-    assert one.trace.mark_of(second) == Mark(run, 0b011, before)
-    assert one.trace.mark_of(third) == Mark(run, 0b100, 0)
+    assert get_mark(x, one.trace.run) == Mark(run, 0, before)
+    assert get_mark(first, one.trace.run) == Mark(run, 0b001, before)
+    assert get_mark(second, one.trace.run) == Mark(run, 0b011, before)
+    assert get_mark(third, one.trace.run) == Mark(run, 0b100, 0)
 
 
 def test_the_layers_behind_some_tensors_are_known() -> None:
