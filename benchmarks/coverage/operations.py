@@ -121,6 +121,7 @@ ELEMENTWISE: dict[str, Function] = {
     "asinh": torch.asinh,
     "exp2": torch.exp2,
     "erfc": torch.erfc,
+    "scaled erfc": torch.special.erfcx,
     "sinc": torch.sinc,
     "normal distribution": torch.special.ndtr,
     "its logarithm": torch.special.log_ndtr,
