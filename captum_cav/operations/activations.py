@@ -257,6 +257,7 @@ TABLE.register(
     """,
     _limited(1.0),
 )
+TABLE.register("special_i1", _limited(0.5))
 TABLE.register("erfinv|special_erfinv", _limited(math.sqrt(math.pi) / 2.0))
 TABLE.register("square sqrt", _limited(0.0, keeps=Trait.GATE, makes=Trait.NONNEGATIVE))
 # Steps among them: what is rounded passes on all that the step made of it. Next to 0 that is 0.
