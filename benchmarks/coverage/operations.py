@@ -596,6 +596,10 @@ OTHERS |= {
     "pairwise_distance": (lambda x: F.pairwise_distance(x, C), lambda x: (x - C + 1e-6).square().sum(-1).sqrt()),
     "dist": (lambda x: torch.dist(x, C), lambda x: (x - C).square().sum().sqrt()),
     "hypot": (lambda x: torch.hypot(x, C), lambda x: (x.square() + C.square()).sqrt()),
+    "matrix_exp": (
+        lambda x: torch.linalg.matrix_exp(0.3 * x[:, :, :4]),
+        lambda x: sum(torch.linalg.matrix_power(0.3 * x[:, :, :4], k) / math.factorial(k) for k in range(20)),
+    ),
     "logsumexp": (
         lambda x: x.logsumexp(1),
         lambda x: (x.softmax(1).detach() * (x - x.log_softmax(1).detach())).sum(1),
