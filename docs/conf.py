@@ -22,5 +22,5 @@ napoleon_custom_sections = [("Source", "notes_style")]
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(?!captum_cav).*"),
-    ("py:class", r"captum_cav\.propagation\.(account|kept|marks)\..*"),
+    ("py:(class|mod)", r"captum_cav\.(propagation|operations)\b.*"),
 ]

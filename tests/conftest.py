@@ -9,18 +9,11 @@ import pytest
 import torch
 from hypothesis import settings
 
+# Most tests are many small operations, in which several threads would mostly wait for each other.
+torch.set_num_threads(1)
 # The same examples in every run, however long one takes: timings are no tests.
 settings.register_profile("tests", deadline=None, derandomize=True)
 settings.load_profile("tests")
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """For files of many small operations: several threads would mostly wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -21,8 +21,6 @@ from tests.support.networks import fixed
 from tests.support.small_networks import picture, residual_net
 from tests.support.traces import InjectedError, inject, left_as_it_was
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 WAYS = ("zero", "mean", "blur")
 
 
@@ -330,7 +328,7 @@ def test_positive_spots_are_the_fewest_that_carry_the_share() -> None:
 
 
 @pytest.mark.parametrize("share", [0, 1.01, -0.5, float("nan")])
-def test_shares_that_are_none_are_refused(share: float) -> None:
+def test_a_share_outside_0_to_1_is_refused(share: float) -> None:
     with pytest.raises(OptionError, match=rf"share is {share!r}; expected a number above 0 and at most 1\."):
         positive_spots(torch.ones(2, 2), share)
 
@@ -512,7 +510,7 @@ def test_both_runs_draw_the_same_random_numbers() -> None:
     assert found.score_changes().abs().max() < 0.05
 
 
-def test_a_model_that_writes_into_inputs_and_activations_is_met_as_it_is() -> None:
+def test_a_model_that_writes_into_inputs_and_activations_is_explained() -> None:
     class Writing(nn.Module):
         def __init__(self) -> None:
             super().__init__()

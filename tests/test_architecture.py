@@ -89,7 +89,7 @@ def room_of(module: str) -> str:
     return module.split(".")[1]
 
 
-def test_the_search_for_circles_finds_them() -> None:
+def test_the_search_for_circular_imports_finds_them() -> None:
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set()}) == [["a", "b", "c"]]
     assert circles({"a": {"b"}, "b": set()}) == []
 
@@ -108,7 +108,7 @@ def late():
     assert set(imports_of("x", source, known)) == {"captum_cav.rules.affine", "captum_cav.presets", "captum_cav.zoo"}
 
 
-def test_every_room_has_its_place() -> None:
+def test_every_part_of_the_package_has_its_place() -> None:
     assert {room_of(module) for module in IMPORTS} == set(LEVELS)
 
 

@@ -270,7 +270,7 @@ def test_the_command_takes_several_pictures_by_their_files_names(tmp_path: Path)
     assert first["source"] != second["source"]
 
 
-def test_a_folder_is_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_is_refused_as_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["report", "--output", str(tmp_path)]) == 2
     assert re.search(r"captum-cav: error: .+ is a folder; give a file with --output FILE", capsys.readouterr().err)
 

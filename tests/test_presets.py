@@ -19,9 +19,6 @@ Halve = Callable[[torch.Tensor, torch.Tensor, Callable[..., torch.Tensor]], torc
 EPSILON = 1e-6
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def filled(net: nn.Module) -> nn.Module:
     """In float64, with biases and statistics that matter."""
     generator = torch.Generator().manual_seed(3)
@@ -306,7 +303,7 @@ def test_two_presets_join_and_the_later_wins() -> None:
     assert dict(joined) == dict(presets.gamma())
 
 
-def test_rules_of_the_model_itself_go_before_a_preset() -> None:
+def test_rules_of_the_model_go_before_a_preset() -> None:
     net, x = filled(ConvNet()), fixed(2, 3, 10, 10)
     expected = InputCAV(net, rules=presets.gamma() | {net.head: rules.StopRule()}, normalize=None)
     net.head.rule = rules.ZPlusRule()
@@ -467,7 +464,7 @@ def test_torchs_own_encoder_equals_the_modified_gradient(name: str) -> None:
     assert (found - expected).abs().max() < 1e-9 * expected.abs().max()
 
 
-def test_attnlrp_with_gamma_has_gamma_in_affine_layers_alone() -> None:
+def test_attnlrp_with_gamma_has_gamma_in_affine_layers_only() -> None:
     net, x = filled(Transformer()), fixed(2, 5, 3)
     rows = InputCAV(net, rules=presets.attnlrp(0.1)).explain_rules(x)
     chosen: dict[str, set[Any]] = {}

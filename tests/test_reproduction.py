@@ -28,8 +28,6 @@ from captum_cav.reproduction import (
 from captum_cav.visualization import spatial_map
 from tests.support.networks import fixed
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SIZE = (12, 16)
 UPPER = box_mask((0.0, 0.0, 1.0, 0.5), SIZE)
 NAMES = ("tabby", "shepherd", "pug")
@@ -69,7 +67,7 @@ def test_the_region_is_disabled_in_two_parts_as_by_hand() -> None:
     assert not found.is_foregone
 
 
-def test_where_the_score_is_the_sum_of_the_map_the_answer_is_foregone() -> None:
+def test_where_the_score_is_the_sum_of_the_map_the_result_is_known() -> None:
     found, _ = trial("3")
     assert found.is_foregone
     assert found.rest.change == pytest.approx(found.rest.said)
@@ -234,7 +232,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 FILES = ["figure5.png", "figure6.png", "figure7.png", "figure8.png", "table1.md"]
 
 
-def test_a_network_and_picture_of_ones_own(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_users_network_and_picture(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["reproduce", "picture.png", "--model", "small_network:make", "--classes", "pug", "0"]
     assert (
         cli.main([*arguments, "--region", "0,0,16,32", "--layers", "3,1", "--rules", "epsilon", "--output", "out"]) == 0

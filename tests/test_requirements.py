@@ -20,8 +20,6 @@ from captum_cav.errors import (
 )
 from tests.support.errors import raising
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_versions_are_within_what_the_package_asks_for() -> None:
     asked = [Requirement(text) for text in importlib.metadata.requires("captum_cav") or []]

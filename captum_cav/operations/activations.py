@@ -294,6 +294,7 @@ TABLE.register(
     """,
     _limited(1.0),
 )
+TABLE.register("special_i1", _limited(0.5))
 TABLE.register("erfinv|special_erfinv", _limited(math.sqrt(math.pi) / 2.0))
 TABLE.register("square sqrt", _limited(0.0, keeps=Trait.GATE, makes=Trait.NONNEGATIVE))
 # Near 0 these are 0. Some of them are steps: the whole contribution of a rounded value goes to its input.
@@ -314,7 +315,7 @@ TABLE.register(
     logsigmoid log_sigmoid cos acos|arccos acosh|arccosh log log2 log10 erfc|special_erfc sinc|special_sinc
     logit|special_logit lgamma|special_gammaln digamma|special_digamma|special_psi special_log_ndtr special_entr
     log_softmax|_log_softmax|special_log_softmax floor ceil frac copysign ldexp fmod remainder|mod|imod
-    floor_divide|floordiv|ifloordiv atan2|arctan2
+    floor_divide|floordiv|ifloordiv atan2|arctan2 special_erfcx
     """,
     _passed(),
 )

@@ -19,6 +19,8 @@ import torch
 from captum_cav.propagation.operation import Operation
 from captum_cav.propagation.traits import Trait
 
+_SHIFTED_GATE = Trait.SHIFTED_UP | Trait.GATE
+
 
 def reciprocal_power(operation: Operation, traits: Trait) -> Trait:
     """``x ** -n`` is a reciprocal, and ``n ** x`` an exponential: both are gates."""
@@ -41,7 +43,7 @@ def shifted(operation: Operation, traits: Trait) -> Trait:
     if not numbers or numbers[0] <= 0:
         return Trait.NONE
     is_gate = numbers[0] >= 1 and Trait.BOUNDED in traits
-    return Trait.SHIFTED_UP | Trait.GATE if is_gate else Trait.SHIFTED_UP
+    return _SHIFTED_GATE if is_gate else Trait.SHIFTED_UP
 
 
 def clipped(bounds: Callable[[Operation], tuple[Any, Any]]) -> Callable[[Operation, Trait], Trait]:

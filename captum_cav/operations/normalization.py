@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from captum_cav.operations import guards
 from captum_cav.operations.affine import AffineView
 from captum_cav.operations.folding import InferenceNorm, foldable_before, folded
-from captum_cav.operations.surrogates import with_backward
+from captum_cav.operations.surrogates import Value, with_backward
 from captum_cav.operations.table import TABLE
 from captum_cav.propagation.operation import Derivative, Kind, Operation, OperationSpec
 from captum_cav.propagation.traits import Trait
@@ -25,13 +25,13 @@ _ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias")
 
 
 def _standardised(
-    x: torch.Tensor, value: torch.Tensor, scale: torch.Tensor, weight: torch.Tensor | None, centred: tuple[int, ...]
+    x: torch.Tensor, value: Value, scale: torch.Tensor, weight: torch.Tensor | None, centred: tuple[int, ...]
 ) -> torch.Tensor:
     """A value ``(x - mean) * scale * weight``, with the scale as a constant.
 
     Args:
         x: the input.
-        value: the value.
+        value: the value, as for :func:`captum_cav.operations.surrogates.with_backward`.
         scale: one number for all elements that have a common mean.
         weight: one factor for each element. None for no factors.
         centred: the dimensions over which the mean is taken. Empty for no mean.
@@ -76,9 +76,7 @@ def rms_norm(operation: Operation) -> Any:
     dims = tuple(range(-len(shape), 0))
     epsilon = torch.finfo(x.dtype).eps if epsilon is None else epsilon
     scale = torch.rsqrt(x.detach().square().mean(dims, keepdim=True) + epsilon)
-    with torch.no_grad():
-        value = operation.value()
-    return _standardised(x, value, scale, weight, ())
+    return _standardised(x, operation.value, scale, weight, ())
 
 
 def statistics_and_affine(operation: Operation) -> tuple[Any, ...]:
@@ -170,8 +168,9 @@ def _in_evaluation(
     def backward(coefficients: torch.Tensor) -> tuple[torch.Tensor]:
         return (coefficients * _per_channel(_scale(variance, weight, epsilon), coefficients),)
 
-    value = torch.batch_norm(x.detach(), weight, bias, mean, variance, False, 0.0, epsilon, True)
-    return with_backward(value, backward, x)
+    return with_backward(
+        lambda: torch.batch_norm(x, weight, bias, mean, variance, False, 0.0, epsilon, True), backward, x
+    )
 
 
 def group_norm(operation: Operation) -> Any:

@@ -11,24 +11,25 @@ from captum_cav.torch_internals import OwnFunction
 
 #: Gives the coefficients of the inputs for the coefficients of the value.
 Backward: TypeAlias = Callable[[torch.Tensor], tuple[torch.Tensor | None, ...]]
+Value: TypeAlias = torch.Tensor | Callable[[], torch.Tensor]
 
 
 class _WithBackward(OwnFunction):
     @staticmethod
-    def forward(ctx: Any, value: torch.Tensor, backward: Backward, *inputs: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, value: Value, backward: Backward, *inputs: torch.Tensor) -> torch.Tensor:
         ctx.of_inputs = backward
-        return value.detach()
+        return value.detach() if isinstance(value, torch.Tensor) else value()
 
     @staticmethod
     def backward(ctx: Any, coefficients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         return None, None, *ctx.of_inputs(coefficients)
 
 
-def with_backward(value: torch.Tensor, backward: Backward, *inputs: torch.Tensor) -> torch.Tensor:
+def with_backward(value: Value, backward: Backward, *inputs: torch.Tensor) -> torch.Tensor:
     """A value whose backward pass is a function.
 
     Args:
-        value: the value, without a graph.
+        value: the value, without a graph. Or a function that computes the value. It runs without a graph.
         backward: takes the coefficients of the value, and gives a tensor of coefficients, or None, for each input. The
             graph keeps this function and all tensors in it. So the function must contain no tensor with a graph, and no
             large tensor that it could compute in the backward pass.

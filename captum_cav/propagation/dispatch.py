@@ -313,7 +313,7 @@ class Propagation(TorchFunctionMode):
         for tensor in (value,) if isinstance(value, torch.Tensor) else tensors_in(value):
             unmarked = get_mark(tensor, self._run) is None
             if unmarked and tensor.grad_fn is not None and age_of(tensor) > self.trace.began:
-                raise unknown.unseen(tensor, "comes out", self.where())
+                raise unknown.unseen(tensor, "comes out", self.where() or " at the end of the forward pass")
 
     def run_function(
         self, function: type[torch.autograd.Function], args: tuple[Any, ...], kwargs: dict[str, Any]

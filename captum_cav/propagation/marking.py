@@ -15,6 +15,9 @@ from captum_cav.propagation.traits import Trait
 from captum_cav.tensors import is_number, tensors_in
 from captum_cav.torch_internals import base_of, keeps_version
 
+# Every combination of traits. A look-up costs less than to make one.
+_FLAGS = tuple(Trait(traits) for traits in range(2 ** len(Trait)))
+
 #: The tensors that an operation takes and that depend on the inputs, with their marks.
 Sources: TypeAlias = list[tuple[torch.Tensor, Mark]]
 
@@ -62,7 +65,7 @@ def mark_result(
         traits &= ~treatment.drops_with_constants
     traits |= treatment.makes
     if operation.spec.find_gate is not None and sources:
-        traits |= operation.spec.find_gate(operation, Trait(sources[0][1].traits)).value
+        traits |= operation.spec.find_gate(operation, _FLAGS[sources[0][1].traits]).value
     handoff = operation.handoff
     if handoff is None and operation.spec.hands_on and len(sources) == 1:
         handoff = sources[0][1].handoff

@@ -78,7 +78,8 @@ class ModuleCalls:
         if output is None:
             return None
         pairs = zip(tensors_in(call.args), tensors_in(call.copies), strict=True)
-        written = [(argument, copy) for argument, copy in pairs if was_written_into(copy)]
+        with self._propagation.paused():  # This call of torch is the engine's, not the model's.
+            written = [(argument, copy) for argument, copy in pairs if was_written_into(copy)]
         if any(copy is not output for _, copy in written) or any(tensor is output for tensor in tensors_in(kwargs)):
             raise ModelError(
                 f"{self._propagation.modules.describe(call.module)} is ruled as one by {call.rule!r}, but writes into "

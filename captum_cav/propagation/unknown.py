@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from captum_cav.errors import UnsupportedOperationError
-from captum_cav.torch_internals import Overload
+from captum_cav.torch_internals import Overload, overload_name
 
 _ADVICE = """{operation!r}{where} has no rule for how it passes contributions on. Define one for this attribution:
     from captum_cav import rules
@@ -41,8 +41,9 @@ def no_rule(name: str, function: Callable[..., Any] | None, where: str) -> Unsup
     """
     resolved = (torch.overrides.resolve_name(function) if function is not None else None) or ""
     if resolved.startswith(("quantized.", "torch.ops.quantized.")):
+        plain = overload_name(function)[1] if isinstance(function, Overload) else resolved.rpartition(".")[2]
         return UnsupportedOperationError(
-            f"{resolved.rpartition('.')[2]!r}{where} runs on quantized numbers, which carry no contributions; pass the "
+            f"{plain!r}{where} runs on quantized numbers, which carry no contributions; pass the "
             "float model that it was made from."
         )
     return UnsupportedOperationError(_ADVICE.format(operation=name, where=where, key=key_of(name, function)))
@@ -54,13 +55,13 @@ def unseen(tensor: torch.Tensor, reached: str, where: str) -> UnsupportedOperati
     Args:
         tensor: the tensor.
         reached: what the tensor did, such as "comes out".
-        where: where in the model.
+        where: where in the model, such as `` in module 'layer1' (Layer)``.
     """
     node = tensor.grad_fn
     assert node is not None
     return UnsupportedOperationError(
-        f"A tensor of shape {tuple(tensor.shape)} that requires grad {reached}"
-        f"{where or ' at the end of the forward pass'} but was made by {node.name()!r}, which captum_cav "
+        f"A tensor of shape {tuple(tensor.shape)} that requires grad {reached}{where} "
+        f"but was made by {node.name()!r}, which captum_cav "
         "could not see (a scripted function, reentrant checkpointing, or a custom autograd.Function whose apply "
         f"was taken beforehand). {_REMEDY}"
     )

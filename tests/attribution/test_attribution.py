@@ -347,7 +347,7 @@ def test_a_neuron_of_a_layer_that_is_reached_twice_is_one_of_a_call() -> None:
     ],
     ids=str,
 )
-def test_a_neuron_that_is_not_there_is_refused(selector: Any, error: type[Exception], message: str) -> None:
+def test_a_neuron_out_of_range_is_refused(selector: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         NeuronCAV(small_net(), "3").attribute(SAMPLES, selector)
 
@@ -462,7 +462,7 @@ def test_a_rule_for_a_torch_function_governs_it_in_every_form(key: Any) -> None:
     torch.testing.assert_close(gradient, expected.detach(), rtol=1e-8, atol=1e-10)
 
 
-def test_a_rule_of_ones_own_is_a_function_of_the_operation() -> None:
+def test_a_users_rule_is_a_function_of_the_operation() -> None:
     def stop(operation: rules.Operation) -> torch.Tensor:
         assert operation.name == "sigmoid"
         return operation.value().detach()
@@ -486,7 +486,7 @@ def test_options_of_a_wrong_type_are_refused(options: dict[str, Any], message: s
         LayerCAV(small_net(), "1", **options)
 
 
-def test_the_delta_cannot_be_had_afterwards() -> None:
+def test_the_delta_cannot_be_computed_afterwards() -> None:
     with pytest.raises(NotImplementedError, match="return_convergence_delta=True") as caught:
         LayerCAV(small_net(), "1").compute_convergence_delta(SAMPLES, SAMPLES, SAMPLES)
     assert isinstance(caught.value, CAVError)

@@ -20,8 +20,6 @@ from tests.support.small_networks import picture, residual_net, samples, small_n
 from tests.support.tensors import tensors_of
 from tests.support.traces import left_as_it_was
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def own_rules(net: nn.Module) -> list[Any]:
     keys = {"0": rules.GammaRule(0.3), nn.ReLU: rules.PassThroughRule(), net[2]: rules.EpsilonRule(0.1)}
@@ -51,7 +49,7 @@ def test_copies(copied: Callable[[Any], Any]) -> None:
     assert "this module" in table
 
 
-def test_a_copy_of_the_model_that_is_made_meanwhile() -> None:
+def test_a_copy_of_the_model_made_during_the_forward_pass() -> None:
     net, x = residual_net(), picture()
     expected = LayerCAV(net, ["stem.0", "block1"]).attribute(x, 1)
     copies: list[nn.Module] = []

@@ -123,7 +123,7 @@ def test_the_scale_is_part_of_it(net: Net, normalize: Any) -> None:
     torch.testing.assert_close(found, by_hand(net, X, 1)[1] * factor)
 
 
-def test_where_a_rule_is_no_derivative_it_is_refused_and_behind_it_had() -> None:
+def test_a_rule_that_is_no_derivative_is_refused_and_layers_behind_it_are_explained() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).double()
     x = fixed(2, 4)

@@ -84,7 +84,7 @@ def test_a_layer_that_the_score_does_not_depend_on_is_refused(way: Way) -> None:
             LayerCAV(net, layers).attribute(samples(), 0)
 
 
-def test_a_layer_under_no_grad_carries_where_the_model_goes_on_with_its_output() -> None:
+def test_a_layer_under_no_grad_is_explained_if_the_model_uses_its_output() -> None:
     frozen, twin = Beside(layer_under_no_grad), Beside(lambda side, head, x: head(side(x)))
     found, delta = LayerCAV(frozen, "side").attribute(samples(), 0, return_convergence_delta=True)
     torch.testing.assert_close(found, LayerCAV(twin, "side").attribute(samples(), 0))

@@ -23,8 +23,6 @@ from tests.support.traces import left_as_it_was
 
 Attribution = Callable[..., Any]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 # Inputs --------------------------------------------------------------------------------------------------------------
 
@@ -66,7 +64,7 @@ def test_complex_inputs_are_refused(attribute: Attribution) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.bool])
-def test_integer_inputs_are_refused_where_they_would_have_to_carry(dtype: torch.dtype) -> None:
+def test_integer_inputs_are_refused_where_they_would_need_contributions(dtype: torch.dtype) -> None:
     net = nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(12, 3))
     x = torch.ones(2, 3).to(dtype)
     said = (f"inputs are {dtype}", "use LayerCAV at the embedding layer", "floating-point inputs")

@@ -25,8 +25,6 @@ from tests.support.traces import InjectedError, inject
 
 Attribution = Callable[..., Any]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @every_layer_maker
 def test_an_unknown_layer_name_is_refused_with_near_matches(make: Attribution) -> None:
@@ -145,7 +143,7 @@ def test_a_layer_that_is_not_reached() -> None:
         NeuronCAV(net, "unused").attribute(samples(), 0)
 
 
-def test_a_layer_that_is_none_of_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_of_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
     net = small_net()
     inject(monkeypatch, net, InjectedError("it was run"))
     for make in (LayerCAV, NeuronCAV):

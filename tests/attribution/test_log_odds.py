@@ -16,8 +16,6 @@ from tests.support.networks import fixed
 
 Function = Callable[..., torch.Tensor]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 HEAD, BIAS = fixed(5, 4, seed=21), fixed(5, seed=22)
 

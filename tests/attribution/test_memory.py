@@ -19,7 +19,7 @@ from tests.support.traces import InjectedError, alive, inject, left_as_it_was, w
 
 Attribution = Callable[[nn.Module, torch.Tensor], Any]
 
-pytestmark = pytest.mark.usefixtures("one_thread", "frozen_heap")
+pytestmark = pytest.mark.usefixtures("frozen_heap")
 
 
 # Memory --------------------------------------------------------------------------------------------------------------

@@ -21,8 +21,6 @@ from tests.support.traces import InjectedError, inject, left_as_it_was, state_of
 
 Attribution = Callable[[nn.Module, torch.Tensor], Any]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 # What a trace would be -----------------------------------------------------------------------------------------------
 

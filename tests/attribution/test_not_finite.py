@@ -22,8 +22,6 @@ from tests.support.tensors import assert_same
 
 Attribution = Callable[..., Any]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 # Inputs --------------------------------------------------------------------------------------------------------------
 
@@ -134,7 +132,7 @@ def test_an_overflow_that_is_saturated_afterwards(end: nn.Module) -> None:
     assert found[1].abs().max() < 1e-12
 
 
-def test_nan_that_the_model_itself_removes() -> None:
+def test_nan_that_the_model_removes() -> None:
     """Where nothing of it reaches the score, a value that is not finite contributes nothing."""
 
     def removed(x: torch.Tensor) -> torch.Tensor:

@@ -15,9 +15,6 @@ from tests.support.small_networks import samples, small_net
 from tests.support.tensors import assert_same, tensors_of
 from tests.support.traces import left_as_it_was
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 

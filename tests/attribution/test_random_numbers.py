@@ -16,9 +16,6 @@ from tests.support.small_networks import picture, residual_net, samples
 from tests.support.tensors import tensors_of
 from tests.support.traces import InjectedError, inject, left_as_it_was, state_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 # Networks ------------------------------------------------------------------------------------------------------------
 
 
@@ -92,7 +89,7 @@ def test_random_numbers_and_repeats() -> None:
     assert [random.getstate(), np.random.get_state()[1].tolist()] == states[1:]
 
 
-def test_a_model_that_draws_random_numbers_itself() -> None:
+def test_a_model_that_draws_random_numbers() -> None:
     net, x = Noisy().eval(), samples()
     before = torch.get_rng_state()
     first, second = (LayerCAV(net, "first").attribute(x, 1) for _ in range(2))

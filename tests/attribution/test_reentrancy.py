@@ -16,9 +16,6 @@ from tests.support.networks import fixed
 from tests.support.small_networks import picture, residual_net
 from tests.support.tensors import tensors_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 # Threads, processes, random numbers ----------------------------------------------------------------------------------
 
 
@@ -103,7 +100,7 @@ def test_an_inner_attribution_that_fails_does_not_harm_the_outer_one() -> None:
     torch.testing.assert_close(ratios, (2 * X * net.last.weight[1] / scores).detach())
 
 
-def test_three_deep() -> None:
+def test_attributions_nested_three_deep() -> None:
     def deeper(net: nn.Module, x: torch.Tensor) -> torch.Tensor:
         return InputCAV(Guided(WAYS["InputCAV"])).attribute(x, 0)
 
@@ -134,7 +131,9 @@ class Asking(nn.Module):
     [(lambda x: torch.special.i0(x).sum(1), ""), (Unknown(), " in the module Unknown")],
     ids=["function", "module"],
 )
-def test_who_asks_is_not_where_it_failed(score: Callable[[torch.Tensor], torch.Tensor], where: str) -> None:
+def test_the_module_that_asks_is_not_named_as_the_place_of_failure(
+    score: Callable[[torch.Tensor], torch.Tensor], where: str
+) -> None:
     with pytest.raises(UnsupportedOperationError) as caught:
         Asking(score)(X)
     assert str(caught.value).startswith(f"'special_i0'{where} has no rule")

@@ -21,8 +21,6 @@ from tests.support.tensors import assert_same, tensors_of
 
 Attribution = Callable[..., Any]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 # Options -------------------------------------------------------------------------------------------------------------
 

@@ -22,8 +22,6 @@ from tests.support.tensors import assert_same
 
 Function = Callable[[torch.Tensor], Any]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 class PairOf(NamedTuple):
     logits: torch.Tensor

@@ -20,8 +20,6 @@ from tests.support.networks import fixed
 from tests.support.small_networks import samples, small_net
 from tests.support.tensors import assert_same
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_a_missing_target_is_refused_where_a_sample_has_several_scores() -> None:
     net = small_net()

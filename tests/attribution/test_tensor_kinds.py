@@ -25,9 +25,6 @@ from tests.support.small_networks import Apply, picture, residual_net, samples, 
 from tests.support.tensors import assert_same, tensors_of
 from tests.support.traces import left_as_it_was
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 # Tensors of other kinds ----------------------------------------------------------------------------------------------
 
 

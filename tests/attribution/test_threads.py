@@ -21,8 +21,6 @@ from tests.support.traces import left_as_it_was
 
 Attribution = Callable[[nn.Module, torch.Tensor], Any]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 # Threads -------------------------------------------------------------------------------------------------------------
 
@@ -71,7 +69,7 @@ def in_another_thread(function: Callable[[], Any]) -> Any:
 
 
 @every_attribution
-def test_another_thread_meanwhile_uses_and_trains_the_model_as_ever(attribution: Attribution) -> None:
+def test_another_thread_uses_and_trains_the_model_during_an_attribution(attribution: Attribution) -> None:
     net, x, other = residual_net(), picture(), picture(2)
     trained = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout(0.5))
 

@@ -23,8 +23,6 @@ from tests.support.traces import left_as_it_was
 
 Attribution = Callable[..., Any]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 # Inputs --------------------------------------------------------------------------------------------------------------
 

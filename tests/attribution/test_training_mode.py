@@ -18,9 +18,6 @@ from tests.support.errors import raising, refused
 from tests.support.small_networks import Apply, net_around, samples
 from tests.support.traces import left_as_it_was
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 # Models in training mode ---------------------------------------------------------------------------------------------
 
 

@@ -25,8 +25,6 @@ from tests.support.traces import left_as_it_was
 
 Attribution = Callable[[nn.Module, torch.Tensor], Any]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 class Recorder:
     """Hooks of every kind, and what they saw, in order."""

@@ -119,7 +119,7 @@ def test_every_unknown_operation_is_listed_once_with_a_key_that_works() -> None:
     assert not again.unknown
 
 
-def test_a_rule_that_changes_the_value_is_found_out(net: Gated) -> None:
+def test_verify_finds_a_rule_that_changes_the_value(net: Gated) -> None:
     def wrong(operation: rules.Operation) -> Any:
         return 1.1 * operation.by_default()
 
@@ -128,7 +128,7 @@ def test_a_rule_that_changes_the_value_is_found_out(net: Gated) -> None:
     assert not found.ok
 
 
-def test_a_rule_that_calls_something_linear_that_is_not_is_found_out() -> None:
+def test_verify_finds_a_rule_that_treats_a_nonlinear_operation_as_linear() -> None:
     found = verify(lambda x: x.cumprod(1)[:, -1], fixed(2, 4), rules={torch.cumprod: rules.linear})
     (leak,) = found.leaks
     assert leak.operation == "cumprod"
@@ -168,12 +168,12 @@ def test_what_bypasses_a_layer_is_no_leak() -> None:
     assert abs(found.delta) > 1e-3
 
 
-def test_a_model_that_cannot_be_followed_is_refused_as_ever(net: Gated) -> None:
+def test_a_model_that_cannot_be_followed_is_refused(net: Gated) -> None:
     with pytest.raises(ModelError, match="is in training mode"):
         verify(nn.Sequential(net, nn.Dropout()).train(), fixed(2, 4), 1)
 
 
-def test_a_tolerance_of_ones_own(net: Gated) -> None:
+def test_a_users_tolerance(net: Gated) -> None:
     found = verify(net, fixed(2, 4), 1, rules={F.silu: rules.GradientRule()}, tolerance=10.0)
     assert found.ok
     assert found.tolerance == 10.0

@@ -72,7 +72,7 @@ def test_a_torchvision_network_with_weights_from_a_file(tmp_path: Path, capsys: 
     assert places == ["7", "14", "28", "56", "112"]
 
 
-def test_a_network_of_ones_own_from_the_current_folder(
+def test_a_users_network_from_the_current_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own_network.py").write_text(

@@ -21,8 +21,6 @@ from captum_cav import cli, zoo
 from tests.support.picture_files import NASTY, PICTURE, refused_by_cli
 from tests.support.small_networks import seeded
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 class Malicious:
     def __init__(self, trace: Path) -> None:
@@ -112,7 +110,7 @@ def test_odd_names_of_classes_and_pictures_make_no_files_and_are_printed(
     assert created == sorted([f"a/b/{odd.name}", "a/b/out/contributions.png", "a/b/out/rules.png"])
 
 
-def test_pictures_that_are_none(
+def test_files_that_are_no_pictures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = Path(PICTURE).read_bytes()

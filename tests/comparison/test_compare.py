@@ -20,8 +20,6 @@ from captum_cav.errors import CAVError, InputError, LayerError, MapError, Method
 from tests.comparison.networks import classifier, pictures
 from tests.support.traces import left_as_it_was
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TARGETS = [2, 1, 2]
 LAST, MIDDLE = "body.last", "body.relu"
 
@@ -208,7 +206,7 @@ def test_options_of_metrics() -> None:
     assert [row.metrics["deletion"] for row in rows_of(steps, "cav")] == pytest.approx(expected)
 
 
-def test_on_a_grid_of_ones_own_metrics_are_of_its_maps() -> None:
+def test_on_a_users_grid_metrics_are_those_of_its_maps() -> None:
     found = compared(["cav"], [MIDDLE], metrics=["deletion"], size=(4, 4))
     expected = metrics.deletion(classifier(), pictures(3), found.maps["cav", MIDDLE], TARGETS).tolist()
     assert [row.metrics["deletion"] for row in rows_of(found, "cav")] == pytest.approx(expected)
@@ -235,7 +233,7 @@ def test_agreement_is_with_the_first_method() -> None:
     assert found.agreement(1)[("cav", LAST), ("input_x_gradient", "input")] == pytest.approx(expected[1])
 
 
-def test_a_function_knows_no_other_model() -> None:
+def test_a_function_has_no_value_of_model_randomisation() -> None:
     found = compared({"mine": of_three, "cav": "cav"}, metrics=["model_randomisation"])
     assert all(math.isnan(row.metrics["model_randomisation"]) for row in rows_of(found, "mine"))
     assert all(0 <= row.metrics["model_randomisation"] <= 1 for row in rows_of(found, "cav"))
@@ -286,7 +284,7 @@ def test_a_failing_method_is_recorded_and_the_others_finish() -> None:
     assert ("deeplift", "input") not in found.maps
 
 
-def test_a_reason_that_holds_at_several_layers_is_said_once() -> None:
+def test_a_reason_shared_by_several_layers_is_printed_once() -> None:
     found = compared(["layer_lrp"], [LAST, MIDDLE], on_error="record", model=classifier(nn.GELU))
     assert str(found).count("TypeError") == 1
     assert f"layer_lrp at {LAST}, {MIDDLE}: TypeError: Module of type" in str(found)

@@ -21,10 +21,7 @@ from captum_cav.errors import CAVError, CAVTypeError, InputError, LayerError, Op
 from tests.comparison.networks import Skipping, classifier, pictures, seeded
 from tests.support.traces import left_as_it_was
 
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore::UserWarning:captum"),  # where Captum is called as it is
-]
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:captum")  # where Captum is called as it is
 
 TARGETS = [2, 1]
 LAYER = "body.relu"

@@ -21,8 +21,6 @@ from captum_cav.comparison.report import Settings, as_pictures, build
 from captum_cav.errors import InputError
 from tests.comparison.networks import classifier, pictures
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 DIRECTIONS = {"insertion": "higher", "deletion": "lower", "completeness": None}
 
 

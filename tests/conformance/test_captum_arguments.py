@@ -25,7 +25,6 @@ from tests.support.captum_cases import CASES, SAMPLES, SMALL, assert_same, row
 from tests.support.ids import without_address
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:Input Tensor . did not already require gradients"),
     pytest.mark.filterwarnings("ignore:In order to make embedding layers more interpretable"),
 ]

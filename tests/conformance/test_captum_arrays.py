@@ -21,7 +21,6 @@ from captum_cav.errors import (
 from tests.support.captum_cases import SMALL, assert_same, case_of, flat, row, shape_of
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:Input Tensor . did not already require gradients"),
     pytest.mark.filterwarnings("ignore:In order to make embedding layers more interpretable"),
 ]

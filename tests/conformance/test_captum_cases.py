@@ -36,7 +36,6 @@ from tests.support.captum_cases import (
 )
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:Input Tensor . did not already require gradients"),
     pytest.mark.filterwarnings("ignore:In order to make embedding layers more interpretable"),
 ]

@@ -37,7 +37,6 @@ from captum_cav.errors import (
 from tests.support.captum_cases import SAMPLES, SMALL, assert_same, case_of, flat, hooks_on, row
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:Input Tensor . did not already require gradients"),
     pytest.mark.filterwarnings("ignore:In order to make embedding layers more interpretable"),
 ]
@@ -143,7 +142,7 @@ class Means(Classifier):
         return self.found[1]
 
 
-def test_tcav_takes_it(tmp_path: Path) -> None:
+def test_tcav_takes_layer_cav(tmp_path: Path) -> None:
     model = basic_models.BasicModel_MultiLayer()
 
     def scores(method: LayerAttribution, where: Path) -> list[float]:

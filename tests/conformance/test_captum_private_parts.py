@@ -16,7 +16,6 @@ from captum.attr._utils import lrp_rules
 import captum_cav
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:Input Tensor . did not already require gradients"),
     pytest.mark.filterwarnings("ignore:In order to make embedding layers more interpretable"),
 ]

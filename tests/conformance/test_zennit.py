@@ -119,9 +119,6 @@ MIXED = {
 }
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def made(net: nn.Sequential, seed: int = 3) -> nn.Sequential:
     """In float64, with biases and statistics that matter."""
     generator = torch.Generator().manual_seed(seed)

@@ -24,7 +24,6 @@ from captum_cav.zoo.weights import packaged
 from examples import audio, source_code, text
 from examples.weights import read_checkpoint
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parents[2]
 LANDE = ROOT / text.PACKAGE
 
@@ -193,7 +192,7 @@ class TestAudio:
         assert abs(verification.delta) < 1e-4
 
     @pytest.mark.parametrize("rules", audio.RULES)
-    def test_the_flute_speaks_for_flute_and_the_drums_for_techno_at_every_depth(
+    def test_the_flute_raises_flute_and_the_drums_raise_techno_at_every_depth(
         self, network: nn.Module, heard: torch.Tensor, on_flute: torch.Tensor, rules: str
     ) -> None:
         for tag, sign in (("flute", 1), ("techno", -1)):

@@ -48,7 +48,7 @@ def test_the_example_of_a_new_model_is_ok_once_and_then_names_the_leak(capsys: p
     assert leak.strip().startswith("gelu in 1 (GradientRule()) leaves ")
 
 
-def test_the_example_of_a_rule_of_ones_own_adds_up_as_it_says() -> None:
+def test_the_example_of_a_users_rule_adds_up() -> None:
     ratios = run_example(3)["ratios"]
     assert ratios.shape == (1, 3)
     assert abs(float(ratios.sum()) - 1) < 1e-5

@@ -30,7 +30,7 @@ def cuda(request: pytest.FixtureRequest) -> torch.device:
 
 
 @pytest.fixture(autouse=True)
-def _exact(one_thread: None) -> Iterator[None]:
+def _exact() -> Iterator[None]:
     """Float32 as it is: TF32 has ten bits, which would hide what these tests look for."""
     matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

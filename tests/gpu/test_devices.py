@@ -81,7 +81,7 @@ def test_inputs_on_the_device_and_a_model_on_the_host(cuda: torch.device) -> Non
     assert str(error.value) == "inputs is on cuda:0 and the model on cpu; move one with .to(device)."
 
 
-def test_a_stream_of_the_callers_own(cuda: torch.device) -> None:
+def test_a_stream_of_the_caller(cuda: torch.device) -> None:
     here = on("resnet18", cuda)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

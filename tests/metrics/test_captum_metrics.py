@@ -24,10 +24,7 @@ from captum_cav.errors import CAVTypeError, InputError, LayerError, OptionError,
 from captum_cav.metrics import infidelity, sensitivity_max
 from tests.support.ids import without_address
 
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore:Input Tensor . did not already require gradients"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor . did not already require gradients")
 X = torch.tensor([[1.0, -2.0, 3.0], [0.5, 2.0, -1.0]], dtype=torch.float64)
 
 
@@ -540,7 +537,7 @@ def test_a_constant_explanation_and_one_of_zeros() -> None:
     assert sensitivity_max(torch.zeros_like, X).tolist() == [0.0, 0.0]
 
 
-def test_arguments_are_handed_on_as_they_are_and_tensors_repeated() -> None:
+def test_arguments_are_passed_on_unchanged_and_tensors_are_repeated() -> None:
     weights = torch.tensor([[1.0], [-3.0]], dtype=torch.float64).requires_grad_() * 2
     module, lock, shake, seen = nn.Linear(2, 2), threading.Lock(), Shake(), []
 

@@ -28,7 +28,6 @@ from tests.metrics.strategies import batches, few
 from tests.support.ids import without_address
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:Input Tensor . did not already require gradients"),
     pytest.mark.filterwarnings("ignore:Setting (forward, )?backward hooks"),
 ]
@@ -222,7 +221,7 @@ def test_methods_that_follow_the_score_back_have_1_at_any_layer(method: Any, lay
     ],
     ids=str,
 )
-def test_and_at_the_inputs(method: Any, options: dict[str, Any]) -> None:
+def test_methods_that_follow_the_score_back_have_1_at_the_inputs(method: Any, options: dict[str, Any]) -> None:
     found = difull(convolutional(), pictures(5), [0, 1, 2, 0, 1], sizes_by(method, None, **options))
     assert found.tolist() == [1.0] * 5
 

@@ -15,8 +15,6 @@ from captum_cav.metrics import agreement, completeness, entropy, sparseness, spe
 from tests.metrics import reference
 from tests.metrics.strategies import batches, few
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def close(found: torch.Tensor, expected: list[float]) -> None:
     torch.testing.assert_close(
@@ -39,7 +37,9 @@ def test_entropy_is_the_sum_of_its_definition(maps: torch.Tensor) -> None:
 @pytest.mark.parametrize("measure", [sparseness, entropy])
 @few
 @given(maps=batches(), scale=st.sampled_from([-2.0, 1e-30, 3.0, 1e30]))
-def test_concentration_does_not_hang_on_scale_sign_or_place(measure: object, maps: torch.Tensor, scale: float) -> None:
+def test_concentration_does_not_depend_on_scale_sign_or_place(
+    measure: object, maps: torch.Tensor, scale: float
+) -> None:
     assert callable(measure)
     expected = measure(maps)
     torch.testing.assert_close(measure(maps * scale), expected, rtol=1e-12, atol=1e-12)
@@ -49,7 +49,7 @@ def test_concentration_does_not_hang_on_scale_sign_or_place(measure: object, map
 
 @few
 @given(batches())
-def test_dividing_cells_changes_the_sparseness_not(maps: torch.Tensor) -> None:
+def test_dividing_cells_does_not_change_the_sparseness(maps: torch.Tensor) -> None:
     divided = maps.repeat_interleave(2, 1).repeat_interleave(3, 2) / 6
     torch.testing.assert_close(sparseness(divided), sparseness(maps), rtol=1e-12, atol=1e-12)
 

@@ -15,7 +15,6 @@ from captum_cav.metrics import mass_accuracy, pointing_hit, rank_accuracy
 from tests.metrics import reference
 from tests.metrics.strategies import batches, few, masked
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 MEASURES = [mass_accuracy, rank_accuracy, pointing_hit]
 
 

@@ -15,8 +15,6 @@ from captum_cav.errors import CAVTypeError
 from captum_cav.metrics import MEASURES
 from tests.metrics.networks import convolutional, maps, pictures
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 VOCABULARY = {"maps", "others", "masks", "scores", "model", "inputs", "target", "explain"}
 # Name, range and better direction, as the table of the interface has them.
 DECLARED = {

@@ -18,7 +18,6 @@ from tests.metrics.networks import convolutional, maps, pictures
 from tests.metrics.strategies import few
 from tests.support.ids import without_address
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 MODEL = convolutional()
 TARGETS = [2, 0, 1]
 AREAS = [deletion, insertion, morf_lerf]
@@ -182,7 +181,7 @@ def test_an_even_map_goes_in_the_order_of_reading_at_any_resolution(measure: Any
 
 @pytest.mark.parametrize("measure", [*AREAS, single_deletion])
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
-def test_batches_are_no_part_of_the_result(measure: Any, batch_size: int) -> None:
+def test_the_batch_size_does_not_change_the_result(measure: Any, batch_size: int) -> None:
     seen = []
 
     def model(inputs: torch.Tensor) -> torch.Tensor:

@@ -25,10 +25,7 @@ from captum_cav.metrics import (
 from captum_cav.visualization import resize_map
 from tests.metrics.networks import convolutional, pictures
 
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore:Input Tensor . did not already require gradients"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor . did not already require gradients")
 
 FACTORIES: dict[str, Callable[[nn.Module], Any]] = {
     "LayerCAV": lambda model: LayerCAV(model, "4", normalize="abs"),

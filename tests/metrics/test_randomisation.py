@@ -18,7 +18,6 @@ from tests.metrics import reference
 from tests.metrics.networks import convolutional, pictures
 from tests.support.ids import without_address
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 TARGETS = [2, 0, 1]
 
 
@@ -148,7 +147,7 @@ def test_a_stage_without_a_map_does_not_count() -> None:
     assert constant.isnan().all()
 
 
-def test_a_map_that_is_turned_round_resembles_itself() -> None:
+def test_a_rotated_map_resembles_the_map() -> None:
     model, inputs = convolutional(), pictures(2)
     found = model_randomisation(model, inputs, -brightness(model, inputs, 0), 0, brightness)
     assert found.tolist() == [1, 1]

@@ -38,8 +38,6 @@ from tests.support.grammar import (
     weighs_weights,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def holds(examples: int, **drawn: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[[int], None]]:
     """A test that a property holds for some examples, and for many where slow tests run."""
@@ -137,7 +135,7 @@ def test_the_oracle_knows_the_grammar() -> None:
 
 
 @holds(70, network=networks())
-def test_a_batch_is_its_samples(network: Network) -> None:
+def test_a_batch_has_the_maps_of_its_samples(network: Network) -> None:
     """Nothing of a sample reaches another, in contributions, and what is left of each."""
     net, x = network.build(), network.samples()
     layers = [str(i) for i in range(len(net))]
@@ -149,7 +147,7 @@ def test_a_batch_is_its_samples(network: Network) -> None:
 
 
 @holds(90, network=networks())
-def test_layers_together_are_layers_alone(network: Network) -> None:
+def test_layers_in_one_call_have_the_maps_of_separate_calls(network: Network) -> None:
     """Five layers in one call, nested ones among them, have the contributions of five calls."""
     # Fused attention has its own idea of weights, see below.
     assume(not weighs_weights(network))
@@ -170,13 +168,15 @@ def test_layers_together_are_layers_alone(network: Network) -> None:
     ],
     ids=["fused", "held", "in place"],
 )
-def test_layers_together_are_layers_alone_in_odd_cases(operations: tuple[Operation, ...], layers: list[str]) -> None:
+def test_layers_in_one_call_have_the_maps_of_separate_calls_in_special_cases(
+    operations: tuple[Operation, ...], layers: list[str]
+) -> None:
     network = Network(2, 2, operations, "mean", 0)
     assert_together_as_alone(network.build(), network.samples(), layers)
 
 
 @pytest.mark.parametrize("at_input", [False, True])
-def test_what_is_written_over_a_layer_reaches_whoever_holds_it(at_input: bool) -> None:
+def test_writing_over_a_layers_output_reaches_every_reference_to_it(at_input: bool) -> None:
     """The skip of a residual sees what its branch writes in place, with a tap between them or not."""
 
     class Residual(nn.Module):
@@ -247,14 +247,14 @@ def other_form(operation: Operation) -> Operation:
 
 
 @holds(100, network=networks())
-def test_functions_are_modules(network: Network) -> None:
+def test_functions_have_the_maps_of_modules(network: Network) -> None:
     """Every module that there is a function for, called as a function, and the other way round."""
     assume(not weighs_weights(network))
     assert_functions_are_modules(network)
 
 
 @pytest.mark.xfail(strict=True, reason="a product of two weights is shared, but fused attention holds its weights")
-def test_functions_are_modules_where_a_sigmoid_is_attended_to() -> None:
+def test_functions_have_the_maps_of_modules_where_a_sigmoid_is_attended_to() -> None:
     assert_functions_are_modules(Network(2, 2, ("sigmoid", "attention"), "mean", 0))
 
 
@@ -306,7 +306,7 @@ def test_a_batch_norm_folds_into_the_convolution_before_it(pair: tuple[Network, 
 
 
 @holds(70, pair=with_pair(["conv", "strided"], chains(BY_CHANNEL, AROUND_CHANNELS), 3, ["conv", "strided"]))
-def test_the_order_of_channels_is_nothing_to_others(pair: tuple[Network, int, int]) -> None:
+def test_the_order_of_channels_does_not_change_other_maps(pair: tuple[Network, int, int]) -> None:
     """Channels between two layers in another order, with their weights, leave the input's map as it is."""
     network, first, second = pair
     net, x = network.build(), network.samples()
@@ -326,7 +326,7 @@ def test_the_order_of_channels_is_nothing_to_others(pair: tuple[Network, int, in
 
 
 @holds(90, network=networks(), factor=st.sampled_from([0.01, 3.0, -1.0, -20.0]))
-def test_the_scale_of_the_scores_is_nothing_to_ratios(network: Network, factor: float) -> None:
+def test_the_scale_of_the_scores_does_not_change_ratios(network: Network, factor: float) -> None:
     """The last layer times a number: the same ratios; by the score's size, their sign is the number's."""
     net, x = network.build(), network.samples()
     assume(scores(net, x).abs().min() > 1e-3)
@@ -363,7 +363,7 @@ IDENTITIES: dict[str, Function] = {
 
 
 @holds(100, network=networks(), name=st.sampled_from(list(IDENTITIES)), place=st.integers(0, 6))
-def test_what_changes_nothing_changes_nothing(network: Network, name: str, place: int) -> None:
+def test_an_identity_does_not_change_the_maps(network: Network, name: str, place: int) -> None:
     """An identity anywhere leaves the maps of the input and of every layer as they are."""
     net, x = network.build(), network.samples()
     place = min(place, len(network.operations))

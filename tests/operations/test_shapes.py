@@ -20,8 +20,6 @@ from tests.support.tensors import assert_same
 
 Function = Callable[[torch.Tensor], Any]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 LINEAR: dict[str, nn.Module] = {
     "1x1": nn.Conv2d(2, 3, 1),

@@ -19,8 +19,6 @@ from tests.support.tensors import assert_same
 
 Function = Callable[[torch.Tensor], Any]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def ratios_by_hand(x: torch.Tensor, first: nn.Linear, activation: Function, last: nn.Linear) -> torch.Tensor:
     """Equations 1-7 for two layers without biases and one score, in float64."""
@@ -88,7 +86,7 @@ def test_a_unit_of_value_zero_by_cancellation(act: nn.Module, limit: float) -> N
     assert delta.abs().max() < 1e-12
 
 
-def test_a_net_without_units() -> None:
+def test_a_network_without_units() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch: initializing zero-element tensors is a no-op
         net = nn.Sequential(nn.Linear(4, 0), nn.Linear(0, 3))
@@ -118,7 +116,7 @@ def test_a_value_that_is_small_by_cancellation() -> None:
     assert delta.abs().max() == 0
 
 
-def test_epsilon_is_the_stabiliser() -> None:
+def test_epsilon_is_the_stabilizer() -> None:
     """``y / (y + eps)`` of it comes through: 1e-3 of what 1e-6 is against an epsilon of 1e-3."""
     weights = torch.tensor([[1.0, -1.0]], dtype=torch.float64)
     net = nn.Linear(2, 1, bias=False).double()

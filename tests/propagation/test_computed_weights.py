@@ -23,8 +23,6 @@ from tests.support.networks import fixed
 from tests.support.small_networks import samples, seeded, small_net
 from tests.support.tensors import assert_same
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def quantized(net: nn.Module) -> nn.Module:
     with warnings.catch_warnings():
@@ -121,7 +119,7 @@ def test_parametrized_layers(change: Callable[[nn.Linear], Any], chosen: str | N
 
 
 @pytest.mark.parametrize("kind", ["spectral_norm", "spectral_norm, old"])
-def test_the_power_iteration_of_spectral_norm_is_not_gone_on_with(kind: str) -> None:
+def test_the_power_iteration_of_spectral_norm_is_not_continued(kind: str) -> None:
     net, x = changed_by(PARAMETRIZATIONS[kind]).train(), samples().double()
     state = {key: value.clone() for key, value in net.state_dict().items()}
     said = (

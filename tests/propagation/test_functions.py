@@ -24,8 +24,6 @@ from tests.support.traces import left_as_it_was
 
 Function = Callable[[torch.Tensor], Any]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 class Functional(nn.Module):
     """Two branches that are added, joined, flattened and averaged, by functions or by modules."""
@@ -49,7 +47,7 @@ class Functional(nn.Module):
         return F.linear(torch.flatten(torch.cat(halves, 1), 1), self.head.weight, self.head.bias)
 
 
-def test_functional_operations_are_as_modules() -> None:
+def test_functional_operations_have_the_maps_of_modules() -> None:
     net, twin, x = Functional(False).double(), Functional(True).double(), fixed(2, 2, 10, 10)
     found, expected = (InputCAV(model).attribute(x, 1, return_convergence_delta=True) for model in (net, twin))
     assert_same(found, expected)
@@ -79,7 +77,7 @@ DERIVATIVES: dict[str, Function] = {
 
 @pytest.mark.parametrize("derivative", DERIVATIVES.values(), ids=DERIVATIVES)
 @pytest.mark.parametrize("at", ["layer", "inputs"])
-def test_derivatives_within_the_model(derivative: Function, at: str) -> None:
+def test_derivatives_inside_the_model(derivative: Function, at: str) -> None:
     """It computes what it computes without, and what hides in a derivative is a constant, followed, or refused."""
     net, x = small_net().double(), samples().double()
 
@@ -134,7 +132,7 @@ def test_a_constant_that_requires_grad_is_a_constant(by: str) -> None:
     assert_same(found, expected)
 
 
-def test_asking_for_a_gradient_of_what_carries_changes_nothing() -> None:
+def test_requires_grad_inside_the_model_changes_nothing() -> None:
     """As models do in front of checkpoints: what comes of the inputs is followed anyway."""
 
     def asking(x: torch.Tensor) -> torch.Tensor:

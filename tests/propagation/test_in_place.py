@@ -21,8 +21,6 @@ from tests.support.traces import left_as_it_was
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 # Networks ------------------------------------------------------------------------------------------------------------
 
@@ -120,7 +118,7 @@ IN_PLACE: dict[str, tuple[Function, Function]] = {
 
 @pytest.mark.parametrize(("in_place", "twin"), list(IN_PLACE.values()), ids=list(IN_PLACE))
 @pytest.mark.parametrize("delta", [False, True], ids=["plain", "delta"])
-def test_writing_over_a_requested_output_gives_the_map_of_the_twin(
+def test_writing_over_a_requested_output_gives_the_map_of_the_model_without_writing(
     in_place: Function, twin: Function, delta: bool
 ) -> None:
     torch.manual_seed(0)
@@ -141,7 +139,7 @@ def test_writing_over_a_requested_output_gives_the_map_of_the_twin(
 
 
 @pytest.mark.parametrize(("in_place", "twin"), list(IN_PLACE.values()), ids=list(IN_PLACE))
-def test_writing_over_the_input_gives_the_map_of_the_twin(in_place: Function, twin: Function) -> None:
+def test_writing_over_the_input_gives_the_map_of_the_model_without_writing(in_place: Function, twin: Function) -> None:
     torch.manual_seed(0)
     head = nn.Sequential(nn.Flatten(), nn.Linear(3 * 10 * 10, 3)).double()
     x = torch.randn(2, 3, 10, 10, dtype=torch.float64)

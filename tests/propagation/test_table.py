@@ -96,7 +96,7 @@ def test_augmented_assignments_write_and_other_names_with_an_i_do_not() -> None:
     assert not TABLE.treatments[T.__invert__].writes
 
 
-def test_a_function_without_a_plain_name_has_a_row_by_itself() -> None:
+def test_a_function_without_a_plain_name_has_its_own_row() -> None:
     assert TABLE.name_of(torch.autograd.grad) is None
     assert TABLE.treatments[torch.autograd.grad].role is Role.DIFFERENTIATES
 

@@ -20,8 +20,6 @@ from tests.support.small_networks import Apply, net_around, samples, scripted_fu
 
 Function = Callable[[torch.Tensor], Any]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 # Operations without a rule -------------------------------------------------------------------------------------------
 
@@ -102,7 +100,7 @@ def test_an_unknown_operation_can_get_a_function_of_the_users_own() -> None:
     torch.testing.assert_close(found, LayerCAV(net, "middle").attribute(x, 0))
 
 
-def test_an_unknown_operation_outside_any_module_is_named_alone() -> None:
+def test_an_unknown_operation_outside_any_module_is_named_without_a_module() -> None:
     with refused(NotImplementedError, "'special_i0' has no rule", "torch.special.i0: rules.pass_through"):
         InputCAV(lambda x: torch.special.i0(x)).attribute(samples(), 0)
 
@@ -114,7 +112,7 @@ def test_an_unknown_operation_of_integers_needs_no_rule() -> None:
 
 
 @unknown
-def test_an_unknown_operation_goes_on_with_its_gradient_where_asked(function: Function, name: str) -> None:
+def test_an_unknown_operation_uses_its_gradient_on_request(function: Function, name: str) -> None:
     net, x = net_around(nn.Identity(), Apply(function)), samples().double()
     said = re.escape(f"{name!r} in module 'middle.1' (Apply) has no rule; its plain gradient was passed on")
     with pytest.warns(UnsupportedOperationWarning, match=said):

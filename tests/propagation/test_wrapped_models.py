@@ -26,9 +26,6 @@ from tests.support.small_networks import net_around, samples, small_net
 from tests.support.tensors import assert_same
 from tests.support.traces import InjectedError, inject
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 # What torch puts around a model --------------------------------------------------------------------------------------
 
 
@@ -223,7 +220,7 @@ class TestCompiled:
         check(model, "_orig_mod.first.convolution")
         check(model, model.first.convolution)
 
-    def test_so_is_one_that_compiled_itself(self) -> None:
+    def test_a_model_that_compiled_itself_is_its_eager_original(self) -> None:
         model = net()
         model.compile(backend="eager")
         check(model)
@@ -381,7 +378,7 @@ class TestCustomFunctions:
             with pytest.raises(UnsupportedOperationError, match=r"Hiding, a custom autograd\.Function, computes in a"):
                 InputCAV(model).attribute(X, 1)
 
-    def test_they_are_applied_as_ever_once_it_is_over(self) -> None:
+    def test_they_are_applied_normally_after_the_attribution(self) -> None:
         before = torch.autograd.Function.__dict__["apply"]
         with pytest.raises(UnsupportedOperationError):
             InputCAV(lambda x: torch.special.i0(Cube.apply(x)).sum((1, 2, 3))).attribute(X)

@@ -19,8 +19,6 @@ from tests.support.tensors import largest
 
 Function = Callable[..., torch.Tensor]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 # Pass-through --------------------------------------------------------------------------------------------------------
 
@@ -41,7 +39,7 @@ def test_pass_through_is_equation_7() -> None:
 
 @pytest.mark.parametrize("key", [torch.relu, nn.ReLU], ids=["function", "type"])
 @pytest.mark.parametrize("inplace", [False, True])
-def test_pass_through_hands_on_what_a_unit_that_is_off_was_given(key: Any, inplace: bool) -> None:
+def test_pass_through_passes_on_the_relevance_of_a_unit_that_is_off(key: Any, inplace: bool) -> None:
     """Behind it, the flat rule gives 1 of 4 of each output to every unit, on or off."""
     x = torch.tensor([[1.0, -2.0, 3.0, -0.5]], dtype=torch.float64)
     net = nn.Sequential(nn.Identity(), nn.ReLU(inplace), nn.Linear(4, 1, bias=False)).double()
@@ -53,7 +51,7 @@ def test_pass_through_hands_on_what_a_unit_that_is_off_was_given(key: Any, inpla
     torch.testing.assert_close(default, (x > 0) * found, rtol=1e-9, atol=0)
 
 
-def test_pass_through_at_zero_gives_the_constants_what_has_no_limit() -> None:
+def test_pass_through_at_zero_gives_the_value_without_a_limit_to_the_constants() -> None:
     """sigmoid(0) = 1/2 did not come from the 0; tanh(0) = 0 did not come from anywhere."""
     x = torch.tensor([[0.0, 2.0]], dtype=torch.float64)
     for function, constant in ((torch.sigmoid, 0.5), (torch.cos, 1.0), (torch.tanh, 0.0)):
@@ -64,7 +62,7 @@ def test_pass_through_at_zero_gives_the_constants_what_has_no_limit() -> None:
         assert function(x).sum() - found.sum() == pytest.approx(constant)
 
 
-def test_a_sum_that_cancels_before_an_activation_without_a_limit_has_nothing_to_hand_on() -> None:
+def test_a_unit_whose_sum_cancels_passes_nothing_on_without_a_limit() -> None:
     """1 * 2 - 2 * 1 = 0: its summands would get infinite shares of sigmoid(0) = 1/2, opposite and equal."""
     x, weight = torch.tensor([[2.0, 1.0, 0.5]]).double(), torch.tensor([[1.0, -2.0, 0.0], [1.0, 1.0, 1.0]]).double()
     cav = InputCAV(
@@ -193,7 +191,7 @@ def test_slopes_are_averaged_only_where_all_comes_through_one_pooling(other: str
     assert found[0].abs().sum() > 0
 
 
-def test_the_mean_slope_has_what_the_positions_carry_less_as_a_constant() -> None:
+def test_the_mean_slope_counts_the_rest_of_the_positions_as_a_constant() -> None:
     """3 and -1: the mean slope is 1/2, the ReLU gave 3 / 2, the positions carry (3 - 1) / 2 / 2."""
     z = torch.tensor([[[3.0, -1.0]]], dtype=torch.float64)
     cav = InputCAV(lambda z: F.relu(z).mean(2), rules={F.relu: rules.MeanSlopeRule()}, normalize=None)
@@ -225,7 +223,7 @@ def test_the_mean_slope_has_what_the_positions_carry_less_as_a_constant() -> Non
         "samples, too",
     ],
 )
-def test_where_no_global_average_pooling_follows_the_default_stands(behind: Function) -> None:
+def test_without_global_average_pooling_the_default_rule_is_used(behind: Function) -> None:
     z = fixed(2, 3, 4, 4)
     score = summed(lambda z: behind(F.gelu(z)))
     with_rule = InputCAV(score, rules={F.gelu: rules.MeanSlopeRule()}, normalize=None).attribute(z)

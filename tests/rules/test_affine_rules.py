@@ -40,9 +40,6 @@ RULES: dict[str, Callable[[str], tuple[Any, matrix_rules.Rule]]] = {
 }
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 Choose = Callable[..., Any]
 #: The affine layers of a kind: from an input of a given number of channels, and from 4 channels.
 Layers = tuple[nn.Module, nn.Module]

@@ -16,8 +16,6 @@ from tests.support.surrogates import SHARES, check, conserved
 
 Function = Callable[..., torch.Tensor]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def attention_by_hand(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scale: float | None, carry: str

@@ -18,8 +18,6 @@ from tests.support.networks import fixed
 from tests.support.rules import assert_near, filled
 from tests.support.tensors import largest
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 class Pictures(nn.Module):
     """Layers that Captum's LRP knows: it has no rule for Flatten, and none for functions."""
@@ -89,7 +87,7 @@ def test_captums_rules_give_captums_numbers(name: str, where: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["epsilon 0.25", "gamma, no bias", "alpha 1 beta 0"])
-def test_captums_rules_leave_a_batch_norm_behind_their_layer_to_itself(name: str) -> None:
+def test_captums_rules_do_not_fold_a_batch_norm_behind_their_layer(name: str) -> None:
     net, x = filled(Pictures(norm=True)), fixed(3, 2, 13, 12)
     expected = by_captum(net, {"conv1": CAPTUM[name](), "conv2": CAPTUM[name]()}, x, 1)
     assert_near(InputCAV(net, rules={nn.Conv2d: CAPTUM[name]()}, normalize=None).attribute(x, 1), expected, 1e-6)

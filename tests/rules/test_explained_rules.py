@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -14,8 +13,6 @@ from captum_cav.propagation.records import RuleTable
 from tests.support.networks import fixed
 from tests.support.rules import LINEAR, Block, Composite, Times, factor, filled, nested
 from tests.support.traces import left_as_it_was
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Everything(nn.Module):
@@ -110,14 +107,14 @@ def test_the_explanation_prints_as_a_table_with_aligned_columns() -> None:
         assert end - start - 2 == max(len(cell) for cell in [names[column], *(row[column] for row in table)])
 
 
-def test_an_explanation_of_nothing_is_a_head_alone() -> None:
+def test_an_explanation_without_operations_is_only_the_header() -> None:
     net = nn.Sequential(nn.Linear(2, 2))
     table = LayerCAV(net, "0").explain_rules(torch.ones(1, 2))
     assert list(table) == []
     assert str(table).split() == ["module", "operation", "rule", "because", "of", "constant"]
 
 
-def test_attention_is_explained_with_what_it_holds_constant() -> None:
+def test_the_explanation_of_attention_names_its_constants() -> None:
     attend = lambda q, k, v: F.scaled_dot_product_attention(q, k, v).flatten(1)  # noqa: E731
     inputs = (fixed(1, 2, 3), fixed(1, 2, 3, seed=2), fixed(1, 2, 3, seed=3))
     rows = {row.operation: row for row in InputCAV(attend).explain_rules(inputs)}

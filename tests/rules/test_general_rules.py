@@ -18,10 +18,8 @@ from tests.support.tensors import largest
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 
-
-def test_contributions_end_where_they_are_stopped() -> None:
+def test_the_stop_rule_ends_contributions() -> None:
     net, x = filled(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))), fixed(2, 4)
 
     class Residual(nn.Module):
@@ -79,7 +77,7 @@ COMPOSITES: dict[str, tuple[Any, Function]] = {
 
 
 @pytest.mark.parametrize("name", COMPOSITES)
-def test_a_rule_of_ones_own_may_go_on_from_the_default_of_an_operation_that_is_written_out(name: str) -> None:
+def test_a_users_rule_may_use_the_default_of_a_decomposed_operation(name: str) -> None:
     key, function = COMPOSITES[name]
     x = fixed(2, 4, 4)
     score = lambda x: function(x).sum().reshape(1)  # noqa: E731

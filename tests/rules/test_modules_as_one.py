@@ -17,8 +17,6 @@ from tests.support.rules import LINEAR, Composite, _Multiplied, _Softsign, asser
 from tests.support.tensors import largest
 from tests.support.traces import left_as_it_was
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 class InPlace(nn.Module):
     """The same, written over its argument."""
@@ -69,7 +67,7 @@ AS_ONE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("act", [Composite, InPlace], ids=lambda act: act.__name__)
-def test_what_cannot_be_seen_into_is_refused_without_a_rule(act: type[nn.Module]) -> None:
+def test_a_module_that_cannot_be_followed_is_refused_without_a_rule(act: type[nn.Module]) -> None:
     net = filled(Around(act(), positional))
     with pytest.raises(UnsupportedOperationError, match=r"_Softsign, a custom autograd\.Function in module 'act'"):
         InputCAV(net).attribute(fixed(2, 4), 1)
@@ -225,7 +223,7 @@ def test_modules_that_are_ruled_as_one_may_be_nested() -> None:
 
 
 @pytest.mark.parametrize("key", ["*", "act", "instance", "module.rule", nn.Module], ids=str)
-def test_a_rule_that_does_not_govern_a_module_as_one_leaves_it_to_one_that_does(key: Any) -> None:
+def test_the_first_rule_that_governs_a_module_as_one_operation_is_used(key: Any) -> None:
     """Gamma for everything, and an activation that gamma is not for by a key that is less specific."""
     net, x = filled(Around(Composite(), positional)), fixed(3, 4)
     chosen: dict[Any, Any] = {Composite: rules.PassThroughRule()}
@@ -300,7 +298,7 @@ def test_a_module_that_returns_several_tensors_is_ruled_as_one() -> None:
         InputCAV(net, rules={Pair: rules.PassThroughRule()}).attribute(x, 1)
 
 
-def test_a_rule_of_ones_own_sees_a_modules_call() -> None:
+def test_a_users_rule_sees_a_modules_call() -> None:
     seen = []
 
     class Gated(nn.Module):
@@ -344,7 +342,7 @@ def test_what_bypasses_a_requested_layer_passes_a_module_as_one_as_a_constant() 
         torch.testing.assert_close(delta, (composite(net.stem(x)) * net.head.weight[1]).sum(1))
 
 
-def test_a_function_for_functions_in_particular_rules_what_is_inside() -> None:
+def test_a_rule_for_certain_functions_governs_them_inside_a_module() -> None:
     @rules.rule(torch.tanh)
     def doubled(operation: rules.Operation) -> torch.Tensor:
         return _Multiplied.apply(operation.by_default(), 2)

@@ -17,8 +17,6 @@ from tests.support.tensors import largest
 
 Function = Callable[..., torch.Tensor]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 WEIGHT, SHIFT = fixed(4, seed=11).abs() + 0.5, fixed(4, seed=12)
 
@@ -86,7 +84,7 @@ def test_a_norms_statistic_is_a_constant(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NORMS)
-def test_a_norm_as_the_identity_hands_everything_to_its_own_input(name: str) -> None:
+def test_a_norm_as_the_identity_passes_everything_to_its_input(name: str) -> None:
     """R_i = R_j: the shift goes to the input, too, and nothing is left for constants."""
     key, function, _ = NORMS[name]
     x = fixed(2, 4, 6)

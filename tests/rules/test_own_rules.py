@@ -21,8 +21,6 @@ from tests.support.errors import raising
 from tests.support.small_networks import samples, small_net
 from tests.support.traces import InjectedError, left_as_it_was
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def gives_none(operation: rules.Operation) -> Any:
     return None
@@ -76,7 +74,7 @@ def test_what_a_rule_returns_does_not_fit(rule: Callable[..., Any], key: Any, wh
         LayerCAV(net, "0", rules={key: rule}).attribute(x, 0)
 
 
-def test_a_class_of_rules_too() -> None:
+def test_what_a_class_of_rules_returns_does_not_fit() -> None:
     class Empty(rules.Rule):
         def __call__(self, operation: rules.Operation, /) -> Any:
             return None

@@ -19,8 +19,6 @@ from tests.support.tensors import largest
 
 Function = Callable[..., torch.Tensor]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def windows(
     sizes: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], ceil: bool
@@ -129,7 +127,7 @@ def test_windows_of_an_adaptive_max_pooling_share(dims: int, outputs: tuple[int,
 
 
 @pytest.mark.parametrize("kind", SHARING)
-def test_windows_with_sides_of_their_own_and_arguments_by_name(kind: str) -> None:
+def test_windows_with_different_sides_and_arguments_by_name(kind: str) -> None:
     places = windows(SIZES[2], (2, 3), (3, 1), (1, 0), False)
     pool = lambda x: F.max_pool2d(x, kernel_size=(2, 3), stride=(3, 1), padding=(1, 0))  # noqa: E731
     check_pooling(pool, places, kind, torch.max_pool2d, pictures(2))

@@ -16,9 +16,6 @@ from tests.support.networks import fixed
 from tests.support.rules import LINEAR, Block, Special, Times, assert_near, factor, filled, nested
 from tests.support.traces import left_as_it_was
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 # The most specific wins ----------------------------------------------------------------------------------------------
 
 
@@ -110,7 +107,7 @@ def test_every_form_of_a_torch_function_is_one_key() -> None:
 # module.rule ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_rule_of_a_module_itself_is_honoured_and_stays() -> None:
+def test_a_modules_rule_attribute_is_used_and_stays() -> None:
     net = nested()
     rule = net.block.inner.rule = LINEAR[3]
     x = fixed(2, 4)
@@ -135,7 +132,7 @@ def test_the_rule_of_a_module_itself_is_honoured_and_stays() -> None:
     ],
     ids=["this module", "an outer module", "the model", "name and type", "function"],
 )
-def test_the_rule_of_a_module_itself_is_as_specific_as_an_instance(keys: Any, expected: int) -> None:
+def test_a_modules_rule_attribute_is_as_specific_as_an_instance(keys: Any, expected: int) -> None:
     net = nested()
     net.block.inner.rule = LINEAR[3]
     assert factor_of(net, {key: LINEAR[number] for key, number in keys(net).items()}) == expected
@@ -162,7 +159,7 @@ def test_the_rule_of_a_module_governs_what_is_inside_it() -> None:
     assert factor_of(net, {}) == 2 * 3 * 5
 
 
-def test_an_attribute_of_that_name_that_is_no_rule_is_the_models_own_affair() -> None:
+def test_a_modules_attribute_named_rule_that_is_no_rule_is_ignored() -> None:
     net = nested()
     net.rule, net.head.rule, net.block.rule = "majority", None, nn.Linear(1, 1)
     assert factor(net, {}) == 1

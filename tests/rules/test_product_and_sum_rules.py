@@ -16,8 +16,6 @@ from tests.support.surrogates import SHARES, by_size, conserved, differs, summed
 
 Function = Callable[..., torch.Tensor]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 # Products ------------------------------------------------------------------------------------------------------------
 
@@ -76,7 +74,7 @@ def test_gates_are_constants_by_default_and_halves_only_on_demand(name: str) -> 
     conserved(with_gate, halved, {key: rules.ProductRule("halves")}, a, b)
 
 
-def test_a_zero_factor_gives_nothing_by_magnitude_and_breaks_nothing() -> None:
+def test_a_zero_factor_has_no_share_by_magnitude_and_gives_finite_maps() -> None:
     a, b = torch.tensor([[0.0, 0.0, 2.0]]).double(), torch.tensor([[3.0, 0.0, 1.0]]).double()
     cav = InputCAV(lambda a, b: (a * b).sum(1), rules={torch.mul: rules.ProductRule("magnitude")}, normalize=None)
     of_a, of_b = cav.attribute((a, b))
@@ -91,7 +89,7 @@ def test_magnitudes_are_for_elementwise_products() -> None:
 
 
 @pytest.mark.parametrize("share", ["gates", "halves", "first", "second", "magnitude"])
-def test_a_product_with_a_constant_is_no_products_rules_affair(share: str) -> None:
+def test_a_rule_for_products_does_not_govern_a_product_with_a_constant(share: str) -> None:
     x, factor = fixed(2, 3), fixed(3, seed=2)
     found = InputCAV(lambda x: (x * factor).sum(1), rules={torch.mul: rules.ProductRule(share)}, normalize=None)
     torch.testing.assert_close(found.attribute(x), x * factor)
@@ -105,7 +103,7 @@ def test_a_square_written_as_a_product_keeps_its_contributions(share: str) -> No
 
 
 @pytest.mark.parametrize("share", ["first", "second"])
-def test_what_is_held_constant_passes_nothing_on(share: str) -> None:
+def test_a_constant_factor_passes_nothing_on(share: str) -> None:
     """Only the signal's branch carries; a layer in the other has nothing to do with the score."""
     net = nn.ModuleDict({"a": nn.Linear(3, 4), "b": nn.Linear(3, 4)}).double()
     chosen = {torch.mul: rules.ProductRule(share)}
@@ -207,7 +205,7 @@ def test_a_number_keeps_all_its_digits(function: Function) -> None:
     torch.testing.assert_close(value_under_rules(function, ALL_SUMS, x), function(x), rtol=1e-14, atol=1e-15)
 
 
-def test_summands_that_cancel_or_are_zero_break_nothing() -> None:
+def test_summands_that_cancel_or_are_zero_give_finite_maps() -> None:
     a, b = torch.tensor([[0.0, 2.0, 0.0, 1.0]]).double(), torch.tensor([[0.0, -2.0, 3.0, 3.0]]).double()
     cav = InputCAV(lambda a, b: (a + b).sum(1), rules=ALL_SUMS, normalize=None)
     of_a, of_b = cav.attribute((a, b))

@@ -18,13 +18,11 @@ from tests.support.tensors import largest
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 # Lists of rules ------------------------------------------------------------------------------------------------------
 
 
-def test_of_several_rules_the_first_that_governs_rules() -> None:
+def test_the_first_rule_of_a_list_that_governs_the_operation_is_used() -> None:
     net = nested()
     several = [Times(2, "tanh"), Times(3, "tanh", "linear"), Times(5)]
     assert factor(net, {net: several}) == 2 * 3 * 3
@@ -66,7 +64,7 @@ FIRST_LAYERS: dict[str, tuple[Function, tuple[int, ...], int]] = {
 
 
 @pytest.mark.parametrize("name", FIRST_LAYERS)
-def test_a_rule_for_the_first_layer_is_for_it_alone(name: str) -> None:
+def test_a_rule_for_the_first_layer_governs_no_other_layer(name: str) -> None:
     """Behind padding or reshaping the layer is still the first; behind a convolution or a product it is not."""
     net, shape, first = FIRST_LAYERS[name]
     net = filled(net) if isinstance(net, nn.Module) else net
@@ -113,7 +111,7 @@ def test_an_operation_of_several_tensors_is_of_the_first_layer_if_all_of_them_ar
         assert_near(found, number * plain)
 
 
-def test_a_rule_for_the_first_layer_alone_leaves_others_their_default() -> None:
+def test_a_rule_for_the_first_layer_leaves_the_default_of_other_layers() -> None:
     net = nested()
     assert factor(net, {F.linear: rules.AtInput(LINEAR[2])}) == 2
     assert factor(net, {net: rules.AtInput(LINEAR[2]), F.linear: LINEAR[5]}) == 2 * 5

@@ -18,9 +18,6 @@ from tests.support.rules import LINEAR, assert_near, conv_net, filled, nested
 from tests.support.tensors import largest
 from tests.support.traces import left_as_it_was
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 # Several attributions, several calls ---------------------------------------------------------------------------------
 
 
@@ -117,7 +114,7 @@ def test_two_threads_meet_in_a_module_that_each_rules_as_one() -> None:
 
 
 @pytest.mark.parametrize("of_input", [False, True])
-def test_another_thread_that_is_in_a_module_when_its_attribution_ends_goes_on(of_input: bool) -> None:
+def test_another_thread_inside_a_module_finishes_after_the_attribution_ends(of_input: bool) -> None:
     """It entered with the attribution's hooks on the module, and leaves when they are gone."""
     net, x, other = filled(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))), fixed(2, 4), fixed(3, 4)
     inside, ended = threading.Event(), threading.Event()
@@ -244,7 +241,7 @@ class Fragile(nn.Module):
         return torch.tanh(x) if not self.broken else x / (0 // 0)
 
 
-def test_a_model_that_catches_what_a_module_raised_goes_on() -> None:
+def test_a_model_that_catches_the_error_of_a_module_is_explained() -> None:
     class Cautious(nn.Module):
         def __init__(self) -> None:
             super().__init__()

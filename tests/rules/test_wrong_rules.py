@@ -17,9 +17,6 @@ from tests.support.networks import fixed
 from tests.support.rules import nested
 from tests.support.traces import left_as_it_was
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 MAKERS: dict[str, Callable[..., Any]] = {
     "layer": lambda net, **options: LayerCAV(net, "block", **options),
     "inputs": InputCAV,
@@ -67,7 +64,7 @@ def test_a_module_of_another_model_is_refused(make: Callable[..., Any]) -> None:
 
 @every_maker
 @pytest.mark.parametrize("key", [3, None, int, torch.Tensor, ("block", "head"), torch.ones(2)], ids=repr)
-def test_a_key_of_no_kind_is_refused(make: Callable[..., Any], key: Any) -> None:
+def test_a_key_of_a_wrong_type_is_refused(make: Callable[..., Any], key: Any) -> None:
     said = (f"rules has the key {key!r} ({type(key).__name__})", 'pattern as "features.*"', "torch.nn.Linear")
     with cav_error(TypeError, *said, "or a torch function as torch.relu"):
         make(nested(), rules={key: rules.linear})
@@ -100,7 +97,7 @@ def test_a_key_of_no_kind_is_refused(make: Callable[..., Any], key: Any) -> None
     ],
 )
 @pytest.mark.parametrize("key", ["block", nn.Linear, F.linear], ids=["pattern", "type", "function"])
-def test_a_rule_of_no_kind_is_refused(make: Callable[..., Any], key: Any, value: Any, what: str) -> None:
+def test_a_rule_of_a_wrong_type_is_refused(make: Callable[..., Any], key: Any, value: Any, what: str) -> None:
     said = (
         f"the rule of {key!r} is {what}",
         "expected a rule as rules.GammaRule(0.25), a list of rules, or a function",

@@ -87,7 +87,7 @@ def test_on_a_multiple_of_the_grid_it_is_bilinear_interpolation_of_densities(cel
 
 
 @pytest.mark.parametrize(("cells", "new"), SIZES)
-def test_an_even_map_stays_nearly_even_and_no_sign_changes(cells: int, new: int) -> None:
+def test_a_resized_even_map_stays_nearly_even_and_keeps_its_signs(cells: int, new: int) -> None:
     even = resize_map(torch.ones(cells, cells), (new, new)) * new**2 / cells**2
     assert float((even - 1).abs().max()) < (0.005 if new >= 10 * cells else 0.2)
     assert bool((resize_map(torch.rand(cells, cells), (new, new)) >= 0).all())

@@ -11,8 +11,6 @@ import torch
 from captum_cav.visualization import Panel, show_map, show_rows
 from tests.support.picture_files import NASTY
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.mark.parametrize("name", NASTY)
 def test_names_are_drawn_as_they_are(name: str) -> None:

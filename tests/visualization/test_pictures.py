@@ -28,8 +28,6 @@ from captum_cav.visualization import (
 )
 from tests.visualization.rendering import GREY, assert_fits, levels_of, pixels_of, texts_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def labels_of(figure: Figure, bar: int = -1) -> list[str]:
     """What is written at a colour bar, from below, and along it."""
@@ -83,7 +81,7 @@ def test_the_title_tells_resolution_and_what_the_full_colour_means(strongest: fl
     assert axes.get_title() == f"layer3, 4 x 4\nfull colour: {written}"
 
 
-def test_another_unit_is_no_percentage_and_none_leaves_the_number_out() -> None:
+def test_another_unit_is_not_a_percentage_and_without_a_unit_there_is_no_number() -> None:
     _, axes = show_map(GREY, Panel("layer3", torch.eye(2) / 4, unit="score points"))
     assert axes.get_title() == "layer3, 2 x 2\nfull colour: 0.25 score points"
     _, axes = show_map(GREY, Panel("Grad-CAM", torch.eye(2), unit=""))
@@ -262,7 +260,7 @@ def test_a_shared_scale_shows_in_the_colours() -> None:
     assert weak[8, 8, 1] > 80
 
 
-def test_a_faint_map_on_a_shared_scale_is_no_warning(recwarn: pytest.WarningsRecorder) -> None:
+def test_a_faint_map_on_a_shared_scale_gives_no_warning(recwarn: pytest.WarningsRecorder) -> None:
     _, axes = show_layers(GREY, [torch.ones(2, 2), torch.ones(2, 2) * 1e-9], ["a", "b"], scale="all")
     assert levels_of(axes[1]).max() == pytest.approx(1e-9)
     assert not recwarn.list
@@ -498,7 +496,7 @@ def test_figures_are_dark_on_light_in_every_notebook(style: str) -> None:
     assert {text.get_color() for text in texts} == {"black"}
 
 
-def test_on_a_dark_figure_of_ones_own_text_is_white() -> None:
+def test_on_a_users_dark_figure_text_is_white() -> None:
     figure = Figure(facecolor="#202020")
     show_layers(GREY, [torch.eye(2), torch.eye(4)], ["a", "b"], "Why?", axes=(figure, figure.subplots(1, 2)))
     assert {text.get_color() for text in texts_of(figure)} == {"white"}

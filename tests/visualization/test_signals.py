@@ -101,7 +101,7 @@ def test_figures_are_dark_on_light_in_every_notebook(style: str) -> None:
         assert {spine.get_edgecolor() for spine in axes.spines.values()} == {(0, 0, 0, 1)}
 
 
-def test_on_a_dark_figure_of_ones_own_text_is_white_and_the_signal_black_on_white() -> None:
+def test_on_a_users_dark_figure_text_is_white_and_the_signal_black_on_white() -> None:
     figure = Figure(facecolor="#202020")
     axes = figure.subplots()
     axes.set_facecolor("black")

@@ -101,7 +101,7 @@ def test_what_cannot_be_seen_is_shown_by_signs_and_nothing_is_tex() -> None:
     assert not any(text.get_parse_math() for text in [*axes.texts, axes._left_title])
 
 
-def test_nothing_but_zeros_is_said() -> None:
+def test_a_map_of_zeros_is_named_as_such() -> None:
     _, axes = show_tokens(["a", "b"], [0, 0])
     assert axes.texts[-1].get_text() == "nothing but zeros"
     assert colours_of(axes)[:2] == [pytest.approx((1, 1, 1), abs=0.01)] * 2
@@ -138,7 +138,7 @@ def test_the_page_is_white_in_every_notebook(style: str) -> None:
     ]
 
 
-def test_on_a_dark_figure_of_ones_own_what_has_no_box_is_white() -> None:
+def test_on_a_users_dark_figure_text_without_a_box_is_white() -> None:
     figure = Figure(facecolor="#202020")
     _, axes = show_tokens(["a"], [0.0], "title", axes=(figure, figure.subplots()))
     assert [text.get_color() for text in (axes._left_title, *axes.texts)] == [

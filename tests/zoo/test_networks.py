@@ -94,7 +94,7 @@ class TestFactories:
         with pytest.raises(CAVTypeError, match=r"own_networks:wrong returned list: expected a Network or a torch\.nn"):
             zoo.load_factory("own_networks:wrong")
 
-    def test_an_error_of_the_factory_itself_comes_through(self) -> None:
+    def test_an_error_of_the_factory_is_passed_on(self) -> None:
         with pytest.raises(KeyError, match="of the factory"):
             zoo.load_factory("own_networks:broken")
 

@@ -14,9 +14,6 @@ from captum_cav.errors import (
     InputError,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 # Files and the command line ------------------------------------------------------------------------------------------
 
 
@@ -116,7 +113,7 @@ class TestPictures:
             (tmp_path / "cut.png").write_bytes(content[:length])
             assert self.refused(tmp_path / "cut.png")
 
-    def test_a_bomb(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_picture_with_too_many_pixels_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Image.new("L", (300, 300)).save(tmp_path / "bomb.png")
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
         assert "decompression bomb" in self.refused(tmp_path / "bomb.png")

@@ -1,0 +1,73 @@
+"""The messages for what cannot be followed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from captum_cav.errors import UnsupportedOperationError
+from captum_cav.propagation import unknown
+
+WHERE = " in module 'layer1' (Layer)"
+
+
+@pytest.mark.parametrize(
+    ("function", "key"),
+    [
+        (torch.cos, "torch.cos"),
+        (torch.Tensor.cos, "torch.Tensor.cos"),
+        (torch.special.i0, "torch.special.i0"),
+        (torch.nn.functional.pdist, "torch.nn.functional.pdist"),
+        (torch.ops.aten.cos.default, "torch.ops.aten.cos.default"),
+        (None, "the function cos"),
+        (len, "the function cos"),
+    ],
+    ids=str,
+)
+def test_a_function_is_named_as_a_key_of_rules(function: object, key: str) -> None:
+    assert unknown.key_of("cos", function) == key  # type: ignore[arg-type]
+
+
+def test_an_operation_without_a_rule() -> None:
+    error = unknown.no_rule("cos", torch.cos, WHERE)
+    assert isinstance(error, UnsupportedOperationError)
+    assert str(error) == (
+        "'cos' in module 'layer1' (Layer) has no rule for how it passes contributions on. "
+        "Define one for this attribution:\n"
+        "    from captum_cav import rules\n"
+        "    LayerCAV(..., rules={torch.cos: rules.pass_through})  # y_i comes from x_i alone (equation 7);\n"
+        "or rules.linear where y is linear in its input, or your own function of a rules.Operation.\n"
+        'on_unknown="gradient" goes on with its plain gradient instead.'
+    )
+
+
+def test_an_operation_on_quantized_numbers() -> None:
+    for function in (torch.ops.quantized.linear, torch.ops.quantized.linear.default):
+        message = str(unknown.no_rule("linear", function, WHERE))
+        assert message.startswith("'linear' in module 'layer1' (Layer) runs on quantized numbers")
+        assert "pass the float model that it was made from" in message
+
+
+def test_a_tensor_that_was_made_unseen() -> None:
+    tensor = torch.ones(2, 3, requires_grad=True).exp()
+    message = str(unknown.unseen(tensor, "comes out", WHERE))
+    assert message.startswith(
+        "A tensor of shape (2, 3) that requires grad comes out in module 'layer1' (Layer) but was made by "
+        "'ExpBackward0', which captum_cav could not see"
+    )
+    assert "rules={module: rules.PassThroughRule()}" in message
+
+
+def test_derivatives_that_the_model_takes() -> None:
+    message = str(unknown.derivatives_taken(WHERE))
+    assert message.startswith("The model takes derivatives in its forward pass in module 'layer1' (Layer), which")
+    assert "detach the tensor if it should count as a constant" in message
+
+
+def test_a_kernel_of_a_custom_function() -> None:
+    class Kernel(torch.autograd.Function):
+        pass
+
+    message = str(unknown.hidden_kernel(Kernel, WHERE))
+    assert message.startswith("Kernel, a custom autograd.Function in module 'layer1' (Layer), computes in a way")
+    assert "under torch.no_grad()" in message
