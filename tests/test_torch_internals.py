@@ -19,7 +19,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils import checkpoint
 
 import captum_cav
 from captum_cav import torch_internals as internals
@@ -375,11 +374,12 @@ class Noting(TorchFunctionMode):
 
 def test_the_body_of_a_function_shows_its_operations() -> None:
     x = torch.tensor([0.5])
+    tanhshrink: Any = F.tanhshrink
     with Noting() as outside:
-        expected = F.tanhshrink(x)
+        expected = tanhshrink(x)
     assert outside.seen == ["tanhshrink"]
     with Noting() as inside:
-        found = internals.body_of(F.tanhshrink)(x)
+        found = internals.body_of(tanhshrink)(x)
     assert inside.seen == ["tanh", "sub"]
     assert torch.equal(found, expected)
 
@@ -443,8 +443,9 @@ def test_torch_derives_in_these_modules() -> None:
         return x.sum()
 
     torch.autograd.functional.jacobian(function, torch.ones(1))
-    torch.func.grad(function)(torch.ones(1))
-    assert callers == [True, True]
+    assert callers == [True]
+    # The first call of torch.func takes seconds. Its functions stand in this module, whatever module they name.
+    assert torch.func.grad.__globals__["__name__"].startswith(internals.DERIVING_MODULES)
 
 
 # Modules ------------------------------------------------------------------------------------------------------------
@@ -475,14 +476,14 @@ def test_wrappers_hold_the_model_where_they_did() -> None:
 
 
 def test_a_module_has_parameters_of_its_own() -> None:
-    model = nn.Sequential(nn.Linear(1, 1, bias=False))
-    assert list(internals.own_parameters(model)) == []
-    assert [(name, id(parameter)) for name, parameter in internals.own_parameters(model[0])] == [
-        ("weight", id(model[0].weight))
+    layer = nn.Linear(1, 1, bias=False)
+    assert [(name, parameter is layer.weight) for name, parameter in internals.own_parameters(layer)] == [
+        ("weight", True)
     ]
+    assert list(internals.own_parameters(nn.Sequential(layer))) == []
 
 
-RANDOM = {
+RANDOM: dict[str, Callable[[], Any]] = {
     "dropout": lambda: nn.Dropout(0.5),
     "dropout of channels": lambda: nn.Dropout2d(0.1),
     "alpha dropout": lambda: nn.AlphaDropout(0.5),
@@ -492,7 +493,7 @@ RANDOM = {
     "spectral norm": lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(2, 2)).parametrizations.weight[0],
     "old spectral norm": lambda: nn.utils.spectral_norm(nn.Linear(2, 2)),
 }
-STEADY = {
+STEADY: dict[str, Callable[[], Any]] = {
     "dropout of nothing": lambda: nn.Dropout(0.0),
     "batch norm without statistics": lambda: nn.BatchNorm1d(2, track_running_stats=False),
     "layer norm": lambda: nn.LayerNorm(2),
@@ -618,20 +619,6 @@ def test_hooks_of_the_model_are_given_nothing_and_those_of_the_caller_stay() -> 
     assert models.packed == 0
     with internals.save_as_they_are(None):
         square_of_leaf()
-
-
-def test_a_checkpoint_computes_nothing_again_of_what_is_saved_as_it_is() -> None:
-    runs: list[str] = []
-
-    def segment(x: torch.Tensor) -> torch.Tensor:
-        runs.append("run")
-        with internals.save_as_they_are(None):
-            return x**2
-
-    x = torch.tensor([3.0], requires_grad=True)
-    y = checkpoint.checkpoint(segment, x, use_reentrant=False)
-    assert torch.autograd.grad(y, x)[0].tolist() == [6.0]
-    assert runs == ["run"]
 
 
 # Structures ---------------------------------------------------------------------------------------------------------
