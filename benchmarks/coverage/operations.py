@@ -121,7 +121,9 @@ ELEMENTWISE: dict[str, Function] = {
     "asinh": torch.asinh,
     "exp2": torch.exp2,
     "erfc": torch.erfc,
+    "scaled erfc": torch.special.erfcx,
     "sinc": torch.sinc,
+    "Bessel function of order 1": torch.special.i1,
     "normal distribution": torch.special.ndtr,
     "its logarithm": torch.special.log_ndtr,
     "floor": lambda x: torch.floor(3 * x),
@@ -594,6 +596,10 @@ OTHERS |= {
     "pairwise_distance": (lambda x: F.pairwise_distance(x, C), lambda x: (x - C + 1e-6).square().sum(-1).sqrt()),
     "dist": (lambda x: torch.dist(x, C), lambda x: (x - C).square().sum().sqrt()),
     "hypot": (lambda x: torch.hypot(x, C), lambda x: (x.square() + C.square()).sqrt()),
+    "matrix_exp": (
+        lambda x: torch.linalg.matrix_exp(0.3 * x[:, :, :4]),
+        lambda x: sum(torch.linalg.matrix_power(0.3 * x[:, :, :4], k) / math.factorial(k) for k in range(20)),
+    ),
     "logsumexp": (
         lambda x: x.logsumexp(1),
         lambda x: (x.softmax(1).detach() * (x - x.log_softmax(1).detach())).sum(1),

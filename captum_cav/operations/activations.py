@@ -257,6 +257,7 @@ TABLE.register(
     """,
     _limited(1.0),
 )
+TABLE.register("special_i1", _limited(0.5))
 TABLE.register("erfinv|special_erfinv", _limited(math.sqrt(math.pi) / 2.0))
 TABLE.register("square sqrt", _limited(0.0, keeps=Trait.GATE, makes=Trait.NONNEGATIVE))
 # Steps among them: what is rounded passes on all that the step made of it. Next to 0 that is 0.
@@ -277,7 +278,7 @@ TABLE.register(
     logsigmoid log_sigmoid cos acos|arccos acosh|arccosh log log2 log10 erfc|special_erfc sinc|special_sinc
     logit|special_logit lgamma|special_gammaln digamma|special_digamma|special_psi special_log_ndtr special_entr
     log_softmax|_log_softmax|special_log_softmax floor ceil frac copysign ldexp fmod remainder|mod|imod
-    floor_divide|floordiv|ifloordiv atan2|arctan2
+    floor_divide|floordiv|ifloordiv atan2|arctan2 special_erfcx
     """,
     _passed(),
 )

@@ -44,7 +44,7 @@ def _carried(operation: Operation) -> torch.Tensor:
 TABLE.register(
     """
     logsumexp|special_logsumexp logaddexp logaddexp2 logcumsumexp cdist pdist pairwise_distance dist hypot
-    scatter_reduce index_reduce
+    scatter_reduce index_reduce linalg_matrix_exp|matrix_exp
     """,
     OperationSpec(rule=linearised, derivative=Derivative.ALWAYS),
 )
