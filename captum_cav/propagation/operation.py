@@ -392,7 +392,7 @@ class Operation:
 
     @property
     def where(self) -> str:
-        """Where in the model the operation runs, as the messages say it (`` in module 'layer1' (Layer)``), or nothing."""
+        """Where in the model the operation runs, for messages (as `` in module 'layer1' (Layer)``), or nothing."""
         return self._engine.where()
 
 
