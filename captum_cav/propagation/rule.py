@@ -79,7 +79,7 @@ class FunctionRule(Rule):
 
     @property
     def as_one(self) -> bool:  # type: ignore[override]
-        """Whether the rule treats a module as one operation: if no functions are named."""
+        """Whether the rule treats a module as one operation, because no functions are named."""
         return self.names is None
 
     def governs(self, operation: Operation) -> bool:
