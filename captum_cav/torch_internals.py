@@ -29,6 +29,7 @@ from torch.utils.hooks import BackwardHook
 __all__ = [
     "DERIVING_MODULES",
     "TORCH_MODULES",
+    "WRAPPERS",
     "Apply",
     "Overload",
     "OwnFunction",
@@ -68,6 +69,8 @@ TORCH_MODULES = (
 )
 #: Python modules of torch that take derivatives for their callers.
 DERIVING_MODULES = ("torch.autograd.functional", "torch._functorch")
+#: Types of modules that wrap a whole model without a change to its results, and the attribute that holds the model.
+WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
 #: A context in which autograd does not notice that the model writes into a tensor.
 keeps_version = _unsafe_preserve_version_counter
 

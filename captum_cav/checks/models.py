@@ -8,10 +8,7 @@ from typing import Any
 import torch
 
 from captum_cav.errors import CAVTypeError, ModelError
-from captum_cav.torch_internals import acts_as_in_training, modules_of, own_parameters
-
-# Types of modules that wrap a whole model without changing what the model computes, and where they keep the model.
-WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
+from captum_cav.torch_internals import WRAPPERS, acts_as_in_training, modules_of, own_parameters
 
 
 def check_model(forward_func: Any) -> Callable[..., Any]:

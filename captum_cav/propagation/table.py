@@ -108,7 +108,10 @@ class OperationTable:
         Raises:
             ValueError: for a name that has a row already.
         """
+        self.treatments.clear()
         if not isinstance(names, str):
+            if names in self._functions:
+                raise ValueError(f"{names!r} has a row in the table of operations already.")
             self._functions[names] = spec
             return
         for entry in names.split():
@@ -118,7 +121,6 @@ class OperationTable:
                     raise ValueError(f"{one!r} has a row in the table of operations already.")
                 self._plain_names[one] = name
             self._rows[name] = spec
-        self.treatments.clear()
 
     def __iter__(self) -> Iterator[tuple[str, OperationSpec]]:
         """Plain names and rows, in the order in which they were registered."""
