@@ -235,7 +235,8 @@ class Propagation(TorchFunctionMode):
             if result.shape != out.shape:
                 raise ModelError(
                     f"{self._treatments[func].name!r}{self.where()} writes a result of shape {tuple(result.shape)} "
-                    f"into out= of shape {tuple(out.shape)}, which would resize it; pass a tensor of the result's shape."
+                    f"into out= of shape {tuple(out.shape)}, which would resize it; pass a tensor of the result's "
+                    "shape."
                 )
             return out.copy_(result)
 
