@@ -235,7 +235,8 @@ class Propagation(TorchFunctionMode):
             if result.shape != out.shape:
                 raise ModelError(
                     f"{self._treatments[func].name!r}{self.where()} writes a result of shape {tuple(result.shape)} "
-                    f"into out= of shape {tuple(out.shape)}, which would change that; give it one of the same shape."
+                    f"into out= of shape {tuple(out.shape)}, which would resize it; pass a tensor of the result's "
+                    "shape."
                 )
             return out.copy_(result)
 
@@ -247,7 +248,7 @@ class Propagation(TorchFunctionMode):
         if target.requires_grad and not torch.is_grad_enabled():
             raise ModelError(
                 f"{treatment.name!r}{self.where()} writes into a tensor that carries contributions while the model is "
-                "under torch.no_grad(), so nothing records what became of them; pick a layer behind it."
+                "under torch.no_grad(), so autograd does not record that; pick a layer behind it."
             )
 
     # Called by operations -------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Marks: what is known of each tensor of a forward pass. This is the tapped layers before it, and its traits.
+"""Marks: for each tensor of a forward pass, the tapped layers before it and its traits.
 
 Each tensor that depends on the inputs has a :class:`Mark` of the running pass as an attribute. The mark tells three
 kinds of tensors apart, which autograd cannot tell apart:

@@ -83,8 +83,8 @@ class ModuleCalls:
         if any(copy is not output for _, copy in written) or any(tensor is output for tensor in tensors_in(kwargs)):
             raise ModelError(
                 f"{self._propagation.modules.describe(call.module)} is ruled as one by {call.rule!r}, but writes into "
-                "an argument that it does not return, or that came by keyword; call it by position, or rule what is "
-                "inside it."
+                "an argument that it does not return, or that is a keyword argument; pass that argument by position, "
+                "or give rules for the operations inside the module."
             )
         arguments = [argument for argument, _ in written]
         return self._propagation.run_module_call(

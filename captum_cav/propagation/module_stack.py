@@ -51,8 +51,8 @@ class ModuleStack:
             )
         if has_old_backward_hook(module):
             raise ModelError(
-                f"{self.describe(module)} has a hook by register_backward_hook, which torch attaches to what runs "
-                "inside it; use register_full_backward_hook, or remove it meanwhile."
+                f"{self.describe(module)} has a hook by register_backward_hook, which torch attaches to operations "
+                "inside it; use register_full_backward_hook, or remove the hook first."
             )
         candidates = self.candidates
         if self._rules.may_be_for(module):

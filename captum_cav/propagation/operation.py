@@ -392,7 +392,7 @@ class Operation:
 
     @property
     def where(self) -> str:
-        """Where in the model the operation runs, for messages (as `` in module 'layer1' (Layer)``), or nothing."""
+        """Where the operation runs, for use in messages, such as `` in module 'layer1' (Layer)``. May be empty."""
         return self._engine.where()
 
 

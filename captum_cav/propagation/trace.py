@@ -53,7 +53,7 @@ class Trace:
 
     @property
     def is_watched(self) -> bool:
-        """Whether the pass records more than contributions, as shares of constants, rules or an audit."""
+        """Whether the pass records more than contributions, such as shares of constants, rules or an audit."""
         return self.shares.is_measured or self.rules is not None
 
     def mark_input(self, tensor: torch.Tensor) -> None:
