@@ -79,11 +79,7 @@ class FunctionRule(Rule):
 
     @property
     def as_one(self) -> bool:  # type: ignore[override]
-<<<<<<< HEAD
-        """Whether the rule treats a module as one operation, which it does if no functions are named."""
-=======
         """Whether the rule treats a module as one operation, because no functions are named."""
->>>>>>> h-words
         return self.names is None
 
     def governs(self, operation: Operation) -> bool:
