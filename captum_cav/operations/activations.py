@@ -315,7 +315,7 @@ TABLE.register(
     logsigmoid log_sigmoid cos acos|arccos acosh|arccosh log log2 log10 erfc|special_erfc sinc|special_sinc
     logit|special_logit lgamma|special_gammaln digamma|special_digamma|special_psi special_log_ndtr special_entr
     log_softmax|_log_softmax|special_log_softmax floor ceil frac copysign ldexp fmod remainder|mod|imod
-    floor_divide|floordiv|ifloordiv atan2|arctan2 special_erfcx
+    floor_divide|floordiv|ifloordiv atan2|arctan2 special_erfcx mvlgamma|special_multigammaln
     """,
     _passed(),
 )
