@@ -153,7 +153,7 @@ ELEMENTWISE: dict[str, Function] = {
 
 #: Defined for numbers from 0.5 on.
 OF_POSITIVE: dict[str, Function] = {
-    "multivariate gamma": lambda x: torch.mvlgamma(x + 1, 2),
+    "multivariate gamma": lambda x: torch.mvlgamma(x, 2),
     "log": torch.log,
     "log2": torch.log2,
     "log10": torch.log10,
