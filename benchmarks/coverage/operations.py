@@ -123,7 +123,6 @@ ELEMENTWISE: dict[str, Function] = {
     "erfc": torch.erfc,
     "scaled erfc": torch.special.erfcx,
     "sinc": torch.sinc,
-    "Bessel function of order 1": torch.special.i1,
     "normal distribution": torch.special.ndtr,
     "its logarithm": torch.special.log_ndtr,
     "floor": lambda x: torch.floor(3 * x),

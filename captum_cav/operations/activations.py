@@ -294,7 +294,6 @@ TABLE.register(
     """,
     _limited(1.0),
 )
-TABLE.register("special_i1", _limited(0.5))
 TABLE.register("erfinv|special_erfinv", _limited(math.sqrt(math.pi) / 2.0))
 TABLE.register("square sqrt", _limited(0.0, keeps=Trait.GATE, makes=Trait.NONNEGATIVE))
 # Near 0 these are 0. Some of them are steps: the whole contribution of a rounded value goes to its input.
