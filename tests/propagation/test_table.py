@@ -139,7 +139,7 @@ def test_a_function_of_somebody_else_may_have_a_row() -> None:
     assert (treatment.name, treatment.spec) == (None, spec)
     assert not treatment.is_simple  # Rules are given for plain names alone.
     assert not treatment.is_as_is
-    with pytest.raises(ValueError, match="kernel.* has a row in the table of operations already"):
+    with pytest.raises(ValueError, match=r"kernel.* has a row in the table of operations already"):
         table.register(kernel, row())
 
 
