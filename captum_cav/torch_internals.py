@@ -256,7 +256,7 @@ def is_called_by(modules: tuple[str, ...], depth: int) -> bool:
 def modules_of(root: torch.nn.Module) -> Iterable[torch.nn.Module]:
     """All modules of a model. Each comes once, and before its children.
 
-    ``torch.nn.Module.modules`` would also build qualified names, which costs much of the time of a small network's run.
+    ``torch.nn.Module.modules`` would also build qualified names, which takes long compared with a small network's run.
     """
     modules: dict[torch.nn.Module, None] = {}
     waiting: list[torch.nn.Module | None] = [root]

@@ -1,8 +1,8 @@
 """Shares of constants: how much of the score came from biases and from other tensors that only add.
 
 Where an operation's output has a part ``k`` that no input carries (a bias, a batch-norm shift, a positional embedding,
-the 1 in ``x + 1``), the contribution of that part is ``k * c``, with ``c`` the coefficient of the output. This is
-equations 3 and 4 of the paper: the bias is one more input, always 1. A hook reads ``c`` in the one backward pass.
+the 1 in ``x + 1``), the contribution of that part is ``k * c``, with ``c`` the coefficient of the output. These
+are equations 3 and 4 of the paper: the bias is one more input, always 1. A hook reads ``c`` in the one backward pass.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ConstantShares:
         output.register_hook(measure)  # type: ignore[no-untyped-call]
 
     def enter(self, share: torch.Tensor, taps: int) -> None:
-        """Enter a share that a rule computed in the backward pass.
+        """Enter a share of constants that a rule computed in the backward pass.
 
         Args:
             share: a float64 scalar.
@@ -64,7 +64,7 @@ class ConstantShares:
         return [share for _, share in self._shares[count:]]
 
     def settle(self, count: int) -> list[torch.Tensor]:
-        """Sum up the shares of one backward pass, and begin anew.
+        """Sum up the shares of one backward pass, and forget them.
 
         Args:
             count: number of tapped layers.
@@ -107,5 +107,5 @@ class OperationShares:
         return self._shares.is_measured
 
     def enter(self, share: torch.Tensor) -> None:
-        """Report a share of constants, a float64 scalar. Only where shares are measured."""
+        """Report a share of constants, a float64 scalar. A rule does so only if shares are measured."""
         self._shares.enter(share, self.taps)

@@ -131,7 +131,7 @@ def test_a_module_that_returns_an_argument_that_came_by_keyword_is_refused() -> 
     case = OneModule(nn.Tanh())
     by_keyword = case.one.tapped(1.0)
     assert case.calls.begin(case.module, ()) == ()
-    with cav_error(RuntimeError, "that came by keyword", "call it by position"):
+    with cav_error(RuntimeError, "that is a keyword argument", "pass that argument by position"):
         case.calls.end({"x": by_keyword}, by_keyword)
 
 

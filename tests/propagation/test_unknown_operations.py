@@ -30,7 +30,7 @@ UNKNOWN: dict[str, tuple[Function, str]] = {
     "Tensor.i0": (lambda x: x.i0(), "i0"),
     "Tensor.i0_": (lambda x: x.i0_(), "i0"),
     "aten.i0": (torch.ops.aten.i0.default, "i0"),
-    "torch.special.i1": (torch.special.i1, "special_i1"),
+    "torch.special.i1e": (torch.special.i1e, "special_i1e"),
 }
 
 
