@@ -60,7 +60,6 @@ ALL = [by_function, by_late_slope, by_slopes, by_writing]
 @pytest.fixture
 def no_collector() -> Iterator[None]:
     """What dies here dies without a search for circles."""
-    gc.collect()
     gc.disable()
     yield
     gc.enable()

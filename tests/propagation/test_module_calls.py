@@ -140,7 +140,8 @@ def test_what_a_module_makes_of_tensors_that_bypass_the_layers_is_a_constant() -
     case = OneModule(nn.Tanh(), asked.append)
     got = case.calls.begin(case.module, (case.one.input(1.0),))
     assert got is not None
-    found = case.calls.end({}, got[0] * 2)
+    parameter = torch.tensor([2.0], requires_grad=True)
+    found = case.calls.end({}, got[0] * parameter)
     assert asked == []
     assert found.tolist() == [2.0]
     assert not found.requires_grad
