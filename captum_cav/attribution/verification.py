@@ -205,7 +205,7 @@ def _audit(passed: Forward, selected: SelectedScores) -> tuple[torch.Tensor, tor
     """
     values = selected.values.detach()
     found = passed.coefficients(selected.values, torch.ones_like(values), range(len(passed.trace.taps)), False)
-    shares = passed.trace.shares.settle(len(passed.trace.taps))
+    shares = passed.trace.shares.settle(len(passed.trace.taps), values.device)
     unexplained = (values - selected.constants).sum(dtype=torch.float64) - shares[0]
     absolute = torch.zeros_like(unexplained)
     for value, coefficient in zip(passed.trace.taps[0].values, found[0], strict=True):
