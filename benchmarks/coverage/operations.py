@@ -29,6 +29,8 @@ def fixed(*shape: int, seed: int = 11) -> torch.Tensor:
 A, B, W, C = fixed(4, 6), fixed(6, seed=12), fixed(6, 6, seed=13), fixed(2, 4, 6, seed=14)
 PICTURE = fixed(4, 2, 3, 3, seed=15)
 MASK = fixed(2, 4, 6, seed=16) > 0
+SLOPE = torch.tensor([0.3], dtype=torch.float64)
+FIRST, THIRD = torch.tensor([0]), torch.tensor([2])
 
 
 def ratio(f: Function) -> Function:
@@ -99,7 +101,7 @@ ELEMENTWISE: dict[str, Function] = {
     "logsigmoid": F.logsigmoid,
     "relu": F.relu,
     "leaky_relu": lambda x: F.leaky_relu(x, 0.1),
-    "prelu": lambda x: F.prelu(x, torch.tensor([0.3], dtype=x.dtype)),
+    "prelu": lambda x: F.prelu(x, SLOPE),
     "abs": torch.abs,
     "exp": torch.exp,
     "expm1": torch.expm1,
@@ -199,15 +201,15 @@ OTHERS: dict[str, tuple[Function, Function]] = {
         lambda x: torch.cat([C[:, :1], x[:, :1], C[:, 2:]], 1),
     ),
     "index_put": (
-        lambda x: x.index_put((torch.tensor([0]), torch.tensor([2])), B),
+        lambda x: x.index_put((FIRST, THIRD), B),
         lambda x: _replaced(x, (0, 2), B),
     ),
     "index_add": (
-        lambda x: x.index_add(1, torch.tensor([0, 0]), C[:, :2]),
+        lambda x: x.index_add(1, FIRST.expand(2), C[:, :2]),
         lambda x: torch.cat([x[:, :1] + C[:, :2].sum(1, keepdim=True), x[:, 1:]], 1),
     ),
     "scatter_add": (
-        lambda x: x.scatter_add(2, torch.zeros(2, 4, 1, dtype=torch.long), C[..., :1]),
+        lambda x: x.scatter_add(2, torch.zeros(2, 4, 1, dtype=torch.long, device=x.device), C[..., :1]),
         lambda x: torch.cat([x[..., :1] + C[..., :1], x[..., 1:]], 2),
     ),
     "lerp": (lambda x: torch.lerp(x, C, 0.3), lambda x: 0.7 * x + 0.3 * C),
@@ -371,7 +373,7 @@ def maps(x: torch.Tensor) -> torch.Tensor:
 
 def square(x: torch.Tensor) -> torch.Tensor:
     """A well-conditioned matrix that depends on the input."""
-    return x[0, :, :4] * 0.3 + 3 * torch.eye(4, dtype=x.dtype)
+    return x[0, :, :4] * 0.3 + 3 * torch.eye(4, dtype=x.dtype, device=x.device)
 
 
 PLACES = torch.tensor([2, 0, 3])
@@ -451,7 +453,7 @@ PIECEWISE_LINEAR: dict[str, Function] = {
     "rfft, filter, irfft": lambda x: torch.fft.irfft(torch.fft.rfft(x) * torch.complex(C, A)[..., :4], n=6),
     "fft of a sum": lambda x: torch.view_as_real(torch.fft.fftshift(torch.fft.fft(x + C))),
     "stft": lambda x: torch.view_as_real(
-        torch.stft(x.flatten(1), 8, window=torch.hann_window(8, dtype=x.dtype), return_complex=True)
+        torch.stft(x.flatten(1), 8, window=torch.hann_window(8, dtype=x.dtype, device=x.device), return_complex=True)
     ),
     "rotary by complex numbers": lambda x: torch.view_as_real(
         torch.view_as_complex(x.reshape(2, 4, 3, 2)) * torch.polar(A[:, :3].abs(), A[:, 3:])
@@ -700,7 +702,7 @@ CASES: dict[str, tuple[Function, Function]] = {
 
 def score(y: torch.Tensor) -> torch.Tensor:
     """A sum in which no two outputs have the same weight, and a constant."""
-    positions = torch.arange(1.0, y.numel() + 1, dtype=torch.float64).reshape(y.shape)
+    positions = torch.arange(1.0, y.numel() + 1, dtype=torch.float64, device=y.device).reshape(y.shape)
     return ((y * positions.sin()).sum() + 3).reshape(1)
 
 

@@ -220,7 +220,8 @@ def power(operation: Operation) -> Any:
         return limited(1.0 if exponent == 1 else 0.0)(operation)
     if operation.carries(x):
         return pass_through(operation)
-    base = torch.as_tensor(x, dtype=exponent.dtype, device=exponent.device)
+    # A number stays on the host: a copy to the device would make the host wait.
+    base = torch.as_tensor(x, dtype=exponent.dtype)
     if operation.depends_on_inputs(x) or operation.in_place or not bool((base > 0).all()):
         return operation.gradient()
     return operation.decompose(lambda: (exponent * base.log()).exp())

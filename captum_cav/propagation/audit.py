@@ -96,8 +96,9 @@ def _may_be_view(operation: Operation, rule: Surrogate) -> bool:
 
 
 def _share_memory(outputs: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]) -> bool:
-    places = {tensor.untyped_storage().data_ptr() for tensor in inputs}
-    return any(tensor.untyped_storage().data_ptr() in places for tensor in outputs)
+    # Storages are compared, not addresses: all tensors of the meta device, and all empty tensors, have the address 0.
+    storages = [tensor.untyped_storage() for tensor in inputs]
+    return any(tensor.untyped_storage() is storage for tensor in outputs for storage in storages)
 
 
 class _Comparison:
@@ -126,11 +127,9 @@ class _Comparison:
         """
         count = len(self._shares)
         coefficients = backward()
-        constants = [float(share) for share in self._shares.since(count)]
         inputs = self._contributions(zip(self._before, coefficients, strict=True))
         parts = [*self._contributions(outputs), *(-part for part in inputs)]
-        self._entry.residual += sum(float(part.sum()) for part in parts) - sum(constants)
-        self._entry.size += sum(float(part.abs().sum()) for part in parts) + abs(sum(constants))
+        self._entry.compare(parts, self._shares.since(count))
         return coefficients
 
     def _contributions(self, pairs: Pairs) -> list[torch.Tensor]:

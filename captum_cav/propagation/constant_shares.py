@@ -63,18 +63,16 @@ class ConstantShares:
         """The shares that were entered after the first ``count`` shares, each a float64 scalar."""
         return [share for _, share in self._shares[count:]]
 
-    def settle(self, count: int) -> list[torch.Tensor]:
+    def settle(self, count: int, device: torch.device) -> list[torch.Tensor]:
         """Sum up the shares of one backward pass, and forget them.
 
         Args:
             count: number of tapped layers.
+            device: where the sums are wanted. A model on several devices has shares on each of them.
 
         Returns:
             For each layer, the sum of the shares of all constants behind the layer, a float64 scalar.
         """
-        devices = {share.device for _, share in self._shares} or {torch.device("cpu")}
-        # A model on several devices has its sums on the CPU.
-        device = devices.pop() if len(devices) == 1 else torch.device("cpu")
         totals = [torch.zeros((), dtype=torch.float64, device=device) for _ in range(count)]
         for taps, share in self._shares:
             for index in range(count):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -85,10 +87,32 @@ class Audited:
         module: the innermost module in which the operation ran.
         residual: the contributions of its output, minus those of its inputs and constants. 0 if the rule conserves.
         size: the sum of the absolute contributions of its output, inputs and constants.
+
+    ``residual`` and ``size`` are float64 scalars on the device of the operation, or the number 0 if the backward pass
+    did not reach the operation. Nobody reads them on the host before the backward pass ends.
     """
 
     operation: str
     rule: object
     module: torch.nn.Module | None
-    residual: float = 0.0
-    size: float = 0.0
+    residual: float | torch.Tensor = 0.0
+    size: float | torch.Tensor = 0.0
+
+    def compare(self, contributions: Sequence[torch.Tensor], constants: Sequence[torch.Tensor]) -> None:
+        """Add what one backward pass found.
+
+        Args:
+            contributions: of each output, and with the opposite sign of each input; float64.
+            constants: the shares of constants, float64 scalars.
+        """
+        if not (contributions or constants):
+            return
+        shares = [_sum(constants)] if constants else []
+        self.residual = self.residual + _sum([*(part.sum() for part in contributions), *map(torch.neg, shares)])
+        self.size = self.size + _sum([*(part.abs().sum() for part in contributions), *map(torch.abs, shares)])
+
+
+def _sum(numbers: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The sum of at least one scalar, on the device of the first of them."""
+    first, *others = numbers
+    return functools.reduce(lambda total, number: total + number.to(total.device), others, first.detach())

@@ -34,7 +34,9 @@ def test_data_parallel() -> None:
     wrapped = nn.DataParallel(net, device_ids=None)
     check_same_as(net, wrapped, x)
     check_same_as(net, wrapped, x, "module.")
-    assert torch.equal(LayerCAV(wrapped, net[0], device_ids=[0]).attribute(x, 1), LayerCAV(net, "0").attribute(x, 1))
+    assert torch.equal(
+        LayerCAV(wrapped, net[0], device_ids=["cpu"]).attribute(x, 1), LayerCAV(net, "0").attribute(x, 1)
+    )
 
 
 def test_distributed_and_sharded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
