@@ -7,7 +7,7 @@ While a model is explained, four features of torch must behave differently:
 - Custom autograd functions run their forward pass like plain code, so that its operations are seen.
 - Full backward hooks of modules do not run, because they expect gradients.
 
-Older versions of torch lack some of these names. The function that uses such a name says what happens without it.
+Older versions of torch lack some of these names. The code that uses such a name says what happens without it.
 ``tests/test_versions.py`` lists the names, and the first version that has each of them.
 """
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 import sys
 import threading
 import types
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -52,6 +53,7 @@ __all__ = [
     "own_parameters",
     "patched_torch",
     "run_as_written",
+    "same_layer_versions",
     "save_as_they_are",
     "tree_leaves",
     "tree_map",
@@ -155,7 +157,7 @@ def _patched_functions() -> Iterator[None]:
         BackwardHook.setup_input_hook, BackwardHook.setup_output_hook = set_up  # type: ignore[method-assign]
 
 
-#: Returns the innermost hooks on saved tensors. Torch has this function from version 2.7 on.
+#: Returns the innermost hooks on saved tensors. Torch has this function from version 2.8 on.
 _innermost_hooks: Callable[[bool], Any] | None = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 
 
@@ -342,6 +344,22 @@ def _estimates_spectral_norm(module: torch.nn.Module) -> bool:
 # Tensors ------------------------------------------------------------------------------------------------------------
 
 
+def same_layer_versions(state: dict[str, torch.Tensor], like: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state dict with the versions of its layers. Torch keeps them beside the tensors.
+
+    Without the versions, some models of torchvision refuse a state dict, or take it for an old one.
+
+    Args:
+        state: tensors by name.
+        like: the state dict of the model. Its versions are taken if ``state`` has none.
+    """
+    if hasattr(state, "_metadata"):
+        return state
+    copy = OrderedDict(state)
+    copy._metadata = like._metadata  # type: ignore[attr-defined]
+    return copy
+
+
 def age_of(tensor: torch.Tensor) -> int:
     """When autograd recorded the operation that made a tensor. In one thread, later operations have larger numbers."""
     assert tensor.grad_fn is not None
@@ -365,8 +383,8 @@ def edge_of(tensor: torch.Tensor) -> GradientEdge:
     """The place of a tensor in the graph of autograd.
 
     The Python object of a custom function's node does not keep the node alive. If the score does not reach the tensor,
-    the tensor and its node may be gone when autograd is asked for the gradient. Torch then reads freed memory before
-    version 2.7. Later versions keep the node alive by another node that leads to it, and so does this function.
+    the tensor and its node may be gone when autograd is asked for the gradient, and the process ends. From version 2.9
+    on, torch keeps the node alive by another node that leads to it. This function does so in older versions.
     """
     edge = get_gradient_edge(tensor)
     if hasattr(edge, "ownership_token"):
@@ -390,7 +408,7 @@ def was_written_into(tensor: torch.Tensor) -> bool:
 def hooks_on_saved_tensors() -> Any:
     """The innermost hooks on tensors that autograd saves for the backward pass, or None.
 
-    Before torch 2.7, only hooks that the model entered count. Nothing tells the hooks of the caller.
+    Before torch 2.8, only hooks that the model entered count. Nothing tells the hooks of the caller.
     """
     if _innermost_hooks is not None:
         return _innermost_hooks(True)
