@@ -664,7 +664,10 @@ OTHERS |= {
         lambda x: standardised(x, -1) * B + A[0],
     ),
     "aten group norm": (
-        lambda x: torch.ops.aten.native_group_norm.default(x, A[:, 0], A[:, 1], 2, 4, 6, 2, 1e-5)[0],
+        # Until version 2.13, torch reads wrong numbers from weights that do not lie side by side.
+        lambda x: torch.ops.aten.native_group_norm.default(
+            x, A[:, 0].contiguous(), A[:, 1].contiguous(), 2, 4, 6, 2, 1e-5
+        )[0],
         lambda x: standardised(x.reshape(2, 2, -1), -1).reshape(2, 4, 6) * A[:, :1] + A[:, 1:2],
     ),
     "aten attention": (

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch.autograd.graph import get_gradient_edge
 
 from captum_cav.propagation import zeros
 from captum_cav.propagation.constant_shares import ConstantShares
@@ -21,7 +20,7 @@ from captum_cav.propagation.records import Audited
 from captum_cav.propagation.taps import as_carrier
 from captum_cav.propagation.trace import Trace
 from captum_cav.tensors import is_number, tensors_in
-from captum_cav.torch_internals import OwnFunction, tree_map
+from captum_cav.torch_internals import OwnFunction, edge_of, tree_map
 
 Pairs = Iterable[tuple[torch.Tensor, torch.Tensor | None]]
 
@@ -56,7 +55,7 @@ def run_audited(trace: Trace, operation: Operation, rule: Surrogate, module: tor
     for tensor in operation.sources:
         _copy_mark(trace, tensor, stand_ins.get(id(tensor)))
     leaves = [stand_ins[id(tensor)] for tensor in carriers]
-    edges, before = [get_gradient_edge(leaf) for leaf in leaves], [leaf.detach().clone() for leaf in leaves]
+    edges, before = [edge_of(leaf) for leaf in leaves], [leaf.detach().clone() for leaf in leaves]
     local = operation.on(stand_ins)
     output = rule(local)
     operation.handoff, operation.is_decomposed = local.handoff, local.is_decomposed

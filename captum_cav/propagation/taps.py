@@ -11,11 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge
 
 from captum_cav.errors import CAVTypeError
 from captum_cav.propagation.saved_values import SavedValue
-from captum_cav.torch_internals import OwnFunction, tree_map
+from captum_cav.torch_internals import OwnFunction, edge_of, tree_map
 
 
 class _Carrier(OwnFunction):
@@ -107,7 +107,7 @@ def tap(
             return leaf
         carrier = as_carrier(leaf if leaf.grad_fn is not None else leaf.detach())
         tapped.saved.append(save(leaf))
-        tapped.edges.append(get_gradient_edge(carrier))
+        tapped.edges.append(edge_of(carrier))
         mark(carrier, leaf)
         return carrier
 

@@ -385,7 +385,8 @@ class TestCustomFunctions:
         with pytest.raises(UnsupportedOperationError):
             InputCAV(lambda x: torch.special.i0(Cube.apply(x)).sum((1, 2, 3))).attribute(X)
         assert torch.autograd.Function.__dict__["apply"] is before
-        assert Cube.apply(X.clone().requires_grad_()).grad_fn.name() == "CubeBackward"
+        cubes = Cube.apply(X.clone().requires_grad_())
+        assert cubes.grad_fn.name() == "CubeBackward"
 
     def test_other_threads_apply_theirs_meanwhile(self) -> None:
         met, applied = threading.Barrier(2, timeout=30), []
@@ -398,7 +399,8 @@ class TestCustomFunctions:
 
         def elsewhere() -> None:
             met.wait()
-            applied.append(Cube.apply(X.clone().requires_grad_()).grad_fn.name())
+            cubes = Cube.apply(X.clone().requires_grad_())
+            applied.append(cubes.grad_fn.name())
             met.wait()
 
         thread = threading.Thread(target=elsewhere)
