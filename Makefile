@@ -1,13 +1,15 @@
 # make demo   shows why a real network saw a dog and a cat in one photograph
 # make test   runs the tests
-# Both make .venv and install into it first. PYTHON=... picks the interpreter that makes it.
+# make dist   builds the wheel and the source distribution, and checks them
+# make gpu    on a machine with CUDA: runs the GPU tests, measures the cost, writes gpu.json; at most eight minutes
+# All make .venv and install into it first. PYTHON=... picks the interpreter that makes it.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint docs tutorials test-slow clean
+.PHONY: demo test lint docs dist tutorials test-slow gpu clean
 
 demo: $(INSTALLED)
 	$(BIN)/captum-cav demo --output captum_cav_demo
@@ -22,6 +24,14 @@ lint: $(INSTALLED)
 
 docs: $(INSTALLED)
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build
+
+dist: $(INSTALLED)
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+
+gpu: $(INSTALLED)
+	$(BIN)/python -m benchmarks.gpu
 
 tutorials: $(INSTALLED)
 	$(BIN)/python -m tutorials
@@ -38,4 +48,4 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) captum_cav_demo build dist docs/_build *.egg-info
+	rm -rf $(VENV) captum_cav_demo build dist docs/_build gpu.json *.egg-info

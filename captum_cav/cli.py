@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from captum_cav.commands import COMMANDS
 from captum_cav.errors import CAVError
+from captum_cav.version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="captum-cav",
         description="Contribution Analysis Visualization: which parts of a picture gave a network its score?",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     for command in COMMANDS:
         command.add_parser(commands)

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from captum_cav.checks import did_you_mean
 from captum_cav.errors import CAVTypeError, OptionError
 from captum_cav.operations import TABLE
 from captum_cav.propagation.operation import Kind
@@ -31,6 +30,7 @@ from captum_cav.rules.first_layer import AtInput, FlatRule, ZBoxRule
 from captum_cav.rules.lrp import AlphaBetaRule, ContributionRule, EpsilonRule, GammaRule, ZPlusRule
 from captum_cav.rules.norms import NormRule
 from captum_cav.rules.products import ProductRule
+from captum_cav.suggestions import did_you_mean
 
 #: Convolutions, and batch norms that are not folded into a convolution.
 CONVOLUTIONS = TABLE.functions(Kind.CONVOLUTION)

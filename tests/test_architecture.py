@@ -17,7 +17,7 @@ ROOT = Path(captum_cav.__file__).parent
 MOST_LINES = 500
 #: A room imports only from rooms further up, and from other rooms on its own line if it does not get back from there.
 ORDER = """
-    errors version
+    errors version suggestions
     tensors torch_internals captum_internals
     checks
     propagation
@@ -134,6 +134,7 @@ def test_no_circle_of_folders() -> None:
 def test_the_engine_is_given_its_table() -> None:
     assert {room_of(other) for name in IMPORTS if room_of(name) == "propagation" for other in IMPORTS[name]} <= {
         "errors",
+        "suggestions",
         "tensors",
         "torch_internals",
         "checks",

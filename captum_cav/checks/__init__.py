@@ -2,7 +2,7 @@
 
 One module for each subject:
 
-- ``options``: option values, counts, suggestions for misspelled names;
+- ``options``: option values, counts;
 - ``models``: the model that is explained or measured;
 - ``layers``: layers, and which call of a layer is meant;
 - ``inputs``: the arguments of the model;
@@ -29,7 +29,7 @@ from captum_cav.checks.models import (
     check_module,
 )
 from captum_cav.checks.numbers import check_finite_results, warn_near_zero
-from captum_cav.checks.options import check_count, check_option, did_you_mean
+from captum_cav.checks.options import check_count, check_option
 from captum_cav.checks.targets import (
     check_classes,
     check_neuron,
@@ -63,7 +63,6 @@ __all__ = [
     "check_targets",
     "choose_call",
     "copied",
-    "did_you_mean",
     "find_layer",
     "is_floating",
     "picture_size",

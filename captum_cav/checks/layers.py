@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from captum_cav.checks.options import as_integer, did_you_mean
+from captum_cav.checks.options import as_integer
 from captum_cav.errors import CAVTypeError, LayerError
+from captum_cav.suggestions import did_you_mean
 from captum_cav.torch_internals import WRAPPERS
 
 

@@ -1,10 +1,9 @@
-"""Option values, counts, and suggestions for misspelled names."""
+"""Option values and counts."""
 
 from __future__ import annotations
 
-import difflib
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from captum_cav.errors import OptionError
@@ -54,17 +53,3 @@ def as_integer(value: Any) -> int | None:
         return None if is_boolean else operator.index(value)
     except TypeError:
         return None
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A suggestion for a misspelled name.
-
-    Args:
-        word: what was given.
-        known: the names that exist.
-
-    Returns:
-        Text to append to a message, such as `` (did you mean 'a' or 'b'?)``; empty if no known name is similar.
-    """
-    near = difflib.get_close_matches(word, [name for name in known if name], n=3, cutoff=0.5)
-    return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""

@@ -1,7 +1,10 @@
 """The subcommands of ``captum-cav``, one module for each.
 
 Each module has a function ``add_parser(commands)``. The function adds the options of the subcommand and sets ``run`` to
-the function that runs the subcommand with its options.
+the function that checks the options and runs the subcommand with them.
+
+These modules load neither torch nor Captum, so that help and messages about wrong options appear at once. What the
+subcommands do is in :mod:`captum_cav.commands.running`, which loads when the options were checked.
 """
 
 from captum_cav.commands import compare, explain, report, reproduce

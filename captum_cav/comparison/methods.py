@@ -17,10 +17,10 @@ from torch import nn
 
 from captum_cav import presets
 from captum_cav.attribution import InputCAV, LayerCAV
-from captum_cav.checks import did_you_mean
 from captum_cav.comparison import rivals
 from captum_cav.errors import CAVTypeError, InputError, OptionError
 from captum_cav.maps import picture_size_of, spatial_map
+from captum_cav.suggestions import did_you_mean
 
 #: Stands for the input of the network in a list of layers.
 INPUT = "input"

@@ -8,8 +8,8 @@ from typing import TypeAlias
 
 import torch
 
-from captum_cav.checks import did_you_mean
 from captum_cav.errors import MapError
+from captum_cav.suggestions import did_you_mean
 
 #: The names of a method and of a layer.
 Place: TypeAlias = tuple[str, str]

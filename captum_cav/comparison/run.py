@@ -23,6 +23,7 @@ from captum_cav.comparison.report import Comparison, Place, Row, Settings, as_pi
 from captum_cav.errors import CAVTypeError, InputError, MethodError, OptionError
 from captum_cav.maps import resize_map
 from captum_cav.metrics import MEASURES
+from captum_cav.suggestions import did_you_mean
 from captum_cav.version import __version__
 
 #: The metrics that are measured by default.
@@ -152,7 +153,7 @@ def _known_metrics(
     for name, options in wanted.items():
         if name not in MEASURES:
             raise OptionError(
-                f"unknown metric {name!r}{checks.did_you_mean(name, MEASURES)}; expected some of {', '.join(MEASURES)}."
+                f"unknown metric {name!r}{did_you_mean(name, MEASURES)}; expected some of {', '.join(MEASURES)}."
             )
         known = _options(name)
         for option in options:

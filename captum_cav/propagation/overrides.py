@@ -13,11 +13,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
-from captum_cav.checks import did_you_mean
 from captum_cav.errors import CAVTypeError, LayerError, OptionError
 from captum_cav.propagation.operation import Operation
 from captum_cav.propagation.rule import FunctionRule, Rule
 from captum_cav.propagation.table import OperationTable
+from captum_cav.suggestions import did_you_mean
 
 _INSTANCE, _PATTERN, _TYPE = 3, 2, 1
 

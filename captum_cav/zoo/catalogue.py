@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import http.client
 import os
@@ -10,9 +9,10 @@ import re
 
 import torchvision
 
-from captum_cav.errors import InputError, ModelError
+from captum_cav.errors import ModelError
 from captum_cav.zoo.architectures import EfficientNetLite0
 from captum_cav.zoo.depths import torchvision_depths
+from captum_cav.zoo.names import EFFICIENTNET_LITE0, check_network
 from captum_cav.zoo.networks import Network
 from captum_cav.zoo.pictures import caffe_input, crop, efficientnet_lite_input, squash
 from captum_cav.zoo.weights import (
@@ -71,15 +71,8 @@ def load(name: str, weights: str | os.PathLike[str] | None = None) -> Network:
         >>> network.class_name(int(scores.argmax()))
         'German shepherd'
     """
-    known = ["efficientnet_lite0", *torchvision.models.list_models(module=torchvision.models)]
-    if name not in known:
-        near = difflib.get_close_matches(str(name), known)
-        hint = f"near matches: {', '.join(near)}" if near else "no name comes near"
-        raise InputError(
-            f"no network is named {name!r}; {hint}. Known are squeezenet1_1, efficientnet_lite0 and torchvision's "
-            'classification models; a network of your own is loaded as "package.module:factory"'
-        )
-    if name == "efficientnet_lite0":
+    check_network(name, [EFFICIENTNET_LITE0, *torchvision.models.list_models(module=torchvision.models)])
+    if name == EFFICIENTNET_LITE0:
         return _load_efficientnet_lite0(weights)
     if name == "squeezenet1_1" and weights is None:
         return _load_packaged_squeezenet()

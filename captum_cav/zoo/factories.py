@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
-import importlib
-import inspect
 import os
-from typing import Any
 
 import torchvision
 from torch import nn
 
-from captum_cav.errors import CAVTypeError, InputError
+from captum_cav.errors import CAVTypeError
+from captum_cav.zoo.names import find_factory
 from captum_cav.zoo.networks import Network
 from captum_cav.zoo.pictures import crop
 from captum_cav.zoo.weights import fill, read_state
@@ -44,7 +41,7 @@ def load_factory(spec: str, weights: str | os.PathLike[str] | None = None) -> Ne
         >>> network.name, network.classes
         ('torchvision.models:mobilenet_v3_small', ())
     """
-    made = _find_factory(spec)()
+    made = find_factory(spec)()
     if isinstance(made, Network):
         network = made
     elif isinstance(made, nn.Module):
@@ -55,32 +52,3 @@ def load_factory(spec: str, weights: str | os.PathLike[str] | None = None) -> Ne
     if weights is not None:
         fill(network.model, read_state(weights), network.name, os.fspath(weights))
     return network
-
-
-def _find_factory(spec: str) -> Any:
-    module_name, _, attribute = spec.partition(":")
-    if not attribute.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
-        raise InputError(f'{spec!r} does not name a factory: expected "package.module:factory"')
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise InputError(
-            f"cannot import {module_name} of {spec!r}: {error}. Is it installed, or its folder on PYTHONPATH?"
-        ) from error
-    if not hasattr(module, attribute):
-        near = difflib.get_close_matches(attribute, dir(module))
-        hint = f"; near matches: {', '.join(near)}" if near else ""
-        raise InputError(f"{module_name} has no {attribute!r}{hint}")
-    factory = getattr(module, attribute)
-    if not callable(factory):
-        raise InputError(f"{spec} is no function: it is {type(factory).__name__}")
-    try:
-        signature = inspect.signature(factory)
-    except ValueError:
-        # Some functions written in C do not tell their arguments. The call will show whether they need any.
-        return factory
-    try:
-        signature.bind()
-    except TypeError as error:
-        raise InputError(f"{spec} must be callable without arguments: {error}") from error
-    return factory

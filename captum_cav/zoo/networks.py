@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import operator
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from captum_cav.errors import InputError
+from captum_cav.zoo.names import find_class
 
 
 @dataclass(frozen=True)
@@ -64,13 +61,7 @@ class Network:
         Raises:
             InputError: if the index is out of range, or if the name fits no class or several classes.
         """
-        if isinstance(name_or_index, str):
-            wanted = name_or_index.strip()
-            return self._check_index(int(wanted)) if re.fullmatch(r"[+-]?[0-9]+", wanted) else self._find_name(wanted)
-        # In Python a bool is an int, but whoever passes True as class 1 has made a mistake.
-        if isinstance(name_or_index, bool) or not hasattr(name_or_index, "__index__"):
-            raise InputError(f"a class is an index or a name, not {name_or_index!r} ({type(name_or_index).__name__})")
-        return self._check_index(operator.index(name_or_index))
+        return find_class(name_or_index, self.classes, self.name)
 
     def class_name(self, index: int) -> str:
         """The name of a class.
@@ -82,30 +73,3 @@ class Network:
             The name, or for example "class 17" if the class has no name.
         """
         return self.classes[index] if 0 <= index < len(self.classes) else f"class {index}"
-
-    def _check_index(self, index: int) -> int:
-        if index < 0 or (self.classes and index >= len(self.classes)):
-            expected = f"an index from 0 to {len(self.classes) - 1}" if self.classes else "an index from 0 on"
-            raise InputError(f"{self.name} has no class {index}: give {expected}")
-        return index
-
-    def _find_name(self, wanted: str) -> int:
-        if not self.classes:
-            raise InputError(f"the class names of {self.name} are not known: give an index instead of {wanted!r}")
-        if not wanted:
-            raise InputError(f"the class name is empty: give a class of {self.name} or its index")
-        names = [name.casefold() for name in self.classes]
-        folded = wanted.casefold()
-        exact = [index for index, name in enumerate(names) if name == folded]
-        found = exact or [index for index, name in enumerate(names) if folded in name]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            listed = ", ".join(f"{self.classes[index]} ({index})" for index in found[:8])
-            more = f" and {len(found) - 8} more" if len(found) > 8 else ""
-            raise InputError(
-                f"{wanted!r} fits {len(found)} classes of {self.name}: {listed}{more}. Give the whole name or the index"
-            )
-        near = [self.classes[names.index(name)] for name in difflib.get_close_matches(folded, names)]
-        hint = f"near matches: {', '.join(near)}" if near else "no name comes near; give an index"
-        raise InputError(f"{self.name} has no class {wanted!r}; {hint}")

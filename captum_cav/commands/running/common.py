@@ -1,77 +1,18 @@
-"""What the subcommands share: options, what these options choose, and parts of the output."""
+"""What the subcommands share: what their options choose, and parts of the output."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from captum_cav import zoo
+from captum_cav.commands.options import current_folder_on_path
 from captum_cav.errors import InputError
 from captum_cav.visualization import Panel
-
-
-def add_network(parser: argparse.ArgumentParser) -> None:
-    """Add ``--model``, ``--weights`` and ``--device``, for :func:`load_network` and :func:`choose_device`."""
-    parser.add_argument(
-        "--model",
-        default="efficientnet_lite0",
-        metavar="NAME",
-        help="efficientnet_lite0 (default), squeezenet1_1, any torchvision classifier, or pkg.module:factory",
-    )
-    parser.add_argument("--weights", metavar="FILE", help="a state dict for the model instead of its own weights")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-
-
-def add_targets(parser: argparse.ArgumentParser, default: list[str] | None = None) -> None:
-    """Add ``--target``: classes by name or index. Without a default, :func:`choose_targets` takes the best class."""
-    parser.add_argument(
-        "--target",
-        nargs="+",
-        default=default,
-        metavar="NAME_OR_INDEX",
-        help=f"classes to explain (default: {' and '.join(default) if default else 'the best'})",
-    )
-
-
-def add_depths(parser: argparse.ArgumentParser) -> None:
-    """Add ``--layers`` and ``--depths``, for :func:`choose_layers`."""
-    depths = parser.add_mutually_exclusive_group()
-    depths.add_argument("--layers", metavar="A,B,C", help="qualified names of the layers to look at")
-    depths.add_argument("--depths", type=int, default=5, metavar="N", help="how many layers to choose (default 5)")
-
-
-def add_output(parser: argparse.ArgumentParser) -> None:
-    """Add ``--output``, a folder for :func:`writable`."""
-    parser.add_argument("--output", type=Path, default=Path("captum_cav_output"), metavar="DIR")
-
-
-def writable(folder: Path) -> Path:
-    """Make the folder if it does not exist, and check that files can be written there.
-
-    Args:
-        folder: the folder.
-
-    Returns:
-        The folder.
-
-    Raises:
-        InputError: if nothing can be written there; the message names the option ``--output``.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        raise InputError(
-            f"cannot write to the folder {folder}: {error.strerror or error}; choose another with --output DIR"
-        ) from error
 
 
 def choose_device(name: str) -> torch.device:
@@ -88,12 +29,8 @@ def load_network(options: argparse.Namespace, device: torch.device) -> zoo.Netwo
     if ":" not in options.model:
         network = zoo.load(options.model, options.weights)
     else:
-        # Like "python -m", look for modules in the current folder. An installed command does not look there.
-        sys.path.insert(0, str(Path.cwd()))
-        try:
+        with current_folder_on_path():
             network = zoo.load_factory(options.model, options.weights)
-        finally:
-            sys.path.pop(0)
     network.model.to(device)
     return network
 
@@ -107,8 +44,6 @@ def choose_layers(options: argparse.Namespace, network: zoo.Network, inputs: tor
     """The layers of ``--layers``, or as many layers as ``--depths`` says, from the last layer toward the input."""
     if options.layers:
         return [name.strip() for name in options.layers.split(",")]
-    if options.depths < 1:
-        raise InputError(f"--depths is {options.depths}; expected at least 1")
     if options.depths == len(network.depths):
         return list(network.depths)
     return list(zoo.find_depths(network.model, inputs, options.depths))
