@@ -42,6 +42,7 @@ PRIVATE: dict[str, tuple[Any, str]] = {
     "_modules": (nn.Identity(), OLDEST),
     "_opname": (torch.ops.aten.add.Tensor, OLDEST),
     "_ops": (torch, OLDEST),
+    "_orig_mod": (torch.compile(nn.Identity()), OLDEST),
     "_parameters": (nn.Identity(), OLDEST),
     "_pytree": (torch.utils, OLDEST),
     "_sequence_nr": (torch.ones(1, requires_grad=True).exp().grad_fn, OLDEST),
