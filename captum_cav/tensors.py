@@ -50,6 +50,8 @@ def is_same_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
     """
     return (
         one.data_ptr() == other.data_ptr()
+        # All empty tensors, and all tensors of the meta device, have the address 0.
+        and one.untyped_storage() is other.untyped_storage()
         and one.shape == other.shape
         and one.stride() == other.stride()
         and one.dtype == other.dtype

@@ -6,6 +6,9 @@ While a model is explained, four features of torch must behave differently:
 - Activation checkpoints keep their values. They do not compute them again in the backward pass.
 - Custom autograd functions run their forward pass like plain code, so that its operations are seen.
 - Full backward hooks of modules do not run, because they expect gradients.
+
+Older versions of torch lack some of these names. The code that uses such a name says what happens without it.
+``tests/test_versions.py`` lists the names, and the first version that has each of them.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import sys
 import threading
 import types
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -20,7 +24,7 @@ from typing import Any
 import torch
 from torch.autograd.function import FunctionCtx
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
-from torch.autograd.graph import saved_tensors_hooks
+from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._pytree import tree_leaves, tree_map
@@ -29,6 +33,7 @@ from torch.utils.hooks import BackwardHook
 __all__ = [
     "DERIVING_MODULES",
     "TORCH_MODULES",
+    "WRAPPERS",
     "Apply",
     "Overload",
     "OwnFunction",
@@ -37,6 +42,7 @@ __all__ = [
     "apply_as_torch_does",
     "base_of",
     "body_of",
+    "edge_of",
     "has_old_backward_hook",
     "hooks_on_saved_tensors",
     "innermost_called",
@@ -48,6 +54,7 @@ __all__ = [
     "own_parameters",
     "patched_torch",
     "run_as_written",
+    "same_layer_versions",
     "save_as_they_are",
     "tree_leaves",
     "tree_map",
@@ -68,6 +75,8 @@ TORCH_MODULES = (
 )
 #: Python modules of torch that take derivatives for their callers.
 DERIVING_MODULES = ("torch.autograd.functional", "torch._functorch")
+#: Types of modules that wrap a whole model without a change to its results, and the attribute that holds the model.
+WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
 #: A context in which autograd does not notice that the model writes into a tensor.
 keeps_version = _unsafe_preserve_version_counter
 
@@ -113,8 +122,8 @@ class _SharedSetting:
 
 
 def _uncompiled() -> AbstractContextManager[Any]:
-    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
-        return nullcontext()  # Nothing was compiled in this process, or this torch cannot switch compiled code off.
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()  # Nothing was compiled in this process.
     stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
     return stance
 
@@ -151,7 +160,43 @@ def _patched_functions() -> Iterator[None]:
         BackwardHook.setup_input_hook, BackwardHook.setup_output_hook = set_up  # type: ignore[method-assign]
 
 
+#: Returns the innermost hooks on saved tensors. Torch has this function from version 2.8 on.
+_innermost_hooks: Callable[[bool], Any] | None = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+
+
+class _Entered(threading.local):
+    """The contexts of hooks on saved tensors that this thread entered during a pass, the innermost last."""
+
+    def __init__(self) -> None:
+        self.contexts: list[saved_tensors_hooks] = []
+
+
+_entered = _Entered()
+
+
+@contextmanager
+def _noted_hooks() -> Iterator[None]:
+    """Note each context of hooks on saved tensors, for versions of torch that do not tell the innermost one."""
+    enter, leave = saved_tensors_hooks.__enter__, saved_tensors_hooks.__exit__
+
+    def entering(context: saved_tensors_hooks) -> None:
+        enter(context)
+        _entered.contexts.append(context)
+
+    def leaving(context: saved_tensors_hooks, *error: object) -> None:
+        leave(context, *error)
+        if _entered.contexts and _entered.contexts[-1] is context:  # Another thread may have entered before the pass.
+            _entered.contexts.pop()
+
+    saved_tensors_hooks.__enter__, saved_tensors_hooks.__exit__ = entering, leaving  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        saved_tensors_hooks.__enter__, saved_tensors_hooks.__exit__ = enter, leave  # type: ignore[method-assign]
+
+
 _run_eagerly, _run_openly = _SharedSetting(_uncompiled), _SharedSetting(_patched_functions)
+_note_hooks = _SharedSetting(_noted_hooks if _innermost_hooks is None else nullcontext)
 
 
 @contextmanager
@@ -162,7 +207,7 @@ def patched_torch(apply: Apply, at_rest: Callable[[], bool]) -> Iterator[None]:
         apply: takes a custom autograd function, its arguments and its keyword arguments.
         at_rest: returns True while torch shall apply custom autograd functions as usual.
     """
-    with _run_eagerly(), _run_openly():
+    with _run_eagerly(), _run_openly(), _note_hooks():
         before = _following.apply, getattr(_following, "at_rest", at_rest)
         _following.apply, _following.at_rest = apply, at_rest
         try:
@@ -253,7 +298,7 @@ def is_called_by(modules: tuple[str, ...], depth: int) -> bool:
 def modules_of(root: torch.nn.Module) -> Iterable[torch.nn.Module]:
     """All modules of a model. Each comes once, and before its children.
 
-    ``torch.nn.Module.modules`` would also build qualified names, which costs much of the time of a small network's run.
+    ``torch.nn.Module.modules`` would also build qualified names, which takes long compared with a small network's run.
     """
     modules: dict[torch.nn.Module, None] = {}
     waiting: list[torch.nn.Module | None] = [root]
@@ -302,6 +347,22 @@ def _estimates_spectral_norm(module: torch.nn.Module) -> bool:
 # Tensors ------------------------------------------------------------------------------------------------------------
 
 
+def same_layer_versions(state: dict[str, torch.Tensor], like: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state dict with the versions of its layers. Torch keeps them beside the tensors.
+
+    Without the versions, some models of torchvision refuse a state dict, or take it for an old one.
+
+    Args:
+        state: tensors by name.
+        like: the state dict of the model. Its versions are taken if ``state`` has none.
+    """
+    if hasattr(state, "_metadata"):
+        return state
+    copy = OrderedDict(state)
+    copy._metadata = like._metadata  # type: ignore[attr-defined]
+    return copy
+
+
 def age_of(tensor: torch.Tensor) -> int:
     """When autograd recorded the operation that made a tensor. In one thread, later operations have larger numbers."""
     assert tensor.grad_fn is not None
@@ -315,6 +376,28 @@ def now() -> int:
         return age_of(torch.zeros((), device="cpu", requires_grad=True) + 0)
 
 
+class _OwningEdge(GradientEdge):
+    """A gradient edge that keeps its node alive."""
+
+    ownership_token: Any
+
+
+def edge_of(tensor: torch.Tensor) -> GradientEdge:
+    """The place of a tensor in the graph of autograd.
+
+    The Python object of a custom function's node does not keep the node alive. If the score does not reach the tensor,
+    the tensor and its node may be gone when autograd is asked for the gradient, and the process ends. From version 2.9
+    on, torch keeps the node alive by another node that leads to it. This function does so in older versions.
+    """
+    edge = get_gradient_edge(tensor)
+    if hasattr(edge, "ownership_token"):
+        return edge
+    owning = _OwningEdge(*edge)
+    with torch.enable_grad():
+        owning.ownership_token = tensor.view_as(tensor).grad_fn
+    return owning
+
+
 def base_of(tensor: torch.Tensor) -> torch.Tensor | None:
     """The base of a view. None for a tensor that is no view."""
     return tensor._base
@@ -326,8 +409,13 @@ def was_written_into(tensor: torch.Tensor) -> bool:
 
 
 def hooks_on_saved_tensors() -> Any:
-    """The innermost hooks on tensors that autograd saves for the backward pass, or None."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(True)
+    """The innermost hooks on tensors that autograd saves for the backward pass, or None.
+
+    Before torch 2.8, only hooks that the model entered count. Nothing tells the hooks of the caller.
+    """
+    if _innermost_hooks is not None:
+        return _innermost_hooks(True)
+    return _entered.contexts[-1] if _entered.contexts else None
 
 
 def save_as_they_are(since: Any) -> AbstractContextManager[Any]:

@@ -29,6 +29,8 @@ def fixed(*shape: int, seed: int = 11) -> torch.Tensor:
 A, B, W, C = fixed(4, 6), fixed(6, seed=12), fixed(6, 6, seed=13), fixed(2, 4, 6, seed=14)
 PICTURE = fixed(4, 2, 3, 3, seed=15)
 MASK = fixed(2, 4, 6, seed=16) > 0
+SLOPE = torch.tensor([0.3], dtype=torch.float64)
+FIRST, THIRD = torch.tensor([0]), torch.tensor([2])
 
 
 def ratio(f: Function) -> Function:
@@ -99,7 +101,7 @@ ELEMENTWISE: dict[str, Function] = {
     "logsigmoid": F.logsigmoid,
     "relu": F.relu,
     "leaky_relu": lambda x: F.leaky_relu(x, 0.1),
-    "prelu": lambda x: F.prelu(x, torch.tensor([0.3], dtype=x.dtype)),
+    "prelu": lambda x: F.prelu(x, SLOPE),
     "abs": torch.abs,
     "exp": torch.exp,
     "expm1": torch.expm1,
@@ -121,6 +123,7 @@ ELEMENTWISE: dict[str, Function] = {
     "asinh": torch.asinh,
     "exp2": torch.exp2,
     "erfc": torch.erfc,
+    "scaled erfc": torch.special.erfcx,
     "sinc": torch.sinc,
     "normal distribution": torch.special.ndtr,
     "its logarithm": torch.special.log_ndtr,
@@ -151,6 +154,7 @@ ELEMENTWISE: dict[str, Function] = {
 
 #: Defined for numbers from 0.5 on.
 OF_POSITIVE: dict[str, Function] = {
+    "multivariate gamma": lambda x: torch.mvlgamma(x, 2),
     "log": torch.log,
     "log2": torch.log2,
     "log10": torch.log10,
@@ -197,15 +201,15 @@ OTHERS: dict[str, tuple[Function, Function]] = {
         lambda x: torch.cat([C[:, :1], x[:, :1], C[:, 2:]], 1),
     ),
     "index_put": (
-        lambda x: x.index_put((torch.tensor([0]), torch.tensor([2])), B),
+        lambda x: x.index_put((FIRST, THIRD), B),
         lambda x: _replaced(x, (0, 2), B),
     ),
     "index_add": (
-        lambda x: x.index_add(1, torch.tensor([0, 0]), C[:, :2]),
+        lambda x: x.index_add(1, FIRST.expand(2), C[:, :2]),
         lambda x: torch.cat([x[:, :1] + C[:, :2].sum(1, keepdim=True), x[:, 1:]], 1),
     ),
     "scatter_add": (
-        lambda x: x.scatter_add(2, torch.zeros(2, 4, 1, dtype=torch.long), C[..., :1]),
+        lambda x: x.scatter_add(2, torch.zeros(2, 4, 1, dtype=torch.long, device=x.device), C[..., :1]),
         lambda x: torch.cat([x[..., :1] + C[..., :1], x[..., 1:]], 2),
     ),
     "lerp": (lambda x: torch.lerp(x, C, 0.3), lambda x: 0.7 * x + 0.3 * C),
@@ -369,7 +373,7 @@ def maps(x: torch.Tensor) -> torch.Tensor:
 
 def square(x: torch.Tensor) -> torch.Tensor:
     """A well-conditioned matrix that depends on the input."""
-    return x[0, :, :4] * 0.3 + 3 * torch.eye(4, dtype=x.dtype)
+    return x[0, :, :4] * 0.3 + 3 * torch.eye(4, dtype=x.dtype, device=x.device)
 
 
 PLACES = torch.tensor([2, 0, 3])
@@ -449,7 +453,7 @@ PIECEWISE_LINEAR: dict[str, Function] = {
     "rfft, filter, irfft": lambda x: torch.fft.irfft(torch.fft.rfft(x) * torch.complex(C, A)[..., :4], n=6),
     "fft of a sum": lambda x: torch.view_as_real(torch.fft.fftshift(torch.fft.fft(x + C))),
     "stft": lambda x: torch.view_as_real(
-        torch.stft(x.flatten(1), 8, window=torch.hann_window(8, dtype=x.dtype), return_complex=True)
+        torch.stft(x.flatten(1), 8, window=torch.hann_window(8, dtype=x.dtype, device=x.device), return_complex=True)
     ),
     "rotary by complex numbers": lambda x: torch.view_as_real(
         torch.view_as_complex(x.reshape(2, 4, 3, 2)) * torch.polar(A[:, :3].abs(), A[:, 3:])
@@ -594,6 +598,10 @@ OTHERS |= {
     "pairwise_distance": (lambda x: F.pairwise_distance(x, C), lambda x: (x - C + 1e-6).square().sum(-1).sqrt()),
     "dist": (lambda x: torch.dist(x, C), lambda x: (x - C).square().sum().sqrt()),
     "hypot": (lambda x: torch.hypot(x, C), lambda x: (x.square() + C.square()).sqrt()),
+    "matrix_exp": (
+        lambda x: torch.linalg.matrix_exp(0.3 * x[:, :, :4]),
+        lambda x: sum(torch.linalg.matrix_power(0.3 * x[:, :, :4], k) / math.factorial(k) for k in range(20)),
+    ),
     "logsumexp": (
         lambda x: x.logsumexp(1),
         lambda x: (x.softmax(1).detach() * (x - x.log_softmax(1).detach())).sum(1),
@@ -656,7 +664,10 @@ OTHERS |= {
         lambda x: standardised(x, -1) * B + A[0],
     ),
     "aten group norm": (
-        lambda x: torch.ops.aten.native_group_norm.default(x, A[:, 0], A[:, 1], 2, 4, 6, 2, 1e-5)[0],
+        # Until version 2.13, torch reads wrong numbers from weights that do not lie side by side.
+        lambda x: torch.ops.aten.native_group_norm.default(
+            x, A[:, 0].contiguous(), A[:, 1].contiguous(), 2, 4, 6, 2, 1e-5
+        )[0],
         lambda x: standardised(x.reshape(2, 2, -1), -1).reshape(2, 4, 6) * A[:, :1] + A[:, 1:2],
     ),
     "aten attention": (
@@ -694,7 +705,7 @@ CASES: dict[str, tuple[Function, Function]] = {
 
 def score(y: torch.Tensor) -> torch.Tensor:
     """A sum in which no two outputs have the same weight, and a constant."""
-    positions = torch.arange(1.0, y.numel() + 1, dtype=torch.float64).reshape(y.shape)
+    positions = torch.arange(1.0, y.numel() + 1, dtype=torch.float64, device=y.device).reshape(y.shape)
     return ((y * positions.sin()).sum() + 3).reshape(1)
 
 

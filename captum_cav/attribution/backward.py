@@ -155,10 +155,10 @@ def _deltas(
     Returns:
         Tensors of shape (N,), in the unit of score times seed.
     """
-    shares = passed.trace.shares.settle(len(passed.trace.taps))
+    shares = passed.trace.shares.settle(len(passed.trace.taps), seeds.device)
     deltas = []
     for index, parts in zip(chosen, contributions, strict=True):
-        total = shares[index].to(seeds.device)
+        total = shares[index]
         for part in parts:
             total = total + part.sum(dtype=torch.float64).to(seeds.device)
         explained = total.reshape(1)

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from typing import Any, TypeAlias
 
 import torch
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge
 
 from captum_cav import checks
 from captum_cav.attribution.backward import seeds_of
@@ -24,7 +24,7 @@ from captum_cav.errors import UnsupportedOperationError
 from captum_cav.propagation.hooks import Site
 from captum_cav.propagation.records import RuleLog
 from captum_cav.propagation.taps import as_carrier
-from captum_cav.torch_internals import tree_map
+from captum_cav.torch_internals import edge_of, tree_map
 
 #: The tensors of one call of a layer, and their places in the graph.
 Call: TypeAlias = tuple[list[torch.Tensor], list[GradientEdge]]
@@ -120,7 +120,7 @@ def _run(
             # The model may write into the tensor that it goes on with.
             values.append(leaf.clone())
             going_on = as_carrier(leaf)
-            edges.append(get_gradient_edge(going_on))
+            edges.append(edge_of(going_on))
             return going_on
 
         handed_on = tree_map(remember, value)

@@ -36,9 +36,11 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
     networks (tanh, GELU, gates, layer norm, attention, ...) they differ from it.
 
     Args:
-        forward_func: the model, or any callable that returns scores of shape (N,) or (N, ...).
+        forward_func: the model, or any callable that returns scores of shape (N,) or (N, ...). Of a
+            :class:`torch.nn.DataParallel` model, the module inside is explained, on the one device where the module is.
         layer: a module, its qualified name (if ``forward_func`` is a module), or a list of either.
-        device_ids: accepted because Captum's signature has it; the forward pass runs where the model is.
+        device_ids: None, or a list with the one device of the model. Captum needs the ids to put parts of a batch in
+            order that ran on several devices; an attribution here runs on one device, so other ids are refused.
         rules: how contributions pass through operations, where the defaults are not wanted. Either a preset, as
             ``presets.gamma()`` or by its name, or a mapping from keys to rules. A key is a module, a qualified name or
             pattern (``"features.*"``), a type of module, or a torch function; the most specific key wins. A rule is a
@@ -57,6 +59,7 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
 
     Raises:
         LayerError: for a layer that does not belong to the model; suggests similar names.
+        OptionError: for an option that cannot be used, such as ``device_ids`` of several devices.
 
     Source: Kakishita and Hattori, equations 1-9.
 
@@ -77,7 +80,7 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
         self,
         forward_func: Callable[..., Any],
         layer: torch.nn.Module | str | Sequence[torch.nn.Module | str],
-        device_ids: list[int] | None = None,
+        device_ids: Sequence[int | str | torch.device] | None = None,
         *,
         rules: Rules = None,
         normalize: Normalize = "score",
@@ -88,6 +91,7 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
         forward_func = checks.check_model(forward_func)
         self.forward_func = forward_func
         LayerAttribution.__init__(self, forward_func, layer, device_ids)
+        checks.check_device_ids(device_ids, forward_func, self._modules)
         GradientAttribution.__init__(self, forward_func)
         self._options = check_options(forward_func, rules, normalize, on_unknown, score)
         self._call = checks.check_call(call)

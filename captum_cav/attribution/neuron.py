@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,9 +27,10 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
     The operations behind the layer run without rules, so they need none.
 
     Args:
-        forward_func: the model, or any callable.
+        forward_func: the model, or any callable. Of a :class:`torch.nn.DataParallel` model, the module inside is
+            explained, on the one device where the module is.
         layer: a module or its qualified name.
-        device_ids: accepted because Captum's signature has it.
+        device_ids: None, or a list with the one device of the model; other ids are refused, as by :class:`LayerCAV`.
         rules, normalize, on_unknown, call: as for :class:`LayerCAV`; the score is the value of the neuron.
 
     Source: Kakishita and Hattori, equations 1-9 with the neuron in the place of the score.
@@ -47,7 +48,7 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
         self,
         forward_func: Callable[..., Any],
         layer: torch.nn.Module | str,
-        device_ids: list[int] | None = None,
+        device_ids: Sequence[int | str | torch.device] | None = None,
         *,
         rules: Rules = None,
         normalize: Normalize = "score",
@@ -58,6 +59,7 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
         self._name, module = checks.find_layer(forward_func, layer)
         NeuronAttribution.__init__(self, forward_func, module)
         GradientAttribution.__init__(self, forward_func)
+        checks.check_device_ids(device_ids, forward_func, [module])
         self.device_ids = device_ids
         self._call = checks.check_call(call)
         self._options = check_options(forward_func, rules, normalize, on_unknown)

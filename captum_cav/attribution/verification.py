@@ -158,6 +158,30 @@ def verify(
     if not selected.values.requires_grad:
         refuse_independent("what is explained")
     unexplained, absolute = _audit(passed, selected)
+    with torch.no_grad():
+        plain = model(*checks.copied(arguments.inputs), *arguments.additional)
+    return _report(model, passed, selected, unexplained, absolute, plain, tolerance)
+
+
+def _report(
+    model: Callable[..., Any],
+    passed: Forward,
+    selected: SelectedScores,
+    unexplained: torch.Tensor,
+    absolute: torch.Tensor,
+    plain: Any,
+    tolerance: float | None,
+) -> Verification:
+    """The result, read on the host. Nothing before this function waits for the device.
+
+    Args:
+        model: the model, for the names of modules.
+        passed: what the forward pass left; each operation was audited.
+        selected: the scores that are explained.
+        unexplained, absolute: what :func:`_audit` returns.
+        plain: the output of the model without captum_cav.
+        tolerance: as for :func:`verify`.
+    """
     assert passed.trace.audited is not None
     values = selected.values.detach()
     if tolerance is None:
@@ -173,13 +197,12 @@ def verify(
             name(one.module),
             one.operation,
             describe_rule(one.rule),
-            one.residual / total,
+            residual / total,
         )
         for one in passed.trace.audited
-        if not abs(one.residual) <= tolerance * one.size
+        for residual, size in [(float(one.residual), float(one.size))]
+        if not abs(residual) <= tolerance * size
     ]
-    with torch.no_grad():
-        plain = model(*checks.copied(arguments.inputs), *arguments.additional)
     return Verification(
         score=float(values.sum(dtype=torch.float64)),
         delta=float(unexplained) / total,
@@ -205,7 +228,7 @@ def _audit(passed: Forward, selected: SelectedScores) -> tuple[torch.Tensor, tor
     """
     values = selected.values.detach()
     found = passed.coefficients(selected.values, torch.ones_like(values), range(len(passed.trace.taps)), False)
-    shares = passed.trace.shares.settle(len(passed.trace.taps))
+    shares = passed.trace.shares.settle(len(passed.trace.taps), values.device)
     unexplained = (values - selected.constants).sum(dtype=torch.float64) - shares[0]
     absolute = torch.zeros_like(unexplained)
     for value, coefficient in zip(passed.trace.taps[0].values, found[0], strict=True):

@@ -22,6 +22,7 @@ from captum_cav.checks.inputs import (
 from captum_cav.checks.layers import check_call, choose_call, find_layer
 from captum_cav.checks.maps import check_maps, check_masks, check_pictures, check_same_length, picture_size
 from captum_cav.checks.models import (
+    check_device_ids,
     check_evaluation,
     check_measured_model,
     check_model,
@@ -44,6 +45,7 @@ __all__ = [
     "check_call",
     "check_classes",
     "check_count",
+    "check_device_ids",
     "check_evaluation",
     "check_finite_results",
     "check_floating",

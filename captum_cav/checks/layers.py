@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from captum_cav.checks.models import WRAPPERS
 from captum_cav.checks.options import as_integer
 from captum_cav.errors import CAVTypeError, LayerError
 from captum_cav.suggestions import did_you_mean
+from captum_cav.torch_internals import WRAPPERS
 
 
 def find_layer(forward_func: Callable[..., Any], layer: Any) -> tuple[str, torch.nn.Module]:

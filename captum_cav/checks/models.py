@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from captum_cav.errors import CAVTypeError, ModelError
-from captum_cav.torch_internals import acts_as_in_training, modules_of, own_parameters
-
-# Types of modules that wrap a whole model without changing what the model computes, and where they keep the model.
-WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
+from captum_cav.errors import CAVTypeError, ModelError, OptionError
+from captum_cav.torch_internals import WRAPPERS, acts_as_in_training, modules_of, own_parameters
 
 
 def check_model(forward_func: Any) -> Callable[..., Any]:
@@ -97,6 +94,48 @@ def check_evaluation(forward_func: Callable[..., Any]) -> None:
                 f"module {name!r} ({type(module).__name__}) is in training mode, where it acts at random or changes "
                 "its statistics; call model.eval() first."
             )
+
+
+def check_device_ids(device_ids: Any, model: Callable[..., Any], layers: Sequence[torch.nn.Module]) -> None:
+    """Refuse device ids that name anything but the one device of the model.
+
+    Captum reads ``device_ids`` only if a forward pass ran on several devices: there the ids tell in which order the
+    parts of the batch follow each other. An attribution of this package runs on one device.
+
+    Args:
+        device_ids: None, or a list of integers, names or devices, as :class:`torch.nn.DataParallel` takes them.
+        model: the model. A function has no parameters that tell its device, so its layers tell the device.
+        layers: the explained layers.
+
+    Raises:
+        OptionError: names the device of the model, and says how to use several devices.
+
+    Example::
+
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2))
+        >>> check_device_ids(["cpu"], net, [net[0]])
+        >>> check_device_ids([0, 1], net, [net[0]])  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        captum_cav.errors.OptionError: device_ids is [0, 1]; expected None or a list of the one device of the model ...
+    """
+    if device_ids is None:
+        return
+    modules = [model] if isinstance(model, torch.nn.Module) else layers
+    places = {tensor.device for module in modules for tensor in (*module.parameters(), *module.buffers())}
+    if len(places) == 1 and isinstance(device_ids, (list, tuple)) and len(device_ids) == 1:
+        try:
+            device = torch.device(device_ids[0])
+        except (RuntimeError, TypeError):
+            device = None
+        (place,) = places
+        if device is not None and device.type == place.type and device.index in (None, place.index):
+            return
+    known = ", ".join(sorted(map(str, places))) or "unknown, because it has no parameters"
+    raise OptionError(
+        f"device_ids is {device_ids!r}; expected None or a list of the one device of the model ({known}). "
+        "An attribution runs on one device. To use several devices, copy the model to each of them and explain a part "
+        "of the batch there."
+    )
 
 
 def check_parameters(model: torch.nn.Module) -> set[torch.device]:

@@ -313,7 +313,7 @@ def _pointed(
     found = []
     for start in range(0, len(grids), batch_size):
         part = slice(start, start + batch_size)
-        pictures = _tile(inputs[torch.tensor(grids[part], device=inputs.device).flatten()])
+        pictures = _tile(torch.stack([inputs[number] for grid in grids[part] for number in grid]))
         shares = shares_in_cells(explained(explain, model, pictures, targets[part]))
         found.append((shares * torch.tensor(inside[part], device=shares.device)).sum(1).clamp(max=1))
     return torch.cat(found)

@@ -302,10 +302,12 @@ def _scores(
     ``make`` takes the indices of examples and of versions, and returns these pictures.
     """
     found = []
-    for places in torch.split(torch.arange(len(inputs) * versions, device=inputs.device), batch_size):
-        examples = places // versions
-        chosen = None if targets is None else [targets[example] for example in examples.tolist()]
-        found.append(scores(model, make(examples, places % versions), chosen, output))
+    places = torch.arange(len(inputs) * versions, device=inputs.device)
+    for start in range(0, len(places), batch_size):
+        part = places[start : start + batch_size]
+        # Read from a range, not from the tensor: reading would make the host wait for the device.
+        chosen = None if targets is None else [targets[place // versions] for place in range(start, start + len(part))]
+        found.append(scores(model, make(part // versions, part % versions), chosen, output))
     return precise(torch.cat(found)).reshape(len(inputs), versions)
 
 

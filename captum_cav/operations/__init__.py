@@ -1,6 +1,6 @@
-"""What each torch function does by default: the table of operations, one row a function.
+"""The table of operations: one row for each torch function, with its default rule and all else that is known of it.
 
-To add an operation, add its row to the module of its family here, and its oracle to
+To add an operation, add its row to the module of its family here. Add its oracle to
 ``benchmarks/coverage/operations.py``.
 """
 
@@ -24,7 +24,7 @@ from captum_cav.operations import (
 )
 from captum_cav.operations.table import TABLE
 
-# The modules fill the table when they are imported.
+# The import of these modules fills the table.
 __all__ = [
     "TABLE",
     "activations",

@@ -1,9 +1,9 @@
-"""Elementwise activations: an output's contribution goes to its own input alone (equation 7).
+"""Elementwise activations: the contribution of each output goes to its own input only (equation 7).
 
-``beta = 1`` for i = j means ``c_x = c_y * y / x``: not the derivative but the ratio. Where ``f(0) = 0`` the ratio has a
-limit at 0. Where the ratio has no limit (sigmoid, softplus, exp) an input at 0 cannot carry what the function gave, and
-``f(0)`` counts as a constant there. So does what a bounded function gives of an infinite input, because no finite ratio
-reaches that.
+In equation 7 ``beta = 1`` for ``i = j``, so ``c_x = c_y * y / x``. The slope is the ratio ``y / x``, not the
+derivative. If ``f(0) = 0``, the ratio has a limit at 0. If the ratio has no limit (sigmoid, softplus, exp), an input of
+value 0 cannot carry the contribution of ``f(0)``, which counts as a constant. The output of a bounded function for an
+infinite input counts as a constant, too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,15 @@ from captum_cav.propagation.traits import Trait
 def _evaluate(
     operation: Operation, keep: Callable[[torch.Tensor], torch.Tensor] = lambda x: x
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The carrier, what ``keep`` makes of its value before, and the value after. The last two have no graph."""
+    """Evaluate an activation.
+
+    Args:
+        operation: the activation.
+        keep: computes what is needed of the input's value, before the operation may overwrite it.
+
+    Returns:
+        The carrier, the result of ``keep``, and the activation's value. The last two have no graph.
+    """
     carrier = operation.argument(0, "input")
     x = carrier.detach()
     before = keep(x)
@@ -36,9 +44,9 @@ def _evaluate(
 
 
 def _of_one(rule: Callable[..., Any]) -> Callable[..., Any]:
-    """Refuse an activation of which a bound or a slope depends on the inputs too.
+    """Refuse an activation with another argument, such as a bound or a slope, that depends on the inputs.
 
-    Complex numbers are refused as well: equation 7 is for real numbers.
+    Complex numbers are refused, too, because equation 7 is for real numbers.
     """
 
     @functools.wraps(rule)
@@ -50,10 +58,10 @@ def _of_one(rule: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def limited(limit: float) -> Surrogate:
-    """Pass-through for a function with ``f(0) = 0``.
+    """Rule of a function with ``f(0) = 0``: pass-through.
 
     Args:
-        limit: what ``f(x) / x`` tends to at 0.
+        limit: the limit of ``f(x) / x`` at 0.
     """
 
     def limited_at_zero(ratio: torch.Tensor) -> torch.Tensor:
@@ -79,53 +87,81 @@ def limited(limit: float) -> Surrogate:
 
 @_of_one
 def pass_on(operation: Operation, slope_of: Callable[[torch.Tensor, torch.Tensor], tuple[Any, Any]]) -> Any:
-    """Pass-through with a slope of the rule's own.
+    """Pass-through with a given slope.
 
     Args:
         operation: an elementwise operation.
-        slope_of: gives the slope for a value and its input, and where the value counts as a constant instead.
+        slope_of: takes the operation's value and input. Gives the slope, and where the value counts as a constant.
+
+    Raises:
+        OptionError: for an operation whose output has another shape than its input.
     """
     carrier, x, value = _evaluate(operation)
     if not isinstance(value, torch.Tensor) or value.shape != x.shape:
-        made = tuple(value.shape) if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
+        result = tuple(value.shape) if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
         raise OptionError(
-            f"pass_through is for elementwise operations; {operation.name!r} made {made} of {tuple(x.shape)}. Use "
+            f"pass_through is for elementwise operations; {operation.name!r} made {result} of {tuple(x.shape)}. Use "
             "rules.linear where y is linear in its input, or a rule of your own."
         )
     if operation.in_place:
         output = written_over(carrier, slope_of(value, x)[0])
     else:
         saved = operation.save(value), operation.save(x)
-        output = with_late_slope(carrier, value, lambda: slope_of(*(one.value for one in saved))[0])
+        output = with_late_slope(carrier, value, lambda: slope_of(*(item.value for item in saved))[0])
     return _with_constant(operation, output, value, lambda: slope_of(value, x)[1] | x.isinf())
 
 
 def _with_constant(
-    operation: Operation, output: torch.Tensor, value: torch.Tensor, silent: Callable[[], torch.Tensor]
+    operation: Operation, output: torch.Tensor, value: torch.Tensor, is_constant: Callable[[], torch.Tensor]
 ) -> torch.Tensor:
-    """An activation's output, whose value counts as a constant's wherever its input carries nothing."""
+    """The output of an activation, after its constants are reported.
+
+    Args:
+        operation: the activation.
+        output: its output.
+        value: its value.
+        is_constant: gives where the value counts as a constant.
+    """
     if operation.counts_constants:
-        operation.add_constant(output, torch.where(silent(), value, 0.0))
+        operation.add_constant(output, torch.where(is_constant(), value, 0.0))
     return output
 
 
 def pass_through(operation: Operation) -> Any:
-    """Pass-through for any elementwise function, the paper's equation 7.
+    """Pass-through for any elementwise function: each output's contribution goes to its own input.
 
-    Inputs nearer to 0 than the rounding of 1 carry nothing. What the function gives there counts as a constant.
+    Inputs below the machine epsilon carry nothing. The function's value there counts as a constant.
+
+    Args:
+        operation: an elementwise operation.
+
+    Returns:
+        The operation's value as a surrogate.
+
+    Raises:
+        OptionError: for an operation whose output has another shape than its input.
+
+    Source: Kakishita and Hattori, equation 7.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_cav import InputCAV, rules
+        >>> InputCAV(torch.special.i0, rules={torch.special.i0: rules.pass_through}).attribute(torch.tensor([2.0]))
+        tensor([1.])
     """
 
     def slope(value: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        silent = x.abs() < torch.finfo(x.dtype).eps
-        # The model may mask out what is not finite (the logarithm of a negative number): 0 times NaN would be NaN.
-        return torch.div(value, x).masked_fill_(silent, 0.0).nan_to_num_(0.0, 0.0, 0.0), silent
+        is_constant = x.abs() < torch.finfo(x.dtype).eps
+        # The model may mask a value that is not finite, such as the logarithm of a negative number. 0 * NaN is NaN.
+        return torch.div(value, x).masked_fill_(is_constant, 0.0).nan_to_num_(0.0, 0.0, 0.0), is_constant
 
     return pass_on(operation, slope)
 
 
 @_of_one
 def saturated(operation: Operation) -> Any:
-    """ReLU6 and hardtanh from 0 up: slope 1 until the bound, ``bound / x`` beyond, 0 below 0."""
+    """ReLU6, and hardtanh with the lower bound 0. The slope is 0 below 0, 1 up to the bound, and then bound / x."""
     _note_rectifier(operation)
     carrier, positive, value = _evaluate(operation, lambda x: x.clamp(min=torch.finfo(x.dtype).tiny))
     slope = torch.div(value, positive, out=positive)
@@ -134,7 +170,7 @@ def saturated(operation: Operation) -> Any:
 
 
 def hardtanh(operation: Operation) -> Any:
-    """Hardtanh: as ReLU6 where its lower bound is 0; elsewhere pass-through, with limit 1 if 0 is within the bounds."""
+    """Hardtanh: like ReLU6 if its lower bound is 0. Otherwise pass-through, with limit 1 if 0 is between the bounds."""
     low, high = _hardtanh_bounds(operation)
     if low == 0:
         return saturated(operation)
@@ -154,12 +190,12 @@ def silu(operation: Operation) -> Any:
 
 @_of_one
 def through_zero(operation: Operation) -> Any:
-    """Piecewise linear through 0 (leaky ReLU, absolute value): the gradient is the ratio."""
+    """Functions that are linear on both sides of 0 (leaky ReLU, absolute value): the gradient is the ratio."""
     return operation.value()
 
 
 def absolute(operation: Operation) -> Any:
-    """Absolute value: piecewise linear through 0; of a complex number homogeneous, so that the gradient conserves."""
+    """Absolute value: linear on both sides of 0. For complex numbers it is homogeneous, so the gradient conserves."""
     is_complex = operation.argument(0, "input").is_complex()
     return operation.value() if is_complex else through_zero(operation)
 
@@ -171,26 +207,28 @@ def relu(operation: Operation) -> Any:
 
 
 def _note_rectifier(operation: Operation) -> None:
+    """Tell the operation before that this one gives 0 where its input is below 0."""
     before = operation.handoff_of(operation.argument(0, "input"))
     if before is not None:
         before.rectifiers += 1
 
 
 def power(operation: Operation) -> Any:
-    """``x ** n``: pass-through. A negative power is a gate, as the reciprocal of a statistic is."""
+    """``x ** n``: pass-through. ``n ** x`` is decomposed into an exponential."""
     x, exponent = operation.argument(0, "input"), operation.argument(1, "exponent")
     if isinstance(exponent, (int, float)) and exponent > 0:
         return limited(1.0 if exponent == 1 else 0.0)(operation)
     if operation.carries(x):
         return pass_through(operation)
-    base = torch.as_tensor(x, dtype=exponent.dtype, device=exponent.device)
+    # A number stays on the host: a copy to the device would make the host wait.
+    base = torch.as_tensor(x, dtype=exponent.dtype)
     if operation.depends_on_inputs(x) or operation.in_place or not bool((base > 0).all()):
         return operation.gradient()
     return operation.decompose(lambda: (exponent * base.log()).exp())
 
 
 def glu(operation: Operation) -> Any:
-    """``a * sigmoid(b)`` of the two halves, decomposed: the sigmoid is a gate."""
+    """``a * sigmoid(b)`` with ``a`` and ``b`` the two halves of the input, decomposed. The sigmoid is a gate."""
     x, dim = operation.argument(0, "input"), operation.argument(1, "dim", -1)
 
     def gated() -> Any:
@@ -259,10 +297,10 @@ TABLE.register(
 )
 TABLE.register("erfinv|special_erfinv", _limited(math.sqrt(math.pi) / 2.0))
 TABLE.register("square sqrt", _limited(0.0, keeps=Trait.GATE, makes=Trait.NONNEGATIVE))
-# Steps among them: what is rounded passes on all that the step made of it. Next to 0 that is 0.
+# Near 0 these are 0. Some of them are steps: the whole contribution of a rounded value goes to its input.
 TABLE.register("tanhshrink softshrink round|special_round trunc|fix", _limited(0.0))
 
-# Without a limit at 0. Sigmoids, exponentials and steps are gates: positive factors of whatever they multiply.
+# Without a limit at 0. Sigmoids, exponentials and steps are gates: positive factors that weigh another factor.
 TABLE.register(
     "sigmoid|special_expit hardsigmoid exp exp2|special_exp2 special_ndtr heaviside softmin",
     _passed(makes=_POSITIVE_GATE),
@@ -277,12 +315,12 @@ TABLE.register(
     logsigmoid log_sigmoid cos acos|arccos acosh|arccosh log log2 log10 erfc|special_erfc sinc|special_sinc
     logit|special_logit lgamma|special_gammaln digamma|special_digamma|special_psi special_log_ndtr special_entr
     log_softmax|_log_softmax|special_log_softmax floor ceil frac copysign ldexp fmod remainder|mod|imod
-    floor_divide|floordiv|ifloordiv atan2|arctan2
+    floor_divide|floordiv|ifloordiv atan2|arctan2 special_erfcx mvlgamma|special_multigammaln
     """,
     _passed(),
 )
 
-# With rules of their own.
+# Functions with other rules.
 TABLE.register("hardshrink", OperationSpec(rule=through_zero, derivative=Derivative.ALWAYS))
 TABLE.register("abs|absolute", OperationSpec(rule=absolute, derivative=Derivative.ALWAYS, makes=Trait.NONNEGATIVE))
 TABLE.register("pow|ipow", OperationSpec(rule=power, keeps=Trait.GATE, find_gate=gates.reciprocal_power))

@@ -1,8 +1,8 @@
 """Affine operations: convolutions, linear layers and products with a weight (equations 1-4 and 9).
 
-For ``y = W x + b`` the shares ``x_i w_ji / y_j``, chained by equation 5, are ``x * (W^T c_y)``: autograd's
-own gradient. The bias is one more input, always 1, with a share of its own. What else is affine with a tensor that adds
-is decomposed into its sum and its product.
+For ``y = W x + b`` the shares ``x_i w_ji / y_j``, chained by equation 5, are ``x * (W^T c_y)``, which is autograd's
+own gradient. The bias is one more input, always 1. Its share is a share of constants. Functions that multiply and also
+add a tensor, such as ``addcmul``, are decomposed into a product and a sum.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class AffineView(NamedTuple):
     Attributes:
         x: the input.
         weight: the weight.
-        bias: the bias, of a shape that broadcasts to the output's shape; None for no bias.
-        sum: the operation without its bias, of any input and weight.
-        scaled: gives the weight with a factor for each of the output's channels in it. None where the channels are not
-            dimension 1, so that no batch norm can be folded into the weight.
-        channels: the dimension of ``x`` that is multiplied with the weight's dimension 1; None if the two do not match.
+        bias: the bias. Broadcasts to the output's shape. None for no bias.
+        sum: the operation without its bias, as a function of an input and a weight.
+        scaled: takes the weight and one factor for each channel of the output. Gives the weight times these factors.
+            None if the channels are not dimension 1 of the output, so that no batch norm can be folded in.
+        channels: the dimension of ``x`` that is multiplied with the weight's dimension 1. None if there is none.
     """
 
     x: torch.Tensor
@@ -46,10 +46,10 @@ class AffineView(NamedTuple):
 
 
 def affine(spatial: int) -> Surrogate:
-    """Rule of a convolution or a linear layer: a product of input and weight, and a bias with a share of its own.
+    """Rule of a convolution or a linear layer: a product of input and weight, plus a bias that counts as a constant.
 
     Args:
-        spatial: how many dimensions follow the channels.
+        spatial: the number of dimensions behind the channels.
     """
     ones = [1] * spatial
 
@@ -59,9 +59,9 @@ def affine(spatial: int) -> Surrogate:
             return product(operation)
         x, weight = operation.argument(0, "input"), operation.argument(1, "weight")
         if len(operation.sources) > 1:
-            rest = {key: value for key, value in operation.kwargs.items() if key not in ("input", "weight", "bias")}
+            options = {key: value for key, value in operation.kwargs.items() if key not in ("input", "weight", "bias")}
             return operation.decompose(
-                lambda: operation.function(x, weight, None, *operation.args[3:], **rest) + bias.reshape(-1, *ones)
+                lambda: operation.function(x, weight, None, *operation.args[3:], **options) + bias.reshape(-1, *ones)
             )
         output = operation.value()
         if not operation.depends_on_inputs(bias):
@@ -76,20 +76,20 @@ def _view_layer(operation: Operation, spatial: int, sum_: Sum | None, scaled: Su
     (x,) = operation.sources
     if operation.argument(0, "input") is not x:
         return None
-    function, rest = operation.function, operation.args[3:]
+    function, settings = operation.function, operation.args[3:]
     options = {key: value for key, value in operation.kwargs.items() if key not in ("input", "weight", "bias")}
     bias = operation.argument(2, "bias")
     return AffineView(
         x,
         operation.argument(1, "weight"),
         None if bias is None else bias.reshape(-1, *[1] * spatial),
-        sum_ or (lambda x, weight: function(x, weight, None, *rest, **options)),
+        sum_ or (lambda x, weight: function(x, weight, None, *settings, **options)),
         scaled,
     )
 
 
 def _view_linear(operation: Operation) -> AffineView | None:
-    """A linear layer. A batch norm behind it can be folded in where its outputs are dimension 1."""
+    """A linear layer. If its outputs are dimension 1, a batch norm behind it can be folded in."""
     if len(operation.sources) != 1:
         return None
     is_matrix = operation.sources[0].dim() == 2
@@ -100,9 +100,9 @@ def _view_convolution(spatial: int) -> Callable[[Operation], AffineView | None]:
     def view(operation: Operation) -> AffineView | None:
         if len(operation.sources) != 1:
             return None
-        found = _view_layer(operation, spatial, None, _scale_outputs)
-        is_whole = operation.argument(6, "groups", 1) == 1
-        return found._replace(channels=-spatial - 1) if found is not None and is_whole else found
+        affine_view = _view_layer(operation, spatial, None, _scale_outputs)
+        has_one_group = operation.argument(6, "groups", 1) == 1
+        return affine_view._replace(channels=-spatial - 1) if affine_view is not None and has_one_group else affine_view
 
     return view
 
@@ -114,7 +114,7 @@ def _view_transposed_convolution(spatial: int) -> Callable[[Operation], AffineVi
         groups = operation.argument(6, "groups", 1)
 
         def scaled(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-            # The weight is (inputs, outputs of one group, ...). The inputs of each group come together.
+            # The weight has shape (inputs, outputs of one group, ...). The inputs of a group follow one another.
             per_group = weight.reshape(groups, -1, *weight.shape[1:])
             return (per_group * scale.reshape(groups, 1, -1, *[1] * (weight.dim() - 2))).reshape(weight.shape)
 
@@ -136,24 +136,24 @@ def _view_product(operation: Operation) -> AffineView | None:
     if len(operation.sources) != 1 or len(operands) != 2 or operation.in_place:
         return None
     (x,), function = operation.sources, operation.function
-    before = [value for value in operation.args if not isinstance(value, torch.Tensor)]
+    equation = [value for value in operation.args if not isinstance(value, torch.Tensor)]  # Only einsum has one.
     if operands[0] is x:
-        return AffineView(x, operands[1], None, lambda x, weight: function(*before, x, weight))
-    return AffineView(x, operands[0], None, lambda x, weight: function(*before, weight, x))
+        return AffineView(x, operands[1], None, lambda x, weight: function(*equation, x, weight))
+    return AffineView(x, operands[0], None, lambda x, weight: function(*equation, weight, x))
 
 
 def _view_einsum(operation: Operation) -> AffineView | None:
     """An einsum of two tensors, with its equation as one string."""
-    before = [value for value in operation.args if not isinstance(value, torch.Tensor)]
-    return _view_product(operation) if len(before) == 1 and isinstance(before[0], str) else None
+    equation = [value for value in operation.args if not isinstance(value, torch.Tensor)]
+    return _view_product(operation) if len(equation) == 1 and isinstance(equation[0], str) else None
 
 
 def added_product(names: tuple[str, str, str], multiply: Sum = torch.matmul) -> Surrogate:
     """Rule of ``beta * input + alpha * (a @ b)``, decomposed.
 
     Args:
-        names: of the three arguments.
-        multiply: the product.
+        names: the names of the three arguments.
+        multiply: computes the product.
     """
 
     def rule(operation: Operation) -> Any:
@@ -206,17 +206,17 @@ def bilinear(operation: Operation) -> Any:
 
 def addcmul(operation: Operation) -> Any:
     """``input + value * a * b``, decomposed."""
-    added, a, b, value = _of_three(operation)
+    added, a, b, value = _three_tensors(operation)
     return operation.decompose(lambda: added + value * (a * b))
 
 
 def addcdiv(operation: Operation) -> Any:
     """``input + value * a / b``, decomposed."""
-    added, a, b, value = _of_three(operation)
+    added, a, b, value = _three_tensors(operation)
     return operation.decompose(lambda: added + value * (a / b))
 
 
-def _of_three(operation: Operation) -> tuple[Any, Any, Any, Any]:
+def _three_tensors(operation: Operation) -> tuple[Any, Any, Any, Any]:
     added, a, b = (operation.argument(i, name) for i, name in enumerate(("input", "tensor1", "tensor2")))
     return added, a, b, operation.kwargs.get("value", 1)
 

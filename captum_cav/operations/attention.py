@@ -1,6 +1,7 @@
-"""Attention: by default the softmax weights are constants and contributions flow through the values.
+"""Attention: by default the attention weights are constants, and only the values carry contributions.
 
-The rules of softmax (a gate) and of products (gates do not carry) give the same, once attention is decomposed.
+This follows from two default rules, because attention is a softmax and two products. A softmax is a gate, and a gate in
+a product is a constant.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from captum_cav.propagation.operation import Kind, Operation, OperationSpec
 
 
 def scaled_dot_product_attention(operation: Operation) -> Any:
-    """``softmax(q k^T / sqrt(d) + mask) v``; only the values carry."""
+    """``softmax(q k^T / sqrt(d) + mask) v``, in which only the values carry contributions."""
     query, key, value, mask = (
         operation.argument(position, name) for position, name in enumerate(("query", "key", "value", "attn_mask"))
     )
-    for weighing in (query, key):
-        operation.detach(weighing)
+    for argument in (query, key):
+        operation.detach(argument)
     if not operation.carries(value):
         return operation.value().detach()
     if operation.kwargs.get("enable_gqa", False):
         repeats = query.shape[-3] // key.shape[-3]
         key = key.repeat_interleave(repeats, -3)
-        # The values carry, so their repetition is an operation like any other.
+        # The values carry contributions, so their repetition is an operation with a rule.
         value = operation.decompose(value.repeat_interleave, repeats, -3)
     weights = attention_weights(
         query.detach() @ key.detach().transpose(-2, -1),
@@ -45,14 +46,14 @@ def attention_weights(
     """Attention weights as :func:`torch.nn.functional.scaled_dot_product_attention` defines them.
 
     Args:
-        products: shape (..., L, S), of each query and each key.
-        width: number of elements of a query.
-        mask: boolean (True attends) or additive, broadcastable to (..., L, S).
-        causal: whether a query sees only keys at its own or earlier positions.
-        scale: factor of the products; 1 / sqrt(width) by default.
+        products: the products of each query and each key, of shape (..., L, S).
+        width: the number of elements of a query.
+        mask: a boolean mask (True attends) or an additive mask. Broadcasts to (..., L, S). None for no mask.
+        causal: whether a query sees only keys at its own position and at earlier positions.
+        scale: the factor of the products. None for 1 / sqrt(width).
 
     Returns:
-        Shape (..., L, S), each row summing to 1; a row that attends to nothing is 0.
+        The attention weights, of shape (..., L, S). Each row sums to 1. A row that attends to nothing is 0.
     """
     scores = products * (1 / math.sqrt(width) if scale is None else scale)
     if causal:

@@ -1,4 +1,4 @@
-"""Dropout, which is the identity when the model does not train, and is refused when it does."""
+"""Dropout. In evaluation mode it is the identity. In training mode it is refused."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Operations as exported graphs name them, decomposed into the functions of which torch made them.
+"""Operations of exported graphs, decomposed into the functions from which torch made them.
 
-``torch.export`` and ``make_fx`` lower a model to ``torch.ops.aten``. Most operations keep their names there. These have
-another name, and their arguments in another order.
+``torch.export`` and ``make_fx`` lower a model to ``torch.ops.aten``. Most operations keep their names there. The
+operations here have another name, and another order of arguments.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ def convolution(operation: Operation) -> Any:
 
 
 def _first_of(composite: Callable[..., Any]) -> Surrogate:
-    """The first of several results carries. The others are statistics that only training needs."""
+    """Rule of an operation with several results. Only the first carries. The others are statistics for training.
+
+    Args:
+        composite: computes the first result from the operation's arguments.
+    """
 
     def rule(operation: Operation) -> Any:
         _, *statistics = operation.value()
@@ -45,10 +49,10 @@ def _group_norm(x: Any, weight: Any, bias: Any, _n: int, _c: int, _hxw: int, gro
     return F.group_norm(x, groups, weight, bias, epsilon)
 
 
-def _batch_norm(x: Any, weight: Any, bias: Any, mean: Any, variance: Any, *rest: Any) -> Any:
-    """One of its forms has no ``training``."""
-    training = rest[0] if isinstance(rest[0], bool) else False
-    return F.batch_norm(x, mean, variance, weight, bias, training, 0.0, rest[-1])
+def _batch_norm(x: Any, weight: Any, bias: Any, mean: Any, variance: Any, *options: Any) -> Any:
+    # The options are training, momentum and epsilon. One of the operations has no option ``training``.
+    training = options[0] if isinstance(options[0], bool) else False
+    return F.batch_norm(x, mean, variance, weight, bias, training, 0.0, options[-1])
 
 
 def _attention(query: Any, key: Any, value: Any, _dropout: float = 0.0, is_causal: bool = False, **options: Any) -> Any:

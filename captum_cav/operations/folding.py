@@ -1,8 +1,11 @@
-"""A batch norm right behind an affine operation: a rule may take both as one affine operation.
+"""Folding: a rule may treat an affine operation and the batch norm right behind it as one affine operation.
 
-With ``y = W x + b`` and the batch norm ``s y + t``, the pair is ``w' = s w, b' = s b + t``. The model is not touched.
-In the backward pass the batch norm first passes on what it would pass on alone, because a tap between the two reads
-that. The operation before then asks for what the pair got, and shares that out by its own rule.
+With ``y = W x + b`` and the batch norm ``s y + t``, the pair is an affine operation with ``W' = s W`` and
+``b' = s b + t``. The model does not change.
+
+In the backward pass the batch norm first passes on what it would pass on without folding, because a tap between the two
+operations may read that. Then the affine operation asks for the coefficients that the batch norm got, and shares out
+the contributions of the pair by its own rule.
 """
 
 from __future__ import annotations
@@ -20,19 +23,19 @@ from captum_cav.propagation.saved_values import SavedValue
 
 
 class InferenceNorm(NamedTuple):
-    """Batch norm with running statistics: ``scale * x + shift``, one number a channel, to broadcast to the input."""
+    """Batch norm with running statistics: ``scale * x + shift``. Both hold one number a channel, and broadcast."""
 
     scale: torch.Tensor
     shift: torch.Tensor
 
 
 class Passed(NamedTuple):
-    """What a batch norm got in the backward pass, and what it would pass on alone.
+    """What a batch norm got in the backward pass, and what it passes on without folding.
 
     Attributes:
-        coefficients: coefficients of its output.
-        passed: coefficients of its input.
-        constant_share: the share of its shift, a float64 scalar; None where nobody asks.
+        coefficients: the coefficients of its output.
+        passed: the coefficients of its input.
+        constant_share: the share of its shift, a float64 scalar. None if shares of constants are not measured.
     """
 
     coefficients: torch.Tensor
@@ -40,7 +43,7 @@ class Passed(NamedTuple):
     constant_share: torch.Tensor | None
 
 
-#: Gives what a batch norm passes on alone, for the coefficients of its output.
+#: Takes the coefficients of a batch norm's output, and gives what the batch norm passes on without folding.
 Alone = Callable[[torch.Tensor], Passed]
 
 
@@ -54,26 +57,26 @@ class Foldable(Handoff):
     shares: OperationShares
 
     def can_fold(self, channels: int) -> bool:
-        """Whether the operation takes in a batch norm over so many channels."""
+        """Whether a batch norm over so many channels can be folded into the operation."""
         raise NotImplementedError
 
     def fold(self, norm: FoldedNorm) -> None:
-        """Take in a batch norm."""
+        """Fold a batch norm into the operation."""
         raise NotImplementedError
 
 
 class FoldedNorm(Handoff):
-    """A batch norm behind an operation that takes it in.
+    """A batch norm that is folded into the operation before.
 
-    Whatever else takes that operation's output is no part of the pair.
+    Other operations that take the output of the operation before are not part of the pair.
 
     Args:
         output: the value of the batch norm.
         norm: the batch norm as an affine operation.
         shares: where the batch norm reports shares of constants.
-        is_read: whether anybody reads what the batch norm passes on. If not, the coefficients are passed on as they
-            are, so that the operation before recognises them.
-        alone: what the batch norm does by a rule of its own; None for what it does by default.
+        is_read: whether something reads the coefficients that the batch norm passes on. If not, it passes its
+            coefficients on unchanged, so that the operation before recognises them by their memory.
+        alone: what the batch norm passes on without folding by its own rule. None for its default rule.
 
     Attributes:
         output: the value of the pair.
@@ -91,7 +94,7 @@ class FoldedNorm(Handoff):
         self._passed: Passed | None = None
 
     def pass_on(self, coefficients: torch.Tensor) -> tuple[torch.Tensor]:
-        """Coefficients of the input, as the batch norm alone passes them on."""
+        """The coefficients of the input, as the batch norm passes them on without folding."""
         if not self._is_read:
             passed = Passed(coefficients, coefficients, None)
         elif self._alone is not None:
@@ -104,7 +107,7 @@ class FoldedNorm(Handoff):
         return (passed.passed,)
 
     def take(self) -> Passed | None:
-        """What was passed on in this backward pass, once; None if nothing came through the batch norm."""
+        """What was passed on in this backward pass, at the first call. None at later calls, or if nothing was."""
         passed, self._passed = self._passed, None
         return passed
 
@@ -117,7 +120,7 @@ class FoldedNorm(Handoff):
 
 
 def foldable_before(operation: Operation) -> Foldable | None:
-    """The operation that takes in a batch norm, if the batch norm's input comes right from such an operation."""
+    """The operation right before a batch norm, if the batch norm can be folded into it. None otherwise."""
     x = operation.argument(0, "input")
     before = operation.handoff_of(x)
     return before if isinstance(before, Foldable) and before.can_fold(x.shape[1]) else None
@@ -126,19 +129,19 @@ def foldable_before(operation: Operation) -> Foldable | None:
 def folded(
     operation: Operation, norm: InferenceNorm, before: Foldable, alone: Callable[[], Alone] | None = None
 ) -> torch.Tensor:
-    """The value of a batch norm that the operation before takes in.
+    """The value of a batch norm that is folded into the operation before.
 
     Args:
         operation: the batch norm.
         norm: the batch norm as an affine operation.
         before: the operation before.
-        alone: gives what the batch norm does by a rule of its own; None for what it does by default.
+        alone: gives what the batch norm passes on without folding by its own rule. None for its default rule.
     """
     x = operation.argument(0, "input")
     with torch.no_grad():
         value = operation.value()
     shares = operation.shares()
-    # A layer between the two was tapped.
+    # Whether a layer between the two operations was tapped.
     is_tapped = shares.taps != before.shares.taps
     by_rule = alone() if is_tapped and alone is not None else None
     is_read = is_tapped or shares.are_measured

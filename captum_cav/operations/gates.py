@@ -1,12 +1,12 @@
-"""Gates that are written by hand of other functions, recognised by what is known of the tensors that they take.
+"""Gates that a model writes by hand, recognised by the traits of the tensors that an operation takes.
 
-A sigmoid is a gate: it weighs what it is multiplied with. ``1 + tanh(x)`` and ``1 + erf(x)`` are sigmoids of another
-width; GELU is often written with them. The tanh of what is not negative is a gate too (Mish), and so is ``x + 3``
-clipped between 0 and a number (hard sigmoid). A negative power is a reciprocal, and a number to the power of ``x`` is
-an exponential.
+A sigmoid is a gate: it weighs the other factor of a product. ``1 + tanh(x)`` and ``1 + erf(x)`` are sigmoids of another
+width. GELU is often written with them. The tanh of a tensor that is not negative is a gate (Mish). ``x + 3`` clipped
+between 0 and a number is a gate (hard sigmoid). A negative power is a reciprocal, and a number to the power of ``x`` is
+an exponential. Both are gates.
 
-Each function here takes an operation and the traits of its first tensor, and returns traits that the output has besides
-those of its row.
+Each function here takes an operation and the traits of its first tensor. It returns the traits that the output has in
+addition to the traits of the operation's row.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SHIFTED_GATE = Trait.SHIFTED_UP | Trait.GATE
 
 
 def reciprocal_power(operation: Operation, traits: Trait) -> Trait:
-    """``x ** -n`` is a reciprocal, ``n ** x`` an exponential."""
+    """``x ** -n`` is a reciprocal, and ``n ** x`` an exponential: both are gates."""
     exponent = operation.argument(1, "exponent")
     if operation.depends_on_inputs(exponent):
         is_gate = not operation.depends_on_inputs(operation.argument(0, "input"))
@@ -47,10 +47,10 @@ def shifted(operation: Operation, traits: Trait) -> Trait:
 
 
 def clipped(bounds: Callable[[Operation], tuple[Any, Any]]) -> Callable[[Operation, Trait], Trait]:
-    """What was shifted up and is clipped between 0 and a number is a hard sigmoid.
+    """A tensor that was shifted up and is now clipped between 0 and a number is a hard sigmoid.
 
     Args:
-        bounds: gives the lower and the upper bound of an operation, None for no bound.
+        bounds: gives the lower and the upper bound of an operation. None for no bound.
     """
 
     def find_gate(operation: Operation, traits: Trait) -> Trait:

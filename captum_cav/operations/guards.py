@@ -1,7 +1,7 @@
-"""What acts at random or changes statistics when a model trains is refused before it runs, wherever it stands.
+"""Guards: an operation that acts at random or changes statistics in training mode is refused before it runs.
 
-The map of a network that drops units at random would be another network's map at the next call. Batch norm in training
-mode would write into the user's model.
+If a network drops units at random, its map is different at each call. Batch norm in training mode would change the
+user's model.
 """
 
 from __future__ import annotations
@@ -11,19 +11,28 @@ from captum_cav.propagation.operation import Operation
 
 
 def refuse(operation: Operation, what: str, how: str) -> None:
-    """Refuse an operation: what it would do, and how to keep it from doing so."""
+    """Refuse an operation.
+
+    Args:
+        operation: the operation.
+        what: what the operation would do, for the message.
+        how: how the user can prevent that, for the message.
+
+    Raises:
+        ModelError: always.
+    """
     raise ModelError(f"{operation.name} would {what}{operation.where}; call model.eval() first, or {how}.")
 
 
 def dropout(operation: Operation) -> None:
-    """Dropout of any kind: ``p`` and ``training`` stand at positions 1 and 2 in all its forms."""
+    """Dropout. In all its forms ``p`` and ``training`` are the arguments at positions 1 and 2."""
     training = operation.argument(2, "train" if "train" in operation.kwargs else "training", True)
     if training and operation.argument(1, "p", 0.5) > 0:
         refuse(operation, "act at random", "pass training=self.training to the function")
 
 
 def rrelu(operation: Operation) -> None:
-    """RReLU, which draws its slopes when it trains."""
+    """RReLU, which draws random slopes in training mode."""
     if operation.argument(3, "training", False):
         refuse(operation, "act at random", "pass training=self.training to the function")
 
@@ -45,7 +54,7 @@ def _refuse_dropout(operation: Operation) -> None:
 
 
 def recurrent(operation: Operation) -> None:
-    """Dropout between recurrent layers. The batch sizes of a packed sequence shift the arguments by one."""
+    """Dropout between recurrent layers. A packed sequence has one more argument, its batch sizes."""
     shift = 0 if isinstance(operation.args[3], bool) else 1
     layers, probability, training = operation.args[4 + shift : 7 + shift]
     if training and probability > 0 and layers > 1:

@@ -1,7 +1,7 @@
-"""Smooth functions that are neither linear, homogeneous nor elementwise: each is linearised where it is evaluated.
+"""Smooth functions that are neither linear nor homogeneous nor elementwise. Each is linearised at its input.
 
-``y = sum_i x_i dy/dx_i + rest``: the derivative says what each input gave, as the weight of a linear operation would,
-and the rest belongs to a constant. For log-sum-exp the derivative is the softmax, and the rest its entropy.
+``y = sum_i x_i dy/dx_i + remainder``. The derivative is the weight of a linear operation, and the remainder counts as a
+constant. For log-sum-exp the derivative is the softmax, and the remainder is the entropy of the softmax.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from captum_cav.tensors import map_tensors
 
 
 def linearised(operation: Operation) -> Any:
-    """The operation's own gradient. What the gradient leaves of the value is a constant."""
-    # Before the value: the operation may write over an argument.
+    """The operation with its own gradient. The remainder of the linearisation counts as a constant."""
+    # Computed before the value, because the operation may write over an argument.
     carried = _carried(operation) if operation.counts_constants else None
     output = operation.value()
     if carried is not None:
@@ -37,14 +37,14 @@ def _carried(operation: Operation) -> torch.Tensor:
     vector = torch.ones_like(value).requires_grad_()
     products = torch.autograd.grad(value, list(leaves.values()), vector, create_graph=True)
     total = torch.stack([(product * x.detach()).sum() for product, x in zip(products, leaves.values(), strict=True)])
-    (found,) = torch.autograd.grad(total.sum(), vector)
-    return found
+    (carried,) = torch.autograd.grad(total.sum(), vector)
+    return carried
 
 
 TABLE.register(
     """
     logsumexp|special_logsumexp logaddexp logaddexp2 logcumsumexp cdist pdist pairwise_distance dist hypot
-    scatter_reduce index_reduce
+    scatter_reduce index_reduce linalg_matrix_exp|matrix_exp
     """,
     OperationSpec(rule=linearised, derivative=Derivative.ALWAYS),
 )

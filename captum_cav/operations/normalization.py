@@ -1,7 +1,7 @@
-"""Normalisations: the statistic that divides is a constant, the mean is linear.
+"""Normalisations: the statistic that divides is a constant, and the mean is linear.
 
-Batch norm in evaluation mode is linear, and its shift is a constant with a share of its own. Layer norm and RMS norm
-have a surrogate each. The other norms are decomposed into these.
+Batch norm in evaluation mode is affine, and its shift is a constant. Layer norm and RMS norm have surrogates. The other
+norms are decomposed into these three.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ def _standardised(
     Args:
         x: the input.
         value: the value, as for :func:`captum_cav.operations.surrogates.with_backward`.
-        scale: one number for all elements over which the mean is taken.
-        weight: one factor for each element; None for no factors.
-        centred: the dimensions over which the mean is taken; empty for no mean.
+        scale: one number for all elements that have a common mean.
+        weight: one factor for each element. None for no factors.
+        centred: the dimensions over which the mean is taken. Empty for no mean.
     """
 
     def backward(coefficients: torch.Tensor) -> tuple[torch.Tensor]:
-        # The scale is one number for all that is averaged, so that the scale may come after the mean.
+        # All elements with a common mean have the same scale, so the scale may be applied after the mean.
         if weight is None or torch.is_grad_enabled():
             coefficients = coefficients if weight is None else coefficients * weight
             if centred:
                 coefficients = coefficients - coefficients.mean(centred, keepdim=True)
             return (coefficients * scale,)
-        # Memory is dear: a fresh tensor costs as much as two passes over a tensor.
+        # In place, because a fresh tensor costs as much as two passes over a tensor.
         coefficients = coefficients * weight
         if centred:
             coefficients -= coefficients.mean(centred, keepdim=True)
@@ -54,7 +54,7 @@ def _standardised(
 
 
 def layer_norm(operation: Operation) -> Any:
-    """Layer norm: centred over the last dimensions, and divided by a deviation that is a constant."""
+    """Layer norm: subtracts the mean over the last dimensions, and divides by a deviation that is a constant."""
     x, shape = operation.argument(0, "input"), operation.argument(1, "normalized_shape")
     weight, bias = operation.argument(2, "weight"), operation.argument(3, "bias")
     epsilon = operation.argument(4, "eps", 1e-5)
@@ -68,7 +68,7 @@ def layer_norm(operation: Operation) -> Any:
 
 
 def rms_norm(operation: Operation) -> Any:
-    """RMS norm: divided by a root mean square that is a constant."""
+    """RMS norm: divides by a root mean square that is a constant."""
     x, shape = operation.argument(0, "input"), operation.argument(1, "normalized_shape")
     weight, epsilon = operation.argument(2, "weight"), operation.argument(3, "eps")
     if operation.carries(weight):
@@ -80,20 +80,20 @@ def rms_norm(operation: Operation) -> Any:
 
 
 def statistics_and_affine(operation: Operation) -> tuple[Any, ...]:
-    """Input, running mean and variance, weight and bias of batch and instance norm.
+    """The input, running mean, running variance, weight and bias of batch norm and instance norm.
 
-    ``torch.nn.functional`` and ``torch`` order them differently.
+    ``torch.nn.functional`` and ``torch`` have different orders of these arguments.
     """
     functional = isinstance(operation.function, FunctionType)
     if functional and len(operation.args) >= len(_ARGUMENTS):
         return operation.args[: len(_ARGUMENTS)]
     order = _ARGUMENTS if functional else ("input", "weight", "bias", "running_mean", "running_var")
-    given = {name: operation.argument(position, name) for position, name in enumerate(order)}
-    return tuple(given[name] for name in _ARGUMENTS)
+    by_name = {name: operation.argument(position, name) for position, name in enumerate(order)}
+    return tuple(by_name[name] for name in _ARGUMENTS)
 
 
 def inference_norm(operation: Operation) -> InferenceNorm | None:
-    """Batch norm as the affine operation that it is in evaluation mode; None for what is none."""
+    """Batch norm as an affine operation. None in training mode, or if the weight or the bias carries contributions."""
     x, mean, variance, weight, bias = statistics_and_affine(operation)
     if operation.argument(5, "training", False) or operation.carries(weight) or operation.carries(bias):
         return None
@@ -121,7 +121,7 @@ def _shift(mean: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -
 
 
 def batch_norm(operation: Operation) -> Any:
-    """Batch norm: linear with running statistics. With the batch's statistics (none are kept), as layer norm."""
+    """Batch norm: affine with running statistics. With the statistics of the batch it is like layer norm."""
     x, mean, variance, weight, bias = statistics_and_affine(operation)
     epsilon = operation.argument(7, "eps", 1e-5)
     if operation.argument(5, "training", False):
@@ -161,8 +161,8 @@ def _in_evaluation(
 ) -> torch.Tensor:
     """Batch norm with running statistics. The backward pass works out the factors.
 
-    This is not torch's own gradient: on CPU that gradient is wrong where the coefficients come in another memory layout
-    than the input.
+    Torch's own gradient is not used. On CPU that gradient is wrong if the coefficients have another memory layout than
+    the input.
     """
 
     def backward(coefficients: torch.Tensor) -> tuple[torch.Tensor]:
@@ -174,7 +174,7 @@ def _in_evaluation(
 
 
 def group_norm(operation: Operation) -> Any:
-    """Group norm: layer norm of each group's values, decomposed."""
+    """Group norm, decomposed: layer norm over the values of each group."""
     x, groups, weight, bias = (
         operation.argument(position, name) for position, name in enumerate(("input", "num_groups", "weight", "bias"))
     )
@@ -182,7 +182,7 @@ def group_norm(operation: Operation) -> Any:
 
 
 def instance_norm(operation: Operation) -> Any:
-    """Instance norm: a group for each channel, or batch norm where the norm uses running statistics."""
+    """Instance norm, decomposed: group norm with one group for each channel, or batch norm with running statistics."""
     x, mean, variance, weight, bias = statistics_and_affine(operation)
     epsilon = operation.argument(7, "eps", 1e-5)
     if not operation.argument(5, "use_input_stats", True):
@@ -216,7 +216,12 @@ def _scaled_and_shifted(x: torch.Tensor, weight: torch.Tensor | None, bias: torc
 
 
 def _guard(flag: str, default: bool) -> Callable[[Operation], None]:
-    """Refuses a norm that would change its running statistics: a flag at position 5 makes the norm write into them."""
+    """A guard that refuses a norm that would change its running statistics.
+
+    Args:
+        flag: the name of the argument at position 5 that makes the norm change them.
+        default: its default.
+    """
 
     def guard(operation: Operation) -> None:
         if operation.argument(5, flag, default) and statistics_and_affine(operation)[1] is not None:
@@ -225,7 +230,7 @@ def _guard(flag: str, default: bool) -> Callable[[Operation], None]:
     return guard
 
 
-# What is standardised is what it was before. A fused norm and one that is written by hand must agree on that.
+# A standardised gate is a gate. A norm that is written by hand gives the same.
 TABLE.register("layer_norm", OperationSpec(rule=layer_norm, keeps=Trait.GATE, kind=Kind.NORM))
 TABLE.register("rms_norm", OperationSpec(rule=rms_norm, keeps=Trait.GATE, kind=Kind.NORM))
 TABLE.register(
@@ -245,5 +250,5 @@ TABLE.register(
     OperationSpec(rule=instance_norm, keeps=Trait.GATE, kind=Kind.NORM, guard=_guard("use_input_stats", True)),
 )
 TABLE.register("renorm", OperationSpec(rule=renorm))
-# Their own Python bodies divide by a statistic, which the rule of division takes as a constant.
+# Their Python bodies divide by a statistic. In the rule of division the divisor is a constant.
 TABLE.register("local_response_norm normalize", OperationSpec(rule=Operation.decompose_body, kind=Kind.NORM))

@@ -1,9 +1,9 @@
-"""Products of several carriers, and what divides or has a degree.
+"""Products of several carriers, divisions and homogeneous functions.
 
-A product has no equation in the paper. Where one factor is a *gate* (a sigmoid, attention weights, the reciprocal of a
-statistic) this factor is a coefficient like any other, and the other factor carries everything. Otherwise each of ``m``
-factors carries an ``m``-th: for ``y`` linear in each factor, ``sum_k x_k * dy/dx_k = m y``, so the gradient divided by
-``m`` conserves.
+The paper has no equation for a product. If one factor is a *gate* (a sigmoid, attention weights, the reciprocal of a
+statistic), it is a constant, and the other factor carries everything. Otherwise each of ``m`` factors carries the
+``m``-th part. Because ``y`` is linear in each factor, ``sum_k x_k * dy/dx_k = m y``. So the gradient divided by ``m``
+conserves contributions.
 """
 
 from __future__ import annotations
@@ -21,34 +21,53 @@ from captum_cav.tensors import map_tensors
 
 
 def product(operation: Operation) -> Any:
-    """Multiplications of any kind: elementwise, matrix, einsum, convolution with a computed kernel."""
-    signals = operation.sources
-    if len(signals) == 1:
+    """Products of any kind: elementwise products, matrix products, einsum, convolutions with a computed kernel.
+
+    A gate is a constant. The other factors that depend on the inputs share equally.
+
+    Args:
+        operation: a product.
+
+    Returns:
+        The operation's value as a surrogate.
+
+    Source: Arras et al. 2017 (gates); Achtibat et al. 2024, proposition 3.2 (equal shares).
+
+    Example::
+
+        >>> import torch
+        >>> from captum_cav import InputCAV, rules
+        >>> inputs = (torch.tensor([3.]), torch.tensor([1.]))
+        >>> InputCAV(torch.mul, rules={torch.mul: rules.product}).attribute(inputs)
+        (tensor([0.5000]), tensor([0.5000]))
+    """
+    factors = operation.sources
+    if len(factors) == 1:
         return operation.value()
-    gates = [t for t in signals if operation.is_gate(t)]
-    # A gate weighs whatever depends on the inputs, whether or not that carries contributions of a tapped layer.
-    return multiplied(operation, gates if len(gates) < len(signals) else [])
+    # A gate is a constant even if the other factors bypass the tapped layer.
+    gates = [factor for factor in factors if operation.is_gate(factor)]
+    return multiplied(operation, gates if len(gates) < len(factors) else [])
 
 
 def multiplied(operation: Operation, constant: Sequence[torch.Tensor]) -> Any:
-    """A product whose factors share alike, except for the factors that are constants.
+    """A product whose factors share equally, except for the factors that are constants.
 
     Args:
         operation: the product.
         constant: the factors that are constants.
     """
-    signals = operation.sources
     constants = {id(tensor) for tensor in constant}
-    # A factor that bypasses the layer takes its part all the same. So a layer's map is the same whatever else is asked.
-    factors = sum(id(tensor) not in constants for tensor in signals)
+    # A factor that bypasses the layer takes its part, too. So a layer's map does not depend on the other
+    # explained layers.
+    factors = sum(id(tensor) not in constants for tensor in operation.sources)
     first = operation.args[0] if operation.in_place else None
-    # The operation writes over the first factor, which is still needed: for the shares of the others, or because this
-    # factor must not carry.
+    # The operation writes over the first factor. Its old value is still needed for the shares of the other factors, and
+    # a constant must not become a carrier.
     overwritten = first is not None and (factors > 1 or id(first) in constants)
 
     def factor(tensor: torch.Tensor) -> torch.Tensor:
-        settled = operation.detach(tensor) if id(tensor) in constants else tensor
-        return settled.clone() if overwritten and tensor is first else settled
+        operand = operation.detach(tensor) if id(tensor) in constants else tensor
+        return operand.clone() if overwritten and tensor is first else operand
 
     kwargs = {key: map_tensors(factor, value) for key, value in operation.kwargs.items()}
     output = operation.function(*map_tensors(factor, operation.args), **kwargs)
@@ -58,13 +77,13 @@ def multiplied(operation: Operation, constant: Sequence[torch.Tensor]) -> Any:
 
 
 def shared_matmul(a: torch.Tensor, b: torch.Tensor, shared: bool) -> torch.Tensor:
-    """A matrix product of which both factors carry half if it is shared. Otherwise the carrier carries everything."""
+    """A matrix product. If ``shared``, each factor carries half. Otherwise the one carrier carries everything."""
     output = a @ b
     return scaled(output, 0.5) if shared and output.requires_grad else output
 
 
 def division(operation: Operation) -> Any:
-    """``a / b``: the divisor is a statistic and counts as a constant, the numerator carries."""
+    """``a / b``: the divisor is a statistic and counts as a constant. The numerator carries everything."""
     a, b = operation.argument(0, "input"), operation.argument(1, "other")
     if not operation.carries(b):
         return operation.value()
@@ -72,7 +91,7 @@ def division(operation: Operation) -> Any:
         return operation.function(a, operation.detach(b), **_without(operation.kwargs, "input", "other"))
     if operation.kwargs.get("rounding_mode") is not None:
         return operation.gradient()
-    # The operation writes over the constant, which is still needed: it is the slope.
+    # The operation writes over the constant, but the constant is still needed as the slope.
     return operation.decompose(lambda: b.reciprocal() * (a.clone() if operation.in_place else a))
 
 
@@ -87,20 +106,22 @@ def _without(kwargs: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def homogeneous(degree: Callable[[Operation, torch.Tensor], float]) -> Surrogate:
-    """Rule of a homogeneous function. By Euler, ``sum_i x_i * dy/dx_i = degree * y``, so gradient / degree conserves.
+    """Rule of a homogeneous function: gradient / degree.
+
+    By Euler's theorem ``sum_i x_i * dy/dx_i = degree * y``, so the gradient divided by the degree conserves.
 
     Args:
-        degree: gives the degree of an operation for its first argument; 0 where the function has no use for the rule.
+        degree: takes an operation and its first argument, and gives the degree. 0 if the rule does not apply.
     """
 
     def rule(operation: Operation) -> Any:
         x = operation.argument(0, "input")
         if len(operation.sources) > 1 or not operation.carries(x):
             return operation.gradient()
-        found = degree(operation, x)
-        if found == 1:
+        exponent = degree(operation, x)
+        if exponent == 1:
             return operation.value()
-        return scaled(operation.value(), 1 / found) if found else operation.gradient()
+        return scaled(operation.value(), 1 / exponent) if exponent else operation.gradient()
 
     rule.__name__ = "homogeneous"
     return rule
@@ -113,13 +134,13 @@ def with_variance(operation: Operation) -> Any:
 
 
 def product_of_elements(operation: Operation) -> Any:
-    """``prod``: each of ``n`` factors carries an ``n``-th."""
+    """``prod``: each of ``n`` factors carries the ``n``-th part."""
     output = operation.value()
     return scaled(output, output.numel() / operation.argument(0, "input").numel())
 
 
 def running_product(operation: Operation) -> Any:
-    """``cumprod``: the ``k``-th product has ``k`` factors, each of which carries a ``k``-th."""
+    """``cumprod``: the ``k``-th product has ``k`` factors. Each of them carries the ``k``-th part."""
     x, dim = operation.argument(0, "input"), operation.argument(1, "dim")
     counts = torch.arange(1, x.shape[dim] + 1, device=x.device, dtype=x.dtype)
     shares = counts.reciprocal().reshape([-1 if i == dim % x.dim() else 1 for i in range(x.dim())])
@@ -129,7 +150,7 @@ def running_product(operation: Operation) -> Any:
 
 
 def solution(operation: Operation) -> Any:
-    """``solve(A, B)``: as in a division, the matrix is a constant and the right-hand side carries."""
+    """``solve(A, B)``: as in a division, the matrix is a constant. The right-hand side carries everything."""
     a, b = operation.argument(0, "A"), operation.argument(1, "B")
     if not operation.depends_on_inputs(b):
         return scaled(operation.value(), -1.0)  # The solution is homogeneous of degree -1 in the matrix.
@@ -138,7 +159,7 @@ def solution(operation: Operation) -> Any:
 
 
 def cosine_similarity(operation: Operation) -> Any:
-    """A product of two vectors over their norms, decomposed."""
+    """The product of two vectors divided by their norms, decomposed."""
     a, b, dim, epsilon = (
         operation.argument(place, name, default)
         for place, (name, default) in enumerate((("x1", None), ("x2", None), ("dim", 1), ("eps", 1e-8)))
@@ -146,8 +167,8 @@ def cosine_similarity(operation: Operation) -> Any:
 
     def cosines() -> torch.Tensor:
         norms = [torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp(min=epsilon) for x in (a, b)]
-        found: torch.Tensor = ((a / norms[0]) * (b / norms[1])).sum(dim)
-        return found
+        similarity: torch.Tensor = ((a / norms[0]) * (b / norms[1])).sum(dim)
+        return similarity
 
     return operation.decompose(cosines)
 

@@ -1,7 +1,7 @@
-"""Recurrent layers, decomposed step by step: gates weigh, states and inputs carry.
+"""Recurrent layers, decomposed step by step: gates are constants, states and inputs carry contributions.
 
-Torch runs ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` as one fused operation. Here each step is an affine map, a gate and a
-tanh, and each of those meets its own rule.
+Torch runs ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` as one fused operation. Here each step consists of affine operations,
+gates and activations, and each of them has its own rule.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Step = Callable[[torch.Tensor, State, Weights], State]
 
 
 def lstm_step(x: torch.Tensor, state: State, weights: Weights) -> State:
-    """One step of an LSTM: the cell state sums what the gates let pass."""
+    """One step of an LSTM. Five weights mean that the hidden state is projected."""
     h, c = state
     w_ih, w_hh, b_ih, b_hh = weights[:4]
     i, f, g, o = (F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh)).chunk(4, -1)
@@ -59,11 +59,11 @@ def recurrent(step: Step, states: int) -> Surrogate:
 
     Args:
         step: one time step of one direction of one layer.
-        states: how many tensors a state has: 2 for an LSTM, else 1.
+        states: the number of tensors in a state: 2 for an LSTM, otherwise 1.
     """
 
     def rule(operation: Operation) -> Any:
-        packed = not isinstance(operation.args[3], bool)  # then the batch sizes come second
+        packed = not isinstance(operation.args[3], bool)  # A packed sequence has its batch sizes as second argument.
         x, *arguments = operation.args
         sizes = arguments.pop(0).tolist() if packed else None
         hx, parameters, biased, layers, _, _, bidirectional, *order = arguments
@@ -98,13 +98,13 @@ def _run(step: Step, sequence: Sequence[torch.Tensor], initial: State, weights: 
 
     Args:
         step: one time step.
-        sequence: the input of each step; of a packed sequence, whose samples are sorted by length, only those samples
-            that the step still (or, backwards, already) has.
-        initial: the state before the first step, of all samples.
-        weights: of the cell.
+        sequence: the input of each step. The samples of a packed sequence are sorted by length, and each step has only
+            the samples that are long enough.
+        initial: the state of all samples before the first step.
+        weights: the weights of the cell.
 
     Returns:
-        The output of each step, and the state of every sample after its last.
+        The output of each step, and the state of each sample after its last step.
     """
     samples = len(initial[0])
     state: State = tuple(part[: len(sequence[0])] for part in initial)
@@ -118,7 +118,7 @@ def _run(step: Step, sequence: Sequence[torch.Tensor], initial: State, weights: 
         new = tuple(part[before:count] for part in initial)
         state = step(x[:before], state, weights)
         if count > before:
-            # By themselves: a sample that begins has a constant for a state, whatever the others have.
+            # A separate step, because the initial state of a new sample may be a constant.
             begun = step(x[before:], new, weights)
             state = tuple(torch.cat(parts) for parts in zip(state, begun, strict=True))
         steps.append(state[0])
@@ -128,7 +128,7 @@ def _run(step: Step, sequence: Sequence[torch.Tensor], initial: State, weights: 
 
 
 def recurrent_cell(step: Step, states: int) -> Surrogate:
-    """Rule of ``nn.LSTMCell`` and its kin: one step."""
+    """Rule of ``nn.LSTMCell``, ``nn.GRUCell`` and ``nn.RNNCell``: one step."""
 
     def rule(operation: Operation) -> Any:
         x, hx, *weights = operation.args
@@ -141,6 +141,7 @@ def recurrent_cell(step: Step, states: int) -> Surrogate:
 
 
 def _weights(parameters: Sequence[torch.Tensor], biased: bool) -> Weights:
+    """The weights of a cell, with None in the place of biases that it does not have."""
     return parameters if biased else [*parameters[:2], None, None, *parameters[2:]]
 
 

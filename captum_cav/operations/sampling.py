@@ -1,6 +1,6 @@
-"""Samples at computed places: what is sampled carries, and where it is sampled is a gate.
+"""Samples at computed places: the sampled values carry contributions, and the places are constants.
 
-Grids, offsets, boxes and angles choose among the values and weigh them, as attention does.
+Grids, offsets, boxes and angles choose and weigh the values, as attention weights do.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from captum_cav.tensors import map_tensors
 
 
 def first_carries(operation: Operation) -> Any:
-    """The first argument carries. All others that depend on the inputs are constants."""
+    """The first argument carries everything. All other arguments are constants."""
     x = operation.argument(0, "input")
     if not operation.carries(x):
         for place in operation.sources:
             operation.detach(place)
         return operation.value().detach()
 
-    def settled(tensor: torch.Tensor) -> torch.Tensor:
+    def operand(tensor: torch.Tensor) -> torch.Tensor:
         return operation.detach(tensor) if tensor is not x and operation.depends_on_inputs(tensor) else tensor
 
-    kwargs = {key: map_tensors(settled, value) for key, value in operation.kwargs.items()}
-    return operation.function(*map_tensors(settled, operation.args), **kwargs)
+    kwargs = {key: map_tensors(operand, value) for key, value in operation.kwargs.items()}
+    return operation.function(*map_tensors(operand, operation.args), **kwargs)
 
 
 def deformable_convolution(operation: Operation) -> Any:
-    """Deformable convolution: the input carries, offsets and mask are constants, the bias has its own share."""
+    """Deformable convolution: the input carries contributions. Offsets, mask and bias are constants."""
     _, weight, _, _, bias = operation.args[:5]
     if operation.carries(weight) or operation.carries(bias):
         return operation.gradient()

@@ -12,16 +12,31 @@ from captum_cav.propagation.traits import Trait
 
 
 def winner_takes_all(operation: Operation) -> Any:
-    """Max pooling, max, sort, top-k: what is selected carries everything, the rest nothing (equations 7' and 8).
+    """Max pooling, max, sort, top-k: the selected value carries everything, and the other values carry nothing.
 
-    Which of several equal values is selected is torch's own choice. Max pooling, ``max`` over a dimension and top-k
-    take one of them. ``amax`` and ``max`` of all values share among them.
+    If several values are equal, torch chooses. Max pooling, ``max`` over a dimension and top-k select one of them.
+    ``amax`` and ``max`` of all values share among them.
+
+    Args:
+        operation: a selection.
+
+    Returns:
+        The operation's value, which is its own surrogate.
+
+    Source: Kakishita and Hattori, equations 7' and 8.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_cav import InputCAV, rules
+        >>> InputCAV(torch.amax, rules={torch.amax: rules.winner_takes_all}).attribute(torch.tensor([1., 3.]))
+        tensor([0., 1.])
     """
     return operation.value()
 
 
 def one_of_two(is_greater: bool) -> Surrogate:
-    """Rule of ``maximum`` and ``minimum``, and of ``max`` and ``min`` of two tensors: a choice between two summands.
+    """Rule of ``maximum`` and ``minimum``, and of ``max`` and ``min`` of two tensors, decomposed into ``where``.
 
     Args:
         is_greater: whether the greater of the two is chosen.
@@ -71,5 +86,5 @@ TABLE.register(
 )
 TABLE.register("max maximum fmax", _of_two(True))
 TABLE.register("min minimum fmin", _of_two(False))
-# Their own Python bodies take a power, average it and take the root.
+# Their Python bodies take a power, average it and take the root.
 TABLE.register("lp_pool1d lp_pool2d lp_pool3d", OperationSpec(rule=Operation.decompose_body, kind=Kind.SELECTION))

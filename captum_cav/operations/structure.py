@@ -1,6 +1,7 @@
 """Operations that are linear in one tensor: they move, pick, repeat or mix its elements.
 
-For ``y = W x`` the shares ``x_i w_ji / y_j``, chained by equation 5, are ``x * (W^T c_y)``: autograd's own gradient.
+For ``y = W x`` the shares ``x_i w_ji / y_j``, chained by equation 5, are ``x * (W^T c_y)``, which is autograd's own
+gradient.
 """
 
 from __future__ import annotations
@@ -16,12 +17,28 @@ from captum_cav.tensors import tensors_in
 
 
 def linear(operation: Operation) -> Any:
-    """The operation itself: right wherever the output is linear in the carriers and nothing else adds to the output."""
+    """The operation with its own gradient: for operations that are linear in the carriers and add nothing else.
+
+    Args:
+        operation: a linear operation.
+
+    Returns:
+        The operation's value, which is its own surrogate.
+
+    Source: Kakishita and Hattori, equations 1-5.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_cav import InputCAV, rules
+        >>> InputCAV(torch.sum, rules={torch.sum: rules.linear}).attribute(torch.tensor([1., 3.]))
+        tensor([0.2500, 0.7500])
+    """
     return operation.value()
 
 
 def broadcast(operation: Operation) -> Any:
-    """``broadcast_tensors``, decomposed: each tensor is expanded apart from the others, and stays what it is."""
+    """``broadcast_tensors``, decomposed: each tensor is expanded separately, so that a constant stays a constant."""
     tensors = tensors_in(list(operation.args))
     shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors))  # type: ignore[no-untyped-call]
     return operation.decompose(lambda: tuple(tensor.expand(shape) for tensor in tensors))
@@ -54,9 +71,9 @@ TABLE.register(
     """,
     _linear(_ALL),
 )
-# The numbers of the first tensor in the type or the shape of another tensor.
+# The numbers come from the first tensor. The type or the shape comes from another tensor.
 TABLE.register("to|_to_copy type_as view_as expand_as reshape_as resize_as", _linear(_ALL, first_only=True))
-# Numbers of either sign come out of positive ones: differences, interpolation by cubic functions, any memory.
+# The output may be negative although the input is not: differences, cubic interpolation, any part of the memory.
 TABLE.register("neg|negative diff interpolate upsample as_strided|as_strided_copy", _linear(Trait.GATE))
 # Linear in the parts of complex numbers.
 TABLE.register(
@@ -69,7 +86,7 @@ TABLE.register(
     _linear(Trait.GATE),
 )
 TABLE.register("contiguous alias|alias_copy", _linear(_ALL, hands_on=True))
-# Torch itself treats what these give as a constant of the forward pass.
+# Torch detaches the output of these functions, so it is a constant.
 TABLE.register(
     """
     detach|detach_copy data zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full

@@ -1,4 +1,4 @@
-"""Sums, joins, selections of several tensors, and averages. What is added without carrying is a constant."""
+"""Sums, joins, selections among several tensors, and averages. Summands that are no carriers are constants."""
 
 from __future__ import annotations
 
@@ -19,7 +19,23 @@ from captum_cav.tensors import is_number, tensors_in
 def additive(operation: Operation) -> Any:
     """Sums, joins and selections of several tensors, some of which may be constants.
 
-    The part of the constants is what the operation returns when every tensor that depends on the inputs is zero.
+    The constant part of the output is the operation's value if all tensors that depend on the inputs are 0.
+
+    Args:
+        operation: an operation that is linear in all its tensors together.
+
+    Returns:
+        The operation's value, which is its own surrogate.
+
+    Source: Kakishita and Hattori, equations 1-4.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_cav import InputCAV, rules
+        >>> inputs = (torch.tensor([3.]), torch.tensor([-1.]))
+        >>> InputCAV(torch.add, rules={torch.add: rules.additive}).attribute(inputs)
+        (tensor([1.5000]), tensor([-0.5000]))
     """
     if not (operation.counts_constants and _has_constant(operation)):
         return operation.value()
@@ -36,6 +52,7 @@ def additive(operation: Operation) -> Any:
 
 
 def _has_constant(operation: Operation) -> bool:
+    """Whether a constant tensor or a number takes part in the operation."""
     arguments = [*operation.args, *operation.kwargs.values()]
     if any(is_number(tensor) and not operation.depends_on_inputs(tensor) for tensor in tensors_in(arguments)):
         return True
@@ -45,10 +62,10 @@ def _has_constant(operation: Operation) -> bool:
 
 
 class Poolable(Handoff):
-    """What an activation leaves for a global average pooling behind it."""
+    """The handoff of an activation to a global average pooling behind it."""
 
     def note(self, coefficients: torch.Tensor, dims: tuple[int, ...]) -> None:
-        """Take note of the coefficients that come through a pooling over some dimensions."""
+        """Note the coefficients that come through a pooling over some dimensions."""
         raise NotImplementedError
 
 
@@ -58,10 +75,11 @@ Dims = tuple[int, ...]
 def averaging(pooled: Callable[[Operation, torch.Tensor], Dims | None]) -> Surrogate:
     """Rule of means, sums and average pooling, which are linear.
 
-    An activation in front of a global average pooling may ask for what comes through the pooling.
+    An activation before a global average pooling may ask for the coefficients that come through the pooling.
 
     Args:
-        pooled: gives the dimensions of a tensor over which an operation averages everything, None if it averages parts.
+        pooled: takes an operation and its input. Gives the dimensions over which the operation averages all values, or
+            None if it averages windows.
     """
 
     def rule(operation: Operation) -> Any:
@@ -78,7 +96,7 @@ def averaging(pooled: Callable[[Operation, torch.Tensor], Dims | None]) -> Surro
 
 
 def _noting(x: torch.Tensor, before: Poolable, dims: Dims) -> torch.Tensor:
-    """The tensor unchanged. The activation before gets the coefficients that come through the pooling."""
+    """The tensor unchanged. In the backward pass the activation before notes the coefficients of the pooling."""
 
     def backward(coefficients: torch.Tensor) -> tuple[torch.Tensor]:
         before.note(coefficients, dims)
@@ -88,6 +106,7 @@ def _noting(x: torch.Tensor, before: Poolable, dims: Dims) -> torch.Tensor:
 
 
 def _reduced(operation: Operation, x: torch.Tensor) -> Dims | None:
+    """The dimensions of a sum or a mean, or None if it takes all values."""
     dims = operation.argument(1, "dim")
     dims = (dims,) if isinstance(dims, int) else dims
     return None if dims is None else tuple(dim % x.dim() for dim in dims)
@@ -111,8 +130,8 @@ def _pooled_adaptively(spatial: int) -> Callable[[Operation, torch.Tensor], Dims
     return pooled
 
 
-def _sizes(given: Any, spatial: int) -> tuple[int, ...]:
-    return tuple(given) if isinstance(given, (tuple, list)) else (given,) * spatial
+def _sizes(sizes: Any, spatial: int) -> tuple[int, ...]:
+    return tuple(sizes) if isinstance(sizes, (tuple, list)) else (sizes,) * spatial
 
 
 def _additive(**more: Any) -> OperationSpec:
@@ -124,7 +143,7 @@ def _averaging(pooled: Callable[[Operation, torch.Tensor], Dims | None]) -> Oper
     return OperationSpec(rule=averaging(pooled), is_as_is=True, derivative=Derivative.ALWAYS, keeps=keeps)
 
 
-# A mixture of gates is a gate: attention heads that are mixed are attention still.
+# A sum of gates is a gate: mixed attention heads are still attention weights.
 TABLE.register(
     "add|radd|iadd",
     _additive(keeps_without_constants=Trait.NONNEGATIVE, find_gate=shifted, numbers=Numbers.OPERANDS, kind=Kind.SUM),

@@ -1,4 +1,4 @@
-"""Values with a backward pass of their own: what the surrogates of all operations are made of."""
+"""Values with a given backward pass. The surrogates of all operations are built from these."""
 
 from __future__ import annotations
 
@@ -29,11 +29,14 @@ def with_backward(value: Value, backward: Backward, *inputs: torch.Tensor) -> to
     """A value whose backward pass is a function.
 
     Args:
-        value: the value, without a graph; or a function that computes the value, and runs without a graph.
-        backward: gives one coefficient tensor, or None, for each input. The graph keeps this function and all that the
-            function holds. So the function must hold no tensor with a graph, and no large tensor that it could work
-            out itself.
+        value: the value, without a graph. Or a function that computes the value. It runs without a graph.
+        backward: takes the coefficients of the value, and gives a tensor of coefficients, or None, for each input. The
+            graph keeps this function and all tensors in it. So the function must contain no tensor with a graph, and no
+            large tensor that it could compute in the backward pass.
         inputs: the tensors to which the coefficients go.
+
+    Returns:
+        The value, in the graph.
 
     Example::
 
@@ -47,32 +50,32 @@ def with_backward(value: Value, backward: Backward, *inputs: torch.Tensor) -> to
 
 
 def scaled(value: torch.Tensor, factor: float | torch.Tensor) -> torch.Tensor:
-    """The value unchanged, its coefficients times a number, or times fixed numbers that broadcast."""
+    """The value unchanged. Its coefficients are multiplied with a number, or with a fixed tensor that broadcasts."""
     return with_backward(value.detach(), lambda coefficients: (coefficients * factor,), value)
 
 
 def with_late_slope(x: torch.Tensor, value: torch.Tensor, slope: Callable[[], torch.Tensor]) -> torch.Tensor:
-    """A value whose coefficients reach ``x`` times a slope that only the backward pass works out.
+    """A value whose coefficients reach ``x`` times a slope. Only the backward pass computes the slope.
 
-    So the forward pass keeps no tensor for the slope. The slope of what only weighs is never worked out, because the
-    backward pass does not reach it.
+    So the forward pass stores no tensor for the slope. For a gate the slope is never computed, because the backward
+    pass does not reach the gate.
 
     Args:
         x: the input.
-        value: the value.
-        slope: gives a fresh tensor.
+        value: the value, without a graph.
+        slope: computes the slope as a fresh tensor.
     """
 
     def backward(coefficients: torch.Tensor) -> tuple[torch.Tensor]:
-        found = slope()
-        # Memory is dear: a fresh tensor costs as much as two passes over a tensor.
-        return (coefficients * found if torch.is_grad_enabled() else found.mul_(coefficients),)
+        factor = slope()
+        # In place, because a fresh tensor costs as much as two passes over a tensor.
+        return (coefficients * factor if torch.is_grad_enabled() else factor.mul_(coefficients),)
 
     return with_backward(value, backward, x)
 
 
 class _Sloped(OwnFunction):
-    """The slopes are saved as autograd saves tensors, so that the backward pass frees them one after the other."""
+    """Autograd saves the slopes, so that the backward pass frees them one after the other."""
 
     @staticmethod
     def forward(ctx: Any, value: torch.Tensor, slopes: Sequence[torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
@@ -82,8 +85,8 @@ class _Sloped(OwnFunction):
 
     @staticmethod
     def backward(ctx: Any, coefficients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        found = zip(ctx.saved_tensors, ctx.shapes, strict=True)
-        return None, None, *((coefficients * slope).sum_to_size(shape) for slope, shape in found)
+        slopes = zip(ctx.saved_tensors, ctx.shapes, strict=True)
+        return None, None, *((coefficients * slope).sum_to_size(shape) for slope, shape in slopes)
 
 
 def with_slopes(value: torch.Tensor, inputs: Sequence[torch.Tensor], slopes: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -106,6 +109,6 @@ class _WrittenOver(OwnFunction):
 
 
 def written_over(x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
-    """A tensor over which an operation wrote its value. Its coefficients reach the tensor before, times a slope."""
+    """A tensor after an operation wrote its value into it. Its coefficients reach the old tensor times a slope."""
     output: torch.Tensor = _WrittenOver.apply(x, slope)
     return output

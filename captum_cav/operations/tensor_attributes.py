@@ -1,4 +1,4 @@
-"""Functions of torch that do not compute: they ask something of a tensor, set something, or take derivatives."""
+"""Functions of torch that are no operations: they read a property of a tensor, set one, or take derivatives."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Whether each operation conserves: its inputs and its constants contributed what its output contributed.
+"""The audit: whether each operation conserves contributions.
 
-Under an audit the rule of an operation runs on stand-ins of the tensors that carry contributions, in a graph of its
-own. The backward pass goes through this graph as a part of the whole. What goes into it and what comes out of it is
-compared.
+An operation conserves if its inputs and its constants contribute as much as its output. In an audit the rule of an
+operation runs on stand-ins for the tensors that carry contributions, and so builds a separate graph. The backward pass
+runs through this graph, and the contributions at its two ends are compared.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch.autograd.graph import get_gradient_edge
 
 from captum_cav.propagation import zeros
 from captum_cav.propagation.constant_shares import ConstantShares
@@ -21,7 +20,7 @@ from captum_cav.propagation.records import Audited
 from captum_cav.propagation.taps import as_carrier
 from captum_cav.propagation.trace import Trace
 from captum_cav.tensors import is_number, tensors_in
-from captum_cav.torch_internals import OwnFunction, tree_map
+from captum_cav.torch_internals import OwnFunction, edge_of, tree_map
 
 Pairs = Iterable[tuple[torch.Tensor, torch.Tensor | None]]
 
@@ -29,8 +28,8 @@ Pairs = Iterable[tuple[torch.Tensor, torch.Tensor | None]]
 def run_audited(trace: Trace, operation: Operation, rule: Surrogate, module: torch.nn.Module | None) -> Any:
     """An operation's value by its rule, audited.
 
-    Views share nothing out, so they run as they are. Inside a module that is ruled as one, nothing is seen. A tensor
-    that bypasses a layer is neither a carrier nor a constant, so where such a tensor takes part nothing is compared.
+    Some operations run without an audit. A view shares nothing out. A module that is ruled as one operation ran unseen.
+    A tensor that bypasses the layer is neither a carrier nor a constant, so its operation cannot be compared.
 
     Args:
         trace: the running pass, to which the comparison is added.
@@ -50,13 +49,13 @@ def run_audited(trace: Trace, operation: Operation, rule: Surrogate, module: tor
             return output
     stand_ins = {id(tensor): as_carrier(tensor.detach()) for tensor in carriers}
     if operation.in_place:
-        # The operation writes over the model's own tensor, which must get no history but the audit's.
+        # The operation must not write into the model's tensor now: that tensor gets its graph from the audit below.
         copy = operation.args[0].detach().clone()
         stand_ins[id(operation.args[0])] = as_carrier(copy) if operation.args[0].requires_grad else copy
     for tensor in operation.sources:
         _copy_mark(trace, tensor, stand_ins.get(id(tensor)))
     leaves = [stand_ins[id(tensor)] for tensor in carriers]
-    edges, before = [get_gradient_edge(leaf) for leaf in leaves], [leaf.detach().clone() for leaf in leaves]
+    edges, before = [edge_of(leaf) for leaf in leaves], [leaf.detach().clone() for leaf in leaves]
     local = operation.on(stand_ins)
     output = rule(local)
     operation.handoff, operation.is_decomposed = local.handoff, local.is_decomposed
@@ -64,7 +63,7 @@ def run_audited(trace: Trace, operation: Operation, rule: Surrogate, module: tor
     result = local.args[0] if output is None else output
     outputs = [tensor for tensor in tensors_in(result) if tensor.requires_grad]
     entry = Audited(operation.name, rule, module)
-    if not local.is_decomposed:  # Otherwise the operations inside have entries of their own.
+    if not local.is_decomposed:  # Each operation inside a decomposed operation has an entry.
         trace.audited.append(entry)
     comparison = _Comparison(trace.shares, entry, before)
     linked = iter(_Linked.apply(comparison, outputs, edges, *carriers) if outputs else ())
@@ -89,24 +88,25 @@ def _copy_mark(trace: Trace, tensor: torch.Tensor, to: torch.Tensor | None) -> N
 
 
 def _may_be_view(operation: Operation, rule: Surrogate) -> bool:
-    """Whether the operation may give a view, and whether its value is what its rule gives."""
+    """Whether the operation may return a view, and its rule returns its plain value."""
     spec = operation.spec
     is_default = rule is spec.rule and spec.is_as_is and spec.derivative is Derivative.ALWAYS
     return is_default and not operation.in_place
 
 
 def _share_memory(outputs: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]) -> bool:
-    places = {tensor.untyped_storage().data_ptr() for tensor in inputs}
-    return any(tensor.untyped_storage().data_ptr() in places for tensor in outputs)
+    # Storages are compared, not addresses: all tensors of the meta device, and all empty tensors, have the address 0.
+    storages = [tensor.untyped_storage() for tensor in inputs]
+    return any(tensor.untyped_storage() is storage for tensor in outputs for storage in storages)
 
 
 class _Comparison:
-    """Compares what comes into one operation in the backward pass with what goes out.
+    """Compares the contributions of the outputs and of the inputs of one operation in the backward pass.
 
     Args:
-        shares: shares of constants of the pass.
-        entry: where the outcome is added.
-        before: values of the inputs.
+        shares: the shares of constants of the pass.
+        entry: the entry to which the outcome is added.
+        before: the values of the inputs.
     """
 
     def __init__(self, shares: ConstantShares, entry: Audited, before: Sequence[torch.Tensor]) -> None:
@@ -115,23 +115,21 @@ class _Comparison:
         self._before = before
 
     def run(self, outputs: Pairs, backward: Callable[[], Sequence[torch.Tensor | None]]) -> Any:
-        """Run an operation's own backward pass and compare.
+        """Run the backward pass of the operation, and compare.
 
         Args:
-            outputs: values of the outputs and their coefficients.
-            backward: gives the coefficients of the inputs.
+            outputs: the values of the outputs and their coefficients.
+            backward: runs the backward pass, and gives the coefficients of the inputs.
 
         Returns:
             The coefficients of the inputs.
         """
         count = len(self._shares)
-        found = backward()
-        constants = [float(share) for share in self._shares.since(count)]
-        inputs = self._contributions(zip(self._before, found, strict=True))
+        coefficients = backward()
+        inputs = self._contributions(zip(self._before, coefficients, strict=True))
         parts = [*self._contributions(outputs), *(-part for part in inputs)]
-        self._entry.residual += sum(float(part.sum()) for part in parts) - sum(constants)
-        self._entry.size += sum(float(part.abs().sum()) for part in parts) + abs(sum(constants))
-        return found
+        self._entry.compare(parts, self._shares.since(count))
+        return coefficients
 
     def _contributions(self, pairs: Pairs) -> list[torch.Tensor]:
         zeros_carry = self._shares.zeros_carry
@@ -145,7 +143,7 @@ class _Comparison:
 
 
 class _Linked(OwnFunction):
-    """The outputs of an operation whose graph is its own. The backward pass runs through this graph."""
+    """Links the outputs of an audited operation to its carriers. Its backward pass runs through the separate graph."""
 
     @staticmethod
     def forward(ctx: Any, comparison: _Comparison, outputs: Any, edges: Any, *carriers: torch.Tensor) -> Any:

@@ -1,8 +1,8 @@
 """Shares of constants: how much of the score came from biases and from other tensors that only add.
 
 Where an operation's output has a part ``k`` that no input carries (a bias, a batch-norm shift, a positional embedding,
-the 1 in ``x + 1``), the contribution of that part is ``k * c``, with ``c`` the coefficient of the output. This is
-equations 3 and 4 of the paper: the bias is one more input, always 1. A hook reads ``c`` in the one backward pass.
+the 1 in ``x + 1``), the contribution of that part is ``k * c``, with ``c`` the coefficient of the output. These
+are equations 3 and 4 of the paper: the bias is one more input, always 1. A hook reads ``c`` in the one backward pass.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ConstantShares:
         output.register_hook(measure)  # type: ignore[no-untyped-call]
 
     def enter(self, share: torch.Tensor, taps: int) -> None:
-        """Enter a share that a rule computed in the backward pass.
+        """Enter a share of constants that a rule computed in the backward pass.
 
         Args:
             share: a float64 scalar.
@@ -63,18 +63,16 @@ class ConstantShares:
         """The shares that were entered after the first ``count`` shares, each a float64 scalar."""
         return [share for _, share in self._shares[count:]]
 
-    def settle(self, count: int) -> list[torch.Tensor]:
-        """Sum up the shares of one backward pass, and begin anew.
+    def settle(self, count: int, device: torch.device) -> list[torch.Tensor]:
+        """Sum up the shares of one backward pass, and forget them.
 
         Args:
             count: number of tapped layers.
+            device: where the sums are wanted. A model on several devices has shares on each of them.
 
         Returns:
             For each layer, the sum of the shares of all constants behind the layer, a float64 scalar.
         """
-        devices = {share.device for _, share in self._shares} or {torch.device("cpu")}
-        # A model on several devices has its sums on the CPU.
-        device = devices.pop() if len(devices) == 1 else torch.device("cpu")
         totals = [torch.zeros((), dtype=torch.float64, device=device) for _ in range(count)]
         for taps, share in self._shares:
             for index in range(count):
@@ -107,5 +105,5 @@ class OperationShares:
         return self._shares.is_measured
 
     def enter(self, share: torch.Tensor) -> None:
-        """Report a share of constants, a float64 scalar. Only where shares are measured."""
+        """Report a share of constants, a float64 scalar. A rule does so only if shares are measured."""
         self._shares.enter(share, self.taps)

@@ -1,4 +1,4 @@
-"""The mode under which a forward pass runs: each operation that meets a contribution is replaced by its surrogate."""
+"""The mode of a forward pass: a surrogate replaces each operation that takes a tensor with contributions."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ from captum_cav.torch_internals import (
 OnUnknown: TypeAlias = Literal["error", "gradient", "note"]
 
 _DEFAULT = "default"
-# Types of arguments that hold no tensors.
+# Types of arguments that contain no tensors.
 _PLAIN = frozenset([int, float, bool, str, type(None), torch.dtype, torch.device])
 _NESTED = (tuple, list)
 
 
 class Propagation(TorchFunctionMode):
-    """Replaces, while active, every operation on a tensor that carries contributions by its surrogate.
+    """While this mode is active, a surrogate replaces each operation on a tensor that carries contributions.
 
-    The mode sees module layers and functional calls alike, so the model is neither edited nor hooked. Parameters are
-    detached when an operation takes them. So nothing before the first tap builds a graph, and no parameter joins one.
+    The mode sees module layers and functional calls alike, so the model need not be edited. Parameters are detached
+    when an operation takes them. So no graph begins before the first tap, and no parameter is in the graph.
 
     Args:
         table: what is known of each torch function.
@@ -60,7 +60,7 @@ class Propagation(TorchFunctionMode):
     Attributes:
         trace: the state of the pass.
         modules: the modules in which the forward pass is.
-        is_paused: whether torch calls pass unseen, for now.
+        is_paused: whether the mode lets torch calls pass unchanged for now.
         is_suspended: whether another attribution runs inside the forward pass.
     """
 
@@ -121,7 +121,7 @@ class Propagation(TorchFunctionMode):
         return output
 
     def _admit(self, value: Any, sources: Sources, func: Callable[..., Any]) -> Any:
-        """Pass an argument on, parameters detached, and collect the tensors that depend on the inputs."""
+        """Return an argument with its parameters detached, and add the tensors that depend on the inputs to sources."""
         if isinstance(value, torch.Tensor):
             mark = get_mark(value, self._run)
             if mark is not None:
@@ -141,7 +141,7 @@ class Propagation(TorchFunctionMode):
         return value
 
     def _passes_unchanged(self, role: Role, args: tuple[Any, ...]) -> bool:
-        """Whether a function that does not compute runs without a look at its arguments."""
+        """Whether a function that does not compute is called with its arguments unchanged."""
         if role is Role.ASKS:
             return True
         if role is Role.DIFFERENTIATES:
@@ -150,14 +150,14 @@ class Propagation(TorchFunctionMode):
             return False
         if get_mark(args[0], self._run) is not None:
             return role is Role.ASKS_FOR_GRADIENT
-        # A tensor of the model's own that requires grad is a constant like any other, unless torch derives by it.
+        # A tensor that the model lets require grad is a constant, unless torch takes derivatives by it.
         if role is Role.ASKS_FOR_GRADIENT and is_called_by(DERIVING_MODULES, 3):
             raise unknown.derivatives_taken(self.where())
-        # A model that sets the data of its own parameter must find its own parameter.
+        # A model that sets the data of a parameter must change the parameter, not a detached copy.
         return True
 
     def _is_as_is(self, treatment: Treatment, sources: Sources) -> bool:
-        """Whether the function is its own surrogate here: most are, and then need not become an operation."""
+        """Whether the function is its own surrogate here. Most functions are, and run without an :class:`Operation`."""
         return (
             treatment.is_simple
             and len(sources) == 1
@@ -178,7 +178,7 @@ class Propagation(TorchFunctionMode):
         sources: Sources,
         in_place: bool,
     ) -> Any:
-        """Run an operation by its rule, and mark what the operation gives."""
+        """Run an operation by its rule, and mark its output."""
         name = treatment.name or str(getattr(func, "__qualname__", func))
         tensors = [tensor for tensor, _ in sources]
         operation = Operation(name, treatment.spec, func, args, kwargs, tensors, in_place, self)
@@ -196,7 +196,7 @@ class Propagation(TorchFunctionMode):
         return output
 
     def _has_unmarked(self, output: Any) -> bool:
-        """Whether a rule went on computing with what its decomposed operation gave."""
+        """Whether a rule computed further with the output of the operations into which it decomposed its operation."""
         return any(one.requires_grad and get_mark(one, self._run) is None for one in tensors_in(output))
 
     def apply_rule(self, operation: Operation, rule: Surrogate, why: str, module: torch.nn.Module | None) -> Any:
@@ -208,7 +208,7 @@ class Propagation(TorchFunctionMode):
             why: the key that chose the rule, or "default".
             module: the module in which the operation runs.
         """
-        # What a rule computes for itself is not the model's.
+        # The torch calls of a rule are not operations of the model.
         before, self.is_paused = self.is_paused, True
         try:
             with save_as_they_are(self._saved_as):
@@ -229,28 +229,29 @@ class Propagation(TorchFunctionMode):
     def _run_into(
         self, out: torch.Tensor, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Run an operation that writes its result into a given tensor, which autograd does not record."""
+        """Run an operation with ``out=``. Autograd does not record ``out=``, so the result is copied into it."""
         with self:
             result = func(*args, **{key: value for key, value in kwargs.items() if key != "out"})
             if result.shape != out.shape:
                 raise ModelError(
                     f"{self._treatments[func].name!r}{self.where()} writes a result of shape {tuple(result.shape)} "
-                    f"into out= of shape {tuple(out.shape)}, which would change that; give it one of the same shape."
+                    f"into out= of shape {tuple(out.shape)}, which would resize it; pass a tensor of the result's "
+                    "shape."
                 )
             return out.copy_(result)
 
     def _prepare_writing(self, target: Any, treatment: Treatment) -> None:
-        """Keep saved values apart from a tensor into which the model is about to write."""
+        """Copy saved values out of the memory of a tensor into which the model is about to write."""
         if not isinstance(target, torch.Tensor):
             return
         self.trace.saved.before_writing(target)
         if target.requires_grad and not torch.is_grad_enabled():
             raise ModelError(
                 f"{treatment.name!r}{self.where()} writes into a tensor that carries contributions while the model is "
-                "under torch.no_grad(), so nothing records what became of them; pick a layer behind it."
+                "under torch.no_grad(), so autograd does not record that; pick a layer behind it."
             )
 
-    # What operations ask --------------------------------------------------------------------------------------------
+    # Called by operations -------------------------------------------------------------------------------------------
 
     @contextmanager
     def decomposing(self) -> Iterator[None]:
@@ -259,7 +260,7 @@ class Propagation(TorchFunctionMode):
             yield
 
     def run_without_rule(self, operation: Operation) -> Any:
-        """Run an operation without a rule: nothing is carried through it, or the user asked for its gradient."""
+        """Run an operation without a rule. If its output holds numbers, ``on_unknown`` says what happens then."""
         output = operation.value()
         if any(map(is_number, tensors_in(output))):
             if self._on_unknown == "error":
@@ -285,16 +286,16 @@ class Propagation(TorchFunctionMode):
         """Where in the model the forward pass is, for messages."""
         return self.modules.where()
 
-    # What the forward pass does -------------------------------------------------------------------------------------
+    # Called by the forward pass -------------------------------------------------------------------------------------
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether torch calls pass unseen."""
+        """Whether the mode lets torch calls pass unchanged for now."""
         return self.is_paused or self.is_suspended
 
     @contextmanager
     def paused(self, is_paused: bool = True) -> Iterator[None]:
-        """Let torch calls pass unseen, or see them again."""
+        """Let torch calls pass unchanged while this context is active, or replace them again."""
         before, self.is_paused = self.is_paused, is_paused
         try:
             yield
@@ -303,13 +304,13 @@ class Propagation(TorchFunctionMode):
 
     def tap(self, value: Any) -> Any:
         """Tap a layer's input or output; returns the value with which the model goes on."""
-        # A layer that the model runs under no_grad may carry contributions all the same, once the model has left it.
+        # The model may run the layer under no_grad, and use its output outside of no_grad.
         with self.paused(), torch.enable_grad():
             self.check_seen(value)
             return self.trace.tap(value)
 
     def check_seen(self, value: Any) -> None:
-        """Refuse tensors of the forward pass that were made by something that the mode did not see."""
+        """Refuse tensors that an operation made in this forward pass, unseen by the mode."""
         for tensor in (value,) if isinstance(value, torch.Tensor) else tensors_in(value):
             unmarked = get_mark(tensor, self._run) is None
             if unmarked and tensor.grad_fn is not None and age_of(tensor) > self.trace.began:
@@ -320,7 +321,7 @@ class Propagation(TorchFunctionMode):
     ) -> Any:
         """Run a custom autograd function that the model applies.
 
-        Its forward pass is followed like any other code. Its backward pass says nothing about contributions.
+        The mode sees the operations of its forward pass. Its backward pass says nothing about contributions.
         """
         of_torch = function.__module__.startswith("torch.")  # Hooks of modules, reentrant checkpoints.
         if of_torch or not any(
@@ -346,14 +347,14 @@ class Propagation(TorchFunctionMode):
         output: Any,
         written: list[torch.Tensor],
     ) -> Any:
-        """The value of a module's whole call as one operation, by its rule.
+        """The value of the whole call of a module as one operation, by its rule.
 
         Args:
-            module: the module, which ran unseen.
+            module: the module, which has run unseen.
             rule: its rule, and the key that chose the rule.
             args, kwargs: its arguments.
             output: what the module returned.
-            written: those of its arguments into whose copies the module wrote.
+            written: the arguments into whose copies the module wrote.
         """
         sources: Sources = []
         args = tuple([self._admit(value, sources, module) for value in args])
@@ -366,7 +367,7 @@ class Propagation(TorchFunctionMode):
             else:
                 output = operation.value_as_constant()
             for argument in written:
-                # The module worked on a copy. The model still holds the argument, and must find the new value in it.
+                # The module wrote into a copy. The model still uses the argument, which must get the new value.
                 self.trace.saved.before_writing(argument)
                 output = argument.copy_(output)
             mark_result(self.trace, output, operation, self._treatments[ModuleCall], sources, bool(written))

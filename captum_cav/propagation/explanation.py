@@ -1,4 +1,4 @@
-"""Writes down which operation of a forward pass met which rule, and why: what ``explain_rules`` prints."""
+"""Notes the rule of each operation of a forward pass, and why it was chosen. ``explain_rules`` prints these notes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def note(log: RuleLog, operation: Operation, rule: Surrogate, why: str, module: 
     """Note an operation and its rule.
 
     Args:
-        log: where to write.
+        log: the log to which the operation is added.
         operation: the operation, after its rule ran.
         rule: the rule.
         why: the key that chose the rule.
@@ -20,7 +20,7 @@ def note(log: RuleLog, operation: Operation, rule: Surrogate, why: str, module: 
     places = [str(place) for place, tensor in enumerate(operation.sources, 1) if id(tensor) in operation.detached]
     name = operation.name if not isinstance(operation, ModuleCall) else f"{operation.name} as one"
     shown = describe_rule(rule)
-    if operation.is_decomposed:  # Its operations met rules of their own, in the rows above.
+    if operation.is_decomposed:  # The operations inside, each with its own rule, are in the rows above.
         shown += ", written out"
     constant = f"{' and '.join(places)} of {len(operation.sources)}" if places else ""
     row = RuleRow(module, name, shown, why, constant)
@@ -30,7 +30,7 @@ def note(log: RuleLog, operation: Operation, rule: Surrogate, why: str, module: 
 
 
 def _passes_derivative(rule: Surrogate, operation: Operation) -> bool:
-    """Whether a rule passes on an operation's own derivative, so that contributions are activation x gradient."""
+    """Whether a rule passes the derivative of its operation on, so that contributions are gradient x activation."""
     if operation.detached:
         return False
     if isinstance(rule, Rule):

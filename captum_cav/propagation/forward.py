@@ -1,4 +1,4 @@
-"""One forward pass under the propagation, and what is read off it backwards."""
+"""One forward pass under the propagation, and the backward passes through its graph."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from captum_cav.torch_internals import acts_as_in_training, has_old_backward_hoo
 
 @dataclass
 class Forward:
-    """What a forward pass left: its output, and the graph behind the taps.
+    """The result of a forward pass: the output, and the graph behind the taps.
 
     Attributes:
         args: the arguments of the forward pass.
         output: what the model returned.
-        carriers: for each call of a site, the tensors that carry contributions there, if they were asked for.
+        carriers: for each call of a site, its tensors that carry contributions. Empty unless the request keeps them.
         calls: for each site, the indices of its taps in ``trace.taps``, one for each call of the module. If the inputs
-            were tapped, theirs is tap 0.
-        trace: what the pass noted.
+            were tapped, they are tap 0.
+        trace: the state of the pass.
     """
 
     args: tuple[Any, ...]
@@ -43,7 +43,7 @@ class Forward:
     def coefficients(
         self, scores: torch.Tensor, seeds: torch.Tensor, chosen: Sequence[int], keep_graph: bool, **grad_kwargs: Any
     ) -> list[list[torch.Tensor | None]]:
-        """Contribution coefficients ``c`` of the chosen taps: one backward pass for all of them.
+        """The contribution coefficients ``c`` of the chosen taps, from one backward pass for all of them.
 
         Args:
             scores: shape (N,), the scores to explain.
@@ -53,15 +53,16 @@ class Forward:
             grad_kwargs: passed on to :func:`torch.autograd.grad`.
 
         Returns:
-            For each chosen tap, the coefficient of each of its tensors; None where the score does not depend on it.
+            For each chosen tap, the coefficients of each of its tensors, in the shape of the tensor. None for a tensor
+            on which the score does not depend.
 
         Raises:
-            ModelError: for a model that writes over a tensor which its own gradient needs.
+            ModelError: for a model that writes over a tensor that its own gradient needs.
         """
         edges = [edge for index in chosen for edge in self.trace.taps[index].edges]
         options = {"retain_graph": keep_graph or None, "allow_unused": True, **grad_kwargs}
         try:
-            found = iter(torch.autograd.grad(scores, edges, seeds, **options))
+            coefficients = iter(torch.autograd.grad(scores, edges, seeds, **options))
         except RuntimeError as error:
             if "modified by an inplace operation" not in str(error):
                 raise
@@ -69,19 +70,19 @@ class Forward:
                 "the model writes over a tensor that its own gradient needs, so it could not be trained either; make "
                 "that operation out of place, as nn.ReLU(inplace=False) or x = x + y."
             ) from error
-        return [[next(found) for _ in self.trace.taps[index].edges] for index in chosen]
+        return [[next(coefficients) for _ in self.trace.taps[index].edges] for index in chosen]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a forward pass is asked for.
+    """The options of a forward pass.
 
     Attributes:
         table: what is known of each torch function.
         rules: the user's rules, which go before the defaults.
         on_unknown: ``"error"``, ``"gradient"`` or ``"note"``: what to do with an operation without a rule.
         tap_inputs: whether to tap the inputs too, as the first tap.
-        keep_carriers: whether to keep the tensors of each call of a site that carry its contributions.
+        keep_carriers: whether to keep, for each call of a site, its tensors that carry contributions.
         end_at_call: the call of a site at which contributions end, and after which the model goes on with plain
             tensors.
         with_shares: whether to measure the shares of constants.
@@ -108,23 +109,23 @@ def run(
     sites: Sequence[Site],
     request: Request,
 ) -> Forward:
-    """Run a forward pass with every operation replaced by its surrogate.
+    """Run a forward pass in which surrogates replace the operations.
 
     Args:
         forward_func: the model or any callable.
         inputs: the model's inputs. The model gets copies of the tensors among them.
-        additional: further arguments, passed on as they are.
+        additional: further arguments, which the model gets unchanged.
         sites: where to tap.
-        request: what is asked for.
+        request: the options.
 
     Returns:
-        The output and what was tapped. Nothing is left on the model, whether this function returns or raises.
+        The output and the taps. Nothing stays on the model, whether this function returns or raises.
     """
     if not (request.with_rules or request.audited or _needs_modules(forward_func, request.rules)):
         try:
             return _run(forward_func, inputs, additional, sites, request, follows_modules=False)
         except UnsupportedOperationError:
-            pass  # Only a run that follows the modules can name the module in which the operation ran.
+            pass  # The second run follows the modules, so that its message can name the module of the operation.
     return _run(forward_func, inputs, additional, sites, request, follows_modules=True)
 
 
@@ -175,28 +176,29 @@ def _run(
 
 
 def names_in(forward_func: Callable[..., Any]) -> Callable[[torch.nn.Module], Sequence[str]]:
-    """Gives the qualified names of a module in a model. A module may have several names, or none."""
+    """A function that gives the qualified names of a module in a model. A module may have several names, or none."""
 
     @functools.cache
     def names() -> dict[torch.nn.Module, list[str]]:
-        found: dict[torch.nn.Module, list[str]] = {}
+        by_module: dict[torch.nn.Module, list[str]] = {}
         if isinstance(forward_func, torch.nn.Module):
             for name, module in forward_func.named_modules(remove_duplicate=False):
-                found.setdefault(module, []).append(name)
-        return found
+                by_module.setdefault(module, []).append(name)
+        return by_module
 
     return lambda module: names().get(module, ())
 
 
 @contextmanager
 def _random_state_kept(inputs: tuple[Any, ...]) -> Iterator[None]:
+    """A context after which the random number generators are as before."""
     devices = {tensor.device for tensor in tensors_in(list(inputs)) if tensor.is_cuda}
     with torch.random.fork_rng(devices=sorted(device.index for device in devices)):
         yield
 
 
 def _needs_modules(forward_func: Callable[..., Any], rules: Rulebook) -> bool:
-    """Whether the modules of the forward pass matter, because a rule or a refusal is for one of them."""
+    """Whether the forward pass must be followed module by module: a rule or a refusal may concern a module."""
     return not isinstance(forward_func, torch.nn.Module) or any(
         rules.may_be_for(module) or acts_as_in_training(module) or has_old_backward_hook(module)
         for module in modules_of(forward_func)

@@ -1,4 +1,4 @@
-"""Hooks on modules for the duration of one forward pass: they tap the layers, and follow the modules if need be."""
+"""Hooks on modules during one forward pass: they tap the layers, and follow the modules if that is needed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Site(NamedTuple):
 
 
 class _Hook:
-    """A hook on a module. A copy of the model that somebody makes meanwhile gets a hook that does nothing."""
+    """A hook on a module. If the model is copied during the forward pass, the copy gets a hook that does nothing."""
 
     def __init__(self, act: Callable[..., Any]) -> None:
         self._act = act
@@ -50,11 +50,11 @@ class _Hooks:
 
     Args:
         sites: where to tap.
-        at_site: called with the number of a site and what the site gave; returns the value with which the model goes
+        at_site: called with the number of a site and its input or output. Returns the value with which the model goes
             on.
         propagation: the propagation of the forward pass.
         follows_modules: whether to follow the forward pass through its modules. That slows each call of a module.
-        registered: removes what was registered.
+        registered: removes the registered hooks when it closes.
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class _Hooks:
         self._registered.callback(handle.remove)
 
     def _is_elsewhere(self) -> bool:
+        """Whether another thread, or another attribution inside the model, calls the module."""
         return self._propagation.is_suspended or threading.get_ident() != self._thread
 
     def _enter(self, module: torch.nn.Module, args: Any) -> Any:
@@ -108,18 +109,18 @@ class _Hooks:
             modules.leave()
 
     def _begin_call(self, module: torch.nn.Module, args: Any) -> Any:
-        instead = self._calls.begin(module, args)
-        if instead is not None:
+        copies = self._calls.begin(module, args)
+        if copies is not None:
             hook = _Hook(self._end_call)
             with _REGISTERING:
                 handle = module.register_forward_hook(hook, prepend=True, with_kwargs=True, always_call=True)
             self._ending.append(handle)
             self._keep(handle)
-        return instead
+        return copies
 
     def _end_call(self, module: torch.nn.Module, args: Any, *kwargs_and_output: Any) -> Any:
-        # Torch asks late whether a hook takes keyword arguments. A thread that had begun to call the module may call
-        # the hook without them, if the hook was removed meanwhile.
+        # Torch looks up late whether a hook takes keyword arguments. If another thread calls the module while this
+        # hook is removed, that thread may call the hook without them.
         if self._is_elsewhere():
             return None
         self._ending.pop().remove()
@@ -150,7 +151,7 @@ def hooked(
 
     Args:
         sites: where to tap.
-        at_site: called with the number of a site and what the site gave; returns the value with which the model goes
+        at_site: called with the number of a site and its input or output. Returns the value with which the model goes
             on.
         propagation: the propagation of the forward pass.
         follows_modules: whether to follow the forward pass through its modules.

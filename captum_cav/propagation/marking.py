@@ -1,4 +1,4 @@
-"""How an operation's output is marked: from the marks of the tensors that the operation takes, and from its row."""
+"""Marks the output of an operation. Its mark follows from the marks of the operation's inputs and from its row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from captum_cav.propagation.traits import Trait
 from captum_cav.tensors import is_number, tensors_in
 from captum_cav.torch_internals import base_of, keeps_version
 
-# Every combination of traits. A look-up costs less than to make one.
+# All combinations of traits. To look one up is cheaper than to make one.
 _FLAGS = tuple(Trait(traits) for traits in range(2 ** len(Trait)))
 
 #: The tensors that an operation takes and that depend on the inputs, with their marks.
@@ -23,11 +23,11 @@ Sources: TypeAlias = list[tuple[torch.Tensor, Mark]]
 
 
 def mark_alike(output: Any, source: torch.Tensor, mark: Mark, treatment: Treatment, written: bool) -> None:
-    """Mark what an operation made of one tensor as this tensor is marked, except for what the operation changes.
+    """Mark the output of an operation that takes one tensor. The output keeps the tensor's mark, but for some traits.
 
     Args:
-        output: what the operation gave.
-        source: the tensor that it took.
+        output: the operation's output.
+        source: the tensor that the operation takes.
         mark: the tensor's mark.
         treatment: what is known of the operation.
         written: whether the operation wrote into the tensor.
@@ -44,14 +44,14 @@ def mark_alike(output: Any, source: torch.Tensor, mark: Mark, treatment: Treatme
 def mark_result(
     trace: Trace, output: Any, operation: Operation, treatment: Treatment, sources: Sources, written: bool
 ) -> None:
-    """Mark what an operation made of its sources.
+    """Mark the output of an operation.
 
     Args:
         trace: the running pass.
-        output: what the operation gave, or the tensor into which it wrote.
+        output: the operation's output, or the tensor into which the operation wrote.
         operation: the operation, after its rule ran.
         treatment: what is known of the operation.
-        sources: what the operation took.
+        sources: the tensors that the operation takes and that depend on the inputs, with their marks.
         written: whether the operation wrote into a tensor.
     """
     taps, bypassing, traits = 0, False, treatment.keeps
@@ -75,15 +75,15 @@ def mark_result(
                 set_mark(tensor, Mark(trace.run, taps, traits, handoff), written=written)
             elif bypassing:
                 set_mark(tensor, Mark(trace.run, 0, traits), written=written)
-            # Otherwise the model made the tensor from carriers alone and detached it: the tensor is a constant.
+            # Otherwise all its sources are carriers, and the operation detached it: the tensor is a constant.
 
 
 def follow_memory(trace: Trace, written: torch.Tensor) -> None:
-    """Pass on what was written into a tensor to the tensors in the same memory, from which a tap divides it."""
+    """After writing into a tensor: update the other tensors in its memory, which a tap separated from it."""
     base = base_of(written)
     whole = written if base is None else base
     for alias in memory_aliases(whole):
-        # The values are in the alias already, and what autograd saved of the alias is still right.
+        # The copy puts the alias behind the writing operation in the graph. The numbers in its memory do not change.
         with keeps_version(alias):
             alias.copy_(whole)
         mark = get_mark(whole, trace.run)
@@ -92,7 +92,7 @@ def follow_memory(trace: Trace, written: torch.Tensor) -> None:
 
 
 def _takes_constants(operation: Operation, sources: int) -> bool:
-    """Whether constants take part in an operation, beside the tensors that depend on the inputs."""
+    """Whether constants take part in an operation, besides the tensors that depend on the inputs."""
     arguments = [*operation.args, *operation.kwargs.values()]
     numbers = operation.spec.numbers is not Numbers.SETTINGS and any(
         isinstance(value, (int, float)) for value in arguments

@@ -1,9 +1,13 @@
-"""What is known of each tensor of a forward pass: the tapped layers behind it, and its traits.
+"""Marks: for each tensor of a forward pass, the tapped layers before it and its traits.
 
-Each tensor that depends on the inputs bears a :class:`Mark` of the running pass as an attribute. The mark tells three
-cases apart that autograd cannot tell apart. A tensor with taps *carries* contributions of a tapped layer. A tensor
-without taps depends on the inputs but bypasses the layers. A tensor without a mark is a *constant*, whose share is
-measured. A tensor that requires grad and has no mark was made by an operation that the propagation never saw.
+Each tensor that depends on the inputs has a :class:`Mark` of the running pass as an attribute. The mark tells three
+kinds of tensors apart, which autograd cannot tell apart:
+
+- A tensor with taps is a *carrier*: it carries contributions of a tapped layer.
+- A tensor without taps depends on the inputs, but *bypasses* the tapped layers.
+- A tensor without a mark is a *constant*, whose share is measured.
+
+A tensor that requires grad and has no mark was made by an operation that the propagation did not see.
 """
 
 from __future__ import annotations
@@ -41,8 +45,7 @@ class Mark(NamedTuple):
 
     Attributes:
         run: identity of the pass that made the mark. Marks of other passes do not count.
-        taps: bit set of the tapped layers whose contributions the tensor carries. 0 if the tensor only depends on the
-            inputs.
+        taps: bit set of the tapped layers whose contributions the tensor carries. 0 if the tensor bypasses them.
         traits: the :class:`captum_cav.propagation.traits.Trait` flags of the tensor, as an integer.
         handoff: what the rule of the operation that made the tensor left for the next rule, or None.
     """
@@ -54,7 +57,7 @@ class Mark(NamedTuple):
 
 
 def get_mark(tensor: torch.Tensor, run: object) -> Mark | None:
-    """The tensor's mark if the pass ``run`` made the mark."""
+    """The tensor's mark in the pass ``run``. None for a constant."""
     mark: Mark | None = getattr(tensor, _ATTRIBUTE, None)
     return mark if mark is not None and mark.run is run else None
 
@@ -65,14 +68,14 @@ def set_mark(tensor: torch.Tensor, mark: Mark, *, written: bool = False) -> None
     Args:
         tensor: the tensor.
         mark: its mark.
-        written: whether an operation wrote into the tensor. If the tensor is a view, its base was written into too, and
-            gets what both have in common.
+        written: whether an operation wrote into the tensor. If the tensor is a view, its base was written into, too.
+            The base then gets the taps of both, and the traits that both have.
     """
     setattr(tensor, _ATTRIBUTE, mark)
     base = base_of(tensor) if written else None
     if base is not None and base.requires_grad:
         before = get_mark(base, mark.run)
-        if before is None:  # The constant around the view may hold any values.
+        if before is None:  # The base was a constant, and may hold any values outside of the view.
             merged = mark._replace(traits=mark.traits & ~_NONNEGATIVE, handoff=None)
         else:
             merged = Mark(mark.run, mark.taps | before.taps, mark.traits & before.traits)

@@ -1,4 +1,4 @@
-"""A module whose whole call is ruled as one operation: it runs unseen, and its rule is applied to what it returned."""
+"""Modules whose whole call is ruled as one operation. The module runs unseen, then its rule applies to its output."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Call(NamedTuple):
         rule: its rule.
         why: the key that chose the rule.
         args: its positional arguments.
-        copies: the copies of these arguments that the module got, because it may write into them.
+        copies: copies of these arguments. The module gets the copies, because it may write into its arguments.
     """
 
     module: torch.nn.Module
@@ -50,7 +50,7 @@ class ModuleCalls:
             args: its positional arguments.
 
         Returns:
-            The arguments that the module gets instead; None if the module is not ruled as one.
+            Copies of the arguments, for the module. None if the module is not ruled as one operation.
         """
         chosen = self._propagation.modules.rule_of_call() if self._running is None else None
         if chosen is None:
@@ -61,27 +61,30 @@ class ModuleCalls:
         return copies
 
     def end(self, kwargs: dict[str, Any], output: Any) -> Any:
-        """Rule the module, which returned or raised.
+        """End the call of the module, and apply its rule.
 
         Args:
             kwargs: its keyword arguments.
-            output: what the module returned; None if the module raised.
+            output: what the module returned. None if the module raised.
 
         Returns:
-            What the module gives instead; None if the module raised.
+            The output by the rule. None if the module raised.
+
+        Raises:
+            ModelError: for a module that writes into an argument that it does not return.
         """
         call, self._running, self._propagation.is_paused = self._running, None, False
         assert call is not None
         if output is None:
             return None
         pairs = zip(tensors_in(call.args), tensors_in(call.copies), strict=True)
-        with self._propagation.paused():  # Here the engine asks, not the model.
+        with self._propagation.paused():  # This call of torch is the engine's, not the model's.
             written = [(argument, copy) for argument, copy in pairs if was_written_into(copy)]
-        if any(copy is not output for _, copy in written) or any(one is output for one in tensors_in(kwargs)):
+        if any(copy is not output for _, copy in written) or any(tensor is output for tensor in tensors_in(kwargs)):
             raise ModelError(
                 f"{self._propagation.modules.describe(call.module)} is ruled as one by {call.rule!r}, but writes into "
-                "an argument that it does not return, or that came by keyword; call it by position, or rule what is "
-                "inside it."
+                "an argument that it does not return, or that is a keyword argument; pass that argument by position, "
+                "or give rules for the operations inside the module."
             )
         arguments = [argument for argument, _ in written]
         return self._propagation.run_module_call(

@@ -1,4 +1,4 @@
-"""Which modules the forward pass is in, and which of the user's rules are for what runs there."""
+"""The modules that enclose the running operation, and the user's rules for operations in these modules."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class ModuleStack:
         names_of: gives the qualified names of a module.
 
     Attributes:
-        modules: the modules, the innermost last. Empty where nobody follows the modules.
-        candidates: the rules for what runs in the innermost module, best first.
+        modules: the modules, the innermost last. Empty if the forward pass is not followed module by module.
+        candidates: the rules for operations in the innermost module, best first.
     """
 
     def __init__(self, rules: Rulebook, names_of: Callable[[torch.nn.Module], Sequence[str]]) -> None:
@@ -30,8 +30,8 @@ class ModuleStack:
         self.names_of = names_of
         self._rules = rules
         self._outer: list[list[Candidate]] = []
-        # The attribution itself may be asked for inside the call of a module.
-        self._asking = innermost_called()
+        # The user may call the attribution inside the call of another module, which is not part of the model.
+        self._caller = innermost_called()
 
     @property
     def innermost(self) -> torch.nn.Module | None:
@@ -51,14 +51,14 @@ class ModuleStack:
             )
         if has_old_backward_hook(module):
             raise ModelError(
-                f"{self.describe(module)} has a hook by register_backward_hook, which torch attaches to what runs "
-                "inside it; use register_full_backward_hook, or remove it meanwhile."
+                f"{self.describe(module)} has a hook by register_backward_hook, which torch attaches to operations "
+                "inside it; use register_full_backward_hook, or remove the hook first."
             )
         candidates = self.candidates
         if self._rules.may_be_for(module):
-            own = self._rules.of_module(module, self.names_of(module), len(self.modules))
-            if own:
-                candidates = sorted([*candidates, *own], key=lambda candidate: candidate.rank, reverse=True)
+            of_module = self._rules.of_module(module, self.names_of(module), len(self.modules))
+            if of_module:
+                candidates = sorted([*candidates, *of_module], key=lambda candidate: candidate.rank, reverse=True)
         self._outer.append(self.candidates)
         self.candidates = candidates
         self.modules.append(module)
@@ -69,20 +69,20 @@ class ModuleStack:
         self.modules.pop()
 
     def rule_of_call(self) -> tuple[Rule, str] | None:
-        """The rule for the call of the innermost module as one operation, and why; None to rule what is inside."""
+        """The rule that treats the call of the innermost module as one operation, and why. None if there is none."""
         depth = len(self.modules) - 1
         for candidate in self.candidates:
             for rule in candidate.rules if candidate.rank[1] == depth else ():
                 if rule.as_one:
                     return rule, candidate.why
-                if rule.operations is None:  # The rule is for all that is inside.
+                if rule.operations is None:  # The rule is for every operation inside.
                     return None
         return None
 
     def where(self) -> str:
-        """The innermost module of the forward pass, for messages: `` in module 'layer1' (Layer)``, or nothing."""
+        """The innermost module, for messages: `` in module 'layer1' (Layer)``. Empty outside of modules."""
         module = self.innermost if self.modules else innermost_called()
-        return "" if module is None or module is self._asking else f" in {self.describe(module)}"
+        return "" if module is None or module is self._caller else f" in {self.describe(module)}"
 
     def describe(self, module: torch.nn.Module) -> str:
         """A module by name and type, for messages."""
@@ -90,5 +90,5 @@ class ModuleStack:
         return f"module {name!r} ({type(module).__name__})" if name else f"the module {type(module).__name__}"
 
     def short_name(self, module: torch.nn.Module | None) -> str:
-        """The qualified name of a module, or its type where it has no name; empty for None."""
+        """The qualified name of a module, or its type if it has no name. Empty for None."""
         return "" if module is None else next(iter(self.names_of(module)), "") or type(module).__name__

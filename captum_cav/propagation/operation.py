@@ -1,4 +1,4 @@
-"""One operation of the forward pass as a rule sees it, and what is known of its torch function."""
+"""One operation of the forward pass, as a rule sees it, and the row of its torch function in the table."""
 
 from __future__ import annotations
 
@@ -26,10 +26,9 @@ _GATE, _NONNEGATIVE, _BEFORE_FIRST_LAYER = (
 
 
 class Surrogate(Protocol):
-    """What stands in for one operation.
+    """A function that computes one operation so that the gradient carries contributions.
 
-    A surrogate takes an :class:`Operation` and returns what the operation returns: *the same value*, but differentiable
-    so that its gradient carries contributions.
+    It takes an :class:`Operation` and returns *the same value* as the operation. Only the gradient differs.
     """
 
     def __call__(self, operation: Operation, /) -> Any:
@@ -38,12 +37,12 @@ class Surrogate(Protocol):
 
 
 class Role(enum.Enum):
-    """What a torch function is there for."""
+    """What a torch function does."""
 
     COMPUTES = enum.auto()
-    #: Asks something of a tensor without computing.
+    #: Reads a property of a tensor, such as its shape.
     ASKS = enum.auto()
-    #: Switches the recording of gradients on for a tensor.
+    #: Lets a tensor require grad.
     ASKS_FOR_GRADIENT = enum.auto()
     #: Sets an attribute of a tensor.
     SETS_ATTRIBUTE = enum.auto()
@@ -54,7 +53,7 @@ class Role(enum.Enum):
 
 
 class Kind(enum.Flag):
-    """What sort of operation it is, for rules and presets that are for a sort."""
+    """Kinds of operations. Rules and presets choose operations by their kind."""
 
     NONE = 0
     #: A convolution, or a batch norm, which is a convolution of width 1.
@@ -78,22 +77,22 @@ class Kind(enum.Flag):
 
 
 class Derivative(enum.Enum):
-    """Where the default rule passes on the operation's own derivative, so that it is gradient times activation."""
+    """When the default rule passes the operation's derivative on, so that contributions are gradient x activation."""
 
     NEVER = enum.auto()
     ALWAYS = enum.auto()
-    #: Only where a single tensor depends on the inputs.
+    #: Only if a single tensor depends on the inputs.
     OF_ONE_TENSOR = enum.auto()
 
 
 class Numbers(enum.Enum):
-    """What plain numbers among the arguments are."""
+    """What plain numbers among the arguments mean."""
 
-    #: They say how: a dimension, a size.
+    #: A number is a setting, such as a dimension or a size.
     SETTINGS = enum.auto()
-    #: A number in the place of one of the first two arguments takes part like a constant tensor.
+    #: A number among the first two arguments is a constant, like a constant tensor.
     OPERANDS = enum.auto()
-    #: Every number takes part like a constant tensor.
+    #: Every number is a constant, like a constant tensor.
     VALUES = enum.auto()
 
 
@@ -103,24 +102,24 @@ class OperationSpec:
 
     Attributes:
         rule: the default rule.
-        is_as_is: whether the function itself is its surrogate, where one tensor depends on the inputs, nothing was left
-            by the rule before, and nobody asks for the shares of constants.
-        derivative: where the default rule passes on the function's own derivative.
+        is_as_is: whether the function is its own surrogate if one tensor depends on the inputs. This holds without a
+            handoff from the operation before, and while shares of constants are not measured.
+        derivative: when the default rule passes the function's own derivative on.
         keeps: traits that the output has if all tensors that depend on the inputs have them.
         keeps_without_constants: traits that the output keeps only if no constant takes part.
         makes: traits that the output always has.
         find_gate: recognises a gate that is written by hand. Takes the operation and the traits of its first tensor,
-            and returns the traits that the output has besides.
+            and returns more traits of the output.
         has_weights: whether the function applies a layer's weights, so that its output is not before the first layer.
-        kind: what sort of operation it is.
-        numbers: what plain numbers among the arguments are.
-        first_only: whether only the first argument gives numbers, and another tensor gives the type or the shape.
-        hands_on: whether the function is the identity when the model does not train, and hands on what the rule before
-            left for the rule behind.
-        guard: refuses the operation where it acts at random or changes itself, as in training mode.
-        view_as_affine: shows the operation as an affine one (:class:`captum_cav.operations.affine.AffineView`), or
-            gives None where the arguments do not allow that; None for operations that never are affine.
-        role: what the function is there for.
+        kind: the kind of operation.
+        numbers: what plain numbers among the arguments mean.
+        first_only: whether only the first argument gives numbers. Another tensor gives the type or the shape.
+        hands_on: whether the function is the identity in evaluation mode, so that its output keeps the handoff of its
+            input.
+        guard: refuses the operation if it would act at random or change statistics, as in training mode.
+        view_as_affine: gives the operation as an affine one (:class:`captum_cav.operations.affine.AffineView`), or None
+            if the arguments do not allow that. None for functions that are never affine.
+        role: what the function does.
     """
 
     rule: Surrogate
@@ -141,7 +140,7 @@ class OperationSpec:
 
 
 class Engine(Protocol):
-    """What an operation asks of the propagation in which it runs."""
+    """The part of the propagation that an operation uses."""
 
     trace: Trace
 
@@ -163,21 +162,31 @@ class Engine(Protocol):
 
 
 class Operation:
-    """One call of a torch function in the forward pass, some of whose arguments carry contributions.
+    """One call of a torch function in the forward pass. Some of its arguments carry contributions.
 
-    A rule reads the arguments and returns the value, built so that gradients carry contributions.
+    A rule reads the arguments, and returns the operation's value as a surrogate: the gradient carries contributions.
 
     Attributes:
-        name: plain name of the function (``"relu"`` for ``torch.relu_`` and ``F.relu`` alike).
-        spec: what is known of the function.
+        name: the plain name of the function: ``"relu"`` for ``torch.relu_`` and for ``F.relu``.
+        spec: the row of the function in the table of operations.
         function: the function that was called.
-        args: its positional arguments, parameters detached.
-        kwargs: its keyword arguments, parameters detached.
-        sources: the tensors among them that depend on the inputs. Some of these carry contributions.
+        args: the positional arguments, with parameters detached.
+        kwargs: the keyword arguments, with parameters detached.
+        sources: the tensors among the arguments that depend on the inputs. Some of them carry contributions.
         in_place: whether the call writes into its first argument.
-        detached: identities of tensors that were constants for the rule, so that the output does not come from them.
-        is_decomposed: whether the rule ran other operations instead, each of which met a rule of its own.
-        handoff: what the rule leaves for the rule of the operation that takes the output; None for nothing.
+        detached: identities of tensors that the rule treats as constants.
+        is_decomposed: whether the rule runs other operations in the place of this one. Each of them has its own rule.
+        handoff: what the rule leaves for the rules of the operations that take the output. None for nothing.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_cav import InputCAV, rules
+        >>> def twice(operation):                                # a rule: the value, and twice the contribution
+        ...     output = operation.value()
+        ...     return output.detach() + 2 * (output - output.detach())
+        >>> InputCAV(torch.neg, rules={torch.neg: twice}, normalize=None).attribute(torch.tensor([3.0]))
+        tensor([-6.])
     """
 
     __slots__ = (
@@ -220,25 +229,25 @@ class Operation:
     # The value ------------------------------------------------------------------------------------------------------
 
     def value(self) -> Any:
-        """What the function returns, differentiated as torch does."""
+        """The output of the function, differentiated as torch does."""
         return self.function(*self.args, **self.kwargs)
 
     def evaluate(self, x: torch.Tensor) -> Any:
-        """What the function returns for a tensor in the place of its first argument."""
+        """The output of the function with another tensor ``x`` as its first argument."""
         return self.evaluator()(x)
 
     def evaluator(self) -> Callable[[torch.Tensor], Any]:
-        """A function that evaluates as :meth:`evaluate` does. A rule may keep the function: it holds no graph."""
+        """A function that does what :meth:`evaluate` does. It holds no graph, so the backward pass may keep it."""
         function, others = self.function, self.args[1:]
         options = {key: value for key, value in self.kwargs.items() if key != "input"} if self.kwargs else {}
         return lambda x: function(x, *others, **options)
 
     def by_default(self) -> Any:
-        """The value as the operation's default rule builds it."""
+        """The operation's value by its default rule."""
         return self.spec.rule(self)
 
     def gradient(self) -> Any:
-        """What an operation without a rule does: it is refused, or passes its gradient on with a warning."""
+        """The operation's value as if it had no rule: an error, or its plain gradient with a warning."""
         return self._engine.run_without_rule(self)
 
     def value_as_constant(self) -> Any:
@@ -252,20 +261,32 @@ class Operation:
         return target
 
     def decompose(self, composite: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Run torch code in the place of the operation. Each operation inside meets its own rule."""
+        """Run torch code in the place of the operation. Each operation inside has its own rule.
+
+        Args:
+            composite: torch code that computes the operation's value.
+            args, kwargs: its arguments.
+
+        Returns:
+            The operation's value.
+        """
         self.is_decomposed = True
         with self._engine.decomposing():
             output = composite(*args, **kwargs)
             return self.args[0].copy_(output) if self.in_place else output
 
     def decompose_body(self) -> Any:
-        """Run the function's own Python body, so that each operation inside meets its own rule."""
+        """Run the Python body of the function, so that each operation inside has its own rule."""
         if not isinstance(self.function, types.FunctionType):
             raise self._engine.refuse(self.name)
         return self.decompose(body_of(self.function), *self.args, **self.kwargs)
 
     def on(self, stand_ins: dict[int, torch.Tensor]) -> Operation:
-        """The same operation on other tensors. The stand-ins are given by the identity of what they replace."""
+        """The same operation on other tensors.
+
+        Args:
+            stand_ins: maps the identity of a tensor to the tensor that replaces it.
+        """
 
         def stand_in(tensor: torch.Tensor) -> torch.Tensor:
             return stand_ins.get(id(tensor), tensor)
@@ -284,7 +305,7 @@ class Operation:
     # The arguments --------------------------------------------------------------------------------------------------
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
-        """The argument at a position or by name."""
+        """An argument, given by position or by name."""
         if position < len(self.args):
             return self.args[position]
         return self.kwargs.get(name, default)
@@ -294,12 +315,12 @@ class Operation:
         return isinstance(value, torch.Tensor) and value.requires_grad
 
     def depends_on_inputs(self, value: Any) -> bool:
-        """Whether a value holds a tensor that was computed from the inputs."""
+        """Whether a value contains a tensor that was computed from the inputs."""
         run = self._engine.trace.run
         return any(get_mark(tensor, run) is not None for tensor in tensors_in(value))
 
     def is_gate(self, value: Any) -> bool:
-        """Whether a value is like a sigmoid or a softmax: it weighs what it multiplies."""
+        """Whether a value is a gate, such as a sigmoid or a softmax: its product counts as the other factor's."""
         return isinstance(value, torch.Tensor) and self._has_trait(value, _GATE)
 
     def is_nonnegative(self, tensor: torch.Tensor) -> bool:
@@ -316,41 +337,40 @@ class Operation:
         return mark is not None and bool(mark.traits & trait)
 
     def handoff_of(self, tensor: Any) -> Handoff | None:
-        """What the rule of the operation that made a tensor left for this operation's rule, or None."""
+        """The handoff of the operation that made a tensor, or None."""
         mark = get_mark(tensor, self._engine.trace.run)
         return None if mark is None else mark.handoff
 
     def detach(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor as a constant: a gate, a statistic. Contributions do not pass through the tensor."""
+        """A tensor as a constant, such as a gate or a statistic. No contributions pass through the tensor."""
         self.detached |= {id(tensor)}
         return tensor.detach()
 
     def without_inputs(self, value: Any) -> Any:
-        """A (nested) argument in which every tensor of numbers that depends on the inputs is replaced by zeros."""
+        """A (nested) argument in which zeros replace every tensor that depends on the inputs, except for integers."""
 
-        def without(tensor: torch.Tensor) -> torch.Tensor:
-            # Integers are indices: they say where, and carry nothing.
+        def zeros_for(tensor: torch.Tensor) -> torch.Tensor:
             return torch.zeros_like(tensor) if is_number(tensor) and self.depends_on_inputs(tensor) else tensor
 
-        return map_tensors(without, value)
+        return map_tensors(zeros_for, value)
 
     # The backward pass ----------------------------------------------------------------------------------------------
 
     def save(self, tensor: torch.Tensor) -> SavedValue:
-        """Save a tensor's value for the backward pass, whatever the model writes over the tensor later."""
+        """Save a tensor's value for the backward pass. The value stays, even if the model overwrites the tensor."""
         return SavedValue(tensor.clone()) if self.in_place else self._engine.trace.saved.save(tensor)
 
     def let_zeros_carry(self) -> None:
-        """Note that the rule gives shares to units of value 0."""
+        """Note that the rule gives contributions to units of value 0."""
         self._engine.trace.shares.zeros_carry = True
 
     @property
     def counts_constants(self) -> bool:
-        """Whether anybody asked for the shares of constants. To measure them costs a little."""
+        """Whether shares of constants are measured, which costs some time."""
         return self._engine.trace.shares.is_measured
 
     def shares(self) -> OperationShares:
-        """Where a rule reports shares of constants that the backward pass computes. A rule may keep this object."""
+        """Where a rule reports shares of constants in the backward pass. The backward pass may keep this object."""
         trace = self._engine.trace
         return OperationShares(trace.shares, trace.descent(self.sources, self.detached))
 
@@ -365,33 +385,33 @@ class Operation:
         if trace.shares.is_measured and output.requires_grad:
             base = base_of(output)
             if base is not None:
-                # What is written into a view, now or later, goes on in the base.
+                # The model may write into the view or its base later. Then only the base stays in the graph.
                 part = _in_base(output, base, part)
                 output = base
             trace.shares.watch(output, part, trace.descent(self.sources, self.detached))
 
     @property
     def where(self) -> str:
-        """Where in the model the operation ran, for messages: `` in module 'layer1' (Layer)``, or nothing."""
+        """Where the operation runs, for use in messages, such as `` in module 'layer1' (Layer)``. May be empty."""
         return self._engine.where()
 
 
 def _in_base(view: torch.Tensor, base: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
-    """A part of a view as a part of its base. Both broadcast."""
+    """A part of a view, as a part of its base. Both parts broadcast."""
     if part.dim() <= 1 and view.shape[-1:] == base.shape[-1:] == part.shape and view.numel() == base.numel():
-        return part  # The bias of a linear layer, whose output is a view of torch's own rows.
+        return part  # The bias of a linear layer. The output of the layer is a view of a matrix that torch made.
     whole = torch.zeros_like(base)
     offset = view.storage_offset() - base.storage_offset()
     whole.as_strided(view.shape, view.stride(), offset).copy_(part)
     return whole
 
 
-#: The row of whatever has no row: the operation is refused, or its gradient is passed on.
+#: The row for functions without a row: the operation is refused, or its gradient is passed on.
 UNKNOWN = OperationSpec(rule=Operation.gradient)
 
 
 class ModuleCall(Operation):
-    """A module's whole call as one operation. What runs inside the module is not seen."""
+    """The whole call of a module as one operation. The operations inside are not seen."""
 
     __slots__ = ("_output", "module")
 
@@ -409,23 +429,23 @@ class ModuleCall(Operation):
         self._output = output
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
-        """The argument at a position, keyword arguments counted too: a module may give its input any name."""
-        given = [*self.args, *self.kwargs.values()]
-        return given[position] if position < len(given) else default
+        """The argument at a position. Keyword arguments count, too, because a module may give its input any name."""
+        arguments = [*self.args, *self.kwargs.values()]
+        return arguments[position] if position < len(arguments) else default
 
     def value(self) -> Any:
         """What the module returned, differentiated as torch does."""
         return self._output
 
     def evaluate(self, x: torch.Tensor) -> Any:
-        """What the module returned. The first argument has not changed."""
+        """What the module returned, without a graph. The first argument is always the original one."""
         return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, self._output)
 
     def by_default(self) -> Any:
-        """What the module returned, differentiated as torch does: a module has no default as one operation."""
+        """What the module returned, differentiated as torch does. A module has no default rule as one operation."""
         return self._output
 
 
 def describe_rule(rule: object) -> str:
-    """A rule as a person would write it: ``GammaRule(0.25)`` or a function's name."""
+    """A rule as a user would write it: ``GammaRule(gamma=0.5)``, or the name of a function."""
     return getattr(rule, "__name__", None) or repr(rule)

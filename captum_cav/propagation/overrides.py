@@ -1,4 +1,4 @@
-"""A user's rules, and which of them is for an operation: the most specific rule wins.
+"""The user's rules, and which of them an operation gets: the most specific rule wins.
 
 The order is: the instance of a module, then a name pattern, then the type of a module, then a torch function, then the
 default. Among modules that enclose an operation the innermost one wins. Among patterns an exact name wins, and then the
@@ -21,17 +21,17 @@ from captum_cav.suggestions import did_you_mean
 
 _INSTANCE, _PATTERN, _TYPE = 3, 2, 1
 
-#: Gives a rule object of another library as a rule; None for whatever is no such object.
+#: Translates a rule object of another library into a rule. Returns None for any other object.
 Translator: TypeAlias = Callable[[object], Rule | None]
 
 
 class Candidate(NamedTuple):
-    """Rules for what runs inside a module.
+    """Rules for the operations inside a module.
 
     Attributes:
-        rank: kind of the key, depth of the module, and how specific the key is for the module; the greatest rank wins.
-        rules: the rules. The first rule that governs an operation rules the operation.
-        why: the key, for people.
+        rank: the kind of the key, the depth of the module, and how specific the key is. The greatest rank wins.
+        rules: the rules. An operation gets the first rule that governs it.
+        why: the key that chose the rules, as ``explain_rules`` prints it.
     """
 
     rank: tuple[int, int, float]
@@ -46,38 +46,38 @@ class Rulebook:
         rules: the mapping that a user gave. Values are rules, rule objects that ``translate`` knows, functions, or
             sequences of these.
         forward_func: the model, or any callable.
-        table: the table of operations, in which plain names are looked up.
-        translate: gives the rule objects of another library as rules.
+        table: the table of operations, which knows the plain names of torch functions.
+        translate: translates rule objects of another library into rules.
 
     Raises:
-        CAVTypeError: for a key or a rule whose type does not fit.
+        CAVTypeError: for a key or a rule of the wrong type.
         LayerError: for a pattern that matches no module, or a module of another model.
-        OptionError: for a torch function that its rule is not for.
+        OptionError: for a torch function that its rule does not govern.
     """
 
     def __init__(
         self, rules: Mapping[Any, Any], forward_func: Callable[..., Any], table: OperationTable, translate: Translator
     ) -> None:
-        # The table itself is not kept: copies of an attribution hold rules, not operations.
+        # The table is not stored, so that a copy of an attribution does not copy the table.
         self._translate = translate
         self._instances: dict[torch.nn.Module, tuple[Rule, ...]] = {}
         self._patterns: dict[str, tuple[Rule, ...]] = {}
         self._types: dict[type, tuple[Rule, ...]] = {}
         self._functions: dict[Any, tuple[Rule, ...]] = {}
         for key, value in rules.items():
-            made = tuple(self._as_rules(value, key))
+            chosen = tuple(self._as_rules(value, key))
             if isinstance(key, torch.nn.Module):
                 _check_instance(key, forward_func)
-                self._instances[key] = made
+                self._instances[key] = chosen
             elif isinstance(key, str):
                 _check_pattern(key, forward_func)
-                self._patterns[key] = made
+                self._patterns[key] = chosen
             elif isinstance(key, type) and issubclass(key, torch.nn.Module):
-                self._types[key] = made
+                self._types[key] = chosen
             elif callable(key) and not isinstance(key, type):
                 name = table.name_of(key)
-                _check_function(made, name, key)
-                self._functions[name or key] = made
+                _check_function(chosen, name, key)
+                self._functions[name or key] = chosen
             else:
                 raise CAVTypeError(
                     f"rules has the key {key!r} ({type(key).__name__}); expected a module, a qualified name or pattern "
@@ -85,16 +85,20 @@ class Rulebook:
                 )
 
     def of_function(self, key: Any) -> tuple[Rule, ...]:
-        """The rules for a torch function, by its plain name. A function without a plain name is the key itself."""
+        """The rules for a torch function.
+
+        Args:
+            key: the plain name of the function, or the function itself if it has no plain name.
+        """
         return self._functions.get(key, ())
 
     def choose(self, operation: Operation, key: Any, candidates: Sequence[Candidate]) -> tuple[Rule, str] | None:
-        """The user's rule for an operation, and why the rule was chosen; None for the default rule.
+        """The user's rule for an operation, and the key that chose it. None if the operation has its default rule.
 
         Args:
             operation: the operation.
-            key: as for :meth:`of_function`.
-            candidates: rules for what runs in the modules that enclose the operation, best first.
+            key: see :meth:`of_function`.
+            candidates: the rules for operations in the enclosing modules, best first.
         """
         for candidate in candidates:
             for rule in candidate.rules:
@@ -106,40 +110,40 @@ class Rulebook:
         return None
 
     def may_be_for(self, module: torch.nn.Module) -> bool:
-        """Whether any rule may be given for a module."""
+        """Whether there may be a rule for a module."""
         return bool(self._instances or self._patterns or self._types) or "rule" in module.__dict__
 
     def of_module(self, module: torch.nn.Module, names: Sequence[str], depth: int) -> list[Candidate]:
-        """The rules given for a module, best first.
+        """The rules for operations in a module, best first.
 
         Args:
             module: a module that the forward pass enters.
             names: its qualified names in the model.
             depth: how many modules enclose it.
         """
-        found = []
+        candidates = []
         if module in self._instances:
-            found.append(Candidate((_INSTANCE, depth, 1), self._instances[module], "this module"))
-        own = module.__dict__.get("rule")
-        if isinstance(own, Rule) or (own is not None and self._translate(own) is not None):
-            found.append(Candidate((_INSTANCE, depth, 0), tuple(self._as_rules(own, module)), "module.rule"))
+            candidates.append(Candidate((_INSTANCE, depth, 1), self._instances[module], "this module"))
+        attached = module.__dict__.get("rule")
+        if isinstance(attached, Rule) or (attached is not None and self._translate(attached) is not None):
+            candidates.append(Candidate((_INSTANCE, depth, 0), tuple(self._as_rules(attached, module)), "module.rule"))
         for number, (pattern, rules) in enumerate(self._patterns.items()):
             if any(fnmatchcase(name, pattern) for name in names):
                 literal = sum(character not in "*?" for character in pattern)
                 # Of two patterns of the same length the later one wins.
                 specific = float("inf") if pattern in names else literal + number / (len(self._patterns) + 1)
-                found.append(Candidate((_PATTERN, depth, specific), rules, repr(pattern)))
+                candidates.append(Candidate((_PATTERN, depth, specific), rules, repr(pattern)))
         lineage = type(module).__mro__
         for kind, rules in self._types.items():
             if kind in lineage:
-                found.append(Candidate((_TYPE, depth, -lineage.index(kind)), rules, f"type {kind.__name__}"))
-        return sorted(found, key=lambda candidate: candidate.rank, reverse=True)
+                candidates.append(Candidate((_TYPE, depth, -lineage.index(kind)), rules, f"type {kind.__name__}"))
+        return sorted(candidates, key=lambda candidate: candidate.rank, reverse=True)
 
     def _as_rules(self, value: Any, key: Any) -> Iterator[Rule]:
-        """A rule or several rules, in any of the forms in which a user may give them."""
+        """The rules that a value of the user's mapping stands for: a rule, a rule object, a function or a list."""
         if isinstance(value, (list, tuple)):
-            for one in value:
-                yield from self._as_rules(one, key)
+            for item in value:
+                yield from self._as_rules(item, key)
             return
         translated = value if isinstance(value, Rule) else self._translate(value)
         if translated is not None:
@@ -177,10 +181,10 @@ def _check_pattern(pattern: str, forward_func: Callable[..., Any]) -> None:
 
 
 def _check_function(rules: tuple[Rule, ...], name: str | None, key: Any) -> None:
-    meant = [rule.operations for rule in rules]
-    if all(operations is not None and name not in operations for operations in meant):
-        known = sorted(set().union(*(operations or () for operations in meant)))
+    governed = [rule.operations for rule in rules]
+    if all(operations is not None and name not in operations for operations in governed):
+        known = sorted(set().union(*(operations or () for operations in governed)))
         raise OptionError(
             f"{' and '.join(map(repr, rules))} is not for {name or key!r}; it is for {', '.join(known)}. Use a rule "
-            "that is, or a function of your own."
+            "for this function, or write a function as a rule."
         )

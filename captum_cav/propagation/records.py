@@ -1,7 +1,9 @@
-"""What a pass writes down for people: which operation met which rule, which conserves, which has no rule."""
+"""What a pass records for people: the rule of each operation, whether it conserves, and operations without a rule."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -12,13 +14,13 @@ class RuleRow(NamedTuple):
     """One operation of the forward pass.
 
     Attributes:
-        module: qualified name of the innermost module in which the operation ran, or the module's type where it has no
-            name; empty outside of modules.
+        module: qualified name of the innermost module in which the operation ran, or the type of a module without a
+            name. Empty outside of modules.
         operation: the torch function, or the type of a module that was ruled as one operation.
         rule: the rule.
         why: the key that chose the rule: a module, a pattern, a type, a function, or the default.
-        constant: which of the tensors that the operation takes were constants for the rule: gates, attention weights,
-            statistics.
+        constant: which of the operation's tensors the rule treated as constants, such as ``1 of 2``: gates, attention
+            weights, statistics.
     """
 
     module: str
@@ -29,7 +31,7 @@ class RuleRow(NamedTuple):
 
 
 class RuleTable(tuple[RuleRow, ...]):
-    """The operations of a forward pass in their order. Prints itself as a table."""
+    """The operations of a forward pass in their order, as ``explain_rules`` returns them. Prints itself as a table."""
 
     __slots__ = ()
 
@@ -49,8 +51,8 @@ class RuleLog:
     """The rules of one forward pass.
 
     Attributes:
-        rows: every operation that met a rule, in order.
-        inexact: those rows whose rule does not pass on the derivative of the operation.
+        rows: every operation that had a rule, in order.
+        inexact: the rows whose rule does not pass the derivative of the operation on.
     """
 
     rows: list[RuleRow] = field(default_factory=list)
@@ -66,8 +68,8 @@ class Unknown(NamedTuple):
 
     Attributes:
         operation: its plain name.
-        module: the innermost module in which the operation ran, for messages; empty outside of modules.
-        key: what names the operation in ``rules``.
+        module: the innermost module in which the operation ran, for messages. Empty outside of modules.
+        key: the key for the operation in ``rules``, as a user writes it.
     """
 
     operation: str
@@ -77,18 +79,40 @@ class Unknown(NamedTuple):
 
 @dataclass
 class Audited:
-    """What became of one operation in the backward pass.
+    """The audit of one operation: what its backward pass did to contributions.
 
     Attributes:
         operation: its name.
         rule: its rule.
         module: the innermost module in which the operation ran.
-        residual: the contributions of its output, minus those of its inputs and constants; 0 where the rule conserves.
+        residual: the contributions of its output, minus those of its inputs and constants. 0 if the rule conserves.
         size: the sum of the absolute contributions of its output, inputs and constants.
+
+    ``residual`` and ``size`` are float64 scalars on the device of the operation, or the number 0 if the backward pass
+    did not reach the operation. Nobody reads them on the host before the backward pass ends.
     """
 
     operation: str
     rule: object
     module: torch.nn.Module | None
-    residual: float = 0.0
-    size: float = 0.0
+    residual: float | torch.Tensor = 0.0
+    size: float | torch.Tensor = 0.0
+
+    def compare(self, contributions: Sequence[torch.Tensor], constants: Sequence[torch.Tensor]) -> None:
+        """Add what one backward pass found.
+
+        Args:
+            contributions: of each output, and with the opposite sign of each input; float64.
+            constants: the shares of constants, float64 scalars.
+        """
+        if not (contributions or constants):
+            return
+        shares = [_sum(constants)] if constants else []
+        self.residual = self.residual + _sum([*(part.sum() for part in contributions), *map(torch.neg, shares)])
+        self.size = self.size + _sum([*(part.abs().sum() for part in contributions), *map(torch.abs, shares)])
+
+
+def _sum(numbers: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The sum of at least one scalar, on the device of the first of them."""
+    first, *others = numbers
+    return functools.reduce(lambda total, number: total + number.to(total.device), others, first.detach())

@@ -1,4 +1,4 @@
-"""An attribution inside the forward pass of a model that is being explained, and attributions inside compiled code."""
+"""Attributions that a model calls in its own forward pass, and attributions inside compiled code."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def running(propagation: Propagation) -> Iterator[None]:
 
 
 def suspends_outer_attribution(attribution: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Let an attribution run by itself wherever somebody calls it.
+    """A decorator for attributions, so that a model may call them in a forward pass that is being explained.
 
-    In the forward pass of a model that is being explained, the attribution belongs to the model, and its result counts
-    as a constant. A compiler that traces the code around the attribution leaves the attribution out.
+    While the inner attribution runs, the outer propagation is suspended. The result of the inner attribution counts as
+    a constant. A compiler that traces the code around the attribution does not trace the attribution.
     """
 
     @functools.wraps(attribution)

@@ -1,4 +1,4 @@
-"""Whether what a user's rule returns is what the operation returns."""
+"""Checks that a user's rule returns the value of the operation."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from captum_cav.propagation.rule import FunctionRule, Rule
 
 
 def is_users(rule: Surrogate) -> bool:
-    """Whether a user wrote a rule, so that the rule may err."""
-    written = rule.function if isinstance(rule, FunctionRule) else type(rule) if isinstance(rule, Rule) else rule
-    return not str(getattr(written, "__module__", "")).startswith("captum_cav.")
+    """Whether a user wrote a rule, so that its result is checked."""
+    source = rule.function if isinstance(rule, FunctionRule) else type(rule) if isinstance(rule, Rule) else rule
+    return not str(getattr(source, "__module__", "")).startswith("captum_cav.")
 
 
 def expected_of(operation: Operation) -> Any:
-    """What an operation gives, without a graph and without writing into anything."""
+    """The value of an operation, without a graph. An operation that writes in place writes into a copy."""
     first = operation.args[0] if operation.in_place else None
     with torch.no_grad():
-        copied = operation if first is None else operation.on({id(first): first.detach().clone()})
-        return copied.value()
+        on_copy = operation if first is None else operation.on({id(first): first.detach().clone()})
+        return on_copy.value()
 
 
 def check_result(expected: Any, found: Any, rule: str) -> None:
-    """Refuse what a user's rule returned where the operation returns something else.
+    """Refuse the result of a user's rule if it does not fit the operation's value.
 
     Args:
-        expected: what the operation returns.
-        found: what the rule returned.
+        expected: the operation's value.
+        found: the result of the rule.
         rule: the rule, the operation and where it ran, for the message.
 
     Raises:
-        CAVTypeError: for something of another type.
-        OptionError: for a tensor of another shape or type of numbers, or numbers that are not finite.
+        CAVTypeError: for a result of another type.
+        OptionError: for a tensor of another shape or type of numbers, or for numbers that are not finite.
     """
     if isinstance(expected, tuple):
         if not isinstance(found, tuple) or len(found) != len(expected):
@@ -43,8 +43,8 @@ def check_result(expected: Any, found: Any, rule: str) -> None:
                 f"the rule {rule} returned a {type(found).__name__}; expected a tuple of {len(expected)}, as the "
                 "operation returns."
             )
-        for part, made in zip(expected, found, strict=True):
-            check_result(part, made, rule)
+        for expected_part, found_part in zip(expected, found, strict=True):
+            check_result(expected_part, found_part, rule)
         return
     if not isinstance(expected, torch.Tensor):
         return

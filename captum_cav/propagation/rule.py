@@ -1,4 +1,4 @@
-"""What a rule is: how one kind of operation passes contributions on."""
+"""The base class of all rules. A rule says how operations of one kind pass contributions on."""
 
 from __future__ import annotations
 
@@ -11,31 +11,29 @@ from captum_cav.propagation.operation import Operation
 
 
 class Rule:
-    """How operations pass contributions on.
+    """The base class of rules: how operations pass contributions on.
 
-    A rule takes an :class:`Operation` and returns *the operation's value*, built so that its gradient carries
-    contributions (a *surrogate*): where a tensor of value ``v`` has the gradient ``c``, its contribution is ``v * c``.
+    A rule takes an :class:`Operation` and returns *the operation's value* as a surrogate: its gradient carries
+    contributions. If a tensor of value ``v`` has the gradient ``c``, its contribution is ``v * c``.
 
-    A rule can be given for a module, a name pattern or a module type. Then it rules those operations inside the module
-    that it :meth:`governs`. The other operations keep the rule that they would have without it. A plain function in the
-    place of a rule rules a module as one operation.
+    A user can give a rule for a torch function, a module, a name pattern or a type of module. A rule for a module
+    applies to the operations inside that it :meth:`governs`. The other operations keep the rule that they have without
+    it. A plain function can take the place of a rule. For a module it treats the whole call as one operation.
 
     Attributes:
-        operations: plain names of the functions that the rule governs; None for all functions.
-        as_one: whether the rule, given for a module, rules the module's call as one operation instead of what is
-            inside.
-        is_derivative: whether the rule passes on the operation's own derivative.
+        operations: plain names of the functions that the rule governs. None for all functions.
+        as_one: whether the rule, given for a module, treats the whole call of the module as one operation.
+        is_derivative: whether the rule passes the operation's own derivative on.
 
     Example::
 
         >>> import torch
-        >>> from captum_cav import InputCAV
-        >>> class Doubtful(Rule):
+        >>> from captum_cav import InputCAV, rules
+        >>> class BesselRule(rules.Rule):
         ...     operations = frozenset({"special_i0"})
         ...     def __call__(self, operation):          # y_i comes from x_i alone: c_x = c_y * y / x
         ...         return rules.pass_through(operation)
-        >>> from captum_cav import rules
-        >>> InputCAV(torch.special.i0, rules={torch.special.i0: Doubtful()}).attribute(torch.tensor([2.0]))
+        >>> InputCAV(torch.special.i0, rules={torch.special.i0: BesselRule()}).attribute(torch.tensor([2.0]))
         tensor([1.])
     """
 
@@ -44,19 +42,23 @@ class Rule:
     is_derivative: ClassVar[bool] = False
 
     def __repr__(self) -> str:
-        """The call that makes the rule, with the options that are not as by default."""
-        given: tuple[Field[Any], ...] = fields(cast("Any", self)) if is_dataclass(self) else ()
-        options = sorted((field for field in given if field.init), key=lambda field: field.kw_only is True)
+        """The call that makes the rule, with all options that differ from their defaults."""
+        declared: tuple[Field[Any], ...] = fields(cast("Any", self)) if is_dataclass(self) else ()
+        options = sorted((field for field in declared if field.init), key=lambda field: field.kw_only is True)
         values = [(field.name, getattr(self, field.name), field.default) for field in options]
         shown = [f"{name}={value!r}" for name, value, default in values if value is not default and value != default]
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def governs(self, operation: Operation) -> bool:
-        """Whether the rule is for an operation."""
+        """Whether the rule applies to an operation."""
         return self.operations is None or operation.name in self.operations
 
     def __call__(self, operation: Operation, /) -> Any:
-        """Return the operation's value as a surrogate."""
+        """Return the operation's value as a surrogate.
+
+        Raises:
+            UnsupportedOperationError: in this base class.
+        """
         raise UnsupportedOperationError(
             f"{type(self).__name__} does not say how to pass contributions on: define __call__."
         )
@@ -64,12 +66,12 @@ class Rule:
 
 @dataclass(frozen=True, repr=False)
 class FunctionRule(Rule):
-    """A plain function as a rule; see :func:`captum_cav.rules.rule`.
+    """A plain function as a rule. :func:`captum_cav.rules.rule` makes such rules.
 
     Args:
-        function: takes an :class:`Operation`, returns its value as a surrogate.
-        names: plain names of the functions that the rule governs. None for whatever the rule is given for; a module is
-            then ruled as one operation.
+        function: takes an :class:`Operation`, and returns its value as a surrogate.
+        names: plain names of the functions that the rule governs. None for all functions. Then the rule treats a module
+            as one operation.
     """
 
     function: Callable[[Operation], Any]
@@ -77,15 +79,15 @@ class FunctionRule(Rule):
 
     @property
     def as_one(self) -> bool:  # type: ignore[override]
-        """A function that is for no functions in particular rules a module as one operation."""
+        """Whether the rule treats a module as one operation, because no functions are named."""
         return self.names is None
 
     def governs(self, operation: Operation) -> bool:
-        """Whether the operation is one of the named functions, if any are named."""
+        """Whether the operation is one of the named functions. True if no functions are named."""
         return self.names is None or operation.name in self.names
 
     def __call__(self, operation: Operation, /) -> Any:
-        """What the function makes of the operation."""
+        """The operation's value by the function."""
         return self.function(operation)
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Values of the forward pass that the backward pass reads, whatever the model writes over them."""
+"""Saved values: values of the forward pass for the backward pass, even if the model overwrites them later."""
 
 from __future__ import annotations
 

@@ -19,21 +19,22 @@ from captum_cav.torch_internals import TORCH_MODULES, Overload, overload_name
 
 
 class Treatment(NamedTuple):
-    """What the engine does with a torch function: the function's row, resolved once and flat.
+    """What the engine does with a torch function. This is the function's row, in a form that is fast to read.
 
     Attributes:
-        name: plain name, the same for ``torch.relu``, ``Tensor.relu_``, ``F.relu`` and ``aten.relu``; None for a
+        name: plain name, the same for ``torch.relu``, ``Tensor.relu_``, ``F.relu`` and ``aten.relu``. None for a
             function that is not torch's own.
-        writes: whether the function writes into its first argument by its name (``relu_``, ``+=``, ``x[i] = y``).
-        switch: position of its ``inplace`` argument, None if it has none.
+        writes: whether the function writes into its first argument, as its name tells (``relu_``, ``+=``,
+            ``x[i] = y``).
+        switch: position of its ``inplace`` argument. None if it has no such argument.
         spec: its row.
-        role: what the function is there for.
-        computes: whether that is to compute.
+        role: what the function does.
+        computes: whether the function computes (see :class:`captum_cav.propagation.operation.Role`).
         guard: refuses the operation in training mode, or None.
-        is_simple: whether the traits of the output follow from the traits of the tensors that it takes.
+        is_simple: whether the traits of the output depend only on the traits of the inputs.
         is_as_is: whether the function is its own surrogate, and simple.
         keeps: traits that the output has if all tensors that depend on the inputs have them.
-        drops_with_constants: traits among these that a constant takes away.
+        drops_with_constants: those of the traits in ``keeps`` that the output loses if a constant takes part.
         makes: traits that the output always has.
     """
 
@@ -58,7 +59,7 @@ class Treatment(NamedTuple):
 
 
 class _Treatments(dict[Callable[..., Any], Treatment]):
-    """The treatment of each function, worked out when the function is first met."""
+    """The treatment of each function. It is resolved when the function is first called."""
 
     def __init__(self, resolve: Callable[[Callable[..., Any]], Treatment]) -> None:
         super().__init__()
@@ -96,18 +97,21 @@ class OperationTable:
     # The rows -------------------------------------------------------------------------------------------------------
 
     def register(self, names: str | Callable[..., Any], spec: OperationSpec) -> None:
-        """Give functions a row.
+        """Add a row for torch functions.
 
         Args:
-            names: plain names of torch functions, separated by blanks. Other names of the same function stand behind a
-                bar, as in ``"acos|arccos"``. A function that has no plain name, because torch does not pass it to
-                ``torch.overrides`` as one of its own, is given itself.
-            spec: what is known of each of them.
+            names: plain names of torch functions, separated by blanks. Other names of the same function follow a bar,
+                as in ``"acos|arccos"``. For a function without a plain name, such as ``torch.autograd.grad``, the
+                function itself.
+            spec: the row of each of them.
 
         Raises:
             ValueError: for a name that has a row already.
         """
+        self.treatments.clear()
         if not isinstance(names, str):
+            if names in self._functions:
+                raise ValueError(f"{names!r} has a row in the table of operations already.")
             self._functions[names] = spec
             return
         for entry in names.split():
@@ -117,7 +121,6 @@ class OperationTable:
                     raise ValueError(f"{one!r} has a row in the table of operations already.")
                 self._plain_names[one] = name
             self._rows[name] = spec
-        self.treatments.clear()
 
     def __iter__(self) -> Iterator[tuple[str, OperationSpec]]:
         """Plain names and rows, in the order in which they were registered."""
@@ -128,22 +131,22 @@ class OperationTable:
         return len(self._rows)
 
     def row(self, name: str) -> OperationSpec:
-        """The row of a plain name; the row of unknown operations if the name has none."""
+        """The row of a plain name. For a name without a row, the row of unknown operations."""
         return self._rows.get(name, UNKNOWN)
 
     def names(self, *kinds: Kind) -> frozenset[str]:
-        """Plain names of the operations of a kind, or of any of several kinds."""
+        """Plain names of the operations of one or several kinds."""
         return frozenset(name for name, spec in self if any(spec.kind & kind for kind in kinds))
 
     def functions(self, kind: Kind) -> tuple[Callable[..., Any], ...]:
-        """The torch functions of a kind by which a user gives rules, in the order of the rows."""
-        found = (_public(name) for name, spec in self if spec.kind & kind)
-        return tuple(function for function in found if function is not None)
+        """The public torch functions of a kind, which are keys for rules, in the order of the rows."""
+        functions = (_public(name) for name, spec in self if spec.kind & kind)
+        return tuple(function for function in functions if function is not None)
 
     # Names ----------------------------------------------------------------------------------------------------------
 
     def name_of(self, function: Callable[..., Any]) -> str | None:
-        """Plain name of a torch function in any of its forms; None for a function that is not torch's own."""
+        """Plain name of a torch function in any of its forms. None for a function that is not torch's own."""
         return self.treatments[function].name
 
     def _resolve(self, function: Callable[..., Any]) -> Treatment:
@@ -170,11 +173,14 @@ class OperationTable:
         )
 
     def _identify(self, function: Callable[..., Any]) -> tuple[str | None, bool, int | None]:
-        """Plain name of a function, whether it writes in place by its name, and the position of its switch for that.
+        """The plain name of a function, whether its name says that it writes in place, and its ``inplace`` argument.
 
         Args:
-            function: as ``__torch_function__`` receives it: a method descriptor, a built-in, a function of
+            function: a function as ``__torch_function__`` receives it: a method descriptor, a built-in, a function of
                 ``torch.nn.functional``, an attribute's getter, an ``aten`` overload.
+
+        Returns:
+            The attributes ``name``, ``writes`` and ``switch`` of the function's :class:`Treatment`.
         """
         raw: str = getattr(function, "__name__", "")
         module = getattr(function, "__module__", None)
@@ -199,7 +205,7 @@ class OperationTable:
         return self._plain_names.get(plain, plain), writes, switch
 
     def _is_augmented(self, plain: str) -> bool:
-        """Whether an operator is one of Python's augmented assignments, as ``iadd`` is of ``add``."""
+        """Whether an operator is an augmented assignment of Python, such as ``iadd`` for ``+=``."""
         known = self._plain_names.get(plain)
         return known is not None and plain[:1] == "i" and self._plain_names.get(plain[1:]) == known
 
@@ -209,6 +215,7 @@ _WRITING = frozenset(["setitem", "__set__"])
 
 
 def _public(name: str) -> Callable[..., Any] | None:
+    """The function of this plain name in ``torch.nn.functional`` or ``torch``, or None."""
     for namespace in (F, torch):
         function: Callable[..., Any] | None = getattr(namespace, name, None)
         if function is not None:

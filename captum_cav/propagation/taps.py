@@ -11,17 +11,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge
 
 from captum_cav.errors import CAVTypeError
 from captum_cav.propagation.saved_values import SavedValue
-from captum_cav.torch_internals import OwnFunction, tree_map
+from captum_cav.torch_internals import OwnFunction, edge_of, tree_map
 
 
 class _Carrier(OwnFunction):
-    """Identity whose output requires grad, whether or not its input does.
+    """The identity. Its output always requires grad.
 
-    The output shares the input's memory but is neither a view nor a leaf, so that the model may write into the output.
+    The output shares the input's memory, but is neither a view nor a leaf. So the model may write into the output.
     """
 
     @staticmethod
@@ -43,7 +43,7 @@ _ALIASES = "_captum_cav_memory_aliases"
 
 
 def note_alias(source: torch.Tensor, carrier: torch.Tensor) -> None:
-    """Note that a tapped tensor lies in the memory of the tensor for which it stands. The model may hold both."""
+    """Note that a carrier shares the memory of the tensor that it replaces. The model may use both later."""
     known: list[weakref.ref[torch.Tensor]] = getattr(source, _ALIASES, None) or [weakref.ref(source)]
     known.append(weakref.ref(carrier))
     for tensor in (source, carrier):
@@ -51,7 +51,7 @@ def note_alias(source: torch.Tensor, carrier: torch.Tensor) -> None:
 
 
 def memory_aliases(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """The other tensors in the same memory which somebody still holds."""
+    """The other tensors in the same memory that still exist."""
     known = [reference() for reference in getattr(tensor, _ALIASES, ())]
     return [alias for alias in known if alias is not None and alias is not tensor]
 
@@ -60,7 +60,7 @@ class Tapped:
     """The tensors of one layer in one call: their values and their places in the graph.
 
     Args:
-        kind: type of what the layer gave, for messages.
+        kind: the type of the layer's output, for messages.
     """
 
     def __init__(self, kind: str) -> None:
@@ -70,7 +70,7 @@ class Tapped:
 
     @property
     def values(self) -> list[torch.Tensor]:
-        """The values as the layer gave them."""
+        """The values at the time of the tap."""
         return [saved.value for saved in self.saved]
 
 
@@ -81,11 +81,11 @@ def tap(
 
     Args:
         value: a tensor, or a (nested) tuple, list, dict or registered container of tensors.
-        save: saves a value until the value is read.
-        mark: called with each tensor that is passed on and the tensor for which it stands.
+        save: saves a value for the backward pass.
+        mark: called with each carrier and the tensor that it replaces.
 
     Returns:
-        The same structure with tapped tensors inside, and what was tapped.
+        The same structure with carriers inside, and the tap.
 
     Raises:
         CAVTypeError: for sparse tensors and complex numbers.
@@ -107,7 +107,7 @@ def tap(
             return leaf
         carrier = as_carrier(leaf if leaf.grad_fn is not None else leaf.detach())
         tapped.saved.append(save(leaf))
-        tapped.edges.append(get_gradient_edge(carrier))
+        tapped.edges.append(edge_of(carrier))
         mark(carrier, leaf)
         return carrier
 

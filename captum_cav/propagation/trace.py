@@ -1,4 +1,4 @@
-"""The state of one pass: what the forward pass notes, and what the backward pass needs of these notes."""
+"""The trace: the state of one pass. The forward pass fills it, and the backward pass reads it."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ _BEFORE_FIRST_LAYER: int = Trait.BEFORE_FIRST_LAYER.value
 
 
 class Trace:
-    """What one pass knows and has seen.
+    """The state of one pass.
 
-    Functions of the backward pass may keep ``shares`` and single saved values, but never the trace: the trace holds the
-    graph, and the graph would hold the trace.
+    Functions of the backward pass may keep ``shares`` and single saved values, but never the trace. The trace holds the
+    graph, so the graph must not hold the trace.
 
     Args:
         with_shares: whether to measure the shares of constants.
-        with_rules: whether to note which operation meets which rule.
-        audited: whether to compare what goes into each operation in the backward pass and what comes out.
+        with_rules: whether to note the rule of each operation.
+        audited: whether to audit each operation. Needs the shares of constants.
 
     Attributes:
-        run: identity of the pass, which all of its marks bear.
+        run: the identity of the pass, which is in all its marks.
         began: the age of the pass (see :func:`captum_cav.torch_internals.age_of`).
-        shares: shares of constants.
-        saved: values that the backward pass reads.
-        taps: what was tapped, in the order of the forward pass.
-        rules: which operation met which rule, or None.
-        audited: what became of each operation in the backward pass, or None.
-        unknown: operations without a rule, where these are noted.
+        shares: the shares of constants.
+        saved: the values that the backward pass reads.
+        taps: the taps, in the order of the forward pass.
+        rules: the rule of each operation, or None.
+        audited: the audit of each operation, or None.
+        unknown: the operations without a rule. Filled if ``on_unknown`` is ``"note"``.
     """
 
     def __init__(self, *, with_shares: bool, with_rules: bool, audited: bool) -> None:
@@ -53,7 +53,7 @@ class Trace:
 
     @property
     def is_watched(self) -> bool:
-        """Whether somebody asks for more than contributions: shares of constants, rules, an audit."""
+        """Whether the pass records more than contributions, such as shares of constants, rules or an audit."""
         return self.shares.is_measured or self.rules is not None
 
     def mark_input(self, tensor: torch.Tensor) -> None:
@@ -61,11 +61,11 @@ class Trace:
         set_mark(tensor, Mark(self.run, 0, _BEFORE_FIRST_LAYER))
 
     def descent(self, tensors: list[torch.Tensor], without: frozenset[int]) -> int:
-        """The tapped layers from which tensors come, as a bit set.
+        """The tapped layers before some tensors, as a bit set.
 
         Args:
             tensors: the tensors.
-            without: identities of those that do not count.
+            without: identities of the tensors that do not count.
         """
         taps = 0
         for tensor in tensors:
@@ -93,7 +93,7 @@ class Trace:
         return passed_on
 
     def note_consumer(self, value: Any) -> None:
-        """Note that somebody other than an operation takes the tensors of a value as they are."""
+        """Note that the tensors of a value are used by something other than an operation, such as a tap."""
         for tensor in tensors_in(value):
             mark = get_mark(tensor, self.run)
             if mark is not None and mark.handoff is not None:

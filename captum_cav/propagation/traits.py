@@ -1,4 +1,4 @@
-"""What can be known of a tensor's values from the operations that made the tensor."""
+"""Traits: facts about the values of a tensor that follow from the operations that made it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ class Trait(enum.Flag):
     """Facts about a tensor that depends on the inputs.
 
     The row of an operation says which traits its output keeps and which it makes. While a forward pass runs, traits are
-    plain integers: the operations of an enum cost more than the rest of a mark.
+    plain integers, because arithmetic with enum members is slow.
     """
 
     NONE = 0
-    #: A sigmoid, a softmax or the like: the tensor weighs whatever it is multiplied with.
+    #: A gate, such as a sigmoid or a softmax: a factor that weighs the other factor of a product.
     GATE = enum.auto()
     #: No value is below 0, so that summands with positive weights are the positive summands.
     NONNEGATIVE = enum.auto()
     #: No layer with weights lies between the tensor and the inputs.
     BEFORE_FIRST_LAYER = enum.auto()
-    #: No value is above 1 or below -1. Made by tanh or erf, the tensor is a gate once 1 is added.
+    #: The output of tanh or erf, between -1 and 1. Plus 1 it is a gate.
     BOUNDED = enum.auto()
-    #: A positive number was just added. Clipped between 0 and another number, the tensor is a hard sigmoid.
+    #: A positive number was just added. Clipped between 0 and another number, the tensor is a hard sigmoid, so a gate.
     SHIFTED_UP = enum.auto()

@@ -1,4 +1,4 @@
-"""What cannot be followed: operations without a rule, and tensors that the propagation did not see. The messages."""
+"""Error messages for what cannot be followed: operations without a rule, and operations that were not seen."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ or rules.linear where y is linear in its input, or your own function of a rules.
 on_unknown="gradient" goes on with its plain gradient instead."""
 
 _REMEDY = (
-    "Write that step in torch operations, rule the module that does it as one by "
-    "rules={module: rules.PassThroughRule()} or a function of your own, or detach the tensor if it should count as a "
+    "Write that step in torch operations, or give the module that does it a rule as one operation "
+    "(rules={module: rules.PassThroughRule()}, or your own function), or detach the tensor if it should count as a "
     "constant."
 )
 
 
 def key_of(name: str, function: Callable[..., Any] | None) -> str:
-    """How a user names a function as a key of ``rules``."""
+    """The key for a function in ``rules``, as a user writes it."""
     key = torch.overrides.resolve_name(function) if function is not None else None
     if isinstance(function, Overload):
         key = f"torch.ops.{key}"
@@ -37,7 +37,7 @@ def no_rule(name: str, function: Callable[..., Any] | None, where: str) -> Unsup
     Args:
         name: its plain name.
         function: the torch function, if it is known.
-        where: where in the model the operation ran, as `` in module 'layer1' (Layer)``.
+        where: where in the model the operation ran, such as `` in module 'layer1' (Layer)``.
     """
     resolved = (torch.overrides.resolve_name(function) if function is not None else None) or ""
     if resolved.startswith(("quantized.", "torch.ops.quantized.")):
@@ -50,12 +50,12 @@ def no_rule(name: str, function: Callable[..., Any] | None, where: str) -> Unsup
 
 
 def unseen(tensor: torch.Tensor, reached: str, where: str) -> UnsupportedOperationError:
-    """The error for a tensor of the forward pass that was made by something that the propagation did not see.
+    """The error for a tensor that was made in the forward pass, but not by an operation that the propagation saw.
 
     Args:
         tensor: the tensor.
-        reached: what the tensor did, as "comes out".
-        where: where in the model, as `` in module 'layer1' (Layer)``.
+        reached: what the tensor did, such as "comes out".
+        where: where in the model, such as `` in module 'layer1' (Layer)``.
     """
     node = tensor.grad_fn
     assert node is not None
@@ -68,7 +68,7 @@ def unseen(tensor: torch.Tensor, reached: str, where: str) -> UnsupportedOperati
 
 
 def derivatives_taken(where: str) -> UnsupportedOperationError:
-    """The error for derivatives that the model itself takes, whose graph is not followed."""
+    """The error for a model that takes derivatives in its forward pass."""
     return UnsupportedOperationError(
         f"The model takes derivatives in its forward pass{where}, which captum_cav cannot follow. {_REMEDY}"
     )

@@ -204,7 +204,7 @@ def _changed_rows(
 
 
 def inverse_of(sums: torch.Tensor) -> torch.Tensor:
-    """``1 / sums``, and 0 where a sum is 0: where the sum is 0 there is nothing to share out.
+    """``1 / sums``, and 0 where a sum is 0, because there is nothing to share out.
 
     Args:
         sums: a tensor of any shape.

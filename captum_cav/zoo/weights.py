@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import pickle
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from captum_cav.errors import ModelError
+from captum_cav.torch_internals import same_layer_versions
 
 # What pickle and torch raise for a damaged file, or for a file of another format, depends on the first bytes.
 _UNREADABLE = (
@@ -148,11 +148,7 @@ def fill(model: nn.Module, state: dict[str, torch.Tensor], name: str, source: st
         ModelError: if model and state dict differ in a name or a shape.
     """
     own = model.state_dict()
-    if not hasattr(state, "_metadata"):
-        # The metadata are the versions of the layers. Without them some models of torchvision refuse the state dict,
-        # or take it for an old one.
-        state = OrderedDict(state)
-        state._metadata = own._metadata  # type: ignore[attr-defined]
+    state = same_layer_versions(state, like=own)
     differing = [key for key in own if key in state and own[key].shape != state[key].shape]
     if differing:
         _refuse_shapes(own, state, differing, name, source)

@@ -23,6 +23,12 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.param)
 
 
+@pytest.fixture(params=[CUDA, "meta"])
+def cuda_or_meta(request: pytest.FixtureRequest) -> torch.device:
+    """For what the host must not wait for: ``meta`` stands in for a GPU."""
+    return torch.device(request.param)
+
+
 @pytest.fixture(params=[CUDA])
 def cuda(request: pytest.FixtureRequest) -> torch.device:
     """For what only a GPU has."""

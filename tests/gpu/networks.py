@@ -124,7 +124,21 @@ _LAYERS = {
     "transformer_encoder": ["encoder.layers.0", "encoder.layers.1.norm1"],
     "lstm": ["lstm"],
 }
+#: More of them, for what needs no numbers: with pictures of 64 x 64 and random weights their scores mean little.
+_MORE = {
+    "vit_small": ["conv_proj", "encoder.layers.encoder_layer_0"],
+    "maxvit_small": ["stem", "blocks.0"],
+    "densenet121": ["features.conv0", "features.denseblock2"],
+    "googlenet": ["conv1", "inception4a"],
+    "squeezenet1_1": ["features.0", "features.6"],
+    "shufflenet_v2_x0_5": ["conv1", "stage3"],
+    "mnasnet0_5": ["layers.0", "layers.9"],
+    "mobilenet_v2": ["features.0", "features.7"],
+    "efficientnet_b0": ["features.0", "features.3"],
+    "regnet_y_400mf": ["stem", "trunk_output.block2"],
+}
 NETWORKS = (*_LAYERS, *_OWN)
+ALL_NETWORKS = (*NETWORKS, *_MORE)
 #: One of each kind, for what is tried in many ways.
 FEW = ("functional", "resnet18", "mobilenet_v3_small", "transformer_encoder", "lstm", "gates", "words")
 
@@ -142,7 +156,8 @@ def case(name: str) -> Case:
         return Case(model.double().eval(), inputs(), layers)
     channels, *sides = networks.shape_of(name)
     shape = (channels, *(min(side, 64) for side in sides))
-    return Case(copy.deepcopy(networks.network(name)).double(), networks.fixed(SAMPLES, *shape), _LAYERS[name])
+    layers = (_LAYERS | _MORE)[name]
+    return Case(copy.deepcopy(networks.network(name)).double(), networks.fixed(SAMPLES, *shape), layers)
 
 
 def on(name: str, device: torch.device, dtype: torch.dtype = torch.float64) -> Case:

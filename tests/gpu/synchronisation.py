@@ -17,7 +17,8 @@ def none_allowed(device: torch.device) -> Iterator[None]:
     """Fail where the host waits for the device.
 
     On CUDA torch itself raises. Anywhere else the device is ``meta``, whose tensors have no numbers: torch raises where
-    the host wants to know one, and copies between host and device are looked for here.
+    the host wants to know one. Copies between host and device, tensors of both in one operation, and operations that
+    wait on CUDA alone are looked for here.
 
     Raises:
         RuntimeError, AssertionError: where the host waits.
@@ -28,7 +29,7 @@ def none_allowed(device: torch.device) -> Iterator[None]:
             watched.enter_context(patch.object(torch.Tensor, "new_tensor", _without_copies(torch.Tensor.new_tensor, 1)))
             for name in ("tensor", "as_tensor", "asarray"):
                 watched.enter_context(patch.object(torch, name, _without_copies(getattr(torch, name), 0)))
-            watched.enter_context(_NoCopies())
+            watched.enter_context(_OneDevice())
             yield
         return
     before = torch.cuda.get_sync_debug_mode()
@@ -59,13 +60,25 @@ def _without_copies(make: Callable[..., torch.Tensor], place: int) -> Callable[.
     return call
 
 
-class _NoCopies(TorchDispatchMode):
-    """Refuses copies between host and device."""
+_COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+_INDEX_PUTS = (torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default)
+
+
+class _OneDevice(TorchDispatchMode):
+    """Refuses tensors of host and device in one operation, and what makes the host wait on CUDA but not on ``meta``.
+
+    Numbers of no dimension may come from the host: torch hands them on as arguments.
+    """
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         output = func(*args, **(kwargs or {}))
-        if func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
-            assert len(_devices((args, output))) == 1, f"{func} copies between host and device"
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, output)) if isinstance(leaf, torch.Tensor)]
+        devices = {tensor.device.type for tensor in tensors if tensor.dim() or func in _COPIES}
+        assert len(devices) <= 1, f"{func} takes or gives tensors of host and device"
+        assert func != torch.ops.aten._linalg_check_errors.default, "torch reads whether a matrix is singular"
+        if func in _INDEX_PUTS:
+            masks = [index for index in args[1] if index is not None and index.dtype == torch.bool]
+            assert not masks or args[2].numel() == 1, f"{func} counts the places of a mask"
         return output

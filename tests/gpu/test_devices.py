@@ -6,13 +6,14 @@ import copy
 import gc
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from captum_cav import InputCAV, LayerCAV, NeuronCAV
-from captum_cav.errors import InputError
+from captum_cav.errors import InputError, OptionError
 from tests.gpu.networks import case, distance, explain, on, reference
 
 
@@ -182,3 +183,12 @@ def test_the_host_waits_no_more_often_for_deeper_networks(cuda: torch.device) ->
         return sum("synchronizing CUDA operation" in str(warning.message) for warning in caught)
 
     assert 1 <= waits(1) == waits(12)
+
+
+@pytest.mark.parametrize("device_ids", [[0], ["cuda"], [torch.device("cuda:0")]], ids=str)
+def test_the_device_of_the_model_as_device_ids(device_ids: list[Any], cuda: torch.device) -> None:
+    here = on("functional", torch.device("cuda:0"))
+    cav = LayerCAV(here.model, here.layers, device_ids)
+    assert torch.equal(cav.attribute(here.inputs, 0)[0], LayerCAV(here.model, here.layers).attribute(here.inputs, 0)[0])
+    with pytest.raises(OptionError, match=r"the one device of the model \(cuda:0\)"):
+        LayerCAV(here.model, here.layers, [0, 1])

@@ -60,7 +60,6 @@ ALL = [by_function, by_late_slope, by_slopes, by_writing]
 @pytest.fixture
 def no_collector() -> Iterator[None]:
     """What dies here dies without a search for circles."""
-    gc.collect()
     gc.disable()
     yield
     gc.enable()
@@ -126,6 +125,20 @@ def test_a_function_may_give_several_inputs_different_coefficients_or_none() -> 
 def test_the_value_shares_the_memory_of_what_was_given() -> None:
     x, value = leaf(1.0), torch.tensor([5.0])
     assert with_backward(value, lambda g: (g,), x).data_ptr() == value.data_ptr()
+
+
+def test_the_value_may_be_computed_without_a_graph_by_a_function() -> None:
+    x = leaf(2.0)
+    modes: list[bool] = []
+
+    def value() -> torch.Tensor:
+        modes.append(torch.is_grad_enabled())
+        return x**2
+
+    y = with_backward(value, lambda coefficients: (coefficients * 3,), x)
+    assert modes == [False]
+    assert y.tolist() == [4.0]
+    assert gradient(y, x, 10.0) == [30.0]
 
 
 def test_scaled_multiplies_what_passes_and_goes_on_in_the_graph() -> None:

@@ -13,6 +13,7 @@ from captum_cav.propagation.hooks import Site
 from captum_cav.propagation.marks import get_mark
 from captum_cav.propagation.operation import Operation
 from captum_cav.propagation.overrides import Rulebook
+from captum_cav.propagation.traits import Trait
 from tests.propagation.engine import all_contributions, contributions, forward_of, rulebook
 
 
@@ -118,6 +119,19 @@ def test_a_decomposed_operation_has_no_entry_but_its_parts_have() -> None:
     assert contributions(passed) == [[6.0]]
     assert passed.trace.audited is not None
     assert [entry.residual for entry in passed.trace.audited] == [0.0, 0.0]
+
+
+def test_what_is_known_of_a_decomposed_result_is_known_under_an_audit() -> None:
+    def rectified(operation: Operation) -> Any:
+        (x,) = operation.args
+        return operation.decompose(lambda: torch.relu(x * -1))
+
+    rules = rulebook({torch.neg: rectified})
+    for is_audited in (False, True):
+        passed = forward_of(torch.neg, torch.tensor([-3.0]), rules=rules, with_shares=True, audited=is_audited)
+        mark = get_mark(passed.output, passed.trace.run)
+        assert mark is not None
+        assert Trait.NONNEGATIVE in Trait(mark.traits)
 
 
 def test_the_rule_and_the_module_are_noted() -> None:

@@ -108,7 +108,7 @@ def test_a_derivative_says_what_is_wrong(derivative: Function) -> None:
     net, x = net_around(Apply(derivative)), samples().double()
     said = (
         r"^The model takes derivatives in its forward pass in module 'middle\.0' \(Apply\), which captum_cav cannot "
-        r"follow\. Write that step in torch operations, rule"
+        r"follow\. Write that step in torch operations, or"
     )
     with raising(UnsupportedOperationError, NotImplementedError, said, net):
         InputCAV(net).attribute(x, 1)

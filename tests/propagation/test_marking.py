@@ -56,6 +56,13 @@ def test_what_the_model_detaches_is_a_constant() -> None:
     assert one.taps_of(one.run(torch.Tensor.detach, one.input(1.0))) == 0
 
 
+def test_where_nothing_records_gradients_the_layers_are_bypassed() -> None:
+    one = Pass()
+    with torch.no_grad():
+        found = one.run(torch.add, one.tapped(1.0), one.input(1.0))
+    assert one.taps_of(found) == 0
+
+
 def test_integers_get_no_mark() -> None:
     table = small_table()
     table.register("argmax", OperationSpec(rule=Operation.value))
@@ -111,6 +118,7 @@ def test_a_sum_is_nonnegative_if_all_summands_are() -> None:
     one = Pass()
     a, b = one.run(torch.relu, one.tapped(1.0)), one.run(torch.relu, one.input(1.0))
     assert NONNEGATIVE in one.traits_of(one.run(torch.add, a, b))
+    assert NONNEGATIVE in one.traits_of(one.run(torch.add, input=a, other=b))
     assert NONNEGATIVE not in one.traits_of(one.run(torch.add, a, one.tapped(1.0)))
     assert NONNEGATIVE not in one.traits_of(one.run(torch.add, one.input(1.0), b))
 

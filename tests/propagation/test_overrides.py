@@ -128,6 +128,14 @@ def test_an_exact_name_wins_and_then_the_longest_pattern_and_then_the_later_one(
     assert found[0] == Named("later")
 
 
+def test_an_exact_name_wins_over_a_later_pattern_of_the_same_length() -> None:
+    model = Model()
+    rules = rulebook({"block.first": Named("exact"), "block.first*": Named("pattern")}, model)
+    found = chosen(rules, model, [model.block.first])
+    assert found is not None
+    assert found[0] == Named("exact")
+
+
 def test_the_stars_of_a_pattern_do_not_count() -> None:
     model = Model()
     rules = rulebook({"b*l*o*c*k*": Named("five letters"), "block.*": Named("six letters")}, model)

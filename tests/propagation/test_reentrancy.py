@@ -60,6 +60,18 @@ def test_attributions_inside_attributions_suspend_the_one_around_them() -> None:
         assert attribution(outer)
 
 
+def test_the_outer_attribution_stays_suspended_until_the_first_one_inside_ends() -> None:
+    outer = Pass()
+
+    @suspends_outer_attribution
+    def first() -> tuple[bool, bool]:
+        return attribution(outer), outer.propagation.is_suspended
+
+    with running(outer.propagation):
+        assert first() == (True, True)
+        assert not outer.propagation.is_suspended
+
+
 def test_an_attribution_that_raises_resumes_the_outer_one() -> None:
     outer = Pass()
 

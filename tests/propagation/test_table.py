@@ -11,8 +11,9 @@ import torch
 from torch.nn import functional as F
 
 from captum_cav.operations import TABLE
-from captum_cav.propagation.operation import Kind, Operation, OperationSpec, Role
+from captum_cav.propagation.operation import UNKNOWN, Kind, Operation, OperationSpec, Role
 from captum_cav.propagation.table import OperationTable
+from captum_cav.propagation.traits import Trait
 from tests.support.ids import without_address
 
 T = torch.Tensor
@@ -112,3 +113,71 @@ def test_kinds_are_selected_in_the_order_of_the_rows() -> None:
 def test_rows_that_compute_nothing_have_no_rule_of_their_own() -> None:
     for name, spec in TABLE:
         assert (spec.role is Role.COMPUTES) == (spec.rule is not Operation.gradient), name
+
+
+def test_the_rows_are_looked_up_by_plain_names_in_their_order() -> None:
+    table = OperationTable()
+    first, second = row(), row(is_as_is=True)
+    table.register("tanh|hyperbolic_tangent sigmoid", first)
+    table.register("relu", second)
+    assert list(table) == [("tanh", first), ("sigmoid", first), ("relu", second)]
+    assert len(table) == 3
+    assert table.row("relu") is second
+    assert table.row("hyperbolic_tangent") is UNKNOWN  # This is no plain name.
+    assert table.row("cos") is UNKNOWN
+
+
+def test_a_function_of_somebody_else_may_have_a_row() -> None:
+    def kernel(x: T) -> T:
+        return x
+
+    table = OperationTable()
+    assert table.treatments[kernel].spec is UNKNOWN
+    spec = row(is_as_is=True)
+    table.register(kernel, spec)
+    treatment = table.treatments[kernel]
+    assert (treatment.name, treatment.spec) == (None, spec)
+    assert not treatment.is_simple  # Rules are given for plain names alone.
+    assert not treatment.is_as_is
+    with pytest.raises(ValueError, match=r"kernel.* has a row in the table of operations already"):
+        table.register(kernel, row())
+
+
+@pytest.mark.parametrize(
+    ("more", "is_simple"),
+    [
+        ({}, True),
+        ({"keeps": Trait.GATE, "makes": Trait.NONNEGATIVE, "has_weights": True}, True),
+        ({"keeps_without_constants": Trait.GATE}, False),
+        ({"find_gate": lambda operation, traits: Trait.NONE}, False),
+        ({"guard": lambda operation: None}, False),
+    ],
+    ids=["plain", "traits", "without constants", "gate", "guard"],
+)
+def test_a_row_is_simple_if_traits_follow_from_traits(more: dict[str, Any], is_simple: bool) -> None:
+    for is_as_is in (False, True):
+        table = OperationTable()
+        table.register("relu", row(is_as_is=is_as_is, **more))
+        treatment = table.treatments[torch.relu]
+        assert treatment.is_simple is is_simple
+        assert treatment.is_as_is is (is_simple and is_as_is)
+
+
+def test_a_treatment_says_which_traits_the_output_has() -> None:
+    table = OperationTable()
+    table.register("relu", row(keeps=Trait.GATE, makes=Trait.NONNEGATIVE))
+    table.register("add", row(keeps=Trait.GATE, keeps_without_constants=Trait.NONNEGATIVE))
+    table.register("linear", row(keeps=Trait.GATE, has_weights=True))
+    relu, add, linear = (table.treatments[function] for function in (torch.relu, torch.add, F.linear))
+    assert Trait(relu.keeps) == Trait.GATE | Trait.BEFORE_FIRST_LAYER
+    assert (Trait(relu.makes), Trait(relu.drops_with_constants)) == (Trait.NONNEGATIVE, Trait.NONE)
+    assert Trait(add.keeps) == Trait.GATE | Trait.NONNEGATIVE | Trait.BEFORE_FIRST_LAYER
+    assert Trait(add.drops_with_constants) == Trait.NONNEGATIVE
+    assert Trait(linear.keeps) == Trait.GATE
+
+
+def test_a_treatment_says_whether_a_function_computes() -> None:
+    table = OperationTable()
+    table.register("shape", OperationSpec(rule=Operation.gradient, role=Role.ASKS))
+    assert not table.treatments[T.shape.__get__].computes
+    assert table.treatments[torch.relu].computes

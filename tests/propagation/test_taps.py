@@ -125,6 +125,17 @@ def test_what_is_written_into_a_carrier_is_found_in_the_tensor_for_which_it_stan
     assert [c.tolist() for c in coefficients] == [[-5.0, -7.0], [5.0, 7.0], [2.0, 3.0]]
 
 
+def test_what_autograd_saved_of_a_carrier_may_be_read_although_its_tensor_before_follows() -> None:
+    one = Pass()
+    before = one.run(torch.neg, one.tapped(-2.0, 3.0))
+    carrier = one.propagation.tap(before)
+    one.run(torch.relu_, carrier)  # Autograd saves the result.
+    assert before.tolist() == [2.0, 0.0]
+    edges = [edge for found in one.trace.taps for edge in found.edges]
+    coefficients = torch.autograd.grad(carrier.sum(), edges)
+    assert [c.tolist() for c in coefficients] == [[-1.0, 0.0], [1.0, 0.0]]
+
+
 def test_what_is_written_into_a_view_of_the_tensor_before_is_found_in_the_carrier() -> None:
     one = Pass()
     before = one.run(torch.neg, one.tapped(-2.0, -3.0))

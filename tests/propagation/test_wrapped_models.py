@@ -34,7 +34,9 @@ def test_data_parallel() -> None:
     wrapped = nn.DataParallel(net, device_ids=None)
     check_same_as(net, wrapped, x)
     check_same_as(net, wrapped, x, "module.")
-    assert torch.equal(LayerCAV(wrapped, net[0], device_ids=[0]).attribute(x, 1), LayerCAV(net, "0").attribute(x, 1))
+    assert torch.equal(
+        LayerCAV(wrapped, net[0], device_ids=["cpu"]).attribute(x, 1), LayerCAV(net, "0").attribute(x, 1)
+    )
 
 
 def test_distributed_and_sharded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,7 +385,8 @@ class TestCustomFunctions:
         with pytest.raises(UnsupportedOperationError):
             InputCAV(lambda x: torch.special.i0(Cube.apply(x)).sum((1, 2, 3))).attribute(X)
         assert torch.autograd.Function.__dict__["apply"] is before
-        assert Cube.apply(X.clone().requires_grad_()).grad_fn.name() == "CubeBackward"
+        cubes = Cube.apply(X.clone().requires_grad_())
+        assert cubes.grad_fn.name() == "CubeBackward"
 
     def test_other_threads_apply_theirs_meanwhile(self) -> None:
         met, applied = threading.Barrier(2, timeout=30), []
@@ -396,7 +399,8 @@ class TestCustomFunctions:
 
         def elsewhere() -> None:
             met.wait()
-            applied.append(Cube.apply(X.clone().requires_grad_()).grad_fn.name())
+            cubes = Cube.apply(X.clone().requires_grad_())
+            applied.append(cubes.grad_fn.name())
             met.wait()
 
         thread = threading.Thread(target=elsewhere)

@@ -135,7 +135,7 @@ def test_a_module_that_is_ruled_as_one_may_be_called_several_times() -> None:
 def test_a_module_that_is_ruled_as_one_may_be_called_by_keyword(act: type[nn.Module], call: Any, rule: Any) -> None:
     net, x = filled(Around(act(), call)), fixed(3, 4)
     if act is InPlace:  # what it wrote over is gone
-        with left_as_it_was(net, x), pytest.raises(ModelError, match="call it by position"):
+        with left_as_it_was(net, x), pytest.raises(ModelError, match="pass that argument by position"):
             InputCAV(net, rules={act: rule}).attribute(x, 1)
         return
     at, at_input = net.contributions(x, 1)

@@ -141,9 +141,7 @@ def test_a_captum_rule_of_the_users_own_is_refused() -> None:
 def test_a_rule_for_another_function_is_refused(
     make: Callable[..., Any], key: Any, rule: Any, name: str, example: str
 ) -> None:
-    with cav_error(
-        ValueError, f"is not for {name!r}; it is for ", example, "Use a rule that is, or a function of your"
-    ):
+    with cav_error(ValueError, f"is not for {name!r}; it is for ", example, "Use a rule for this function, or write a"):
         make(nested(), rules={key: rule})
 
 
