@@ -149,7 +149,7 @@ def draw_panel(
         add_note(axis, NOTHING[panel.signed])
         return
     captum_visualization.visualize_image_attr(
-        levels / most,
+        (levels / most)[..., None],  # Captum 0.8 asks for an axis of channels.
         method="heat_map",
         sign="all" if panel.signed else "positive",
         plt_fig_axis=(figure, axis),
