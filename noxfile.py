@@ -32,25 +32,25 @@ def test(session: nox.Session, *pins: str) -> None:
     session.run("python", "-m", "pytest", "-p", "no:cacheprovider", "-q", *session.posargs)
 
 
-@nox.session(python=PYTHONS[0])
+@nox.session(python=PYTHONS[0], tags=["tests"])
 def oldest(session: nox.Session) -> None:
     """The lower bound of every dependency, and the numpy that they take together."""
     test(session, *lower_bounds().values())
 
 
-@nox.session(python="3.11")
+@nox.session(python="3.11", tags=["tests"])
 def torch_2_9(session: nox.Session) -> None:
     """A torch between the oldest and the newest."""
     test(session, "torch==2.9.*")
 
 
-@nox.session(python="3.11")
+@nox.session(python="3.11", tags=["tests"])
 def captum_oldest(session: nox.Session) -> None:
     """The oldest Captum, which takes no numpy 2, with the newest torch."""
     test(session, lower_bounds()["captum"])
 
 
-@nox.session(python=PYTHONS)
+@nox.session(python=PYTHONS, tags=["tests"])
 def newest(session: nox.Session) -> None:
     """The newest version of everything that each Python can have."""
     test(session)

@@ -10,10 +10,10 @@ import torch
 from captum._utils.common import _select_targets
 from captum._utils.gradient import _verify_select_neuron
 from captum.attr import LRP, LayerLRP
-from captum.testing.helpers.basic_models import BasicModel_ConvNet_One_Conv, SimpleLRPModel
 from torch import nn
 
 from captum_cav import InputCAV, LayerCAV
+from tests.support.captum_networks import basic_models
 from tests.support.networks import heavy_are_slow, network, shape_of
 
 
@@ -44,7 +44,7 @@ def test_captums_layer_lrp_agrees_inside_a_network() -> None:
 
 def test_captums_example_with_one_convolution() -> None:
     """The expected arrays of Captum's LRP tests for this model, in units of the score 54."""
-    model = BasicModel_ConvNet_One_Conv()
+    model = basic_models.BasicModel_ConvNet_One_Conv()
     x = torch.arange(16, dtype=torch.float32).view(1, 1, 4, 4)
     at_input, delta = InputCAV(model, normalize=None).attribute(x, 0, return_convergence_delta=True)
     rows = [[0.0, 1.0, 2.0, 3.0], [0.0, 5.0, 6.0, 7.0], [0.0, 9.0, 10.0, 11.0], [0.0, 0.0, 0.0, 0.0]]
@@ -56,7 +56,7 @@ def test_captums_example_with_one_convolution() -> None:
 
 
 def test_captums_tanh_example_which_gradient_x_input_does_not_give() -> None:
-    model = SimpleLRPModel(inplace=False).eval()
+    model = basic_models.SimpleLRPModel(inplace=False).eval()
     with torch.no_grad():
         model.linear.weight.fill_(0.1)
         model.linear2.weight.fill_(0.1)

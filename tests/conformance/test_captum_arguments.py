@@ -13,7 +13,6 @@ from captum.attr import (
     NoiseTunnel,
     configure_interpretable_embedding_layer,
 )
-from captum.testing.helpers import basic_models
 from torch import nn
 
 from captum_cav import InputCAV, LayerCAV, NeuronCAV
@@ -22,6 +21,7 @@ from captum_cav.errors import (
     TargetError,
 )
 from tests.support.captum_cases import CASES, SAMPLES, SMALL, assert_same, row
+from tests.support.captum_networks import basic_models
 from tests.support.ids import without_address
 
 pytestmark = [

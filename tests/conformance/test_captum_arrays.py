@@ -11,7 +11,6 @@ from captum.attr import (
     LayerGradientXActivation,
 )
 from captum.attr._utils import lrp_rules
-from captum.testing.helpers import basic_models
 from torch import nn
 
 from captum_cav import InputCAV, LayerCAV
@@ -19,6 +18,7 @@ from captum_cav.errors import (
     ModelError,
 )
 from tests.support.captum_cases import SMALL, assert_same, case_of, flat, row, shape_of
+from tests.support.captum_networks import basic_models
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Input Tensor . did not already require gradients"),

@@ -24,7 +24,6 @@ from captum.attr import (
 )
 from captum.attr import visualization as captum_visualization
 from captum.concept import TCAV, Classifier, Concept
-from captum.testing.helpers import basic_models
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from torch import nn
 from torch.nn import functional as F
@@ -35,6 +34,7 @@ from captum_cav.errors import (
     UnavailableError,
 )
 from tests.support.captum_cases import SAMPLES, SMALL, assert_same, case_of, flat, hooks_on, row
+from tests.support.captum_networks import basic_models
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Input Tensor . did not already require gradients"),
