@@ -58,6 +58,14 @@ def test_the_changelog_has_a_dated_section_for_the_version() -> None:
     assert not any("unreleased" in heading for heading in headings[1:])
 
 
+@pytest.mark.skipif(not (ROOT / ".pre-commit-config.yaml").exists(), reason="not in the source distribution")
+def test_the_hooks_before_a_commit_are_those_of_make_lint() -> None:
+    (recipe,) = re.findall(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    entries = re.findall(r"^ +entry: (.*)$", (ROOT / ".pre-commit-config.yaml").read_text(), re.MULTILINE)
+    # The hooks get the names of changed files instead of the folder. Files that ruff excludes may be among them.
+    assert [entry.replace(" --force-exclude", " .") for entry in entries] == re.findall(r"\$\(BIN\)/(.*)", recipe)
+
+
 def run(*command: str | Path, folder: Path, **environment: str) -> str:
     """What a command prints, which must succeed. It finds only what is installed for it or lies in the folder."""
     # Otherwise a new process would import captum_cav from this checkout.
