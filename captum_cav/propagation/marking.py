@@ -16,7 +16,7 @@ from captum_cav.tensors import is_number, tensors_in
 from captum_cav.torch_internals import base_of, keeps_version
 
 # All combinations of traits. To look one up is cheaper than to make one.
-_FLAGS = tuple(Trait(traits) for traits in range(2 ** len(Trait)))
+_FLAGS = tuple(Trait(traits) for traits in range(2 * max(trait.value for trait in Trait)))
 
 #: The tensors that an operation takes and that depend on the inputs, with their marks.
 Sources: TypeAlias = list[tuple[torch.Tensor, Mark]]
