@@ -9,7 +9,9 @@ import re
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,14 @@ def test_the_changelog_has_a_dated_section_for_the_version() -> None:
         assert re.fullmatch(r"\d+\.\d+\.\d+ \((unreleased, )?\d{4}-\d\d-\d\d\)", heading), heading
     assert headings[0].startswith(f"{captum_cav.__version__} (")
     assert not any("unreleased" in heading for heading in headings[1:])
+
+
+@pytest.mark.skipif(not (ROOT / ".pre-commit-config.yaml").exists(), reason="not in the source distribution")
+def test_the_hooks_before_a_commit_are_those_of_make_lint() -> None:
+    (recipe,) = re.findall(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    entries = re.findall(r"^ +entry: (.*)$", (ROOT / ".pre-commit-config.yaml").read_text(), re.MULTILINE)
+    # The hooks get the names of changed files instead of the folder. Files that ruff excludes may be among them.
+    assert [entry.replace(" --force-exclude", " .") for entry in entries] == re.findall(r"\$\(BIN\)/(.*)", recipe)
 
 
 def run(*command: str | Path, folder: Path, **environment: str) -> str:
@@ -132,15 +142,22 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: tuple[Path, Path]) 
     assert f"{metadata}/licenses/LICENSE" in found
 
 
+@pytest.fixture
+def large_folder() -> Iterator[Path]:
+    """A folder that goes when the test ends, unlike tmp_path: torch takes gigabytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder).resolve()
+
+
 @pytest.mark.slow
-def test_the_wheel_runs_in_an_empty_environment(built: tuple[Path, Path], tmp_path: Path) -> None:
-    """With what pip installs for it, and nothing else; the newest torch comes along, which is large."""
-    environment = tmp_path / "environment"
-    run(sys.executable, "-m", "venv", environment, folder=tmp_path)
+def test_the_wheel_runs_in_an_empty_environment(built: tuple[Path, Path], large_folder: Path) -> None:
+    """With what pip installs for it, and nothing else; the newest torch comes along."""
+    environment = large_folder / "environment"
+    run(sys.executable, "-m", "venv", environment, folder=large_folder)
     binaries = environment / ("Scripts" if os.name == "nt" else "bin")
-    run(binaries / "python", "-m", "pip", "install", "--quiet", built[1], folder=tmp_path)
-    run(binaries / "python", "-m", "pip", "check", folder=tmp_path)
-    assert run(binaries / "captum-cav", "--version", folder=tmp_path) == f"captum-cav {captum_cav.__version__}\n"
+    run(binaries / "python", "-m", "pip", "install", "--quiet", built[1], folder=large_folder)
+    run(binaries / "python", "-m", "pip", "check", folder=large_folder)
+    assert run(binaries / "captum-cav", "--version", folder=large_folder) == f"captum-cav {captum_cav.__version__}\n"
     # Every module is imported, so that no import is missing among the dependencies.
     code = (
         "import importlib, pkgutil, captum_cav\n"
@@ -150,4 +167,4 @@ def test_the_wheel_runs_in_an_empty_environment(built: tuple[Path, Path], tmp_pa
         "print(captum_cav.__file__)\n"
         "from captum_cav import *"
     )
-    assert run(binaries / "python", "-c", code, folder=tmp_path).startswith(str(environment))
+    assert run(binaries / "python", "-c", code, folder=large_folder).startswith(str(environment))

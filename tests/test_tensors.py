@@ -83,3 +83,10 @@ def test_other_memory_or_another_look(other: torch.Tensor) -> None:
 def test_strides_matter() -> None:
     square = torch.zeros(3, 3)
     assert not is_same_memory(square, square.t())
+
+
+def test_the_address_alone_does_not_tell() -> None:
+    assert not is_same_memory(torch.zeros(0), torch.zeros(0))
+    assert not is_same_memory(torch.zeros(2, device="meta"), torch.zeros(2, device="meta"))
+    on_meta = torch.zeros(2, device="meta")
+    assert is_same_memory(on_meta, on_meta.detach())

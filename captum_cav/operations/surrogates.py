@@ -54,6 +54,21 @@ def scaled(value: torch.Tensor, factor: float | torch.Tensor) -> torch.Tensor:
     return with_backward(value.detach(), lambda coefficients: (coefficients * factor,), value)
 
 
+class _LateSlope(OwnFunction):
+    """Every smooth activation passes here, so this class does without the calls that :class:`_WithBackward` makes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, value: torch.Tensor, slope: Callable[[], torch.Tensor]) -> torch.Tensor:
+        ctx.slope = slope
+        return value.detach()
+
+    @staticmethod
+    def backward(ctx: Any, coefficients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        slope = ctx.slope()
+        # In place, because a fresh tensor costs as much as two passes over a tensor.
+        return coefficients * slope if torch.is_grad_enabled() else slope.mul_(coefficients), None, None
+
+
 def with_late_slope(x: torch.Tensor, value: torch.Tensor, slope: Callable[[], torch.Tensor]) -> torch.Tensor:
     """A value whose coefficients reach ``x`` times a slope. Only the backward pass computes the slope.
 
@@ -65,13 +80,8 @@ def with_late_slope(x: torch.Tensor, value: torch.Tensor, slope: Callable[[], to
         value: the value, without a graph.
         slope: computes the slope as a fresh tensor.
     """
-
-    def backward(coefficients: torch.Tensor) -> tuple[torch.Tensor]:
-        factor = slope()
-        # In place, because a fresh tensor costs as much as two passes over a tensor.
-        return (coefficients * factor if torch.is_grad_enabled() else factor.mul_(coefficients),)
-
-    return with_backward(value, backward, x)
+    output: torch.Tensor = _LateSlope.apply(x, value, slope)
+    return output
 
 
 class _Sloped(OwnFunction):

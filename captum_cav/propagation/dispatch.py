@@ -78,6 +78,7 @@ class Propagation(TorchFunctionMode):
         self.is_suspended = False
         self._run = trace.run
         self._rules = rules
+        self._has_rules_for_functions = rules.are_for_functions
         self._treatments = table.treatments
         self._on_unknown = on_unknown
         self._is_watched = trace.is_watched
@@ -165,7 +166,7 @@ class Propagation(TorchFunctionMode):
             and sources[0][1].handoff is None
             and not self._is_watched
             and not self.modules.candidates
-            and not self._rules.of_function(treatment.name)
+            and not (self._has_rules_for_functions and self._rules.of_function(treatment.name))
             and hooks_on_saved_tensors() == self._saved_as
         )
 
@@ -185,8 +186,10 @@ class Propagation(TorchFunctionMode):
         if treatment.guard is not None:
             treatment.guard(operation)
         if any(tensor.requires_grad for tensor in tensors):
-            chosen = self._rules.choose(operation, treatment.name or func, self.modules.candidates)
-            rule, why = chosen or (treatment.spec.rule, _DEFAULT)
+            rule, why = treatment.spec.rule, _DEFAULT
+            if self._has_rules_for_functions or self.modules.candidates:
+                chosen = self._rules.choose(operation, treatment.name or func, self.modules.candidates)
+                rule, why = chosen or (rule, why)
             output = self.apply_rule(operation, rule, why, self.modules.innermost)
         else:
             output = operation.value()

@@ -84,6 +84,11 @@ class Rulebook:
                     'as "features.*", a type of module as torch.nn.Linear, or a torch function as torch.relu.'
                 )
 
+    @property
+    def are_for_functions(self) -> bool:
+        """Whether any rule is for a torch function."""
+        return bool(self._functions)
+
     def of_function(self, key: Any) -> tuple[Rule, ...]:
         """The rules for a torch function.
 

@@ -111,7 +111,7 @@ CHOICES: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize(("threads", "calls"), [(2, 30), (8, 50)], ids=str)
+@pytest.mark.parametrize(("threads", "calls"), [(2, 30), pytest.param(8, 50, marks=pytest.mark.slow)], ids=str)
 def test_threads_on_one_model(threads: int, calls: int) -> None:
     net = residual_net()
     layers = ["stem.0", "block1", "block1.relu", "block2.norm", "block2.relu", "flatten"]

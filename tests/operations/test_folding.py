@@ -57,14 +57,14 @@ def test_what_a_tap_reads_is_what_the_batch_norm_alone_passes_on() -> None:
 def test_the_share_of_the_shift_is_entered_if_somebody_asks() -> None:
     norm, shares = pair(is_read=True, with_shares=True)
     norm.pass_on(COEFFICIENTS)
-    assert [float(share) for share in shares.settle(1)] == [10.0 * 3 + 20.0 * 300]
+    assert [float(share) for share in shares.settle(1, torch.device("cpu"))] == [10.0 * 3 + 20.0 * 300]
 
 
 def test_a_rule_of_its_own_goes_before() -> None:
     norm, shares = pair(True, True, lambda c: Passed(c, c * 7, torch.tensor(5.0, dtype=torch.float64)))
     (found,) = norm.pass_on(torch.ones(1, 2))
     assert found.tolist() == [[7.0, 7.0]]
-    assert [float(share) for share in shares.settle(1)] == [5.0]
+    assert [float(share) for share in shares.settle(1, torch.device("cpu"))] == [5.0]
 
 
 def test_what_was_passed_on_is_taken_once_a_backward_pass() -> None:

@@ -102,6 +102,15 @@ def test_without_shares_there_is_a_zero_for_each_layer() -> None:
     assert settled(ConstantShares(True), 2) == [0.0, 0.0]
 
 
+def test_the_sums_are_where_they_are_wanted() -> None:
+    shares = ConstantShares(True)
+    meta = torch.device("meta")
+    assert [total.device for total in shares.settle(2, meta)] == [meta, meta]
+    shares.enter(double(3.0), taps=1)
+    shares.enter(double(4.0).to(meta), taps=3)
+    assert [total.device for total in shares.settle(2, meta)] == [meta, meta]
+
+
 def test_a_share_can_be_differentiated_by_the_gradient_with_which_the_backward_pass_starts() -> None:
     shares = ConstantShares(True)
     x = torch.zeros(2, requires_grad=True)
