@@ -14,6 +14,7 @@ from benchmarks.coverage import operations
 from captum_cav import InputCAV, presets, verify
 from captum_cav.propagation.operation import Operation
 from tests.gpu.reads import check_reads, names_of
+from tests.support.torch_limits import limit_of
 
 _OTHERS: dict[str, operations.Function] = {
     "boolean index": lambda x: x[operations.MASK],
@@ -51,6 +52,8 @@ def scored(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
     def score(x: torch.Tensor) -> torch.Tensor:
         return operations.score(_CASES[name](x))
 
+    if reason := limit_of(name):
+        pytest.skip(reason)
     if name not in names_of("operation"):
         score(operations.X)
     return score
