@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from torch import nn
 
-from captum_cav import LayerCAV, cli, zoo
+from captum_cav import LayerCAV, cli
 from captum_cav.ablation import box_mask
 from captum_cav.reproduction import (
     Claim,
@@ -304,7 +305,7 @@ def test_vgg16_runs_with_weights_from_a_file(tmp_path: Path, capsys: pytest.Capt
     """With weights that were drawn, for none are at hand: at its five pooling layers, with nothing foregone."""
     torch.manual_seed(0)
     weights = tmp_path / "vgg16.pth"
-    torch.save(zoo.torchvision.models.vgg16(weights=None).state_dict(), weights)
+    torch.save(torchvision.models.vgg16(weights=None).state_dict(), weights)
     arguments = ["reproduce", "--model", "vgg16", "--weights", str(weights), "--output", str(tmp_path / "out")]
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
