@@ -37,7 +37,8 @@ def scaled_dot_product_attention(operation: Operation) -> Any:
         bool(operation.argument(5, "is_causal", False)),
         operation.kwargs.get("scale"),
     )
-    return operation.decompose(torch.matmul, weights, value)
+    # The weights depend on the inputs, so the rules of layers are not for this product.
+    return torch.matmul(weights, value)
 
 
 def attention_weights(
