@@ -460,7 +460,7 @@ def test_torchs_own_encoder_equals_the_modified_gradient(name: str) -> None:
         mlp = MLP(8, 12)
         mlp.up, mlp.down = layer.linear1, layer.linear2
         h = standardised(h + attended(h, attention, all_carry=name == "attnlrp"), layer.norm1)
-        h = standardised(h + fed_forward(h, mlp), layer.norm2)
+        h = standardised(h + fed_forward(h, mlp, all_carry=True), layer.norm2)
     output = affine(h.mean(1), net.head)
     torch.testing.assert_close(output, net(x), rtol=1e-12, atol=1e-12)
     (gradient,) = torch.autograd.grad(output[:, 2].sum(), x_leaf)
