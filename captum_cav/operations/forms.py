@@ -43,7 +43,8 @@ Parts: TypeAlias = tuple[tuple[torch.Tensor, Replays | None], ...]
 class What(enum.Enum):
     """What a tensor is, in terms of the tensor before."""
 
-    #: A function of each element of the tensor before, with numbers as its only constants.
+    #: A function of each element of the tensor before, with numbers as its only constants: ``k x + b``, or any other.
+    AFFINE = enum.auto()
     ELEMENTWISE = enum.auto()
     #: ``exp(z)``, perhaps times a constant.
     EXPONENTIAL = enum.auto()
@@ -94,6 +95,8 @@ class Form(Handoff):
         is_reversed: whether a score is squashed with the opposite sign.
         moves: the operations that moved or picked elements of a squashed score, in this order.
     """
+
+    is_for_all = False
 
     def __init__(
         self,
@@ -234,7 +237,7 @@ def replay_of(operation: Operation, parts: Parts) -> Replay:
 
 def completed(
     operation: Operation,
-    fused: Callable[..., Any],
+    fused: Callable[..., Any] | None,
     before: torch.Tensor,
     replay: Replay,
     *settings: Any,
@@ -244,7 +247,7 @@ def completed(
 
     Args:
         operation: the last operation of the function.
-        fused: the torch function that does the same.
+        fused: the torch function that does the same. None for the rules of the last operation.
         before: the tensor that enters the function.
         replay: computes the function.
         settings: the further arguments of the fused function that its rules read.
