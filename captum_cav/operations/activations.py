@@ -182,10 +182,7 @@ TABLE.register(
     "softmax|_softmax|special_softmax",
     _passed(makes=_SOFTMAX, kind=Kind.ATTENTION, recognise=written_out.squashes(What.SOFTMAX)),
 )
-TABLE.register(
-    "softmin",
-    _passed(makes=_SOFTMAX, recognise=written_out.squashes(What.SOFTMAX, is_reversed=True)),
-)
+TABLE.register("softmin", OperationSpec(rule=Operation.decompose_body))
 TABLE.register("reciprocal rsqrt", _passed(makes=Trait.GATE | Trait.RECIPROCAL, recognise=written_out.reciprocal))
 TABLE.register("rpow sign|sgn", _passed(makes=Trait.GATE))
 TABLE.register("cosh", _passed(makes=Trait.NONNEGATIVE))

@@ -38,14 +38,14 @@ def function(operation: Operation) -> Operation | None:
     x = operation.argument(0, "input")
     if len(operation.sources) != 1 or len(tensors_in([*operation.args, *operation.kwargs.values()])) != 1:
         return None
-    base, replays, _ = _base_of(operation, x)
+    base, replays, _ = base_of(operation, x)
     leave(operation, What.ELEMENTWISE, base, ((x, replays),))
     return None if replays is None else _passing_to(operation, base, ((x, replays),))
 
 
 def scaled(operation: Operation, x: torch.Tensor) -> None:
     """Leave the form of a tensor times a number."""
-    base, replays, is_affine = _base_of(operation, x)
+    base, replays, is_affine = base_of(operation, x)
     leave(operation, What.AFFINE if is_affine else What.ELEMENTWISE, base, ((x, replays),))
 
 
@@ -57,15 +57,18 @@ def negative(operation: Operation) -> Operation | None:
 
 def shifted(operation: Operation, x: torch.Tensor) -> Operation | None:
     """A tensor plus a number."""
+    base, replays, is_affine = base_of(operation, x)
+    if replays is None:
+        leave(operation, What.AFFINE, x, ((x, None),), dims=tuple(range(x.dim())))
+        return None
     scaled(operation, x)
-    base, replays, is_affine = _base_of(operation, x)
     return None if is_affine else _passing_to(operation, base, ((x, replays),))
 
 
 def of_two(operation: Operation, a: torch.Tensor, b: torch.Tensor) -> Operation | None:
     """A sum, a difference or a product of two functions of the same tensor."""
-    base, of_a, _ = _base_of(operation, a)
-    other, of_b, _ = _base_of(operation, b)
+    base, of_a, _ = base_of(operation, a)
+    other, of_b, _ = base_of(operation, b)
     if base is not other or a is b:
         return None
     parts = ((a, of_a), (b, of_b))
@@ -82,7 +85,7 @@ def of_two(operation: Operation, a: torch.Tensor, b: torch.Tensor) -> Operation 
     return activation
 
 
-def _base_of(operation: Operation, x: Any) -> tuple[Any, Replays | None, bool]:
+def base_of(operation: Operation, x: Any) -> tuple[Any, Replays | None, bool]:
     """The tensor of whose elements a tensor is a function.
 
     Returns:
@@ -91,7 +94,7 @@ def _base_of(operation: Operation, x: Any) -> tuple[Any, Replays | None, bool]:
     form = form_of(operation, x, *_FORMS)
     if form is None or form.moves:
         return x, None, True
-    base, replays, is_affine = _base_of(operation, form.before)
+    base, replays, is_affine = base_of(operation, form.before)
     return base, form if replays is None else chained(replays, form), is_affine and form.what is What.AFFINE
 
 

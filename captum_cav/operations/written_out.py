@@ -19,7 +19,9 @@ from captum_cav.operations.forms import (
     Form,
     Parts,
     Recogniser,
+    Replays,
     What,
+    chained,
     completed,
     dims_of,
     form_of,
@@ -62,18 +64,23 @@ def _is_number(value: Any) -> bool:
 # Fused functions ----------------------------------------------------------------------------------------------------
 
 
-def squashes(what: What, is_reversed: bool = False) -> Recogniser:
+def squashes(what: What) -> Recogniser:
     """The recogniser of a function that squashes its input.
 
     Args:
         what: what its output is.
-        is_reversed: whether it squashes the input with the opposite sign.
     """
 
     def recognise(operation: Operation) -> Operation | None:
         x = operation.argument(0, "input")
-        leave(operation, what, x, ((x, None),), dims=dims_of(operation, x) or (), is_reversed=is_reversed)
-        return None
+        dims = dims_of(operation, x) or ()
+        base, before = _before_softmax(operation, x, dims) if dims else (x, None)
+        if before is None:
+            found = None if dims else written_activations.function(operation)
+        else:
+            found = completed(operation, operation.function, base, replay_of(operation, ((x, before),)), *dims)
+        leave(operation, what, base, ((x, before),), dims=dims)
+        return found and _with_handoff_of(operation, found)
 
     return recognise
 
@@ -91,11 +98,44 @@ def _squashed(
         parts: see :class:`captum_cav.operations.forms.Form`.
         is_reversed: whether the value before is squashed with the opposite sign.
     """
-    found = completed(operation, fused, form.before, replay_of(operation, parts), *form.dims)
-    if found is not None:
-        leave(operation, what, form.before, parts, dims=form.dims, is_reversed=is_reversed)
+    if not form.dims:
+        found = _of_each_element(operation, fused, form, parts)
+        leave(operation, what, form.before, parts, is_reversed=is_reversed)
+        return _with_handoff_of(operation, found)
+    base, before = _before_softmax(operation, form.before, form.dims)
+    parts = _behind(before, parts)
+    leave(operation, what, base, parts, dims=form.dims, is_reversed=is_reversed)
+    return _with_handoff_of(operation, completed(operation, fused, base, replay_of(operation, parts), *form.dims))
+
+
+def _of_each_element(operation: Operation, fused: Callable[..., Any], form: Form, parts: Parts) -> Operation | None:
+    """A function of each element that an operation completes. See :func:`_squashed`."""
+    base, before, _ = written_activations.base_of(operation, form.before)
+    return completed(operation, fused, base, replay_of(operation, _behind(before, parts)))
+
+
+def _behind(before: Replays | None, parts: Parts) -> Parts:
+    """Parts in terms of a still earlier tensor."""
+    if before is None:
+        return parts
+    return tuple((tensor, chained(before, part)) for tensor, part in parts)
+
+
+def _with_handoff_of(operation: Operation, found: Operation | None) -> Operation | None:
+    """A fused function with the form that was left on the operation that completes it. None if there is no function."""
+    if found is None:
+        operation.handoff = None
+    else:
         found.handoff = operation.handoff
     return found
+
+
+def _before_softmax(operation: Operation, x: torch.Tensor, dims: tuple[int, ...]) -> tuple[torch.Tensor, Form | None]:
+    """The tensor before a shift that is the same along some dimensions, and the form of the shifted tensor."""
+    form = form_of(operation, x, What.SHIFTED, What.CENTRED, What.AFFINE)
+    if form is None or not dims or not set(dims) <= set(form.dims):
+        return x, None
+    return form.before, form
 
 
 # Exponentials and logarithms ----------------------------------------------------------------------------------------
@@ -108,7 +148,7 @@ def exponential(operation: Operation) -> Operation | None:
     if form is None or form.moves:
         found = written_activations.function(operation)
         leave(operation, What.EXPONENTIAL, x, ((x, None),))
-        return _with_handoff_of(operation, found)
+        return found and _with_handoff_of(operation, found)
     if form.what is What.LOG_SIGMOID:
         return _squashed(operation, What.SIGMOID, torch.sigmoid, form, ((x, form),), form.is_reversed)
     return _squashed(operation, What.SOFTMAX, torch.softmax, form, ((x, form),), form.is_reversed)
@@ -122,9 +162,11 @@ def logarithm(operation: Operation) -> Operation | None:
         return written_activations.function(operation)
     parts = ((x, form),)
     if form.what is What.SUM_OF_EXPONENTIALS:
-        return _squashed(operation, What.LOG_SUM_EXP, torch.logsumexp, form, parts)
+        leave(operation, What.LOG_SUM_EXP, form.before, parts, dims=form.dims)
+        found = completed(operation, torch.logsumexp, form.before, replay_of(operation, parts), *form.dims)
+        return _with_handoff_of(operation, found)
     if form.what is What.ONE_PLUS_EXPONENTIAL:
-        return completed(operation, F.softplus, form.before, replay_of(operation, parts))
+        return _of_each_element(operation, F.softplus, form, parts)
     if form.what is What.SOFTMAX:
         return _squashed(operation, What.LOG_SOFTMAX, torch.log_softmax, form, parts, form.is_reversed)
     if form.what is What.SIGMOID:
@@ -138,7 +180,7 @@ def logarithm_of_one_more(operation: Operation) -> Operation | None:
     form = form_of(operation, x, What.EXPONENTIAL)
     if form is None:
         return written_activations.function(operation)
-    return completed(operation, F.softplus, form.before, replay_of(operation, ((x, form),)))
+    return _of_each_element(operation, F.softplus, form, ((x, form),))
 
 
 def log_sum_exp(operation: Operation) -> Operation | None:
@@ -176,7 +218,7 @@ def square(operation: Operation) -> Operation | None:
     """``square``: of a mean, or of any other tensor."""
     found = written_activations.function(operation)
     leave_squares(operation, operation.argument(0, "input"))
-    return _with_handoff_of(operation, found)
+    return found and _with_handoff_of(operation, found)
 
 
 def reciprocal(operation: Operation) -> Operation | None:
@@ -187,7 +229,7 @@ def reciprocal(operation: Operation) -> Operation | None:
         keep(operation, x, form, _INVERSES[form.what])
         return None
     if form is not None and form.what is What.EXPONENTIAL:
-        return completed(operation, torch.exp, form.before, replay_of(operation, ((x, form),)))
+        return _of_each_element(operation, torch.exp, form, ((x, form),))
     if form is not None and form.what is What.ONE_PLUS_EXPONENTIAL and operation.name != "rsqrt":
         return _squashed(operation, What.SIGMOID, torch.sigmoid, form, ((x, form),), is_reversed=True)
     return written_activations.function(operation)
@@ -223,18 +265,21 @@ def addition(operation: Operation) -> Operation | None:
         found = written_activations.shifted(operation, x)
         if form is not None and form.what is What.EXPONENTIAL and other == 1:
             leave(operation, What.ONE_PLUS_EXPONENTIAL, form.before, ((x, form),), of=form)
-        return _with_handoff_of(operation, found)
+        return found and _with_handoff_of(operation, found)
+    for a, b in ((x, other), (other, x)):
+        exponentials = form_of(operation, a, What.LOG_SUM_EXP)
+        shift = None if exponentials is None else form_of(operation, exponentials.before, What.SHIFTED)
+        if exponentials is not None and shift is not None and shift.is_by(b):
+            # c + logsumexp(z - c) = logsumexp(z)
+            parts = ((a, chained(shift, exponentials)),)
+            leave(operation, What.LOG_SUM_EXP, shift.before, parts, dims=exponentials.dims)
+            replay = replay_of(operation, parts)
+            found = completed(operation, torch.logsumexp, shift.before, replay, *exponentials.dims)
+            return _with_handoff_of(operation, found)
     if len(operation.sources) == 1:
         is_normed = form is not None and form.what is What.NORMED
         return norm_with_bias(operation, x, other) if is_normed and isinstance(other, torch.Tensor) else None
     return written_activations.of_two(operation, x, other)
-
-
-def _with_handoff_of(operation: Operation, found: Operation | None) -> Operation | None:
-    """A fused function with the form that was left on the operation that completes it."""
-    if found is not None:
-        found.handoff = operation.handoff
-    return found
 
 
 def difference(operation: Operation) -> Operation | None:
@@ -252,22 +297,30 @@ def difference(operation: Operation) -> Operation | None:
             # 1 - sigmoid(z) = sigmoid(-z)
             return _squashed(operation, What.SIGMOID, torch.sigmoid, form, ((b, form),), not form.is_reversed)
         return written_activations.shifted(operation, b)
-    if len(operation.sources) == 1:
-        return None
-    if form is None:
-        return written_activations.of_two(operation, a, b)
-    if form.what is What.SQUARED_MEAN:
+    if form is not None and form.what is What.SQUARED_MEAN:
         squares = form_of(operation, a, What.SIZE)
         if squares is not None and squares.before is form.before and squares.dims == form.dims:
             leave(operation, What.SPREAD, form.before, ((a, squares), (b, form)), dims=form.dims)
-    elif a is form.before and form.what in (What.MEAN, What.LOG_SUM_EXP) and is_reduced(b, a, form.dims):
+        return None
+    if form is not None and a is form.before and is_reduced(b, a, form.dims):
         parts = ((a, None), (b, form))
         if form.what is What.LOG_SUM_EXP:
             return _squashed(operation, What.LOG_SOFTMAX, torch.log_softmax, form, parts)
-        leave(operation, What.CENTRED, a, parts, dims=form.dims)
-    else:
-        return written_activations.of_two(operation, a, b)
-    return None
+        if form.what is What.MEAN:
+            leave(operation, What.CENTRED, a, parts, dims=form.dims)
+            return None
+    found = written_activations.of_two(operation, a, b) if len(operation.sources) == 2 else None
+    if operation.handoff is None and operation.depends_on_inputs(a):
+        _leave_shifted(operation, a, b)
+    return found
+
+
+def _leave_shifted(operation: Operation, x: torch.Tensor, by: torch.Tensor) -> None:
+    """Leave the form of a tensor from which a tensor was taken that is the same along some dimensions."""
+    missing = x.dim() - by.dim()
+    dims = tuple(dim for dim in range(x.dim()) if dim < missing or by.shape[dim - missing] == 1)
+    if dims:
+        leave(operation, What.SHIFTED, x, ((x, None),), dims=dims, by=by)
 
 
 # Products and quotients ---------------------------------------------------------------------------------------------
@@ -306,7 +359,7 @@ def quotient(operation: Operation) -> Operation | None:
         return _softmax(operation, a, b, form)
     if form.what is What.ONE_PLUS_EXPONENTIAL:
         exponentials = form_of(operation, a, What.EXPONENTIAL)
-        if exponentials is None or form.of is not exponentials:
+        if exponentials is None or not exponentials.is_same_as(form.of):
             return None
         return _squashed(operation, What.SIGMOID, torch.sigmoid, form, ((a, exponentials), (b, form)))
     return norm(operation, a, b, form, b.detach().reciprocal()) if form.what in _INVERSES else None
@@ -316,7 +369,7 @@ def _leave_weighted(operation: Operation, x: torch.Tensor, factor: Any) -> None:
     """Leave a form that stays the same if the tensor is multiplied with, or divided by, a constant."""
     form = form_of(operation, x)
     if _is_number(factor):
-        if form is not None and form.what in _SCALABLE:
+        if form is not None and (factor == 1 or form.what in _SCALABLE):
             keep(operation, x, form)
         else:
             written_activations.scaled(operation, x)
@@ -326,7 +379,7 @@ def _leave_weighted(operation: Operation, x: torch.Tensor, factor: Any) -> None:
 
 def _softmax(operation: Operation, x: Any, divisor: torch.Tensor, form: Form) -> Operation | None:
     exponentials = form_of(operation, x, What.EXPONENTIAL)
-    if exponentials is None or form.of is not exponentials or not is_reduced(divisor, x, form.dims):
+    if exponentials is None or not exponentials.is_same_as(form.of) or not is_reduced(divisor, x, form.dims):
         return None
     return _squashed(operation, What.SOFTMAX, torch.softmax, form, ((x, exponentials), (divisor, form)))
 

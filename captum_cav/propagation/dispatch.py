@@ -218,11 +218,14 @@ class Propagation(TorchFunctionMode):
 
     def _run_rewritten(self, last: Operation, fused: Operation) -> Any:
         """Run a fused function in the place of the last operation of the same function, written out."""
-        sources = [(x, mark) for x in fused.sources if (mark := get_mark(x, self._run)) is not None]
+        # Without a fused function, the output has the traits that the last operation gives it.
+        marked = last if fused.fused is None else fused
+        sources = [(x, mark) for x in marked.sources if (mark := get_mark(x, self._run)) is not None]
         output = self._apply_chosen_rule(fused, fused.name)
         if last.in_place:
             output = last.args[0].copy_(output)
-        mark_result(self.trace, output, fused, self._treatments[fused.fused or last.function], sources, last.in_place)
+        marked.handoff = fused.handoff
+        mark_result(self.trace, output, marked, self._treatments[fused.fused or last.function], sources, last.in_place)
         return output
 
     def _has_unmarked(self, output: Any) -> bool:
