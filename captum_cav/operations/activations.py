@@ -84,6 +84,12 @@ def power(operation: Operation) -> Any:
     return operation.decompose(lambda: (exponent * base.log()).exp())
 
 
+def reversed_power(operation: Operation) -> Any:
+    """``number ** x``, decomposed into an exponential."""
+    exponent, base = operation.argument(0, "input"), operation.argument(1, "other")
+    return operation.decompose(torch.pow, base, exponent)
+
+
 def glu(operation: Operation) -> Any:
     """``a * sigmoid(b)`` with ``a`` and ``b`` the two halves of the input, decomposed. The sigmoid is a gate."""
     x, dim = operation.argument(0, "input"), operation.argument(1, "dim", -1)
@@ -136,8 +142,8 @@ TABLE.register(
 )
 TABLE.register(
     "hardtanh",
-    OperationSpec(
-        rule=hardtanh,
+    _elementwise(
+        hardtanh,
         kind=Kind.ACTIVATION,
         find_gate=gates.clipped(_hardtanh_bounds),
     ),
@@ -184,7 +190,7 @@ TABLE.register(
 )
 TABLE.register("softmin", OperationSpec(rule=Operation.decompose_body))
 TABLE.register("reciprocal rsqrt", _passed(makes=Trait.GATE | Trait.RECIPROCAL, recognise=written_out.reciprocal))
-TABLE.register("rpow sign|sgn", _passed(makes=Trait.GATE))
+TABLE.register("sign|sgn", _passed(makes=Trait.GATE))
 TABLE.register("cosh", _passed(makes=Trait.NONNEGATIVE))
 TABLE.register(
     "clamp clip", _passed(keeps=Trait.GATE, find_gate=gates.clipped(_clamp_bounds), recognise=written_out.at_least)
@@ -208,6 +214,7 @@ TABLE.register(
 )
 
 # Functions with other rules.
+TABLE.register("rpow", OperationSpec(rule=reversed_power))
 TABLE.register("hardshrink", _elementwise(through_zero, derivative=Derivative.ALWAYS))
 TABLE.register("abs|absolute", _elementwise(absolute, derivative=Derivative.ALWAYS, makes=Trait.NONNEGATIVE))
 TABLE.register(
