@@ -61,8 +61,11 @@ def attention_weights(
     if mask is None:
         return torch.softmax(scores, -1)
     scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
-    # A fully masked row is 0 / 0.
-    return torch.nan_to_num(torch.softmax(scores, -1), nan=0.0)
+    if causal:  # Each query sees at least the first key.
+        return torch.softmax(scores, -1)
+    # The softmax of a fully masked row is 0 / 0, and so is its derivative.
+    is_empty = (scores == -math.inf).all(-1, keepdim=True)
+    return torch.softmax(scores.masked_fill(is_empty, 0.0), -1).masked_fill(is_empty, 0.0)
 
 
 TABLE.register(

@@ -64,6 +64,31 @@ def test_attention_carries_by_the_formula(name: str, carry: str) -> None:
         conserved(attend, surrogate, {}, Q, K, V)
 
 
+#: The second query of the first sample attends to nothing.
+EMPTY = torch.ones(2, 1, 3, 6, dtype=torch.bool)
+EMPTY[0, 0, 1] = False
+
+
+@pytest.mark.parametrize("mask", [EMPTY, torch.zeros(EMPTY.shape).double().masked_fill(~EMPTY, -math.inf)])
+@pytest.mark.parametrize("carry", ["values", "all"])
+def test_a_query_that_attends_to_nothing_gets_and_gives_nothing(carry: str, mask: torch.Tensor) -> None:
+    chosen = {F.scaled_dot_product_attention: rules.AttentionRule(carry)}
+
+    def explain(mask: torch.Tensor, *inputs: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        attend = lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=mask).sum((1, 2, 3))  # noqa: E731
+        cav = InputCAV(attend, rules=chosen, normalize=None)
+        found: tuple[tuple[torch.Tensor, ...], torch.Tensor] = cav.attribute(inputs, return_convergence_delta=True)
+        return found
+
+    (q, k, v), delta = explain(mask, Q, K, V)
+    assert not q[0, :, 1].any()
+    others = [0, 2]
+    without, delta_without = explain(mask[:1, :, others], Q[:1, :, others], K[:1], V[:1])
+    for found, expected in zip((q[:1, :, others], k[:1], v[:1], delta[:1]), (*without, delta_without), strict=True):
+        torch.testing.assert_close(found, expected)
+    assert delta.isfinite().all()
+
+
 @pytest.mark.parametrize("carry", ["values", "all"])
 def test_attention_of_grouped_queries(carry: str) -> None:
     k, v = K[:, :2], V[:, :2]
