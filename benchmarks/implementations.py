@@ -4,7 +4,8 @@
         [--rules paper attnlrp cp_lrp] [--json FILE] [--threads 1]
 
 ``transformers`` runs each architecture of the coverage benchmark, tiny and in float64, with every implementation of
-its attention and of its experts that runs in float64 on CPU. ``torchvision`` runs each classifier as it is, exported
+its attention and of its experts that runs in float64 on CPU. Of a model with an encoder and a decoder, the inputs of the
+decoder are explained, too, with constant inputs of the encoder. ``torchvision`` runs each classifier as it is, exported
 by ``torch.export``, and lowered to the core operations of ATen. For each preset, maps and deltas must be those of the
 first implementation.
 
@@ -113,6 +114,14 @@ def _built(case: transformers_models.Case, changed: dict[str, str]) -> Problem:
     return dataclasses.replace(case, arguments={**case.arguments, **changed}).build()
 
 
+def with_constant_source(case: transformers_models.Case) -> transformers_models.Case:
+    """A model with an encoder and a decoder, whose decoder's inputs are explained. The encoder gets constants."""
+    kind = dataclasses.replace(transformers_models.SEQ2SEQ, argument="decoder_inputs_embeds", given={})
+    source = {"input_ids": [[position % 40 + 3 for position in range(case.size[1])]] * 2}
+    size = (2, 4, transformers_models.WIDTH)
+    return dataclasses.replace(case, name=f"{case.name} decoder", kind=kind, size=size, given=source)
+
+
 # Torchvision --------------------------------------------------------------------------------------------------------
 
 
@@ -183,7 +192,11 @@ def compare(suite: str, name: str, builders: Builders, rules: Iterable[str] = RU
         rules: names of presets.
     """
     first, *others = builders
-    reference = builders[first]()
+    try:
+        reference = builders[first]()
+    except Exception as error:  # noqa: BLE001 - the row says why this network does not run
+        yield _not_offered(suite, name, first, error)
+        return
     # Layers of an unflattened module have the names of the model's own layers.
     layer = middle_layer(reference) if "unflattened" in builders else None
     explain_reference = functools.cache(lambda preset: _explained(reference, preset, layer))
@@ -194,8 +207,7 @@ def compare(suite: str, name: str, builders: Builders, rules: Iterable[str] = RU
                 scores, found = (one.score(one.inputs) for one in (reference, problem))
             difference = float((found - scores).abs().max() / scores.abs().max())
         except Exception as error:  # noqa: BLE001 - the row says why this implementation does not run
-            message = f"{type(error).__name__}: {error}".splitlines()[0][:120]
-            yield Comparison(suite, name, implementation, "", is_offered=False, error=message)
+            yield _not_offered(suite, name, implementation, error)
             continue
         for preset in rules:
             row = Comparison(suite, name, implementation, preset, difference)
@@ -207,6 +219,11 @@ def compare(suite: str, name: str, builders: Builders, rules: Iterable[str] = RU
             else:
                 _fill(row, explained, expected)
             yield row
+
+
+def _not_offered(suite: str, name: str, implementation: str, error: Exception) -> Comparison:
+    message = f"{type(error).__name__}: {error}".splitlines()[0][:120]
+    return Comparison(suite, name, implementation, "", is_offered=False, error=message)
 
 
 _Explained: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
@@ -240,6 +257,9 @@ def cases(suite: str) -> Iterator[tuple[str, Builders]]:
     if suite == "transformers":
         for name, case in transformers_models.CASES.items():
             yield name, transformers_builders(case)
+            if case.kind is transformers_models.SEQ2SEQ:
+                decoder = with_constant_source(case)
+                yield decoder.name, transformers_builders(decoder)
         return
     import torchvision
 
