@@ -262,7 +262,9 @@ def _piecewise_linear(rule: Surrogate, **more: Any) -> OperationSpec:
 
 
 # Activations between layers, in the order in which presets print them.
-TABLE.register("relu", _piecewise_linear(relu, is_as_is=True, keeps=Trait.GATE, makes=Trait.NONNEGATIVE))
+TABLE.register(
+    "relu", _piecewise_linear(relu, is_as_is=True, keeps=Trait.GATE | Trait.SHIFTED_UP, makes=Trait.NONNEGATIVE)
+)
 TABLE.register(
     "relu6",
     OperationSpec(
@@ -309,7 +311,8 @@ TABLE.register("softmax|_softmax|special_softmax", _passed(makes=_POSITIVE_GATE,
 TABLE.register("reciprocal rsqrt rpow sign|sgn", _passed(makes=Trait.GATE))
 TABLE.register("cosh", _passed(makes=Trait.NONNEGATIVE))
 TABLE.register("clamp clip", _passed(keeps=Trait.GATE, find_gate=gates.clipped(_clamp_bounds)))
-TABLE.register("clamp_min clamp_max", _passed(keeps=Trait.GATE))
+TABLE.register("clamp_min", _passed(keeps=Trait.GATE, find_gate=gates.clipped(gates.lower_bound)))
+TABLE.register("clamp_max", _passed(keeps=Trait.GATE, find_gate=gates.clipped(gates.upper_bound)))
 TABLE.register(
     """
     logsigmoid log_sigmoid cos acos|arccos acosh|arccosh log log2 log10 erfc|special_erfc sinc|special_sinc

@@ -109,9 +109,7 @@ def llama(model: Any, x: Tensor, method: Method) -> Computed:
     states = [x]
     for block in inner.layers:
         attention, y = block.self_attn, rms_norm(x, block.input_layernorm)
-        q, k, v = (
-            heads(linear(y, layer), width) for layer in (attention.q_proj, attention.k_proj, attention.v_proj)
-        )
+        q, k, v = (heads(linear(y, layer), width) for layer in (attention.q_proj, attention.k_proj, attention.v_proj))
         if hasattr(attention, "q_norm"):
             q, k = rms_norm(q, attention.q_norm), rms_norm(k, attention.k_norm)
         frequencies = inner.rotary_emb.inv_freq
@@ -155,9 +153,7 @@ def gpt2(model: Any, x: Tensor, method: Method) -> Computed:
         return affine(x @ layer.weight + layer.bias)
 
     for block in inner.h:
-        q, k, v = (
-            heads(part, width) for part in dense(layer_norm(x, block.ln_1), block.attn.c_attn).chunk(3, -1)
-        )
+        q, k, v = (heads(part, width) for part in dense(layer_norm(x, block.ln_1), block.attn.c_attn).chunk(3, -1))
         x = x + dense(joined(method.attention(q, k, v, causal=True)), block.attn.c_proj)
         hidden = dense(layer_norm(x, block.ln_2), block.mlp.c_fc)
         x = x + dense(activation(lambda y: F.gelu(y, approximate="tanh"), hidden), block.mlp.c_proj)
@@ -190,9 +186,7 @@ def vit(model: Any, x: Tensor, method: Method) -> Computed:
     x = torch.cat([embeddings.cls_token.expand(len(x), -1, -1), x], 1) + embeddings.position_embeddings
     for block in inner.layers:
         attention, y = block.attention, layer_norm(x, block.layernorm_before)
-        q, k, v = (
-            heads(linear(y, layer), width) for layer in (attention.q_proj, attention.k_proj, attention.v_proj)
-        )
+        q, k, v = (heads(linear(y, layer), width) for layer in (attention.q_proj, attention.k_proj, attention.v_proj))
         x = x + linear(joined(method.attention(q, k, v, causal=False)), attention.o_proj)
         hidden = activation(F.gelu, linear(layer_norm(x, block.layernorm_after), block.mlp.fc1))
         x = x + linear(hidden, block.mlp.fc2)
