@@ -114,12 +114,28 @@ def _built(case: transformers_models.Case, changed: dict[str, str]) -> Problem:
     return dataclasses.replace(case, arguments={**case.arguments, **changed}).build()
 
 
+def has_decoder(case: transformers_models.Case) -> bool:
+    """Whether a decoder of the family attends to an encoder's output."""
+    return case.kind is transformers_models.SEQ2SEQ or case.name in ("Whisper", "Speech2Text")
+
+
 def with_constant_source(case: transformers_models.Case) -> transformers_models.Case:
-    """A model with an encoder and a decoder, whose decoder's inputs are explained. The encoder gets constants."""
-    kind = dataclasses.replace(transformers_models.SEQ2SEQ, argument="decoder_inputs_embeds", given={})
-    source = {"input_ids": [[position % 40 + 3 for position in range(case.size[1])]] * 2}
-    size = (2, 4, transformers_models.WIDTH)
-    return dataclasses.replace(case, name=f"{case.name} decoder", kind=kind, size=size, given=source)
+    """A model with an encoder and a decoder, of which the decoder's inputs are explained. The encoder gets constants."""
+    generator = torch.Generator().manual_seed(1)
+    if case.kind.argument == "input_features":
+        source = {"input_features": torch.randn(tuple(case.size), generator=generator).tolist()}
+    else:
+        ids = torch.randint(3, transformers_models.VOCABULARY, tuple(case.size), generator=generator)
+        source = {"input_ids": ids.tolist()}
+    return dataclasses.replace(
+        case,
+        name=f"{case.name} decoder",
+        kind=dataclasses.replace(transformers_models.SEQ2SEQ, argument="decoder_inputs_embeds"),
+        model=case.model.replace("ForAudioClassification", "ForConditionalGeneration"),
+        size=(2, 4, transformers_models.WIDTH),
+        given=source,
+        read=transformers_models.SEQ2SEQ.read,
+    )
 
 
 # Torchvision --------------------------------------------------------------------------------------------------------
@@ -257,7 +273,7 @@ def cases(suite: str) -> Iterator[tuple[str, Builders]]:
     if suite == "transformers":
         for name, case in transformers_models.CASES.items():
             yield name, transformers_builders(case)
-            if case.kind is transformers_models.SEQ2SEQ:
+            if has_decoder(case):
                 decoder = with_constant_source(case)
                 yield decoder.name, transformers_builders(decoder)
         return
