@@ -8,7 +8,7 @@ a name pattern or a type of module is more specific than a torch function, and t
     >>> print(presets.alpha2_beta1())
     preset alpha2_beta1
       conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d, batch_norm: AlphaBetaRule()
-      linear, matmul, mm, bmm, mv, addmm, addmv, baddbmm, einsum: EpsilonRule()
+      linear, matmul, mm, bmm, mv, addmm, addmv, einsum: EpsilonRule()
 """
 
 from __future__ import annotations

@@ -219,7 +219,7 @@ def test_the_paper_is_the_default() -> None:
 
 def test_a_preset_prints_its_rules_and_the_functions_that_each_is_for() -> None:
     convolutions = "conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d, batch_norm"
-    dense = "linear, matmul, mm, bmm, mv, addmm, addmv, baddbmm, einsum"
+    dense = "linear, matmul, mm, bmm, mv, addmm, addmv, einsum"
     printed = {
         "paper": ["  the defaults"],
         "epsilon": [f"  {convolutions}, {dense}: EpsilonRule()"],
