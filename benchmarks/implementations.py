@@ -120,7 +120,7 @@ def has_decoder(case: transformers_models.Case) -> bool:
 
 
 def with_constant_source(case: transformers_models.Case) -> transformers_models.Case:
-    """A model with an encoder and a decoder, of which the decoder's inputs are explained. The encoder gets constants."""
+    """A model with an encoder and a decoder. The inputs of its decoder are explained. The encoder gets constants."""
     generator = torch.Generator().manual_seed(1)
     if case.kind.argument == "input_features":
         source = {"input_features": torch.randn(tuple(case.size), generator=generator).tolist()}

@@ -471,6 +471,7 @@ def test_attnlrp_with_gamma_has_gamma_in_affine_layers_only() -> None:
     for row in rows:
         chosen.setdefault(row.operation, set()).add(row.rule)
     assert chosen["linear"] == {"GammaRule(gamma=0.1)"}
-    assert chosen["mul"] == {"ProductRule(share='halves')"}
+    # Attention scores are scaled by a number.
+    assert chosen["mul"] == {"ProductRule(share='halves')", "product"}
     assert chosen["layer_norm"] == {"NormRule()"}
     assert {rule.split(",")[0] for rule in chosen["scaled_dot_product_attention"]} == {"AttentionRule(carry='all')"}

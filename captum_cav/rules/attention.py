@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
+
 from captum_cav.errors import OptionError
 from captum_cav.operations import TABLE
-from captum_cav.operations.attention import attention_weights
-from captum_cav.operations.products import shared_matmul
+from captum_cav.operations.attention import attention_scores, weights_of
+from captum_cav.operations.surrogates import scaled
 from captum_cav.propagation.operation import Kind, Operation
 from captum_cav.propagation.rule import Rule
 
@@ -62,11 +64,17 @@ class AttentionRule(Rule):
         query, key, value, mask = (
             operation.argument(position, name) for position, name in enumerate(("query", "key", "value", "attn_mask"))
         )
-        depend = [operation.depends_on_inputs(part) for part in (query, key, value, mask)]
-        if operation.kwargs.get("enable_gqa", False):
-            repeats = query.shape[-3] // key.shape[-3]
-            key, value = (part.repeat_interleave(repeats, -3) for part in (key, value))
-        products = shared_matmul(query, key.transpose(-2, -1), depend[0] and depend[1])
         causal, scale = bool(operation.argument(5, "is_causal", False)), operation.kwargs.get("scale")
-        weights = attention_weights(products, query.shape[-1], mask, causal, scale)
-        return shared_matmul(weights, value, depend[2] and any((*depend[:2], depend[3])))
+        repeats = query.shape[-3] // key.shape[-3] if operation.kwargs.get("enable_gqa", False) else 1
+
+        def scores_and_values() -> tuple[torch.Tensor, torch.Tensor]:
+            keys, values = (part if repeats == 1 else part.repeat_interleave(repeats, -3) for part in (key, value))
+            products = torch.matmul(query, keys.transpose(-2, -1))
+            return attention_scores(products, query.shape[-1], mask, causal, scale), values
+
+        # As in attention that is written out, a constant factor of a product is a weight, and a mask is a constant.
+        scores, values = operation.decompose(scores_and_values)
+        weights = operation.mark_like(scores, weights_of(scores, mask is not None))
+        if operation.depends_on_inputs(scores) and operation.depends_on_inputs(values):
+            return scaled(weights @ values, 0.5)
+        return operation.decompose(torch.matmul, weights, values)

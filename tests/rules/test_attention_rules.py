@@ -130,3 +130,37 @@ def test_the_softmax_passes_on_by_proposition_3_1() -> None:
     score = lambda x: (torch.softmax(x, 1) * weight).sum(1)  # noqa: E731
     found = InputCAV(score, rules={torch.softmax: rules.AttentionRule("all")}, normalize=None).attribute(x)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("mask", [None, ADDED, BOOLEAN], ids=["no mask", "added", "boolean"])
+@pytest.mark.parametrize("carriers", ["qkv", "qk", "kv", "qv", "q", "k", "v"])
+@pytest.mark.parametrize(("carry", "share"), [("all", "halves"), ("values", "gates")])
+def test_attention_in_one_and_in_steps_have_the_same_constants_and_weights(
+    carriers: str, mask: torch.Tensor | None, carry: str, share: str
+) -> None:
+    """A constant factor of a product is a weight, so the product is a layer. A mask is a constant."""
+    chosen: dict[Any, Any] = {
+        F.scaled_dot_product_attention: rules.AttentionRule(carry),
+        torch.softmax: rules.AttentionRule(carry),
+        torch.matmul: [rules.ProductRule(share), rules.EpsilonRule(0.5)],
+    }
+    given = {"q": Q, "k": K, "v": V}
+    inputs = tuple(given[name] for name in carriers)
+
+    def in_one(*inputs: torch.Tensor) -> torch.Tensor:
+        q, k, v = (given | dict(zip(carriers, inputs, strict=True))).values()
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).sum((1, 2, 3))
+
+    def in_steps(*inputs: torch.Tensor) -> torch.Tensor:
+        q, k, v = (given | dict(zip(carriers, inputs, strict=True))).values()
+        scores = torch.matmul(q, k.transpose(-2, -1)) / math.sqrt(5)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+        return torch.matmul(torch.softmax(scores, -1), v).sum((1, 2, 3))
+
+    (found, delta), (expected, delta_of_steps) = (
+        InputCAV(attend, rules=chosen).attribute(inputs, return_convergence_delta=True) for attend in (in_one, in_steps)
+    )
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(delta, delta_of_steps)
