@@ -22,7 +22,8 @@ def scaled_dot_product_attention(operation: Operation) -> Any:
         operation.argument(position, name) for position, name in enumerate(("query", "key", "value", "attn_mask"))
     )
     for argument in (query, key):
-        operation.detach(argument)
+        if argument is not value:
+            operation.detach(argument)
     if not operation.carries(value):
         return operation.value().detach()
     if operation.kwargs.get("enable_gqa", False):
