@@ -259,7 +259,7 @@ def attnlrp(gamma: float = 0.0) -> Preset:
     return Preset(
         "attnlrp",
         ((*CONVOLUTIONS, *DENSE, torch.mul), [ProductRule("halves"), affine]),
-        ((F.scaled_dot_product_attention, torch.softmax), AttentionRule("all")),
+        ((F.scaled_dot_product_attention, torch.softmax, torch.div), AttentionRule("all")),
         ((F.layer_norm, F.rms_norm), NormRule("constant")),
     )
 

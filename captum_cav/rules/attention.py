@@ -26,7 +26,8 @@ class AttentionRule(Rule):
               contributions (CP-LRP).
             - ``"all"``: queries and keys carry contributions, too (AttnLRP). The softmax ``s`` passes its derivative
               on, ``R_i = x_i (R_i - s_i sum_j R_j)``, which does not conserve contributions. Each factor of a product
-              takes half.
+              takes half. Some outputs of a softmax, divided by their sum, are a softmax of fewer numbers. Routers of
+              experts do so. This division passes its derivative on, too.
 
     Raises:
         OptionError: for another value of ``carry``.
@@ -49,17 +50,27 @@ class AttentionRule(Rule):
 
     carry: Literal["values", "all"] = "values"
 
-    operations: ClassVar[frozenset[str] | None] = TABLE.names(Kind.ATTENTION)
+    operations: ClassVar[frozenset[str] | None] = TABLE.names(Kind.ATTENTION) | {"div"}
 
     def __post_init__(self) -> None:
         if self.carry not in ("values", "all"):
             raise OptionError(f'carry is {self.carry!r}; expected "values" or "all".')
 
+    def governs(self, operation: Operation) -> bool:
+        """Whether the operation is a softmax or attention, or divides outputs of a softmax by their sum."""
+        if operation.name == "div":
+            return (
+                self.carry == "all"
+                and len(operation.sources) == 2
+                and all(map(operation.is_softmax, operation.sources))
+            )
+        return super().governs(operation)
+
     def __call__(self, operation: Operation, /) -> Any:
         """The default value, or a value whose softmax passes its derivative on and whose products share in halves."""
         if self.carry == "values":
             return operation.by_default()
-        if operation.name == "softmax":
+        if operation.name in ("softmax", "div"):
             return operation.value()
         query, key, value, mask = (
             operation.argument(position, name) for position, name in enumerate(("query", "key", "value", "attn_mask"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -147,20 +148,45 @@ def test_attention_in_one_and_in_steps_have_the_same_constants_and_weights(
     given = {"q": Q, "k": K, "v": V}
     inputs = tuple(given[name] for name in carriers)
 
-    def in_one(*inputs: torch.Tensor) -> torch.Tensor:
+    def score(attend: Function, *inputs: torch.Tensor) -> torch.Tensor:
         q, k, v = (given | dict(zip(carriers, inputs, strict=True))).values()
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).sum((1, 2, 3))
+        # Where only queries and keys carry, the attended values may be constants. So the inputs are added.
+        return sum((x.sum((1, 2, 3)) for x in inputs), attend(q, k, v).sum((1, 2, 3)))
 
-    def in_steps(*inputs: torch.Tensor) -> torch.Tensor:
-        q, k, v = (given | dict(zip(carriers, inputs, strict=True))).values()
+    def in_one(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+    def in_steps(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         scores = torch.matmul(q, k.transpose(-2, -1)) / math.sqrt(5)
         if mask is not None:
             scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
-        return torch.matmul(torch.softmax(scores, -1), v).sum((1, 2, 3))
+        return torch.matmul(torch.softmax(scores, -1), v)
 
     (found, delta), (expected, delta_of_steps) = (
-        InputCAV(attend, rules=chosen).attribute(inputs, return_convergence_delta=True) for attend in (in_one, in_steps)
+        InputCAV(functools.partial(score, attend), rules=chosen).attribute(inputs, return_convergence_delta=True)
+        for attend in (in_one, in_steps)
     )
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
     torch.testing.assert_close(delta, delta_of_steps)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_chosen_weights_over_their_sum_are_the_softmax_of_what_was_chosen(in_place: bool) -> None:
+    """A router of experts divides the largest weights by their sum. A norm by a sum has a constant divisor."""
+    x, of_experts = fixed(2, 5), fixed(2, seed=2)
+
+    def divided(x: torch.Tensor) -> torch.Tensor:
+        weights = torch.softmax(x, -1).topk(2).values
+        total = weights.sum(-1, keepdim=True)
+        weights = weights.div_(total) if in_place else weights / total
+        return (weights * of_experts).sum(-1)
+
+    chosen = dict.fromkeys((torch.softmax, torch.div), rules.AttentionRule("all"))
+    found = InputCAV(divided, rules=chosen, normalize=None).attribute(x)
+    expected = InputCAV(
+        lambda x: (torch.softmax(x.topk(2).values, -1) * of_experts).sum(-1), rules=chosen, normalize=None
+    ).attribute(x)
+    torch.testing.assert_close(found, expected)
+    shares = InputCAV(lambda x: (x / x.sum(-1, keepdim=True))[:, 0], rules=chosen, normalize=None).attribute(x)
+    torch.testing.assert_close(shares, x / x.sum(-1, keepdim=True) * torch.eye(5)[0].double())
