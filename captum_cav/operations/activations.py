@@ -130,7 +130,9 @@ def _piecewise_linear(rule: Surrogate, **more: Any) -> OperationSpec:
 
 
 # Activations between layers, in the order in which presets print them.
-TABLE.register("relu", _piecewise_linear(relu, is_as_is=True, keeps=Trait.GATE, makes=Trait.NONNEGATIVE))
+TABLE.register(
+    "relu", _piecewise_linear(relu, is_as_is=True, keeps=Trait.GATE | Trait.SHIFTED_UP, makes=Trait.NONNEGATIVE)
+)
 TABLE.register(
     "relu6",
     _elementwise(
@@ -195,8 +197,11 @@ TABLE.register("cosh", _passed(makes=Trait.NONNEGATIVE))
 TABLE.register(
     "clamp clip", _passed(keeps=Trait.GATE, find_gate=gates.clipped(_clamp_bounds), recognise=written_out.at_least)
 )
-TABLE.register("clamp_min", _passed(keeps=Trait.GATE, recognise=written_out.at_least))
-TABLE.register("clamp_max", _passed(keeps=Trait.GATE))
+TABLE.register(
+    "clamp_min",
+    _passed(keeps=Trait.GATE, find_gate=gates.clipped(gates.lower_bound), recognise=written_out.at_least),
+)
+TABLE.register("clamp_max", _passed(keeps=Trait.GATE, find_gate=gates.clipped(gates.upper_bound)))
 TABLE.register(
     """
     cos acos|arccos acosh|arccosh log2 log10 erfc|special_erfc sinc|special_sinc
