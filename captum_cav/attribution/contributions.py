@@ -69,6 +69,7 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
             Request(
                 table=TABLE,
                 rules=self._options.rules,
+                scored=self._options.scored,
                 on_unknown=self._options.on_unknown,
                 tap_inputs=tap_inputs,
                 keep_carriers=keep_carriers,
@@ -140,7 +141,7 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
         """The contributions of each site, or of the inputs if there is no site, with their graph."""
         assert passed.trace.rules is not None
         return contributions_with_graph(
-            self.forward_func,
+            self._options.scored or self.forward_func,
             arguments,
             sites,
             call or 0,

@@ -55,7 +55,8 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
         call: which call of a layer is meant if the forward pass reaches the layer several times: 0 for the first, -1
             for the last.
         score: what is explained. ``"output"``: the output of the target. ``"log_odds"``: that output minus the
-            log-sum-exp of all other outputs, which shows what speaks for this class rather than for any other.
+            log-sum-exp of all other outputs, which shows what speaks for this class rather than for any other. Or a
+            function of what the model returns, as those of :mod:`captum_cav.scores`: a region, a detection, ...
 
     Raises:
         LayerError: for a layer that does not belong to the model; suggests similar names.

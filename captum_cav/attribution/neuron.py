@@ -80,7 +80,8 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
         Args:
             inputs: a floating-point tensor of shape (N, ...) or a tuple of such tensors.
             neuron_selector: which neuron, as in Captum: an index, a tuple of indices or slices behind the batch
-                dimension (the neurons of a slice are summed), or a function of the output of the layer.
+                dimension (the neurons of a slice are summed), or a function of the output of the layer, such as a score
+                of :mod:`captum_cav.scores`. The operations of the function have rules, too.
             additional_forward_args, return_convergence_delta, grad_kwargs: as for :meth:`LayerCAV.attribute`.
             attribute_to_neuron_input: whether the neuron belongs to the input of the layer instead of its output.
 
@@ -120,6 +121,9 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
         carriers = passed.carriers[passed.calls[0].index(index)]
         values = tuple(tensor for tensor in tensors_in(carriers) if tensor.requires_grad)
         checks.check_neuron(selector, values)
-        with torch.enable_grad():
-            neuron = select_neuron(values, selector)
+        if callable(selector):
+            neuron = passed.extend(select_neuron, values, selector)
+        else:
+            with torch.enable_grad():
+                neuron = select_neuron(values, selector)
         return SelectedScores(neuron, torch.zeros_like(neuron.detach()), values[0])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from captum_cav import checks, presets
-from captum_cav.attribution.scores import SCORES, Score
+from captum_cav.attribution.scores import SCORES, Score, ScoreName
 from captum_cav.operations import TABLE
 from captum_cav.propagation.overrides import Rulebook
 from captum_cav.rules.captum_rules import translate
+from captum_cav.scores.running import check_score, run_scored
 
 Normalize: TypeAlias = Literal["score", "abs"] | None
 OnUnknown: TypeAlias = Literal["error", "gradient"]
@@ -23,13 +25,16 @@ class Options(NamedTuple):
         rules: the rules of the user, which take precedence over the defaults.
         normalize: what contributions are divided by: ``"score"``, ``"abs"`` (the absolute score), or None for nothing.
         on_unknown: what happens at an operation without a rule: ``"error"`` or ``"gradient"``.
-        score: what is explained.
+        score: which number of the output is explained.
+        scored: the model, followed by the score that the user gave as a function, whose result counts as the output.
+            None if the output is that of the model.
     """
 
     rules: Rulebook
     normalize: Normalize
     on_unknown: OnUnknown
-    score: Score
+    score: ScoreName
+    scored: Callable[..., Any] | None = None
 
 
 def check_options(
@@ -50,5 +55,10 @@ def check_options(
     """
     checks.check_option("normalize", normalize, ("score", "abs", None))
     checks.check_option("on_unknown", on_unknown, ("error", "gradient"))
+    rulebook = Rulebook(presets.find(rules), forward_func, TABLE, translate)
+    if callable(score):
+        check_score(score)
+        scored = functools.partial(run_scored, forward_func, score)
+        return Options(rulebook, normalize, on_unknown, "output", scored)
     checks.check_option("score", score, SCORES)
-    return Options(Rulebook(presets.find(rules), forward_func, TABLE, translate), normalize, on_unknown, score)
+    return Options(rulebook, normalize, on_unknown, score)

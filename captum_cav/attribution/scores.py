@@ -9,9 +9,12 @@ import torch
 from captum_cav import checks
 from captum_cav.captum_internals import select_scores
 from captum_cav.errors import TargetError
+from captum_cav.scores.running import ScoreFunction
 
-Score: TypeAlias = Literal["output", "log_odds"]
-SCORES: tuple[str, ...] = get_args(Score)
+ScoreName: TypeAlias = Literal["output", "log_odds"]
+SCORES: tuple[str, ...] = get_args(ScoreName)
+#: The name of a number of the model's output, or a function of the output.
+Score: TypeAlias = ScoreName | ScoreFunction
 
 
 class SelectedScores(NamedTuple):
@@ -28,7 +31,7 @@ class SelectedScores(NamedTuple):
     output: torch.Tensor
 
 
-def select_target(output: torch.Tensor, target: Any, score: Score) -> SelectedScores:
+def select_target(output: torch.Tensor, target: Any, score: ScoreName) -> SelectedScores:
     """The score of each sample.
 
     The log-odds of a class are its output minus the log-sum-exp of the other outputs ``z_k``. With the softmax ``s`` of

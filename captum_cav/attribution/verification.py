@@ -52,8 +52,8 @@ class Verification:
         cancellation: the sum of the absolute contributions of the inputs (or the layer), divided by the absolute score.
             1 if all contributions have the same sign; large if positive and negative contributions cancel, which also
             costs digits.
-        value: the largest difference between the output of the model with captum_cav and without, divided by the
-            largest output.
+        value: the largest difference between the output of the model (or a score that is a function) with captum_cav
+            and without, divided by the largest output.
         operations: how many operations were compared.
         leaks: the operations that do not conserve contributions, the largest residual first.
         unknown: the operations without a rule, whose plain gradient was passed on.
@@ -147,6 +147,7 @@ def verify(
         Request(
             table=TABLE,
             rules=options.rules,
+            scored=options.scored,
             on_unknown="note",
             tap_inputs=layer is None,
             with_shares=True,
@@ -154,12 +155,12 @@ def verify(
         ),
     )
     with torch.enable_grad():
-        selected = select_target(checks.check_output(passed.output), arguments.targets[0], score)
+        selected = select_target(checks.check_output(passed.output), arguments.targets[0], options.score)
     if not selected.values.requires_grad:
         refuse_independent("what is explained")
     unexplained, absolute = _audit(passed, selected)
     with torch.no_grad():
-        plain = model(*checks.copied(arguments.inputs), *arguments.additional)
+        plain = (options.scored or model)(*checks.copied(arguments.inputs), *arguments.additional)
     return _report(model, passed, selected, unexplained, absolute, plain, tolerance)
 
 
