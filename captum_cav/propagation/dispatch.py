@@ -83,6 +83,7 @@ class Propagation(TorchFunctionMode):
         self._on_unknown = on_unknown
         self._is_watched = trace.is_watched
         self.is_paused = False
+        self._recognises = True
         self._saved_as = hooks_on_saved_tensors()
 
     # Dispatch -------------------------------------------------------------------------------------------------------
@@ -188,7 +189,7 @@ class Propagation(TorchFunctionMode):
             treatment.guard(operation)
         if any(tensor.requires_grad for tensor in tensors):
             recognise = treatment.spec.recognise
-            fused = None if recognise is None else recognise(operation)
+            fused = None if recognise is None or not self._recognises else recognise(operation)
             if fused is not None:
                 return self._run_rewritten(operation, fused)
             output = self._apply_chosen_rule(operation, treatment.name or func)
@@ -287,10 +288,18 @@ class Propagation(TorchFunctionMode):
     # Called by operations -------------------------------------------------------------------------------------------
 
     @contextmanager
-    def decomposing(self) -> Iterator[None]:
-        """While this context is active, each torch function meets its own rule, also inside a rule."""
-        with self.paused(False), self:
-            yield
+    def decomposing(self, recognises: bool) -> Iterator[None]:
+        """While this context is active, each torch function meets its own rule, also inside a rule.
+
+        Args:
+            recognises: whether to recognise functions that are written out.
+        """
+        before, self._recognises = self._recognises, recognises and self._recognises
+        try:
+            with self.paused(False), self:
+                yield
+        finally:
+            self._recognises = before
 
     def run_without_rule(self, operation: Operation) -> Any:
         """Run an operation without a rule. If its output holds numbers, ``on_unknown`` says what happens then."""

@@ -157,8 +157,12 @@ class Engine(Protocol):
 
     trace: Trace
 
-    def decomposing(self) -> AbstractContextManager[Any]:
-        """While this context is active, each torch function meets its own rule."""
+    def decomposing(self, recognises: bool) -> AbstractContextManager[Any]:
+        """While this context is active, each torch function meets its own rule.
+
+        Args:
+            recognises: whether to recognise functions that are written out.
+        """
         ...
 
     def run_without_rule(self, operation: Operation) -> Any:
@@ -287,18 +291,19 @@ class Operation:
         self.add_constant(target, value)
         return target
 
-    def decompose(self, composite: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def decompose(self, composite: Callable[..., Any], *args: Any, recognises: bool = True, **kwargs: Any) -> Any:
         """Run torch code in the place of the operation. Each operation inside has its own rule.
 
         Args:
             composite: torch code that computes the operation's value.
             args, kwargs: its arguments.
+            recognises: whether functions may be written out inside. If not, it is faster not to look for them.
 
         Returns:
             The operation's value.
         """
         self.is_decomposed = True
-        with self._engine.decomposing():
+        with self._engine.decomposing(recognises):
             output = composite(*args, **kwargs)
             return self.args[0].copy_(output) if self.in_place else output
 
