@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from captum_cav.operations.products import product
 from captum_cav.operations.table import TABLE
+from captum_cav.operations.weighing import weighed_by_batch_index, weighed_in_batches, weighed_in_bilinear
 from captum_cav.propagation.operation import Derivative, Kind, Operation, OperationSpec, Surrogate
 from captum_cav.propagation.traits import Trait
 
@@ -131,15 +132,19 @@ def _scale_outputs(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 
 
 def _view_product(operation: Operation) -> AffineView | None:
-    """A product of a carrier and a weight, in either order."""
+    """A product of a carrier and a weight, in either order. A gate is the weight of another carrier."""
     operands = [value for value in (*operation.args, *operation.kwargs.values()) if isinstance(value, torch.Tensor)]
-    if len(operation.sources) != 1 or len(operands) != 2 or operation.in_place:
+    if len(operands) != 2 or operation.in_place or operation.weighs_constants:
         return None
-    (x,), function = operation.sources, operation.function
+    sources, function = operation.sources, operation.function
+    carriers = sources if len(sources) == 1 else [source for source in sources if not operation.is_gate(source)]
+    if len(carriers) != 1:
+        return None
+    (x,) = carriers
     equation = [value for value in operation.args if not isinstance(value, torch.Tensor)]  # Only einsum has one.
     if operands[0] is x:
-        return AffineView(x, operands[1], None, lambda x, weight: function(*equation, x, weight))
-    return AffineView(x, operands[0], None, lambda x, weight: function(*equation, weight, x))
+        return AffineView(x, operands[1].detach(), None, lambda x, weight: function(*equation, x, weight))
+    return AffineView(x, operands[0].detach(), None, lambda x, weight: function(*equation, weight, x))
 
 
 def _view_einsum(operation: Operation) -> AffineView | None:
@@ -167,7 +172,7 @@ def added_product(names: tuple[str, str, str], multiply: Sum = torch.matmul) -> 
 
 def _view_added_product(names: tuple[str, str, str]) -> Callable[[Operation], AffineView | None]:
     def view(operation: Operation) -> AffineView | None:
-        if len(operation.sources) != 1:
+        if len(operation.sources) != 1 or operation.weighs_constants:
             return None
         (x,) = operation.sources
         added, a, b = (operation.argument(position, name) for position, name in enumerate(names))
@@ -239,7 +244,9 @@ def _layer(spatial: int, view: Callable[[Operation], AffineView | None], kind: K
     )
 
 
-def _matmul(view: Callable[[Operation], AffineView | None]) -> OperationSpec:
+def _matmul(
+    view: Callable[[Operation], AffineView | None], weighs_constants: Callable[[Operation], bool]
+) -> OperationSpec:
     return OperationSpec(
         rule=product,
         is_as_is=True,
@@ -247,17 +254,19 @@ def _matmul(view: Callable[[Operation], AffineView | None]) -> OperationSpec:
         keeps=Trait.GATE,
         has_weights=True,
         kind=Kind.DENSE | Kind.PRODUCT,
+        weighs_constants=weighs_constants,
         view_as_affine=view,
     )
 
 
-def _added(names: tuple[str, str, str]) -> OperationSpec:
+def _added(names: tuple[str, str, str], **more: Any) -> OperationSpec:
     return OperationSpec(
         rule=added_product(names),
         keeps=Trait.GATE,
         has_weights=True,
         kind=Kind.DENSE,
         view_as_affine=_view_added_product(names),
+        **more,
     )
 
 
@@ -269,11 +278,11 @@ TABLE.register("conv_transpose1d", _layer(1, _view_transposed_convolution(1), Ki
 TABLE.register("conv_transpose2d", _layer(2, _view_transposed_convolution(2), Kind.CONVOLUTION))
 TABLE.register("conv_transpose3d", _layer(3, _view_transposed_convolution(3), Kind.CONVOLUTION))
 TABLE.register("linear", _layer(0, _view_linear, Kind.DENSE))
-TABLE.register("matmul|imatmul|linalg_matmul mm bmm mv", _matmul(_view_product))
+TABLE.register("matmul|imatmul|linalg_matmul mm bmm mv", _matmul(_view_product, weighed_in_batches))
 TABLE.register("addmm", _added(("input", "mat1", "mat2")))
 TABLE.register("addmv", _added(("input", "mat", "vec")))
 TABLE.register("baddbmm", _added(("input", "batch1", "batch2")))
-TABLE.register("einsum", _matmul(_view_einsum))
+TABLE.register("einsum", _matmul(_view_einsum, weighed_by_batch_index))
 TABLE.register("addr", OperationSpec(rule=added_product(("input", "vec1", "vec2"), torch.outer), keeps=Trait.GATE))
 TABLE.register(
     "addbmm",
@@ -283,6 +292,6 @@ TABLE.register(
 )
 TABLE.register("addcmul", OperationSpec(rule=addcmul))
 TABLE.register("addcdiv", OperationSpec(rule=addcdiv))
-TABLE.register("bilinear", OperationSpec(rule=bilinear, keeps=Trait.GATE))
+TABLE.register("bilinear", OperationSpec(rule=bilinear, keeps=Trait.GATE, weighs_constants=weighed_in_bilinear))
 TABLE.register("conv_tbc", OperationSpec(rule=time_first_convolution))
 TABLE.register("lerp", OperationSpec(rule=lerp, keeps=Trait.GATE))

@@ -22,6 +22,7 @@ from captum_cav.propagation.operation import ModuleCall, Operation, Role, Surrog
 from captum_cav.propagation.overrides import Rulebook
 from captum_cav.propagation.records import Unknown
 from captum_cav.propagation.results import check_result, expected_of, is_users
+from captum_cav.propagation.rule import Rule
 from captum_cav.propagation.table import OperationTable, Treatment
 from captum_cav.propagation.trace import Trace
 from captum_cav.tensors import is_number, tensors_in
@@ -163,6 +164,7 @@ class Propagation(TorchFunctionMode):
             treatment.is_simple
             and len(sources) == 1
             and (treatment.is_as_is or not sources[0][0].requires_grad)
+            and not sources[0][1].traits & treatment.weighing
             and sources[0][1].handoff is None
             and not self._is_watched
             and not self.modules.candidates
@@ -185,11 +187,16 @@ class Propagation(TorchFunctionMode):
         operation = Operation(name, treatment.spec, func, args, kwargs, tensors, in_place, self)
         if treatment.guard is not None:
             treatment.guard(operation)
-        if any(tensor.requires_grad for tensor in tensors):
+        carries = any(tensor.requires_grad for tensor in tensors)
+        if carries or (treatment.weighing and operation.weighs_constants):
             rule, why = treatment.spec.rule, _DEFAULT
             if self._has_rules_for_functions or self.modules.candidates:
                 chosen = self._rules.choose(operation, treatment.name or func, self.modules.candidates)
                 rule, why = chosen or (rule, why)
+            if not carries and (why is _DEFAULT or (isinstance(rule, Rule) and rule.holds_gates)):
+                # A map must not depend on whether the gate bypasses the explained layers.
+                self.note_weighed_constants(operation)
+        if carries:
             output = self.apply_rule(operation, rule, why, self.modules.innermost)
         else:
             output = operation.value()
@@ -280,6 +287,11 @@ class Propagation(TorchFunctionMode):
                     stacklevel=2,
                 )
         return output
+
+    def note_weighed_constants(self, operation: Operation) -> None:
+        """Note that the output of an operation is a constant, because a gate weighs nothing but constants."""
+        operation.is_constant = True
+        self.trace.weighed = f"{operation.name!r}{self.where()}"
 
     def refuse(self, name: str) -> UnsupportedOperationError:
         """The error for an operation that has no rule."""

@@ -80,3 +80,8 @@ def set_mark(tensor: torch.Tensor, mark: Mark, *, written: bool = False) -> None
         else:
             merged = Mark(mark.run, mark.taps | before.taps, mark.traits & before.traits)
         setattr(base, _ATTRIBUTE, merged)
+
+
+def forget_mark(tensor: torch.Tensor) -> None:
+    """Let a tensor be a constant from now on."""
+    setattr(tensor, _ATTRIBUTE, None)

@@ -13,7 +13,7 @@ import torch
 
 from captum_cav.errors import UnsupportedOperationError
 from captum_cav.propagation.constant_shares import OperationShares
-from captum_cav.propagation.marks import Handoff, get_mark
+from captum_cav.propagation.marks import Handoff, forget_mark, get_mark
 from captum_cav.propagation.saved_values import SavedValue
 from captum_cav.propagation.trace import Trace
 from captum_cav.propagation.traits import Trait
@@ -117,6 +117,8 @@ class OperationSpec:
         hands_on: whether the function is the identity in evaluation mode, so that its output keeps the handoff of its
             input.
         guard: refuses the operation if it would act at random or change statistics, as in training mode.
+        weighs_constants: whether a gate among the arguments of an operation weighs nothing but constants, so that the
+            output is a constant, too. None for functions that weigh nothing, or only with a layer's weights.
         view_as_affine: gives the operation as an affine one (:class:`captum_cav.operations.affine.AffineView`), or None
             if the arguments do not allow that. None for functions that are never affine.
         role: what the function does.
@@ -135,6 +137,7 @@ class OperationSpec:
     first_only: bool = False
     hands_on: bool = False
     guard: Callable[[Operation], None] | None = None
+    weighs_constants: Callable[[Operation], bool] | None = None
     view_as_affine: Callable[[Operation], Any] | None = None
     role: Role = Role.COMPUTES
 
@@ -150,6 +153,10 @@ class Engine(Protocol):
 
     def run_without_rule(self, operation: Operation) -> Any:
         """Run an operation that has no rule, or refuse it."""
+        ...
+
+    def note_weighed_constants(self, operation: Operation) -> None:
+        """Note that the output of an operation is a constant, because a gate weighs nothing but constants."""
         ...
 
     def refuse(self, name: str) -> UnsupportedOperationError:
@@ -176,6 +183,7 @@ class Operation:
         in_place: whether the call writes into its first argument.
         detached: identities of tensors that the rule treats as constants.
         is_decomposed: whether the rule runs other operations in the place of this one. Each of them has its own rule.
+        is_constant: whether the output is a constant, because a gate weighs nothing but constants.
         handoff: what the rule leaves for the rules of the operations that take the output. None for nothing.
 
     Example::
@@ -196,6 +204,7 @@ class Operation:
         "function",
         "handoff",
         "in_place",
+        "is_constant",
         "is_decomposed",
         "kwargs",
         "name",
@@ -223,6 +232,7 @@ class Operation:
         self.in_place = in_place
         self.detached: frozenset[int] = frozenset()
         self.is_decomposed = False
+        self.is_constant = False
         self.handoff: Handoff | None = None
         self._engine = engine
 
@@ -259,6 +269,19 @@ class Operation:
         target.copy_(value)
         self.add_constant(target, value)
         return target
+
+    def value_as_weighed_constant(self) -> Any:
+        """The value of an operation in which a gate weighs nothing but constants. The value is a constant, too."""
+        self._engine.note_weighed_constants(self)
+        target = self.args[0] if self.in_place else None
+        if target is None or target.grad_fn is None or base_of(target) is not None:
+            output = self.value_as_constant()
+            self.detached |= {id(source) for source in self.sources}
+            return output
+        value = self.function(target.detach().clone(), *self.args[1:], **self.kwargs).detach()
+        # The gate is overwritten. A constant has no graph and no mark.
+        forget_mark(target)
+        return target.detach_().copy_(value)
 
     def decompose(self, composite: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run torch code in the place of the operation. Each operation inside has its own rule.
@@ -323,14 +346,25 @@ class Operation:
         """Whether a value is a gate, such as a sigmoid or a softmax: its product counts as the other factor's."""
         return isinstance(value, torch.Tensor) and self._has_trait(value, _GATE)
 
+    @property
+    def weighs_constants(self) -> bool:
+        """Whether a gate weighs nothing but constants here, so that the output is a constant by default."""
+        return self.spec.weighs_constants is not None and self.spec.weighs_constants(self)
+
+    @property
+    def as_affine(self) -> Any:
+        """The operation as an affine one, as its row views it, or None."""
+        return None if self.spec.view_as_affine is None else self.spec.view_as_affine(self)
+
     def is_nonnegative(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor is known to have no value below 0."""
         return self._has_trait(tensor, _NONNEGATIVE)
 
     @property
     def is_at_input(self) -> bool:
-        """Whether no layer with weights lies between the inputs and the operation."""
-        return all(self._has_trait(tensor, _BEFORE_FIRST_LAYER) for tensor in self.sources)
+        """Whether no layer with weights lies between the inputs and the operation. The layers of a gate do not count."""
+        sources = [tensor for tensor in self.sources if not self.is_gate(tensor)] or self.sources
+        return all(self._has_trait(tensor, _BEFORE_FIRST_LAYER) for tensor in sources)
 
     def _has_trait(self, tensor: torch.Tensor, trait: int) -> bool:
         mark = get_mark(tensor, self._engine.trace.run)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
+
 from captum_cav.errors import OptionError
 from captum_cav.operations import TABLE
 from captum_cav.operations.attention import attention_weights
@@ -53,6 +55,11 @@ class AttentionRule(Rule):
         if self.carry not in ("values", "all"):
             raise OptionError(f'carry is {self.carry!r}; expected "values" or "all".')
 
+    @property
+    def holds_gates(self) -> bool:  # type: ignore[override]
+        """Whether attention weights are constants, also where the values are constants."""
+        return self.carry == "values"
+
     def __call__(self, operation: Operation, /) -> Any:
         """The default value, or a value whose softmax passes its derivative on and whose products share in halves."""
         if self.carry == "values":
@@ -62,11 +69,23 @@ class AttentionRule(Rule):
         query, key, value, mask = (
             operation.argument(position, name) for position, name in enumerate(("query", "key", "value", "attn_mask"))
         )
-        depend = [operation.depends_on_inputs(part) for part in (query, key, value, mask)]
-        if operation.kwargs.get("enable_gqa", False):
-            repeats = query.shape[-3] // key.shape[-3]
-            key, value = (part.repeat_interleave(repeats, -3) for part in (key, value))
-        products = shared_matmul(query, key.transpose(-2, -1), depend[0] and depend[1])
+        is_grouped = operation.kwargs.get("enable_gqa", False)
+        repeats = query.shape[-3] // key.shape[-3] if is_grouped else 1
+
+        def repeated(part: torch.Tensor) -> torch.Tensor:
+            return part.repeat_interleave(repeats, -3) if is_grouped else part
+
+        by_query, by_key, by_value, by_mask = (
+            operation.depends_on_inputs(part) for part in (query, key, value, mask)
+        )
+        if by_query != by_key:  # A product with a constant, for which there may be a rule.
+            products = operation.decompose(lambda: query @ repeated(key).transpose(-2, -1))
+        else:
+            products = shared_matmul(query, repeated(key).transpose(-2, -1), by_query)
         causal, scale = bool(operation.argument(5, "is_causal", False)), operation.kwargs.get("scale")
         weights = attention_weights(products, query.shape[-1], mask, causal, scale)
-        return shared_matmul(weights, value, depend[2] and any((*depend[:2], depend[3])))
+        if not (by_query or by_key or by_mask):
+            return operation.decompose(lambda: weights @ repeated(value))
+        # What follows the decomposed product is ruled here, so the operation as a whole has an audit.
+        operation.is_decomposed = False
+        return shared_matmul(weights, repeated(value), by_value)
