@@ -67,12 +67,14 @@ def refuse_independent(name: str, weighed: str | None) -> NoReturn:
     Raises:
         ModelError: always.
     """
-    why = (
-        f" In {weighed} a gate, such as attention weights or a sigmoid, multiplies only constants. Under these rules a "
-        'gate is a constant, and so is that product. If this is why, pass rules="attnlrp", with which gates carry.'
-    )
+    if weighed is not None:
+        raise ModelError(
+            f"the score does not depend on {name} by anything that carries contributions. In {weighed} a gate, such as "
+            "attention weights or a sigmoid, multiplies only constants: under these rules a gate is a constant, and so "
+            'is that product. If this is why, pass rules="attnlrp", with which gates carry. Otherwise the score is '
+            "computed before the layer, under torch.no_grad(), from detached tensors, or the layer weighs only."
+        )
     raise ModelError(
         f"the score does not depend on {name} by anything that carries contributions (it is computed before the layer, "
         "under torch.no_grad(), from detached tensors, or weighs only: gates and attention weights carry nothing)."
-        f"{why if weighed else ''}"
     )

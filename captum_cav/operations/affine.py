@@ -33,6 +33,7 @@ class AffineView(NamedTuple):
         scaled: takes the weight and one factor for each channel of the output. Gives the weight times these factors.
             None if the channels are not dimension 1 of the output, so that no batch norm can be folded in.
         channels: the dimension of ``x`` that is multiplied with the weight's dimension 1. None if there is none.
+        may_mask: whether the bias may be a mask of minus infinity, as in attention. Outputs there have no contribution.
     """
 
     x: torch.Tensor
@@ -41,6 +42,7 @@ class AffineView(NamedTuple):
     sum: Sum
     scaled: Sum | None = None
     channels: int | None = None
+    may_mask: bool = False
 
 
 # Convolutions and linear layers -------------------------------------------------------------------------------------
@@ -179,9 +181,10 @@ def _view_added_product(names: tuple[str, str, str]) -> Callable[[Operation], Af
         beta, alpha = operation.kwargs.get("beta", 1), operation.kwargs.get("alpha", 1)
         if added is x:
             return None
+        may_mask = operation.name == "baddbmm"
         if a is x:
-            return AffineView(x, b * alpha, added * beta, torch.matmul)
-        return AffineView(x, a * alpha, added * beta, lambda x, weight: torch.matmul(weight, x))
+            return AffineView(x, b * alpha, added * beta, torch.matmul, may_mask=may_mask)
+        return AffineView(x, a * alpha, added * beta, lambda x, weight: torch.matmul(weight, x), may_mask=may_mask)
 
     return view
 
@@ -281,13 +284,15 @@ TABLE.register("linear", _layer(0, _view_linear, Kind.DENSE))
 TABLE.register("matmul|imatmul|linalg_matmul mm bmm mv", _matmul(_view_product, weighed_in_batches))
 TABLE.register("addmm", _added(("input", "mat1", "mat2")))
 TABLE.register("addmv", _added(("input", "mat", "vec")))
-TABLE.register("baddbmm", _added(("input", "batch1", "batch2")))
+TABLE.register("baddbmm", _added(("input", "batch1", "batch2"), weighs_constants=weighed_in_batches))
 TABLE.register("einsum", _matmul(_view_einsum, weighed_by_batch_index))
 TABLE.register("addr", OperationSpec(rule=added_product(("input", "vec1", "vec2"), torch.outer), keeps=Trait.GATE))
 TABLE.register(
     "addbmm",
     OperationSpec(
-        rule=added_product(("input", "batch1", "batch2"), lambda a, b: torch.matmul(a, b).sum(0)), keeps=Trait.GATE
+        rule=added_product(("input", "batch1", "batch2"), lambda a, b: torch.matmul(a, b).sum(0)),
+        keeps=Trait.GATE,
+        weighs_constants=weighed_in_batches,
     ),
 )
 TABLE.register("addcmul", OperationSpec(rule=addcmul))

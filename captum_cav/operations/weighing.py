@@ -81,9 +81,7 @@ def _weighed_by_gate(operation: Operation) -> list[torch.Tensor]:
     return [tensor for tensor in tensors_in([operation.args, operation.kwargs]) if tensor is not gate]
 
 
-def _indices(
-    equation: str, operands: list[torch.Tensor]
-) -> tuple[set[str], list[tuple[torch.Tensor, set[str]]]]:
+def _indices(equation: str, operands: list[torch.Tensor]) -> tuple[set[str], list[tuple[torch.Tensor, set[str]]]]:
     """The indices in the equation of an einsum: of the output, and of each operand.
 
     The dimensions of an ellipsis are numbered from the right: ``.1``, ``.2`` and so on.

@@ -78,7 +78,7 @@ def run_audited(trace: Trace, operation: Operation, rule: Surrogate, module: tor
 
     result = tree_map(replaced, result)
     if operation.in_place:
-        result = operation.args[0].copy_(result)
+        result = operation.overwrite(result)
     return None if output is None else result
 
 

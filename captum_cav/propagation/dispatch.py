@@ -188,16 +188,18 @@ class Propagation(TorchFunctionMode):
         if treatment.guard is not None:
             treatment.guard(operation)
         carries = any(tensor.requires_grad for tensor in tensors)
-        if carries or (treatment.weighing and operation.weighs_constants):
-            rule, why = treatment.spec.rule, _DEFAULT
+        weighs = not carries and treatment.weighing != 0 and operation.weighs_constants
+        rule, why = treatment.spec.rule, _DEFAULT
+        if carries or weighs:
             if self._has_rules_for_functions or self.modules.candidates:
                 chosen = self._rules.choose(operation, treatment.name or func, self.modules.candidates)
                 rule, why = chosen or (rule, why)
-            if not carries and (why is _DEFAULT or (isinstance(rule, Rule) and rule.holds_gates)):
-                # A map must not depend on whether the gate bypasses the explained layers.
-                self.note_weighed_constants(operation)
         if carries:
             output = self.apply_rule(operation, rule, why, self.modules.innermost)
+        elif weighs and (why is _DEFAULT or (isinstance(rule, Rule) and rule.holds_gates)):
+            # The output is a constant here, too: a map must not depend on whether a gate bypasses the layer.
+            with self.paused():
+                output = operation.by_default()
         else:
             output = operation.value()
         if not operation.is_decomposed or self._has_unmarked(output):

@@ -274,14 +274,19 @@ class Operation:
         """The value of an operation in which a gate weighs nothing but constants. The value is a constant, too."""
         self._engine.note_weighed_constants(self)
         target = self.args[0] if self.in_place else None
-        if target is None or target.grad_fn is None or base_of(target) is not None:
-            output = self.value_as_constant()
-            self.detached |= {id(source) for source in self.sources}
-            return output
-        value = self.function(target.detach().clone(), *self.args[1:], **self.kwargs).detach()
-        # The gate is overwritten. A constant has no graph and no mark.
-        forget_mark(target)
-        return target.detach_().copy_(value)
+        if target is not None and _may_become_constant(target):
+            return self.overwrite(self.function(target.detach().clone(), *self.args[1:], **self.kwargs).detach())
+        output = self.value_as_constant()
+        self.detached |= {id(source) for source in self.sources}
+        return output
+
+    def overwrite(self, value: torch.Tensor) -> torch.Tensor:
+        """Write the operation's value over its first argument, which has no graph from then on if it is a constant."""
+        target: torch.Tensor = self.args[0]
+        if self.is_constant and _may_become_constant(target):
+            forget_mark(target)
+            target.detach_()
+        return target.copy_(value)
 
     def decompose(self, composite: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run torch code in the place of the operation. Each operation inside has its own rule.
@@ -428,6 +433,11 @@ class Operation:
     def where(self) -> str:
         """Where the operation runs, for use in messages, such as `` in module 'layer1' (Layer)``. May be empty."""
         return self._engine.where()
+
+
+def _may_become_constant(tensor: torch.Tensor) -> bool:
+    """Whether a tensor can lose its graph. The graph of a view belongs to its base, and a tap needs its leaf."""
+    return not tensor.requires_grad or (tensor.grad_fn is not None and base_of(tensor) is None)
 
 
 def _in_base(view: torch.Tensor, base: torch.Tensor, part: torch.Tensor) -> torch.Tensor:

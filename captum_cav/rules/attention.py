@@ -75,9 +75,7 @@ class AttentionRule(Rule):
         def repeated(part: torch.Tensor) -> torch.Tensor:
             return part.repeat_interleave(repeats, -3) if is_grouped else part
 
-        by_query, by_key, by_value, by_mask = (
-            operation.depends_on_inputs(part) for part in (query, key, value, mask)
-        )
+        by_query, by_key, by_value, by_mask = (operation.depends_on_inputs(part) for part in (query, key, value, mask))
         if by_query != by_key:  # A product with a constant, for which there may be a rule.
             products = operation.decompose(lambda: query @ repeated(key).transpose(-2, -1))
         else:
