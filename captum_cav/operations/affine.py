@@ -134,19 +134,15 @@ def _scale_outputs(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 
 
 def _view_product(operation: Operation) -> AffineView | None:
-    """A product of a carrier and a weight, in either order. A gate is the weight of another carrier."""
+    """A product of a carrier and a weight, in either order."""
     operands = [value for value in (*operation.args, *operation.kwargs.values()) if isinstance(value, torch.Tensor)]
-    if len(operands) != 2 or operation.in_place or operation.weighs_constants:
+    if len(operation.sources) != 1 or len(operands) != 2 or operation.in_place or operation.weighs_constants:
         return None
-    sources, function = operation.sources, operation.function
-    carriers = sources if len(sources) == 1 else [source for source in sources if not operation.is_gate(source)]
-    if len(carriers) != 1:
-        return None
-    (x,) = carriers
+    (x,), function = operation.sources, operation.function
     equation = [value for value in operation.args if not isinstance(value, torch.Tensor)]  # Only einsum has one.
     if operands[0] is x:
-        return AffineView(x, operands[1].detach(), None, lambda x, weight: function(*equation, x, weight))
-    return AffineView(x, operands[0].detach(), None, lambda x, weight: function(*equation, weight, x))
+        return AffineView(x, operands[1], None, lambda x, weight: function(*equation, x, weight))
+    return AffineView(x, operands[0], None, lambda x, weight: function(*equation, weight, x))
 
 
 def _view_einsum(operation: Operation) -> AffineView | None:

@@ -356,20 +356,14 @@ class Operation:
         """Whether a gate weighs nothing but constants here, so that the output is a constant by default."""
         return self.spec.weighs_constants is not None and self.spec.weighs_constants(self)
 
-    @property
-    def as_affine(self) -> Any:
-        """The operation as an affine one, as its row views it, or None."""
-        return None if self.spec.view_as_affine is None else self.spec.view_as_affine(self)
-
     def is_nonnegative(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor is known to have no value below 0."""
         return self._has_trait(tensor, _NONNEGATIVE)
 
     @property
     def is_at_input(self) -> bool:
-        """Whether no layer with weights lies between the inputs and the operation. The layers of a gate do not count."""
-        sources = [tensor for tensor in self.sources if not self.is_gate(tensor)] or self.sources
-        return all(self._has_trait(tensor, _BEFORE_FIRST_LAYER) for tensor in sources)
+        """Whether no layer with weights lies between the inputs and the operation."""
+        return all(self._has_trait(tensor, _BEFORE_FIRST_LAYER) for tensor in self.sources)
 
     def _has_trait(self, tensor: torch.Tensor, trait: int) -> bool:
         mark = get_mark(tensor, self._engine.trace.run)

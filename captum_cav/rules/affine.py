@@ -287,12 +287,12 @@ class AffineRule(Rule):
         raise NotImplementedError(f"{type(self).__name__} does not say how to share: define shares.")
 
     def governs(self, operation: Operation) -> bool:
-        """Whether one tensor depends on the inputs, apart from gates, and the operation is affine in this tensor."""
-        return super().governs(operation) and operation.as_affine is not None
+        """Whether one tensor depends on the inputs, and the operation is affine in this tensor."""
+        return super().governs(operation) and _view(operation) is not None
 
     def __call__(self, operation: Operation, /) -> Any:
         """The operation's value, shared out by this rule in the backward pass."""
-        view: AffineView | None = operation.as_affine
+        view = _view(operation)
         assert view is not None
         # A batch norm is affine itself, and may be folded into the operation before.
         norm = inference_norm(operation) if operation.name == "batch_norm" else None
@@ -302,13 +302,18 @@ class AffineRule(Rule):
         if self.gives_to_zeros:
             zeros.tiny(view.x.dtype)
             operation.let_zeros_carry()
-        gates = {id(source): operation.detach(source) for source in operation.sources if source is not view.x}
         with torch.set_grad_enabled(self.uses_total):
-            native = (operation.on(gates) if gates else operation).value()
+            native = operation.value()
         affine = Affine(operation, view, native, self)
         output = with_backward(native.detach(), affine.share_out, native, view.x)
         operation.handoff = affine
         return output
+
+
+def _view(operation: Operation) -> AffineView | None:
+    """The operation as an affine operation in the one tensor that depends on the inputs, or None."""
+    view = operation.spec.view_as_affine
+    return None if view is None else view(operation)
 
 
 class _Shares(NamedTuple):

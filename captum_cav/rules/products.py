@@ -1,4 +1,4 @@
-"""Rules for products of two tensors that both depend on the inputs, and of a gate and a constant."""
+"""Rules for products of two tensors that both depend on the inputs."""
 
 from __future__ import annotations
 
@@ -23,10 +23,8 @@ class ProductRule(Rule):
         share: which factor takes which part.
 
             - ``"gates"``, the default of all products: a gate (the output of a sigmoid or a softmax) is a constant, and
-              the other factor takes everything. Without a gate each factor takes half. If the other factor is a
-              constant, so is the product, unless the constant is a layer's weight.
-            - ``"halves"``: each factor takes half, gates too. If the other factor is a constant, a gate takes
-              everything.
+              the other factor takes everything. Without a gate each factor takes half.
+            - ``"halves"``: each factor takes half, gates too.
             - ``"first"``, ``"second"``: this factor takes everything. The other factor is a constant.
             - ``"magnitude"``: each factor takes a part by its absolute value, ``|a| / (|a| + |b|)``. For elementwise
               products only.
@@ -57,18 +55,11 @@ class ProductRule(Rule):
             raise OptionError(f'share is {self.share!r}; expected "gates", "halves", "first", "second" or "magnitude".')
 
     def governs(self, operation: Operation) -> bool:
-        """Whether two tensors that depend on the inputs are multiplied. For halves: or a gate weighs a constant."""
-        if not super().governs(operation) or len(operation.sources) > 2:
-            return False
-        if len(operation.sources) == 1:
-            return self.share == "halves" and operation.weighs_constants
-        # A gate is the weight of the other factor. So a rule for products with a weight may share out the sum.
-        return self.share != "gates" or operation.as_affine is None
+        """Whether two tensors that depend on the inputs are multiplied."""
+        return super().governs(operation) and len(operation.sources) == 2
 
     def __call__(self, operation: Operation, /) -> Any:
         """The product, in which the factors share as the rule says."""
-        if len(operation.sources) == 1:
-            return operation.value()
         first, second = operation.sources
         if self.share == "gates":
             return operation.by_default()
