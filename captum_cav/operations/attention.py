@@ -26,7 +26,8 @@ def scaled_dot_product_attention(operation: Operation) -> Any:
         operation.argument(position, name) for position, name in enumerate(("query", "key", "value", "attn_mask"))
     )
     for argument in (query, key):
-        operation.detach(argument)
+        if argument is not value:
+            operation.detach(argument)
     if operation.weighs_constants:
         return operation.value_as_weighed_constant()
     if not operation.carries(value):
@@ -43,6 +44,9 @@ def scaled_dot_product_attention(operation: Operation) -> Any:
         bool(operation.argument(5, "is_causal", False)),
         operation.kwargs.get("scale"),
     )
+    if any(map(operation.depends_on_inputs, (query, key, mask))):
+        # The weights depend on the inputs, so the rules of layers are not for this product.
+        return torch.matmul(weights, value)
     return operation.decompose(torch.matmul, weights, value)
 
 

@@ -36,7 +36,7 @@ def weighed_by_element(operation: Operation) -> bool:
 
 
 def weighed_in_batches(operation: Operation) -> bool:
-    """Whether a gate weighs constants in a matrix product: a constant of three or more dimensions, which has a batch."""
+    """Whether a gate weighs constants in a matrix product: a constant has a batch, so three or more dimensions."""
     return any(constant.dim() > 2 for constant in _weighed_by_gate(operation))
 
 
@@ -74,10 +74,15 @@ def weighed_values(operation: Operation) -> bool:
 
 
 def _weighed_by_gate(operation: Operation) -> list[torch.Tensor]:
-    """The constants in a product, if the only tensor that depends on the inputs is a gate. Otherwise none."""
-    if len(operation.sources) != 1 or not operation.is_gate(operation.sources[0]):
+    """The constants in a product, if the only tensor that depends on the inputs is a gate. Otherwise none.
+
+    A reciprocal is a divisor. It weighs nothing.
+    """
+    if len(operation.sources) != 1:
         return []
     (gate,) = operation.sources
+    if not operation.is_gate(gate) or operation.is_reciprocal(gate):
+        return []
     return [tensor for tensor in tensors_in([operation.args, operation.kwargs]) if tensor is not gate]
 
 

@@ -17,8 +17,9 @@ from captum_cav.propagation import explanation, unknown
 from captum_cav.propagation.audit import run_audited
 from captum_cav.propagation.marking import Sources, follow_memory, mark_alike, mark_result
 from captum_cav.propagation.marks import get_mark
+from captum_cav.propagation.module_operation import ModuleCall
 from captum_cav.propagation.module_stack import ModuleStack
-from captum_cav.propagation.operation import ModuleCall, Operation, Role, Surrogate
+from captum_cav.propagation.operation import Operation, OperationSpec, Role, Surrogate
 from captum_cav.propagation.overrides import Rulebook
 from captum_cav.propagation.records import Unknown
 from captum_cav.propagation.results import check_result, expected_of, is_users
@@ -187,24 +188,53 @@ class Propagation(TorchFunctionMode):
         operation = Operation(name, treatment.spec, func, args, kwargs, tensors, in_place, self)
         if treatment.guard is not None:
             treatment.guard(operation)
-        carries = any(tensor.requires_grad for tensor in tensors)
-        weighs = not carries and treatment.weighing != 0 and operation.weighs_constants
-        rule, why = treatment.spec.rule, _DEFAULT
-        if carries or weighs:
-            if self._has_rules_for_functions or self.modules.candidates:
-                chosen = self._rules.choose(operation, treatment.name or func, self.modules.candidates)
-                rule, why = chosen or (rule, why)
-        if carries:
-            output = self.apply_rule(operation, rule, why, self.modules.innermost)
-        elif weighs and (why is _DEFAULT or (isinstance(rule, Rule) and rule.holds_gates)):
-            # The output is a constant here, too: a map must not depend on whether a gate bypasses the layer.
-            with self.paused():
-                output = operation.by_default()
+        key = treatment.name or func
+        if any(tensor.requires_grad for tensor in tensors):
+            recognise = treatment.spec.recognise
+            fused = None if recognise is None else recognise(operation)
+            if fused is not None:
+                return self._run_rewritten(operation, fused)
+            output = self.apply_rule(operation, *self._choose_rule(operation, key), self.modules.innermost)
+        elif treatment.weighing and operation.weighs_constants:
+            output = self._run_bypassing(operation, *self._choose_rule(operation, key))
         else:
             output = operation.value()
         if not operation.is_decomposed or self._has_unmarked(output):
             result = args[0] if output is None else output
             mark_result(self.trace, result, operation, treatment, sources, in_place)
+        return output
+
+    def _choose_rule(self, operation: Operation, key: Any) -> tuple[Surrogate, str]:
+        """The user's rule for an operation, or its default rule; and the key that chose the rule.
+
+        Args:
+            operation: the operation.
+            key: the plain name of its function, or the function itself if it has no plain name.
+        """
+        rule, why = operation.spec.rule, _DEFAULT
+        if self._has_rules_for_functions or self.modules.candidates:
+            rule, why = self._rules.choose(operation, key, self.modules.candidates) or (rule, why)
+        return rule, why
+
+    def _run_bypassing(self, operation: Operation, rule: Surrogate, why: str) -> Any:
+        """Run an operation in which a gate weighs constants, and bypasses the explained layers.
+
+        If the rule holds gates, the output is a constant, as it is where the gate carries contributions. So a map does
+        not depend on which other layers are explained.
+        """
+        if why is _DEFAULT or (isinstance(rule, Rule) and rule.holds_gates):
+            with self.paused():
+                return operation.by_default()
+        return operation.value()
+
+    def _run_rewritten(self, last: Operation, fused: Operation) -> Any:
+        """Run a fused function in the place of the last operation of the same function, written out."""
+        sources = [(x, mark) for x in fused.sources if (mark := get_mark(x, self._run)) is not None]
+        output = self.apply_rule(fused, *self._choose_rule(fused, fused.name), self.modules.innermost)
+        if last.in_place:
+            output = last.args[0].copy_(output)
+        assert fused.fused is not None
+        mark_result(self.trace, output, fused, self._treatments[fused.fused], sources, last.in_place)
         return output
 
     def _has_unmarked(self, output: Any) -> bool:
@@ -302,6 +332,12 @@ class Propagation(TorchFunctionMode):
     def where(self) -> str:
         """Where in the model the forward pass is, for messages."""
         return self.modules.where()
+
+    def row_of(self, function: Callable[..., Any]) -> tuple[str, OperationSpec]:
+        """The plain name and the row of a torch function."""
+        treatment = self._treatments[function]
+        assert treatment.name is not None
+        return treatment.name, treatment.spec
 
     # Called by the forward pass -------------------------------------------------------------------------------------
 

@@ -157,8 +157,9 @@ class OperationTable:
         keeps = spec.keeps | spec.keeps_without_constants
         if not spec.has_weights:
             keeps |= Trait.BEFORE_FIRST_LAYER
+        makes = spec.makes | (Trait.ACTIVATED if spec.kind & Kind.ACTIVATION else Trait.NONE)
         follows = spec.find_gate is None and not spec.keeps_without_constants and spec.guard is None
-        is_simple = follows and name is not None
+        is_simple = follows and name is not None and not spec.starts_function
         return Treatment(
             name=name,
             writes=writes,
@@ -171,7 +172,7 @@ class OperationTable:
             is_as_is=is_simple and spec.is_as_is,
             keeps=keeps.value,
             drops_with_constants=spec.keeps_without_constants.value,
-            makes=spec.makes.value,
+            makes=makes.value,
             weighing=0 if spec.weighs_constants is None else Trait.GATE.value,
         )
 
