@@ -31,8 +31,8 @@ def weighed_by_element(operation: Operation) -> bool:
     (constant,), (gate,) = constants, operation.sources
     if not is_number(constant) or constant.dim() < gate.dim() or (constant.dim() < 2 and constant.numel() == 1):
         return False
-    # If the shapes agree, the most frequent case, nothing need be broadcast.
-    return constant.shape == gate.shape or constant.shape == torch.broadcast_shapes(constant.shape, gate.shape)
+    shape = torch.broadcast_shapes(constant.shape, gate.shape)  # type: ignore[no-untyped-call]
+    return bool(constant.shape == shape)
 
 
 def weighed_in_batches(operation: Operation) -> bool:
@@ -64,13 +64,12 @@ def weighed_in_bilinear(operation: Operation) -> bool:
     if not _weighed_by_gate(operation):
         return False
     inputs = operation.argument(0, "input1"), operation.argument(1, "input2")
-    gate = operation.sources[0]
-    return gate in [one for one in inputs if one is gate] and all(one.dim() > 1 for one in inputs)
+    return any(one is operation.sources[0] for one in inputs) and all(one.dim() > 1 for one in inputs)
 
 
 def weighed_values(operation: Operation) -> bool:
     """Whether attention weighs values that are constants. Attention weights are never an activation of a layer."""
-    return not operation.depends_on_inputs(operation.argument(2, "value"))
+    return bool(operation.sources) and not operation.depends_on_inputs(operation.argument(2, "value"))
 
 
 def _weighed_by_gate(operation: Operation) -> list[torch.Tensor]:

@@ -101,18 +101,18 @@ def test_a_gate_that_weighs_a_constant_is_a_constant(name: str) -> None:
     product, constant = WEIGHED[name]
     torch.testing.assert_close(explained(beside(product), X, constant(N)), X)
     # The rest is as if the product were detached, also where the product is a factor.
-    times = lambda x, c: torch.tanh(product(torch.sigmoid(x), c)).flatten(1).sum(1) * x.flatten(1).sum(1)  # noqa: E731
-    (expected,) = by_hand(
-        lambda x: times(x.detach(), constant(N)) / x.flatten(1).sum(1).detach() * x.flatten(1).sum(1), X
-    )
-    torch.testing.assert_close(explained(times, X, constant(N)), expected)
+
+    def weighed(x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(product(torch.sigmoid(x), c)).flatten(1).sum(1)
+
+    (expected,) = by_hand(lambda x: weighed(x.detach(), constant(N)) * x.flatten(1).sum(1), X)
+    torch.testing.assert_close(explained(lambda x, c: weighed(x, c) * x.flatten(1).sum(1), X, constant(N)), expected)
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_a_gate_that_meets_the_weights_of_a_layer_carries(name: str) -> None:
     product, constant = WEIGHTS[name]
-    outer = lambda g, c: ratio(torch.tanh, product(g, c))  # noqa: E731
-    (expected,) = by_hand(lambda x: outer(ratio(torch.sigmoid, x), constant), X)
+    (expected,) = by_hand(lambda x: ratio(torch.tanh, product(ratio(torch.sigmoid, x), constant)), X)
     found = explained(lambda x, c: torch.tanh(product(torch.sigmoid(x), c)), X, constant)
     torch.testing.assert_close(found, expected)
     assert found.abs().max() > 1e-3
@@ -141,15 +141,14 @@ def test_a_batch_has_the_maps_of_its_samples(name: str, preset: str | None) -> N
 PRESETS = [None, *presets.NAMES]
 
 
-def agree(one: Function, other: Function, x: torch.Tensor, *constants: torch.Tensor, rules: Any) -> torch.Tensor:
-    """The map of two forms of one function. The same is explained, and the same is left over."""
+def check_forms(one: Function, other: Function, x: torch.Tensor, rules: Any) -> None:
+    """Two forms of one function have one map, and leave the same unexplained."""
     found = []
     for function in (one, other):
         cav = InputCAV(lambda *args, function=function: function(*args).flatten(1).sum(1), normalize=None, rules=rules)
-        found.append(cav.attribute(x, additional_forward_args=constants or None, return_convergence_delta=True))
+        found.append(cav.attribute(x, return_convergence_delta=True))
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
-    return found[0][0]
 
 
 def attended(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -173,7 +172,7 @@ def test_attention_in_one_is_attention_written_out(
         parts = [F.linear(x if on else constants[i], weight[i]) for i, on in enumerate(depends)]
         return torch.tanh(attend(*parts)) + x
 
-    agree(lambda x: model(written, x), lambda x: model(F.scaled_dot_product_attention, x), X, rules=preset)
+    check_forms(lambda x: model(written, x), lambda x: model(F.scaled_dot_product_attention, x), X, rules=preset)
 
 
 @pytest.mark.parametrize("preset", [None, "cp_lrp", "gamma"])
@@ -185,7 +184,7 @@ def test_constant_values_make_a_constant_output(attend: Function, preset: str | 
 
 
 @pytest.mark.parametrize("carry", ["values", "all"])
-def test_the_rule_for_attention_holds_or_lets_carry(carry: str) -> None:
+def test_the_rule_for_attention_holds_or_lets_carry(carry: Any) -> None:
     memory = fixed(N, S, C, seed=2)
     rule = {F.scaled_dot_product_attention: AttentionRule(carry)}
     found = InputCAV(
@@ -199,7 +198,7 @@ def test_the_rule_for_attention_holds_or_lets_carry(carry: str) -> None:
 
 
 @pytest.mark.parametrize("share", ["gates", "halves", "first", "second"])
-def test_the_rule_for_products_holds_gates_or_lets_them_carry(share: str) -> None:
+def test_the_rule_for_products_holds_gates_or_lets_them_carry(share: Any) -> None:
     constant = fixed(N, L, C, seed=2)
     found = explained(lambda x, c: torch.sigmoid(x) * c + x, X, constant, rules={torch.mul: ProductRule(share)})
     torch.testing.assert_close(found, X + torch.sigmoid(X) * constant if share == "halves" else X)
@@ -238,9 +237,9 @@ def test_multi_head_attention_with_and_without_its_weights(
             maps, delta = cav.attribute(inputs, additional_forward_args=additional, return_convergence_delta=True)
             found.append((*maps, delta))
         # One form scales the queries before their product with the keys, where LRP-epsilon adds its epsilon.
-        close = {"rtol": 1e-3, "atol": 1e-4} if preset == "attnlrp" else {"rtol": 1e-9, "atol": 1e-11}
+        rtol, atol = (1e-3, 1e-4) if preset == "attnlrp" else (1e-9, 1e-11)
         for one, other in zip(*found, strict=True):
-            torch.testing.assert_close(one, other, **close)
+            torch.testing.assert_close(one, other, rtol=rtol, atol=atol)
         if preset != "attnlrp":
             torch.testing.assert_close(found[0][0], x)
             assert found[0][-1].abs().max() < 1e-10
@@ -249,7 +248,7 @@ def test_multi_head_attention_with_and_without_its_weights(
 # Recurrent layers ---------------------------------------------------------------------------------------------------
 
 STATES = ["argument", "buffer", "closure", "parameter"]
-CELLS: dict[str, tuple[type[nn.Module], type[nn.Module], int]] = {
+CELLS: dict[str, tuple[Any, Any, int]] = {
     "lstm": (nn.LSTM, nn.LSTMCell, 2),
     "gru": (nn.GRU, nn.GRUCell, 1),
     "rnn": (nn.RNN, nn.RNNCell, 1),
@@ -259,6 +258,8 @@ H = 4
 
 class Recurrent(nn.Module):
     """A recurrent layer whose initial states are constants, in one, cell by cell or written out."""
+
+    cell: nn.LSTMCell
 
     def __init__(self, kind: str, form: str, source: str, count: int) -> None:
         super().__init__()
@@ -274,15 +275,18 @@ class Recurrent(nn.Module):
             self.register_buffer("states", states)
         elif source == "parameter":
             self.states = nn.Parameter(states)
-        elif source == "closure":
-            self.given = lambda: states
+
+        def closure(given: torch.Tensor) -> torch.Tensor:
+            return given if source == "argument" else states
+
+        self.closure = closure
 
     def forward(self, x: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
-        states = given if self.source == "argument" else self.given() if self.source == "closure" else self.states
+        states: Any = self.states if self.source in ("buffer", "parameter") else self.closure(given)
         if self.form == "in one":
             initial = tuple(state[None] for state in states)
-            outputs = self.layer(x, initial if self.count == 2 else initial[0])[0]
-            return outputs.flatten(1).sum(1)
+            sequence: torch.Tensor = self.layer(x, initial if self.count == 2 else initial[0])[0]
+            return sequence.flatten(1).sum(1)
         step = self.cell_step if self.form == "cells" else getattr(self, f"{self.kind}_step")
         state, outputs = tuple(states.unbind()), []
         for one in x.unbind(1):
@@ -388,7 +392,8 @@ class Parallel(nn.Module):
 
     def forward(self, x: torch.Tensor, constant: torch.Tensor) -> torch.Tensor:
         weighed = self.weigh(torch.softmax(self.gate(x), -1), constant)
-        return (torch.tanh(weighed) * self.signal(x.tanh())).flatten(1).sum(1) + x.flatten(1).sum(1)
+        signal: torch.Tensor = self.signal(x.tanh())
+        return (torch.tanh(weighed) * signal).flatten(1).sum(1) + x.flatten(1).sum(1)
 
 
 @pytest.mark.parametrize("preset", [None, "cp_lrp", "attnlrp"])
