@@ -66,6 +66,11 @@ class AttentionRule(Rule):
             )
         return super().governs(operation)
 
+    @property
+    def holds_gates(self) -> bool:  # type: ignore[override]
+        """Whether attention weights are constants, also where the values are constants."""
+        return self.carry == "values"
+
     def __call__(self, operation: Operation, /) -> Any:
         """The default value, or a value whose softmax passes its derivative on and whose products share in halves."""
         if self.carry == "values":
