@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from captum_cav.operations.products import product
 from captum_cav.operations.table import TABLE
+from captum_cav.operations.weighing import weighed_by_batch_index, weighed_in_batches, weighed_in_bilinear
 from captum_cav.propagation.operation import Derivative, Kind, Operation, OperationSpec, Surrogate
 from captum_cav.propagation.traits import Trait
 
@@ -32,6 +33,7 @@ class AffineView(NamedTuple):
         scaled: takes the weight and one factor for each channel of the output. Gives the weight times these factors.
             None if the channels are not dimension 1 of the output, so that no batch norm can be folded in.
         channels: the dimension of ``x`` that is multiplied with the weight's dimension 1. None if there is none.
+        may_mask: whether the bias may be a mask of minus infinity, as in attention. Outputs there have no contribution.
     """
 
     x: torch.Tensor
@@ -40,6 +42,7 @@ class AffineView(NamedTuple):
     sum: Sum
     scaled: Sum | None = None
     channels: int | None = None
+    may_mask: bool = False
 
 
 # Convolutions and linear layers -------------------------------------------------------------------------------------
@@ -133,7 +136,7 @@ def _scale_outputs(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 def _view_product(operation: Operation) -> AffineView | None:
     """A product of a carrier and a weight, in either order."""
     operands = [value for value in (*operation.args, *operation.kwargs.values()) if isinstance(value, torch.Tensor)]
-    if len(operation.sources) != 1 or len(operands) != 2 or operation.in_place:
+    if len(operation.sources) != 1 or len(operands) != 2 or operation.in_place or operation.weighs_constants:
         return None
     (x,), function = operation.sources, operation.function
     equation = [value for value in operation.args if not isinstance(value, torch.Tensor)]  # Only einsum has one.
@@ -167,16 +170,17 @@ def added_product(names: tuple[str, str, str], multiply: Sum = torch.matmul) -> 
 
 def _view_added_product(names: tuple[str, str, str]) -> Callable[[Operation], AffineView | None]:
     def view(operation: Operation) -> AffineView | None:
-        if len(operation.sources) != 1:
+        if len(operation.sources) != 1 or operation.weighs_constants:
             return None
         (x,) = operation.sources
         added, a, b = (operation.argument(position, name) for position, name in enumerate(names))
         beta, alpha = operation.kwargs.get("beta", 1), operation.kwargs.get("alpha", 1)
         if added is x:
             return None
+        may_mask = operation.name == "baddbmm"
         if a is x:
-            return AffineView(x, b * alpha, added * beta, torch.matmul)
-        return AffineView(x, a * alpha, added * beta, lambda x, weight: torch.matmul(weight, x))
+            return AffineView(x, b * alpha, added * beta, torch.matmul, may_mask=may_mask)
+        return AffineView(x, a * alpha, added * beta, lambda x, weight: torch.matmul(weight, x), may_mask=may_mask)
 
     return view
 
@@ -239,7 +243,9 @@ def _layer(spatial: int, view: Callable[[Operation], AffineView | None], kind: K
     )
 
 
-def _matmul(view: Callable[[Operation], AffineView | None]) -> OperationSpec:
+def _matmul(
+    view: Callable[[Operation], AffineView | None], weighs_constants: Callable[[Operation], bool]
+) -> OperationSpec:
     return OperationSpec(
         rule=product,
         is_as_is=True,
@@ -247,17 +253,19 @@ def _matmul(view: Callable[[Operation], AffineView | None]) -> OperationSpec:
         keeps=Trait.GATE,
         has_weights=True,
         kind=Kind.DENSE | Kind.PRODUCT,
+        weighs_constants=weighs_constants,
         view_as_affine=view,
     )
 
 
-def _added(names: tuple[str, str, str]) -> OperationSpec:
+def _added(names: tuple[str, str, str], **more: Any) -> OperationSpec:
     return OperationSpec(
         rule=added_product(names),
         keeps=Trait.GATE,
         has_weights=True,
         kind=Kind.DENSE,
         view_as_affine=_view_added_product(names),
+        **more,
     )
 
 
@@ -269,21 +277,23 @@ TABLE.register("conv_transpose1d", _layer(1, _view_transposed_convolution(1), Ki
 TABLE.register("conv_transpose2d", _layer(2, _view_transposed_convolution(2), Kind.CONVOLUTION))
 TABLE.register("conv_transpose3d", _layer(3, _view_transposed_convolution(3), Kind.CONVOLUTION))
 TABLE.register("linear", _layer(0, _view_linear, Kind.DENSE))
-TABLE.register("matmul|imatmul|linalg_matmul mm bmm mv", _matmul(_view_product))
+TABLE.register("matmul|imatmul|linalg_matmul mm bmm mv", _matmul(_view_product, weighed_in_batches))
 TABLE.register("addmm", _added(("input", "mat1", "mat2")))
 TABLE.register("addmv", _added(("input", "mat", "vec")))
-TABLE.register("einsum", _matmul(_view_einsum))
+TABLE.register("einsum", _matmul(_view_einsum, weighed_by_batch_index))
 # What is added to products of batches is a mask of attention more often than a bias, so it is no part of a layer.
 TABLE.register("baddbmm", OperationSpec(rule=added_product(("input", "batch1", "batch2")), keeps=Trait.GATE))
 TABLE.register("addr", OperationSpec(rule=added_product(("input", "vec1", "vec2"), torch.outer), keeps=Trait.GATE))
 TABLE.register(
     "addbmm",
     OperationSpec(
-        rule=added_product(("input", "batch1", "batch2"), lambda a, b: torch.matmul(a, b).sum(0)), keeps=Trait.GATE
+        rule=added_product(("input", "batch1", "batch2"), lambda a, b: torch.matmul(a, b).sum(0)),
+        keeps=Trait.GATE,
+        weighs_constants=weighed_in_batches,
     ),
 )
 TABLE.register("addcmul", OperationSpec(rule=addcmul))
 TABLE.register("addcdiv", OperationSpec(rule=addcdiv))
-TABLE.register("bilinear", OperationSpec(rule=bilinear, keeps=Trait.GATE))
+TABLE.register("bilinear", OperationSpec(rule=bilinear, keeps=Trait.GATE, weighs_constants=weighed_in_bilinear))
 TABLE.register("conv_tbc", OperationSpec(rule=time_first_convolution))
 TABLE.register("lerp", OperationSpec(rule=lerp, keeps=Trait.GATE))

@@ -60,6 +60,7 @@ def run_audited(trace: Trace, operation: Operation, rule: Surrogate, module: tor
     local = operation.on(stand_ins)
     output = rule(local)
     operation.handoff, operation.is_decomposed = local.handoff, local.is_decomposed
+    operation.is_constant = local.is_constant
     operation.detached |= {id(tensor) for tensor in carriers if id(stand_ins[id(tensor)]) in local.detached}
     result = local.args[0] if output is None else output
     outputs = [tensor for tensor in tensors_in(result) if tensor.requires_grad]
@@ -78,7 +79,7 @@ def run_audited(trace: Trace, operation: Operation, rule: Surrogate, module: tor
 
     result = tree_map(replaced, result)
     if operation.in_place:
-        result = operation.args[0].copy_(result)
+        result = operation.overwrite(result)
     return None if output is None else result
 
 

@@ -107,3 +107,13 @@ class OperationShares:
     def enter(self, share: torch.Tensor) -> None:
         """Report a share of constants, a float64 scalar. A rule does so only if shares are measured."""
         self._shares.enter(share, self.taps)
+
+
+def part_in_base(view: torch.Tensor, base: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+    """A part of a view, as a part of its base. Both parts broadcast."""
+    if part.dim() <= 1 and view.shape[-1:] == base.shape[-1:] == part.shape and view.numel() == base.numel():
+        return part  # The bias of a linear layer. The output of the layer is a view of a matrix that torch made.
+    whole = torch.zeros_like(base)
+    offset = view.storage_offset() - base.storage_offset()
+    whole.as_strided(view.shape, view.stride(), offset).copy_(part)
+    return whole
