@@ -9,8 +9,8 @@ import torch
 
 from captum_cav.errors import OptionError
 from captum_cav.operations import TABLE
-from captum_cav.operations.attention import attention_weights
-from captum_cav.operations.products import shared_matmul
+from captum_cav.operations.attention import attention_scores, weights_of
+from captum_cav.operations.surrogates import scaled
 from captum_cav.propagation.operation import Kind, Operation
 from captum_cav.propagation.rule import Rule
 
@@ -26,7 +26,8 @@ class AttentionRule(Rule):
               contributions (CP-LRP).
             - ``"all"``: queries and keys carry contributions, too (AttnLRP). The softmax ``s`` passes its derivative
               on, ``R_i = x_i (R_i - s_i sum_j R_j)``, which does not conserve contributions. Each factor of a product
-              takes half.
+              takes half. Some outputs of a softmax, divided by their sum, are a softmax of fewer numbers. Routers of
+              experts do so. This division passes its derivative on, too.
 
     Raises:
         OptionError: for another value of ``carry``.
@@ -49,11 +50,21 @@ class AttentionRule(Rule):
 
     carry: Literal["values", "all"] = "values"
 
-    operations: ClassVar[frozenset[str] | None] = TABLE.names(Kind.ATTENTION)
+    operations: ClassVar[frozenset[str] | None] = TABLE.names(Kind.ATTENTION) | {"div"}
 
     def __post_init__(self) -> None:
         if self.carry not in ("values", "all"):
             raise OptionError(f'carry is {self.carry!r}; expected "values" or "all".')
+
+    def governs(self, operation: Operation) -> bool:
+        """Whether the operation is a softmax or attention, or divides outputs of a softmax by their sum."""
+        if operation.name == "div":
+            return (
+                self.carry == "all"
+                and len(operation.sources) == 2
+                and all(map(operation.is_softmax, operation.sources))
+            )
+        return super().governs(operation)
 
     @property
     def holds_gates(self) -> bool:  # type: ignore[override]
@@ -64,26 +75,23 @@ class AttentionRule(Rule):
         """The default value, or a value whose softmax passes its derivative on and whose products share in halves."""
         if self.carry == "values":
             return operation.by_default()
-        if operation.name == "softmax":
+        if operation.name in ("softmax", "div"):
             return operation.value()
         query, key, value, mask = (
             operation.argument(position, name) for position, name in enumerate(("query", "key", "value", "attn_mask"))
         )
-        is_grouped = operation.kwargs.get("enable_gqa", False)
-        repeats = query.shape[-3] // key.shape[-3] if is_grouped else 1
-
-        def repeated(part: torch.Tensor) -> torch.Tensor:
-            return part.repeat_interleave(repeats, -3) if is_grouped else part
-
-        by_query, by_key, by_value, by_mask = (operation.depends_on_inputs(part) for part in (query, key, value, mask))
-        if by_query != by_key:  # A product with a constant, for which there may be a rule.
-            products = operation.decompose(lambda: query @ repeated(key).transpose(-2, -1))
-        else:
-            products = shared_matmul(query, repeated(key).transpose(-2, -1), by_query)
         causal, scale = bool(operation.argument(5, "is_causal", False)), operation.kwargs.get("scale")
-        weights = attention_weights(products, query.shape[-1], mask, causal, scale)
-        if not (by_query or by_key or by_mask):
-            return operation.decompose(lambda: weights @ repeated(value))
-        # What follows the decomposed product is ruled here, so the operation as a whole has an audit.
-        operation.is_decomposed = False
-        return shared_matmul(weights, repeated(value), by_value)
+        repeats = query.shape[-3] // key.shape[-3] if operation.kwargs.get("enable_gqa", False) else 1
+
+        def scores_and_values() -> tuple[torch.Tensor, torch.Tensor]:
+            keys, values = (part if repeats == 1 else part.repeat_interleave(repeats, -3) for part in (key, value))
+            products = torch.matmul(query, keys.transpose(-2, -1))
+            return attention_scores(products, query.shape[-1], mask, causal, scale), values
+
+        # As in attention that is written out, a constant factor of a product is a weight, and a mask is a constant.
+        scores, values = operation.decompose(scores_and_values)
+        weights = operation.mark_like(scores, weights_of(scores, mask is not None))
+        if not operation.depends_on_inputs(scores):
+            return operation.decompose(torch.matmul, weights, values)
+        # Weights that weigh constants carry everything.
+        return scaled(weights @ values, 0.5) if operation.depends_on_inputs(values) else weights @ values
