@@ -442,10 +442,10 @@ class _Graph:
         value = self._values[node] = operation.run()
         if not operation.sources or not any(_is_differentiable(output) for output in _listed(value)):
             return
-        if operation.is_constant():
-            return
         if node.target is operator.getitem:
             self._weight[node] = operation.weights[0]
+        elif operation.is_constant():
+            return
         elif operation.name not in CONSTANTS:
             if operation.name not in KNOWN:
                 raise operation.unknown()

@@ -33,7 +33,6 @@ class AffineView(NamedTuple):
         scaled: takes the weight and one factor for each channel of the output. Gives the weight times these factors.
             None if the channels are not dimension 1 of the output, so that no batch norm can be folded in.
         channels: the dimension of ``x`` that is multiplied with the weight's dimension 1. None if there is none.
-        may_mask: whether the bias may be a mask of minus infinity, as in attention. Outputs there have no contribution.
     """
 
     x: torch.Tensor
@@ -42,7 +41,6 @@ class AffineView(NamedTuple):
     sum: Sum
     scaled: Sum | None = None
     channels: int | None = None
-    may_mask: bool = False
 
 
 # Convolutions and linear layers -------------------------------------------------------------------------------------
@@ -170,17 +168,16 @@ def added_product(names: tuple[str, str, str], multiply: Sum = torch.matmul) -> 
 
 def _view_added_product(names: tuple[str, str, str]) -> Callable[[Operation], AffineView | None]:
     def view(operation: Operation) -> AffineView | None:
-        if len(operation.sources) != 1 or operation.weighs_constants:
+        if len(operation.sources) != 1:
             return None
         (x,) = operation.sources
         added, a, b = (operation.argument(position, name) for position, name in enumerate(names))
         beta, alpha = operation.kwargs.get("beta", 1), operation.kwargs.get("alpha", 1)
         if added is x:
             return None
-        may_mask = operation.name == "baddbmm"
         if a is x:
-            return AffineView(x, b * alpha, added * beta, torch.matmul, may_mask=may_mask)
-        return AffineView(x, a * alpha, added * beta, lambda x, weight: torch.matmul(weight, x), may_mask=may_mask)
+            return AffineView(x, b * alpha, added * beta, torch.matmul)
+        return AffineView(x, a * alpha, added * beta, lambda x, weight: torch.matmul(weight, x))
 
     return view
 
@@ -258,14 +255,13 @@ def _matmul(
     )
 
 
-def _added(names: tuple[str, str, str], **more: Any) -> OperationSpec:
+def _added(names: tuple[str, str, str]) -> OperationSpec:
     return OperationSpec(
         rule=added_product(names),
         keeps=Trait.GATE,
         has_weights=True,
         kind=Kind.DENSE,
         view_as_affine=_view_added_product(names),
-        **more,
     )
 
 
@@ -282,7 +278,12 @@ TABLE.register("addmm", _added(("input", "mat1", "mat2")))
 TABLE.register("addmv", _added(("input", "mat", "vec")))
 TABLE.register("einsum", _matmul(_view_einsum, weighed_by_batch_index))
 # What is added to products of batches is a mask of attention more often than a bias, so it is no part of a layer.
-TABLE.register("baddbmm", OperationSpec(rule=added_product(("input", "batch1", "batch2")), keeps=Trait.GATE))
+TABLE.register(
+    "baddbmm",
+    OperationSpec(
+        rule=added_product(("input", "batch1", "batch2")), keeps=Trait.GATE, weighs_constants=weighed_in_batches
+    ),
+)
 TABLE.register("addr", OperationSpec(rule=added_product(("input", "vec1", "vec2"), torch.outer), keeps=Trait.GATE))
 TABLE.register(
     "addbmm",

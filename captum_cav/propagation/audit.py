@@ -14,7 +14,7 @@ import torch
 
 from captum_cav.propagation import zeros
 from captum_cav.propagation.constant_shares import ConstantShares
-from captum_cav.propagation.marks import get_mark, set_mark
+from captum_cav.propagation.marks import get_mark, let_be_constant, set_mark
 from captum_cav.propagation.module_operation import ModuleCall
 from captum_cav.propagation.operation import Derivative, Operation, Surrogate
 from captum_cav.propagation.records import Audited
@@ -79,7 +79,9 @@ def run_audited(trace: Trace, operation: Operation, rule: Surrogate, module: tor
 
     result = tree_map(replaced, result)
     if operation.in_place:
-        result = operation.overwrite(result)
+        if operation.is_constant:
+            let_be_constant(operation.args[0])
+        result = operation.args[0].copy_(result)
     return None if output is None else result
 
 

@@ -409,8 +409,6 @@ class Affine(Foldable):
             output, rectified = pair.output.value, pair.is_rectified
             weight = view.scaled(weight, pair.norm.scale)
             constant = pair.norm.shift if constant is None else constant * pair.norm.scale + pair.norm.shift
-        if view.may_mask and constant is not None:
-            output, constant = (torch.nan_to_num(part, nan=math.nan, posinf=0, neginf=0) for part in (output, constant))
         zeros_carry = self.shares.zeros_carry and output.dtype != torch.float16
         contributions = coefficients * (zeros.without_zeros(output) if zeros_carry else output)
         with torch.enable_grad():
