@@ -157,7 +157,7 @@ def verify(
     with torch.enable_grad():
         selected = select_target(checks.check_output(passed.output), arguments.targets[0], options.score)
     if not selected.values.requires_grad:
-        refuse_independent("what is explained")
+        refuse_independent("what is explained", passed.trace.weighed)
     unexplained, absolute = _audit(passed, selected)
     with torch.no_grad():
         plain = (options.scored or model)(*checks.copied(arguments.inputs), *arguments.additional)
