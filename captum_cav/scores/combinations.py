@@ -45,7 +45,8 @@ class _Combination:
         if callable(part):
             return scores_of(part, output, inputs)
         found = tensor_of(output, self, "a tensor of shape (N, classes)", (), "logits")
-        return select_scores(found, checks.resolve_target(found, part))
+        selected: torch.Tensor = select_scores(found, checks.resolve_target(found, part))
+        return selected
 
 
 class Difference(_Combination):
@@ -74,8 +75,8 @@ class Difference(_Combination):
 
     def __call__(self, output: Any, *inputs: Any) -> torch.Tensor:
         """The scores, see the class."""
-        first, second = self._values(output, inputs)
-        return first - second
+        values = self._values(output, inputs)
+        return values[0] - values[1]
 
 
 class Sum(_Combination):
@@ -101,9 +102,8 @@ class Sum(_Combination):
 
     def __init__(self, *parts: Part) -> None:
         if not parts:
-            raise OptionError(
-                f"{type(self).__name__} got no part; expected at least one, as {type(self).__name__}(0, 3)."
-            )
+            name = type(self).__name__
+            raise OptionError(f"{name} got no part; expected at least one, as {name}(0, 3).")
         super().__init__(*parts)
 
     def __call__(self, output: Any, *inputs: Any) -> torch.Tensor:

@@ -17,6 +17,7 @@ from captum_cav.scores.outputs import Shown, for_each_sample, part_of, refuse_ou
 Quantity: TypeAlias = Literal["score", "x1", "y1", "x2", "y2", "width", "height"]
 QUANTITIES: tuple[str, ...] = get_args(Quantity)
 
+_CORNERS = ("x1", "y1", "x2", "y2")
 _EXPECTED = (
     "a list with a dict of 'boxes' and 'scores' for each sample (torchvision); 'pred_logits' or 'logits' with "
     "'pred_boxes' (DETR); or a tensor of shape (N, 4 + classes, anchors) (YOLO)"
@@ -28,11 +29,13 @@ class _Found(NamedTuple):
 
     Attributes:
         boxes: shape (K, 4): x1, y1, x2, y2.
+        sizes: shape (K, 2): width, height. None if the model gives only corners.
         scores: shape (K,), the score of the label of each box; or shape (K, classes).
         labels: shape (K,), or None if each box has a score for each class.
     """
 
     boxes: torch.Tensor
+    sizes: torch.Tensor | None
     scores: torch.Tensor
     labels: torch.Tensor | None
 
@@ -43,6 +46,10 @@ class Detection(Shown):
 
     Which detection is meant is a constant: the query, anchor or proposal whose box overlaps most with ``box``, or the
     one at a position.
+
+    Torchvision's detectors compute sizes as an exponential times the size of an anchor. An exponential that multiplies
+    is a gate, which is a constant, so that width and height then have no contributions. With
+    ``rules={torch.mul: rules.ProductRule("halves")}`` gates carry, too.
 
     Args:
         box: x1, y1, x2, y2, as four numbers, a tensor of shape (4,), or one of shape (N, 4) with a box for each sample.
@@ -77,7 +84,7 @@ class Detection(Shown):
         (tensor([0.7000]), tensor([2.]))
         >>> Detection([4, 4, 7, 7], label=2)(detections)
         Traceback (most recent call last):
-        captum_cav.errors.TargetError: sample 0 has no detection of label 2, but of the labels 1, 3; choose one of them.
+        captum_cav.errors.TargetError: sample 0 has no detection of label 2; expected one of its labels 1, 3.
     """
 
     box: torch.Tensor | Sequence[float] | None = None
@@ -122,11 +129,11 @@ class Detection(Shown):
         if self.value == "score":
             scores = found.scores[place]
             return scores if found.labels is not None or self.label is None else scores[self.label]
-        x1, y1, x2, y2 = found.boxes[place].unbind()
-        sides = {"x1": x1, "y1": y1, "x2": x2, "y2": y2}
-        if self.value in sides:
-            return sides[self.value]
-        return x2 - x1 if self.value == "width" else y2 - y1
+        box = found.boxes[place]
+        if self.value in _CORNERS:
+            return box[_CORNERS.index(self.value)]
+        sizes = box[2:] - box[:2] if found.sizes is None else found.sizes[place]
+        return sizes[0 if self.value == "width" else 1]
 
 
 def _check_box(box: Any) -> None:
@@ -158,7 +165,7 @@ def _samples_of(output: Any, score: Any) -> list[_Found]:
     if isinstance(output, (list, tuple)) and output and isinstance(output[0], Mapping):
         if not all({"boxes", "scores"} <= set(one) for one in output):
             refuse_output(output, score, _EXPECTED)
-        return [_Found(one["boxes"], one["scores"], one.get("labels")) for one in output]
+        return [_Found(one["boxes"], None, one["scores"], one.get("labels")) for one in output]
     logits, boxes = part_of(output, "pred_logits", "logits"), part_of(output, "pred_boxes")
     if isinstance(output, (list, tuple)) and output:
         output = output[0]
@@ -166,9 +173,9 @@ def _samples_of(output: Any, score: Any) -> list[_Found]:
         boxes, logits = output[:, :4].transpose(1, 2), output[:, 4:].transpose(1, 2)
     if not (isinstance(logits, torch.Tensor) and isinstance(boxes, torch.Tensor)):
         refuse_output(output, score, _EXPECTED)
-    centres, sizes = boxes.split(2, -1)
+    centres, sizes = boxes[..., :2], boxes[..., 2:]
     corners = torch.cat([centres - sizes / 2, centres + sizes / 2], -1)
-    return [_Found(*one, None) for one in zip(corners.unbind(), logits.unbind(), strict=True)]
+    return [_Found(*one, None) for one in zip(corners.unbind(), sizes.unbind(), logits.unbind(), strict=True)]
 
 
 def _places(sample: int, found: _Found, label: int | None) -> torch.Tensor:
@@ -192,9 +199,7 @@ def _places(sample: int, found: _Found, label: int | None) -> torch.Tensor:
     chosen = places[found.labels == label]
     if not len(chosen):
         there = ", ".join(map(str, sorted(set(found.labels.tolist()))))
-        raise TargetError(
-            f"sample {sample} has no detection of label {label}, but of the labels {there}; choose one of them."
-        )
+        raise TargetError(f"sample {sample} has no detection of label {label}; expected one of its labels {there}.")
     return chosen
 
 

@@ -43,7 +43,7 @@ def tensor_of(output: Any, score: Any, expected: str, dimensions: Sequence[int],
     if not checks.is_floating(found) or (found.dim() not in dimensions if dimensions else found.dim() < 2):
         under = f", or an object with it as {' or '.join(map(repr, names))}" if names else ""
         refuse_output(output, score, expected + under)
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def refuse_output(output: Any, score: Any, expected: str) -> NoReturn:

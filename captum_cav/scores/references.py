@@ -59,7 +59,7 @@ class Similarity(Shown):
             one, other = output
             if one.shape != other.shape:
                 raise InputError(
-                    f"the two embeddings have the shapes {tuple(one.shape)} and {tuple(other.shape)}; expected the same."
+                    f"the embeddings have the shapes {tuple(one.shape)} and {tuple(other.shape)}; expected the same."
                 )
         else:
             one = tensor_of(output, self, "embeddings of shape (N, d)", (), "pooler_output")
@@ -72,8 +72,9 @@ class Similarity(Shown):
 class ReconstructionError(Shown):
     """How far the output of an autoencoder is from what it reconstructs; a high score is a bad reconstruction.
 
-    The reference takes part of the score, as a constant. If the reference is the input of the model, its part is found
-    by :class:`captum_cav.InputCAV`; for a layer, it is a constant.
+    A reference that is given takes part of the score, as a constant. If the reference is the input of the model, its
+    part is a contribution of the input for :class:`captum_cav.InputCAV`. For a layer, that part bypasses the layer, so
+    it is in the convergence delta.
 
     Args:
         reference: shape (N, ...) or, for all samples, (...). None for the first input of the model.
@@ -130,7 +131,8 @@ class ReconstructionError(Shown):
         else:
             reference = _fitting(self.reference, found)
         difference = (found - reference).flatten(1)
-        return (difference.abs() if self.kind == "l1" else difference**2).mean(1)
+        error = difference.abs() if self.kind == "l1" else difference.square()
+        return error.mean(1)
 
 
 def _check_reference(reference: Any) -> None:
@@ -147,4 +149,5 @@ def _check_reference(reference: Any) -> None:
 def _fitting(reference: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
     """The reference as a constant in the shape of the output, or with one entry for all samples."""
     fitting = for_each_sample("reference", reference.detach(), output.shape[1:], len(output))
-    return fitting.to(output.device, output.dtype)
+    constant: torch.Tensor = fitting.to(output)
+    return constant

@@ -65,7 +65,8 @@ class Region(Shown):
             raise TargetError(f"class_index is {self.class_index}; expected 0 to {classes - 1}, the model's classes.")
         index = self.class_index % classes
         region = self._region(maps, torch.tensor([index], device=maps.device))
-        if not bool((filled := region.ne(0).flatten(1).any(1)).all()):
+        filled = region.ne(0).flatten(1).any(1).expand(len(maps))
+        if not bool(filled.all()):
             why = f"class {index} has the largest score nowhere" if self.mask is None else "the mask holds no place"
             raise TargetError(
                 f"{why} in {sample_names(~filled)}; expected a region with at least one place. Pass another "
@@ -79,8 +80,8 @@ class Region(Shown):
             size = tuple(maps.shape[2:])
             if tuple(self.mask.shape[-2:]) != size:
                 raise InputError(
-                    f"mask has shape {tuple(self.mask.shape)}; expected (h, w) or (N, h, w) with the size {size} of the "
-                    f"model's output. Resize the mask, as torch.nn.functional.interpolate("
+                    f"mask has shape {tuple(self.mask.shape)}; expected (h, w) or (N, h, w) with the size {size} of "
+                    f"the model's output. Resize the mask, as torch.nn.functional.interpolate("
                     f"mask.reshape(-1, 1, *mask.shape[-2:]).float(), {size})[:, 0]."
                 )
             return for_each_sample("mask", self.mask, size, len(maps))[:, None].to(maps.device, maps.dtype)

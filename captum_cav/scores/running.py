@@ -12,7 +12,7 @@ from captum_cav import checks
 from captum_cav.errors import CAVTypeError
 
 #: A function of what the model returns. It gives one score for each sample, shape (N,), or several, shape (N, ...), of
-#: which ``target`` selects one. A function whose attribute ``takes_inputs`` is true gets the arguments of the model too.
+#: which ``target`` selects one. A function with a true attribute ``takes_inputs`` gets the arguments of the model, too.
 ScoreFunction: TypeAlias = Callable[..., torch.Tensor]
 _Model = TypeVar("_Model", bound=Callable[..., Any])
 
