@@ -130,7 +130,7 @@ class ReconstructionError(Shown):
             reference = inputs[0]
         else:
             reference = _fitting(self.reference, found)
-        difference = (found - reference).flatten(1)
+        difference: torch.Tensor = (found - reference).flatten(1)
         error = difference.abs() if self.kind == "l1" else difference.square()
         return error.mean(1)
 
