@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch.nn import functional as F
 
 from captum_cav import checks
 from captum_cav.errors import CAVTypeError, InputError
 from captum_cav.scores.outputs import Shown, for_each_sample, refuse_output, tensor_of
+
+# As in torch.nn.functional.cosine_similarity.
+_SHORTEST = 1e-8
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -54,18 +56,32 @@ class Similarity(Shown):
     def __call__(self, output: Any) -> torch.Tensor:
         """The scores, see the class."""
         if self.reference is None:
-            if not (isinstance(output, (tuple, list)) and len(output) == 2 and all(map(checks.is_floating, output))):
-                refuse_output(output, self, "a pair of embeddings, or a tensor and Similarity(reference)")
-            one, other = output
-            if one.shape != other.shape:
-                raise InputError(
-                    f"the embeddings have the shapes {tuple(one.shape)} and {tuple(other.shape)}; expected the same."
-                )
+            one, other = self._pair(output)
+            products = (one * other).sum(1)
         else:
             one = tensor_of(output, self, "embeddings of shape (N, d)", (), "pooler_output")
-            other = _fitting(self.reference, one)
-        one, other = one.flatten(1), other.flatten(1)
-        return (one * other).sum(1) if self.kind == "dot" else F.cosine_similarity(one, other, 1)
+            other = _fitting(self.reference, one).flatten(1)
+            one = one.flatten(1)
+            # Products of vectors, in which the reference is the weight of a layer. There also embeddings that end in a
+            # sigmoid or a softmax carry, which a product element by element would take for gates.
+            if len(other) == 1:
+                products = one @ other[0]
+            else:
+                products = torch.stack([vector @ weights for vector, weights in zip(one, other, strict=True)])
+        if self.kind == "dot":
+            return products
+        lengths = [torch.linalg.vector_norm(vectors.detach(), dim=1).clamp(min=_SHORTEST) for vectors in (one, other)]
+        cosines: torch.Tensor = products / (lengths[0] * lengths[1])
+        return cosines
+
+    def _pair(self, output: Any) -> list[torch.Tensor]:
+        """The two embeddings that the model returned, each of shape (N, d)."""
+        if not (isinstance(output, (tuple, list)) and len(output) == 2 and all(map(checks.is_floating, output))):
+            refuse_output(output, self, "a pair of embeddings, or a tensor and Similarity(reference)")
+        shapes = [tuple(embeddings.shape) for embeddings in output]
+        if shapes[0] != shapes[1]:
+            raise InputError(f"the embeddings have the shapes {shapes[0]} and {shapes[1]}; expected the same.")
+        return [embeddings.flatten(1) for embeddings in output]
 
 
 @dataclass(frozen=True, eq=False, repr=False)

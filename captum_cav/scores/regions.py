@@ -22,8 +22,8 @@ class Region(Shown):
 
     Args:
         class_index: the class; None for one score for each class, of which ``target`` selects one.
-        mask: the region, shape (h, w) or (N, h, w) on the grid of the model's output: booleans, or a weight for each
-            place. None for the region in which the class has the largest score of all classes. If the model has a
+        mask: the region, shape (h, w) or (N, h, w) on the grid of the model's output: booleans, or zeros and ones.
+            None for the region in which the class has the largest score of all classes. If the model has a
             single class, that is the region of its positive scores.
 
     Returns of a call:
@@ -52,8 +52,12 @@ class Region(Shown):
     def __post_init__(self) -> None:
         if self.class_index is not None and as_integer(self.class_index) is None:
             raise CAVTypeError(f"class_index is {self.class_index!r}; expected the index of a class, or None.")
-        if self.mask is not None and not isinstance(self.mask, torch.Tensor):
+        if self.mask is None:
+            return
+        if not isinstance(self.mask, torch.Tensor):
             raise CAVTypeError(f"mask is a {type(self.mask).__name__}; expected a tensor of shape (h, w) or (N, h, w).")
+        if not bool(((self.mask == 0) | (self.mask == 1)).all()):
+            raise InputError("mask holds other numbers than 0 and 1; expected booleans, as mask > 0.5.")
 
     def __call__(self, output: Any) -> torch.Tensor:
         """The scores, see the class."""
@@ -65,7 +69,7 @@ class Region(Shown):
             raise TargetError(f"class_index is {self.class_index}; expected 0 to {classes - 1}, the model's classes.")
         index = self.class_index % classes
         region = self._region(maps, torch.tensor([index], device=maps.device))
-        filled = region.ne(0).flatten(1).any(1).expand(len(maps))
+        filled = region.flatten(1).any(1).expand(len(maps))
         if not bool(filled.all()):
             why = f"class {index} has the largest score nowhere" if self.mask is None else "the mask holds no place"
             raise TargetError(
@@ -75,7 +79,7 @@ class Region(Shown):
         return (maps[:, index : index + 1] * region).sum((1, 2, 3))
 
     def _region(self, maps: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-        """The weight of each place, shape (N or 1, len(classes) or 1, h, w)."""
+        """Whether each place belongs to the region, shape (N or 1, len(classes) or 1, h, w)."""
         if self.mask is not None:
             size = tuple(maps.shape[2:])
             if tuple(self.mask.shape[-2:]) != size:
@@ -84,8 +88,8 @@ class Region(Shown):
                     f"the model's output. Resize the mask, as torch.nn.functional.interpolate("
                     f"mask.reshape(-1, 1, *mask.shape[-2:]).float(), {size})[:, 0]."
                 )
-            return for_each_sample("mask", self.mask, size, len(maps))[:, None].to(maps.device, maps.dtype)
+            return for_each_sample("mask", self.mask, size, len(maps))[:, None].to(maps.device).bool()
         scores = maps.detach()
         if maps.shape[1] == 1:
-            return (scores > 0).to(maps.dtype)
-        return (scores.argmax(1, keepdim=True) == classes[:, None, None]).to(maps.dtype)
+            return scores > 0
+        return scores.argmax(1, keepdim=True) == classes[:, None, None]

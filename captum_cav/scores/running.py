@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, overload
 
 import torch
 
@@ -14,7 +15,6 @@ from captum_cav.errors import CAVTypeError
 #: A function of what the model returns. It gives one score for each sample, shape (N,), or several, shape (N, ...), of
 #: which ``target`` selects one. A function with a true attribute ``takes_inputs`` gets the arguments of the model, too.
 ScoreFunction: TypeAlias = Callable[..., torch.Tensor]
-_Model = TypeVar("_Model", bound=Callable[..., Any])
 
 
 def check_score(score: Any) -> None:
@@ -75,7 +75,15 @@ def run_scored(model: Callable[..., Any], score: ScoreFunction | None, *args: An
     return scores_of(score, model(*args), given)
 
 
-def with_score(model: _Model, score: ScoreFunction) -> _Model:
+@overload
+def with_score(model: torch.nn.Module, score: ScoreFunction) -> torch.nn.Module: ...
+
+
+@overload
+def with_score(model: Callable[..., Any], score: ScoreFunction) -> Callable[..., Any]: ...
+
+
+def with_score(model: Callable[..., Any], score: ScoreFunction) -> Callable[..., Any]:
     """A model that returns a score, for whatever takes a model: metrics, drawings, ablations, the methods of Captum.
 
     Args:
@@ -101,8 +109,7 @@ def with_score(model: _Model, score: ScoreFunction) -> _Model:
     """
     check_score(score)
     if not isinstance(model, torch.nn.Module):
-        function: Any = lambda *args: run_scored(model, score, *args)  # noqa: E731
-        return function  # type: ignore[no-any-return]
+        return functools.partial(run_scored, model, score)
     copied: Any = copy.copy(model)
     # A new class, because a forward in the object itself would go on to use this model in a deep copy.
     forward = vars(model).get("forward")

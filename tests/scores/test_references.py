@@ -39,6 +39,21 @@ def test_similarities(kind: Any, reference: torch.Tensor) -> None:
     torch.testing.assert_close(score(embedded), expected)
 
 
+@pytest.mark.parametrize("end", [nn.Sigmoid(), nn.Softmax(1), nn.Tanh()], ids=repr)
+@pytest.mark.parametrize("samples", [1, 2])
+def test_embeddings_that_are_squashed_carry(end: nn.Module, samples: int) -> None:
+    references = torch.stack([REFERENCE, REFERENCE.flip(0)])[:samples]
+    net = nn.Sequential(*embedder(), end)
+    for score in (scores.Similarity(references), scores.Similarity(REFERENCE, "dot")):
+        check_like_a_function(net, "1", score, pictures(samples))
+
+
+@pytest.mark.parametrize("reference", [None, pictures(2, 8)], ids=["input", "given"])
+def test_reconstructions_that_are_squashed_carry(reference: torch.Tensor | None) -> None:
+    net = nn.Sequential(*autoencoder(), nn.Sigmoid())
+    check_like_a_function(net, "2", scores.ReconstructionError(reference), pictures())
+
+
 def test_each_of_two_embeddings_carries_half_of_their_similarity() -> None:
     net, x, score = Twins().eval(), pictures(), scores.Similarity()
     parts = LayerCAV(net, ["tower.4", "other.4"], score=score).attribute(x)

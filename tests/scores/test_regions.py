@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from captum_cav import InputCAV, LayerCAV, scores
@@ -21,8 +22,8 @@ MASKS = torch.stack([MASK, MASK.T])
 @pytest.mark.parametrize("as_dict", [False, True], ids=["tensor", "dict"])
 @pytest.mark.parametrize(
     "score",
-    [scores.Region(2), scores.Region(-1, MASK), scores.Region(0, MASKS), scores.Region(1, torch.rand(8, 8))],
-    ids=["own", "mask", "masks", "weights"],
+    [scores.Region(2), scores.Region(-1, MASK), scores.Region(0, MASKS), scores.Region(1, MASK.float())],
+    ids=["own", "mask", "masks", "numbers"],
 )
 def test_a_region_is_explained_like_a_function_around_the_model(score: scores.Region, as_dict: bool) -> None:
     check_like_a_function(Segmenter(as_dict=as_dict), "features.1", score, pictures())
@@ -46,6 +47,13 @@ def test_the_region_is_a_constant() -> None:
     expected[:, 1] = torch.where(maps.argmax(1) == 1, maps[:, 1], 0.0)
     assert torch.equal(found, expected)
     assert found.count_nonzero() == 1
+
+
+def test_a_model_that_ends_in_a_softmax() -> None:
+    """Probabilities are gates where they multiply a constant; a region selects instead."""
+    net = nn.Sequential(Segmenter(), nn.Softmax(1))
+    check_like_a_function(net, "0.features.1", scores.Region(2), pictures())
+    check_like_a_function(net, "0.features.1", scores.Region(2, MASKS), pictures())
 
 
 def test_a_single_class_has_the_region_of_its_positive_scores() -> None:
@@ -102,6 +110,8 @@ def test_wrong_arguments_and_outputs_are_refused() -> None:
         scores.Region("cat")  # type: ignore[arg-type]
     with cav_error(TypeError, "mask is a list; expected a tensor of shape (h, w) or (N, h, w)"):
         scores.Region(1, [[1]])  # type: ignore[arg-type]
+    with cav_error(ValueError, "mask holds other numbers than 0 and 1; expected booleans, as mask > 0.5"):
+        scores.Region(1, torch.full((1, 2), 0.5))
     with cav_error(TypeError, "the model returned a tensor of shape (2, 3); expected by the score Region"):
         scores.Region(1)(torch.zeros(2, 3))
     with cav_error(
