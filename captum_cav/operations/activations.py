@@ -227,6 +227,15 @@ def power(operation: Operation) -> Any:
     return operation.decompose(lambda: (exponent * base.log()).exp())
 
 
+def numbers_only(operation: Operation) -> Any:
+    """``nan_to_num``: numbers pass. What replaces NaN or infinity is a constant."""
+    is_constant = ~operation.argument(0, "input").detach().isfinite() if operation.counts_constants else None
+    output = operation.value()
+    if is_constant is not None:
+        operation.add_constant(output, torch.where(is_constant, output.detach(), 0.0))
+    return output
+
+
 def glu(operation: Operation) -> Any:
     """``a * sigmoid(b)`` with ``a`` and ``b`` the two halves of the input, decomposed. The sigmoid is a gate."""
     x, dim = operation.argument(0, "input"), operation.argument(1, "dim", -1)
@@ -291,7 +300,6 @@ TABLE.register("erf|special_erf", _limited(2.0 / math.sqrt(math.pi), find_gate=g
 TABLE.register(
     """
     softsign sin tan sinh asin|arcsin atan|arctan asinh|arcsinh atanh|arctanh expm1|special_expm1 log1p|special_log1p
-    nan_to_num
     """,
     _limited(1.0),
 )
@@ -325,5 +333,8 @@ TABLE.register("hardshrink", OperationSpec(rule=through_zero, derivative=Derivat
 TABLE.register("abs|absolute", OperationSpec(rule=absolute, derivative=Derivative.ALWAYS, makes=Trait.NONNEGATIVE))
 TABLE.register("pow|ipow", OperationSpec(rule=power, keeps=Trait.GATE, find_gate=gates.reciprocal_power))
 TABLE.register("float_power", OperationSpec(rule=power, find_gate=gates.reciprocal_power))
+TABLE.register(
+    "nan_to_num", OperationSpec(rule=numbers_only, derivative=Derivative.ALWAYS, keeps=Trait.GATE)
+)
 TABLE.register("glu", OperationSpec(rule=glu, keeps=Trait.GATE))
 TABLE.register("xlogy|special_xlogy", OperationSpec(rule=logarithm_of_factor))

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 
 from captum_cav.operations import guards
+from captum_cav.operations.surrogates import with_backward
 from captum_cav.operations.table import TABLE
 from captum_cav.propagation.operation import Kind, Operation, OperationSpec
+from captum_cav.propagation.saved_values import SavedValue
 
 
 def scaled_dot_product_attention(operation: Operation) -> Any:
@@ -58,11 +60,38 @@ def attention_weights(
     scores = products * (1 / math.sqrt(width) if scale is None else scale)
     if causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if mask is None:
-        return torch.softmax(scores, -1)
-    scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
     # A fully masked row is 0 / 0.
-    return torch.nan_to_num(torch.softmax(scores, -1), nan=0.0)
+    weights = torch.nan_to_num(torch.softmax(scores.detach(), -1), nan=0.0)
+    return with_derivative_of_softmax(scores, SavedValue(weights), -1) if scores.requires_grad else weights
+
+
+def with_derivative_of_softmax(scores: torch.Tensor, weights: SavedValue, dim: int) -> torch.Tensor:
+    """A softmax that passes its derivative on. In a row in which all positions are masked, nothing passes.
+
+    A mask is -inf, or the smallest number of the type. Any other number vanishes beside such a number. So in a fully
+    masked row the softmax does not depend on the scores to which the mask was added, although its derivative is not 0.
+
+    Args:
+        scores: what goes into the softmax.
+        weights: the softmax, a tensor of the same shape.
+        dim: the dimension over which the weights sum to 1.
+
+    Returns:
+        The weights, in the graph.
+    """
+    dtype, row = scores.dtype, scores.detach().amax(dim, keepdim=True)
+    # The model may have divided masked scores by a number. The range of float16 is too small to allow for that.
+    lowest = torch.finfo(dtype).min * (1.0 if dtype == torch.float16 else 1e-3)
+    is_masked = row <= lowest
+
+    def backward(coefficients: torch.Tensor) -> tuple[torch.Tensor]:
+        # NaN is taken out before it can meet a coefficient, because the delta is a derivative of this product.
+        values = weights.value.masked_fill(is_masked, 0.0)
+        return ((values * (coefficients - (values * coefficients).sum(dim, keepdim=True))).to(dtype),)
+
+    return with_backward(weights.value, backward, scores)
 
 
 TABLE.register(
