@@ -129,8 +129,8 @@ class Verification:
             for one in self.unknown
         ]
         if not (self.adds_up or self.leaks or self.overwritten):
-            inside = f"; not compared was what happens inside {', '.join(self.as_one)}" if self.as_one else ""
-            lines.append(f"  {self.lost:+.1e} of the score is lost, though no compared operation leaves that{inside}")
+            inside = f", but nothing inside {', '.join(map(repr, self.as_one))} was compared" if self.as_one else ""
+            lines.append(f"  {self.lost:+.1e} of the score is lost. No compared operation leaves that{inside}")
         lines += [
             f"  {_place(one)} ({one.rule}) leaves {one.residual:+.1e} of the score, as this rule intends"
             for one in self.by_rules
@@ -160,8 +160,17 @@ def verify(
     """Compare, for each operation, the contribution of its output with the contributions of its inputs and constants.
 
     Run this first on a new model. Conservation alone does not make a map right, but an operation that does not conserve
-    contributions is wrong, unless its rule intends that. ``verify`` takes about three times as long as an attribution,
-    and twice the memory.
+    contributions is wrong, unless its rule intends that. ``verify`` takes about four times as long as an attribution,
+    and more memory: it keeps copies of all activations.
+
+    The result is not ok if
+
+    - an operation leaves contributions over, and its rule does not intend that (``leaks``);
+    - the model writes into a tensor in a way that autograd does not record (``overwritten``);
+    - an operation has no rule (``unknown``);
+    - contributions and constants do not add up to the score (``adds_up``), which also tells of a wrong rule for a whole
+      module;
+    - the output of the model is another one with captum_cav (``value``).
 
     Args:
         forward_func, inputs, target, additional_forward_args: as for :meth:`captum_cav.LayerCAV.attribute`.
@@ -309,9 +318,7 @@ def _by_size(leak: Leak) -> tuple[bool, float]:
     return not math.isnan(leak.residual), -abs(leak.residual)
 
 
-def _audit(
-    passed: Forward, selected: SelectedScores, chosen: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _audit(passed: Forward, selected: SelectedScores, chosen: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """A backward pass in which each operation is compared.
 
     Args:

@@ -333,8 +333,6 @@ TABLE.register("hardshrink", OperationSpec(rule=through_zero, derivative=Derivat
 TABLE.register("abs|absolute", OperationSpec(rule=absolute, derivative=Derivative.ALWAYS, makes=Trait.NONNEGATIVE))
 TABLE.register("pow|ipow", OperationSpec(rule=power, keeps=Trait.GATE, find_gate=gates.reciprocal_power))
 TABLE.register("float_power", OperationSpec(rule=power, find_gate=gates.reciprocal_power))
-TABLE.register(
-    "nan_to_num", OperationSpec(rule=numbers_only, derivative=Derivative.ALWAYS, keeps=Trait.GATE)
-)
+TABLE.register("nan_to_num", OperationSpec(rule=numbers_only, derivative=Derivative.ALWAYS, keeps=Trait.GATE))
 TABLE.register("glu", OperationSpec(rule=glu, keeps=Trait.GATE))
 TABLE.register("xlogy|special_xlogy", OperationSpec(rule=logarithm_of_factor))

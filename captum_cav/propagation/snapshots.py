@@ -1,8 +1,8 @@
 """Snapshots of carriers. With them an audit notices writes that autograd does not record.
 
-The model may write into a carrier in many ways. Autograd records most of them. It does not record a write through
-``h.detach()``, ``h.data`` or ``h.numpy()``: these share the memory of the carrier, but are no part of the graph. Then the
-graph still holds the operations of the old values, and the contributions are wrong.
+Autograd records a write into a carrier. Autograd does not record a write through ``h.detach()``, ``h.data`` or NumPy.
+These share the memory of the carrier, but are no part of the graph. After such a write the graph still stands for the
+old values, so the contributions are wrong.
 """
 
 from __future__ import annotations
