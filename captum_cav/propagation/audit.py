@@ -68,6 +68,7 @@ def run_audited(trace: Trace, operation: Operation, rule: Surrogate, module: tor
     leaves = [stand_ins[id(tensor)] for tensor in carriers]
     edges, before = [edge_of(leaf) for leaf in leaves], [leaf.detach().clone() for leaf in leaves]
     local = operation.on(stand_ins)
+    geometry = _geometry_of(local.args[0]) if operation.in_place else None
     output = rule(local)
     operation.handoff, operation.is_decomposed = local.handoff, local.is_decomposed
     operation.detached |= {id(tensor) for tensor in carriers if id(stand_ins[id(tensor)]) in local.detached}
@@ -88,12 +89,16 @@ def run_audited(trace: Trace, operation: Operation, rule: Surrogate, module: tor
         trace.snapshots.take(tensor)
         return tensor
 
-    if operation.in_place and not outputs:
-        return operation.value()  # The operation detaches its target, and nothing else.
+    if operation.in_place and (not outputs or _geometry_of(local.args[0]) != geometry):
+        return rule(operation)  # The operation writes no numbers: ``detach_`` or a view in place, such as ``t_``.
     result = tree_map(replaced, result)
     if operation.in_place:
         result = operation.args[0].copy_(result)
     return None if output is None else result
+
+
+def _geometry_of(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return tensor.shape, tensor.stride(), tensor.storage_offset()
 
 
 def _copy_mark(trace: Trace, tensor: torch.Tensor, to: torch.Tensor | None) -> None:

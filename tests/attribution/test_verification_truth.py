@@ -222,6 +222,25 @@ def test_the_allowed_positions_of_a_masked_logsumexp_share_as_without_a_mask() -
     torch.testing.assert_close(found[:, ~MASK], expected)
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda x: (x + MASK).sum(1),
+        lambda x: (MASK + x).sum(1),
+        lambda x: (x - torch.arange(4)).sum(1),
+        lambda x: (torch.arange(4) - x).sum(1),
+        lambda x: torch.where(MASK, x, torch.arange(4)).sum(1),
+        lambda x: torch.cat([x, torch.arange(4).expand(3, 4)], 1).sum(1),
+    ],
+)
+def test_integers_and_booleans_that_are_added_are_constants(model: Model) -> None:
+    x = fixed(3, 4)
+    found, delta = map_and_delta(model, x)
+    torch.testing.assert_close(found, times_derivative(model, x), rtol=1e-6, atol=1e-8)
+    assert delta.abs().max() < 1e-12
+    assert verify(model, x).ok
+
+
 def test_infinity_in_an_output_that_is_not_explained() -> None:
     verified = verify(lambda x: x.masked_fill(MASK, -math.inf), fixed(3, 4), 1)
     assert verified.ok, verified
@@ -437,6 +456,33 @@ def test_a_write_into_the_input_is_found_although_the_sum_is_right() -> None:
     assert not verified.ok
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda hidden: hidden.t_(),
+        lambda hidden: hidden[:, :2].t_(),
+        lambda hidden: hidden.unsqueeze_(1),
+        lambda hidden: hidden.transpose_(0, 1).mul_(3),
+        lambda hidden: hidden.unsqueeze_(0).squeeze_(0).mul_(3),
+    ],
+)
+def test_a_view_in_place_is_audited_as_it_runs(write: Callable[[torch.Tensor], Any]) -> None:
+    def model(x: torch.Tensor) -> torch.Tensor:
+        hidden = F.linear(x, W1)
+        write(hidden)
+        return hidden.flatten()[:2].relu() * torch.tensor([2.0, 3.0])
+
+    x = fixed(2, 3)
+    leaf = x.clone().requires_grad_()
+    (derivative,) = torch.autograd.grad(model(leaf).sum(), leaf)
+    found, delta = map_and_delta(model, x)
+    torch.testing.assert_close(found, x * derivative, rtol=1e-9, atol=1e-12)
+    assert delta.abs().max() < 1e-12
+    verified = verify(model, x)
+    assert verified.ok, verified
+    assert verified.value == 0.0
+
+
 def test_new_data_is_found() -> None:
     def model(x: torch.Tensor) -> torch.Tensor:
         hidden = F.linear(x, W1)
@@ -596,3 +642,13 @@ def test_a_fault_at_a_score_of_zero_is_in_units_of_the_score() -> None:
     assert leak.residual == pytest.approx(-14.0)
     assert verified.delta == pytest.approx(-14.0)
     assert not verified.ok
+
+
+@pytest.mark.slow
+def test_every_operation_of_the_coverage_suite_is_verified() -> None:
+    """There each map is compared with a map in plain torch, and all are right."""
+    from benchmarks.coverage import operations
+
+    for name, (function, _) in operations.CASES.items():
+        verified = verify(lambda x, function=function: operations.score(function(x)), operations.X)
+        assert verified.ok, f"{name}: {verified}"
