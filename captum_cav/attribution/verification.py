@@ -177,7 +177,7 @@ def verify(
         layer: where the test begins, such as an embedding if the inputs are indices; None for the inputs.
         rules, call, score: as for :class:`captum_cav.LayerCAV`.
         tolerance: the largest allowed residual, as a share of the absolute contributions of an operation. By default
-            the square root of the precision of the scores, which is 3e-4 in float32.
+            the square root of the lowest precision in which the model computes: 3e-4 for float32.
 
     Returns:
         A :class:`Verification`, which prints as a report.
@@ -262,7 +262,8 @@ def _report(
     assert trace.audited is not None
     values = selected.values.detach()
     if tolerance is None:
-        tolerance = torch.finfo(values.dtype).eps ** 0.5
+        precisions = [torch.finfo(values.dtype).eps, *(one.precision for one in trace.audited)]
+        tolerance = max(precisions) ** 0.5
     total = float(values.abs().sum(dtype=torch.float64))
     unit = total or 1.0
     names_of = names_in(model)
@@ -279,10 +280,11 @@ def _report(
         rewritten = float(one.rewritten_size)
         if rewritten and not rewritten <= tolerance * bound:
             overwritten.append(Overwritten(name(one.module), one.operation, float(one.rewritten) / unit))
-        if one.is_decomposed or one.is_module:
+        intends = not getattr(one.rule, "is_conserving", True)
+        # A rule that intends a leak may leave it between the operations into which it decomposes its own.
+        if one.is_module or (one.is_decomposed and not intends):
             continue
         compared += isinstance(one.size, torch.Tensor)
-        intends = not getattr(one.rule, "is_conserving", True)
         leak = Leak(name(one.module), one.operation, describe_rule(one.rule), residual / unit)
         if intends and math.isfinite(residual):
             intended += residual

@@ -16,6 +16,7 @@ from captum_cav.operations.surrogates import with_backward
 from captum_cav.operations.table import TABLE
 from captum_cav.propagation.operation import Kind, Operation, OperationSpec
 from captum_cav.propagation.saved_values import SavedValue
+from captum_cav.tensors import size_of_infinity
 
 
 def scaled_dot_product_attention(operation: Operation) -> Any:
@@ -24,7 +25,8 @@ def scaled_dot_product_attention(operation: Operation) -> Any:
         operation.argument(position, name) for position, name in enumerate(("query", "key", "value", "attn_mask"))
     )
     for argument in (query, key):
-        operation.detach(argument)
+        if argument is not value:
+            operation.detach(argument)
     if not operation.carries(value):
         return operation.value().detach()
     if operation.kwargs.get("enable_gqa", False):
@@ -39,6 +41,9 @@ def scaled_dot_product_attention(operation: Operation) -> Any:
         bool(operation.argument(5, "is_causal", False)),
         operation.kwargs.get("scale"),
     )
+    if operation.depends_on_inputs((query, key, mask)):
+        # The weights are gates. The rules of layers are not for this product.
+        return torch.matmul(weights, value)
     return operation.decompose(torch.matmul, weights, value)
 
 
@@ -57,13 +62,34 @@ def attention_weights(
     Returns:
         The attention weights, of shape (..., L, S). Each row sums to 1. A row that attends to nothing is 0.
     """
+    return weights_of(attention_scores(products, width, mask, causal, scale), mask is not None)
+
+
+def attention_scores(
+    products: torch.Tensor, width: int, mask: torch.Tensor | None, causal: bool, scale: float | None
+) -> torch.Tensor:
+    """The scores whose softmax are attention weights. For the arguments see :func:`attention_weights`."""
     scores = products * (1 / math.sqrt(width) if scale is None else scale)
     if causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
-    # A fully masked row is 0 / 0.
-    weights = torch.nan_to_num(torch.softmax(scores.detach(), -1), nan=0.0)
+    if mask is None:
+        return scores
+    return scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+
+
+def weights_of(scores: torch.Tensor, has_mask: bool) -> torch.Tensor:
+    """The softmax of each row of attention scores. A row that attends to nothing is 0.
+
+    Args:
+        scores: of shape (..., L, S).
+        has_mask: whether a mask was applied, so that a row may attend to nothing.
+    """
+    if not has_mask:
+        return torch.softmax(scores, -1)
+    # The softmax of a fully masked row is 0 / 0.
+    values = scores.detach()
+    is_empty = (values == -math.inf).all(-1, keepdim=True)
+    weights = torch.softmax(values.masked_fill(is_empty, 0.0), -1).masked_fill(is_empty, 0.0)
     return with_derivative_of_softmax(scores, SavedValue(weights), -1) if scores.requires_grad else weights
 
 
@@ -82,9 +108,7 @@ def with_derivative_of_softmax(scores: torch.Tensor, weights: SavedValue, dim: i
         The weights, in the graph.
     """
     dtype, row = scores.dtype, scores.detach().amax(dim, keepdim=True)
-    # The model may have divided masked scores by a number. The range of float16 is too small to allow for that.
-    lowest = torch.finfo(dtype).min * (1.0 if dtype == torch.float16 else 1e-3)
-    is_masked = row <= lowest
+    is_masked = row <= -size_of_infinity(dtype)
 
     def backward(coefficients: torch.Tensor) -> tuple[torch.Tensor]:
         # NaN is taken out before it can meet a coefficient, because the delta is a derivative of this product.

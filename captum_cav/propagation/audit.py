@@ -17,7 +17,8 @@ import torch
 from captum_cav.propagation import zeros
 from captum_cav.propagation.constant_shares import ConstantShares
 from captum_cav.propagation.marks import get_mark, set_mark
-from captum_cav.propagation.operation import Derivative, ModuleCall, Operation, Surrogate
+from captum_cav.propagation.module_operation import ModuleCall
+from captum_cav.propagation.operation import Derivative, Operation, Surrogate
 from captum_cav.propagation.records import Audited
 from captum_cav.propagation.taps import as_carrier
 from captum_cav.propagation.trace import Trace
@@ -75,7 +76,8 @@ def run_audited(trace: Trace, operation: Operation, rule: Surrogate, module: tor
     result = local.args[0] if output is None else output
     outputs = [tensor for tensor in tensors_in(result) if tensor.requires_grad]
     # Each operation inside a decomposed operation has an entry of its own.
-    entry = Audited(operation.name, rule, module, is_decomposed=local.is_decomposed)
+    precision = max(torch.finfo(tensor.dtype).eps for tensor in carriers)
+    entry = Audited(operation.name, rule, module, precision=precision, is_decomposed=local.is_decomposed)
     trace.audited.append(entry)
     _note_bypass(trace, operation)
     comparison = _Comparison(trace.shares, entry, before, [trace.snapshots.values_of(tensor) for tensor in carriers])

@@ -90,6 +90,7 @@ class Audited:
         rewritten: by how much the contributions of its inputs changed because the model wrote into the inputs, and
             autograd did not record that.
         rewritten_size: the sum of the absolute changes.
+        precision: the machine epsilon of its carriers; the largest if they differ.
         is_decomposed: whether the operation consists of other operations, which have entries of their own. Then only
             ``rewritten`` counts.
         is_module: whether the operation is the whole call of a module, which is not compared.
@@ -105,6 +106,7 @@ class Audited:
     size: float | torch.Tensor = 0.0
     rewritten: float | torch.Tensor = 0.0
     rewritten_size: float | torch.Tensor = 0.0
+    precision: float = 0.0
     is_decomposed: bool = False
     is_module: bool = False
 
