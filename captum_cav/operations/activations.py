@@ -84,6 +84,15 @@ def power(operation: Operation) -> Any:
     return operation.decompose(lambda: (exponent * base.log()).exp())
 
 
+def numbers_only(operation: Operation) -> Any:
+    """``nan_to_num``: numbers pass. What replaces NaN or infinity is a constant."""
+    is_constant = ~operation.argument(0, "input").detach().isfinite() if operation.counts_constants else None
+    output = operation.value()
+    if is_constant is not None:
+        operation.add_constant(output, torch.where(is_constant, output.detach(), 0.0))
+    return output
+
+
 def reversed_power(operation: Operation) -> Any:
     """``number ** x``, decomposed into an exponential."""
     exponent, base = operation.argument(0, "input"), operation.argument(1, "other")
@@ -171,7 +180,6 @@ TABLE.register(
 TABLE.register(
     """
     softsign sin tan sinh asin|arcsin atan|arctan asinh|arcsinh atanh|arctanh expm1|special_expm1
-    nan_to_num
     """,
     _limited(1.0),
 )
@@ -229,5 +237,6 @@ TABLE.register(
     OperationSpec(rule=power, keeps=Trait.GATE, find_gate=gates.reciprocal_power, recognise=written_out.power),
 )
 TABLE.register("float_power", OperationSpec(rule=power, find_gate=gates.reciprocal_power, recognise=written_out.power))
+TABLE.register("nan_to_num", OperationSpec(rule=numbers_only, derivative=Derivative.ALWAYS, keeps=Trait.GATE))
 TABLE.register("glu", OperationSpec(rule=glu, keeps=Trait.GATE))
 TABLE.register("xlogy|special_xlogy", OperationSpec(rule=logarithm_of_factor))

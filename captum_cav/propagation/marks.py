@@ -65,6 +65,12 @@ def get_mark(tensor: torch.Tensor, run: object) -> Mark | None:
     return mark if mark is not None and mark.run is run else None
 
 
+def clear_mark(tensor: torch.Tensor) -> None:
+    """Take the mark off a tensor that is a constant now, as after ``x.detach_()``."""
+    if hasattr(tensor, _ATTRIBUTE):
+        delattr(tensor, _ATTRIBUTE)
+
+
 def set_mark(tensor: torch.Tensor, mark: Mark, *, written: bool = False) -> None:
     """Mark a tensor.
 
