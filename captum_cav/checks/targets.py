@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import torch
 
 from captum_cav.checks.options import as_integer
-from captum_cav.errors import CAVTypeError, TargetError
+from captum_cav.errors import CAVTypeError, ModelError, TargetError
 
 #: One target for each example, or None if the model gives one score for each example.
 Targets: TypeAlias = list[Any] | None
@@ -19,11 +19,17 @@ def check_output(output: Any) -> torch.Tensor:
 
     Raises:
         CAVTypeError: for what is not a tensor.
+        ModelError: for a tensor without numbers.
     """
     if not isinstance(output, torch.Tensor):
         raise CAVTypeError(
             f"the model returned a {type(output).__name__}; expected a tensor of scores. Pass a function that picks "
             "it, as forward_func=lambda *x: model(*x).logits, or [0]."
+        )
+    if not output.numel():
+        raise ModelError(
+            f"the model returned no scores: its output has shape {tuple(output.shape)}. Expected at least one score for "
+            "each sample."
         )
     return output.reshape(1) if output.dim() == 0 else output
 

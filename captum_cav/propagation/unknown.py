@@ -67,6 +67,19 @@ def unseen(tensor: torch.Tensor, reached: str, where: str) -> UnsupportedOperati
     )
 
 
+def overwritten(shape: tuple[int, ...], by: str) -> UnsupportedOperationError:
+    """The error for a tensor that the model uses after something wrote into it unseen.
+
+    Args:
+        shape: of the tensor.
+        by: what wrote into it, such as "module 'act' (Act)".
+    """
+    return UnsupportedOperationError(
+        f"{by} writes into a tensor of shape {shape}, and the model uses the tensor afterwards. captum_cav cannot follow "
+        "what was written there. Write that step out of place, as x = x - y instead of x -= y."
+    )
+
+
 def derivatives_taken(where: str) -> UnsupportedOperationError:
     """The error for a model that takes derivatives in its forward pass."""
     return UnsupportedOperationError(
