@@ -28,8 +28,8 @@ def check_output(output: Any) -> torch.Tensor:
         )
     if not output.numel():
         raise ModelError(
-            f"the model returned no scores: its output has shape {tuple(output.shape)}. Expected at least one score for "
-            "each sample."
+            f"the model returned no scores: its output has shape {tuple(output.shape)}. Expected at least one score "
+            "for each sample."
         )
     return output.reshape(1) if output.dim() == 0 else output
 

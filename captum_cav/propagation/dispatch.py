@@ -6,6 +6,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -396,8 +397,7 @@ class Propagation(TorchFunctionMode):
             who: what wrote into it, for messages.
         """
         if argument.requires_grad:
-            shape = tuple(argument.shape)
-            refuse_further_use(argument, self._run, lambda: unknown.overwritten(shape, who))
+            refuse_further_use(argument, self._run, partial(unknown.overwritten, tuple(argument.shape), who))
             return
         with self.paused(), torch.no_grad():
             self.trace.saved.before_writing(argument)

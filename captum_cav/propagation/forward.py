@@ -68,8 +68,8 @@ class Forward:
                 raise
             raise ModelError(
                 "the model writes over a tensor that its own gradient needs, so it could not be trained either; make "
-                "that operation out of place, as nn.ReLU(inplace=False) or x = x + y, or give the module that does it a "
-                "rule as one operation (rules={module: rules.PassThroughRule()})."
+                "that operation out of place, as nn.ReLU(inplace=False) or x = x + y, or give the module that does it "
+                "a rule as one operation (rules={module: rules.PassThroughRule()})."
             ) from error
         return [[next(coefficients) for _ in self.trace.taps[index].edges] for index in chosen]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, TypeAlias
 
 import torch
@@ -89,8 +90,7 @@ def follow_memory(trace: Trace, written: torch.Tensor) -> None:
             with keeps_version(alias):
                 alias.copy_(whole)
         except RuntimeError:  # The alias is one of several views that one function returned. Nobody may write there.
-            shape = tuple(alias.shape)
-            refuse_further_use(alias, trace.run, lambda shape=shape: overwritten(shape, "The model"))
+            refuse_further_use(alias, trace.run, functools.partial(overwritten, tuple(alias.shape), "The model"))
             continue
         mark = get_mark(whole, trace.run)
         if mark is not None:

@@ -83,8 +83,8 @@ class ModuleCalls:
         who = self._propagation.modules.describe(call.module)
         if any(tensor is output for tensor in tensors_in(kwargs)):
             raise ModelError(
-                f"{who} is ruled as one by {call.rule!r}, but returns a keyword argument; pass that argument by position, "
-                "or give rules for the operations inside the module."
+                f"{who} is ruled as one by {call.rule!r}, but returns a keyword argument; pass that argument by "
+                "position, or give rules for the operations inside the module."
             )
         arguments = [argument for argument, copy in written if copy is output]
         ruled = self._propagation.run_module_call(

@@ -75,8 +75,8 @@ def overwritten(shape: tuple[int, ...], by: str) -> UnsupportedOperationError:
         by: what wrote into it, such as "module 'act' (Act)".
     """
     return UnsupportedOperationError(
-        f"{by} writes into a tensor of shape {shape}, and the model uses the tensor afterwards. captum_cav cannot follow "
-        "what was written there. Write that step out of place, as x = x - y instead of x -= y."
+        f"{by} writes into a tensor of shape {shape}, and the model uses the tensor afterwards. captum_cav cannot "
+        "follow what was written there. Write that step out of place, as x = x - y instead of x -= y."
     )
 
 
