@@ -26,7 +26,10 @@ def linearised(operation: Operation) -> Any:
 
 
 def _carried(operation: Operation) -> torch.Tensor:
-    """``sum_i x_i dy/dx_i`` over all carriers: the derivative of the vector-Jacobian product by its vector."""
+    """``sum_i x_i dy/dx_i`` over all carriers: the derivative of the vector-Jacobian product by its vector.
+
+    Torch cannot differentiate the backward pass of some operations. Then each output has a backward pass of its own.
+    """
     leaves = {id(x): x.detach().clone().requires_grad_() for x in operation.sources if operation.carries(x)}
 
     def leaf_of(tensor: torch.Tensor) -> torch.Tensor:
@@ -34,17 +37,25 @@ def _carried(operation: Operation) -> torch.Tensor:
 
     kwargs = {key: map_tensors(leaf_of, value) for key, value in operation.kwargs.items()}
     value = operation.function(*map_tensors(leaf_of, operation.args), **kwargs)
+
+    def product(vector: torch.Tensor, **options: bool) -> torch.Tensor:
+        gradients = torch.autograd.grad(value, list(leaves.values()), vector, **options)
+        parts = [(gradient * x.detach()).sum() for gradient, x in zip(gradients, leaves.values(), strict=True)]
+        return torch.stack(parts).sum()
+
     vector = torch.ones_like(value).requires_grad_()
-    products = torch.autograd.grad(value, list(leaves.values()), vector, create_graph=True)
-    total = torch.stack([(product * x.detach()).sum() for product, x in zip(products, leaves.values(), strict=True)])
-    (carried,) = torch.autograd.grad(total.sum(), vector)
-    return carried
+    try:
+        (carried,) = torch.autograd.grad(product(vector, create_graph=True), vector)
+    except RuntimeError:
+        units = torch.eye(value.numel(), dtype=value.dtype, device=value.device)
+        carried = torch.stack([product(unit.reshape(value.shape), retain_graph=True) for unit in units])
+    return carried.reshape(value.shape)
 
 
 TABLE.register(
     """
     logsumexp|special_logsumexp logaddexp logaddexp2 logcumsumexp cdist pdist pairwise_distance dist hypot
-    scatter_reduce index_reduce linalg_matrix_exp|matrix_exp
+    scatter_reduce index_reduce linalg_matrix_exp|matrix_exp multilabel_margin_loss
     """,
     OperationSpec(rule=linearised, derivative=Derivative.ALWAYS),
 )
