@@ -87,7 +87,7 @@ class Verification:
         ]
         lines += [
             f"  {one.operation} in {one.module or 'no module'} has no rule; define one, as "
-            f"rules={{{one.key}: rules.pass_through}} where y_i comes from x_i alone"
+            f"rules={{{one.key}: {one.rule}}} where {one.when}"
             for one in self.unknown
         ]
         return "\n".join(lines)

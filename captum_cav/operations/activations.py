@@ -51,10 +51,15 @@ def _of_one(rule: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(rule)
     def checked(operation: Operation, *options: Any) -> Any:
-        (source, *others), x = operation.sources, operation.argument(0, "input")
-        return operation.gradient() if others or source is not x or x.is_complex() else rule(operation, *options)
+        return operation.gradient() if _is_of_several(operation) else rule(operation, *options)
 
     return checked
+
+
+def _is_of_several(operation: Operation) -> bool:
+    """Whether an operation is no function of its first argument alone, or no function of real numbers."""
+    (source, *others), x = operation.sources, operation.argument(0, "input")
+    return bool(others) or source is not x or x.is_complex()
 
 
 def limited(limit: float) -> Surrogate:
@@ -85,7 +90,6 @@ def limited(limit: float) -> Surrogate:
     return rule
 
 
-@_of_one
 def pass_on(operation: Operation, slope_of: Callable[[torch.Tensor, torch.Tensor], tuple[Any, Any]]) -> Any:
     """Pass-through with a given slope.
 
@@ -94,8 +98,15 @@ def pass_on(operation: Operation, slope_of: Callable[[torch.Tensor, torch.Tensor
         slope_of: takes the operation's value and input. Gives the slope, and where the value counts as a constant.
 
     Raises:
-        OptionError: for an operation whose output has another shape than its input.
+        OptionError: for an operation of several tensors, and for one whose output has another shape than its input.
     """
+    if _is_of_several(operation):
+        count = len(operation.sources)
+        taken = "complex numbers" if count == 1 else f"{count} tensors that depend on the inputs"
+        raise OptionError(
+            f"pass_through is for functions of one tensor of real numbers; {operation.name!r}{operation.where} takes "
+            f"{taken}. Use rules.linear where y is linear in its inputs, or a rule of your own."
+        )
     carrier, x, value = _evaluate(operation)
     if not isinstance(value, torch.Tensor) or value.shape != x.shape:
         result = tuple(value.shape) if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
@@ -159,6 +170,10 @@ def pass_through(operation: Operation) -> Any:
     return pass_on(operation, slope)
 
 
+#: Pass-through as the default rule of an activation: other operations have no rule, and are no error of the user.
+_passed_through = _of_one(pass_through)
+
+
 @_of_one
 def saturated(operation: Operation) -> Any:
     """ReLU6, and hardtanh with the lower bound 0. The slope is 0 below 0, 1 up to the bound, and then bound / x."""
@@ -174,7 +189,7 @@ def hardtanh(operation: Operation) -> Any:
     low, high = _hardtanh_bounds(operation)
     if low == 0:
         return saturated(operation)
-    return (limited(1.0) if low < 0 < high else pass_through)(operation)
+    return (limited(1.0) if low < 0 < high else _passed_through)(operation)
 
 
 @_of_one
@@ -219,7 +234,7 @@ def power(operation: Operation) -> Any:
     if isinstance(exponent, (int, float)) and exponent > 0:
         return limited(1.0 if exponent == 1 else 0.0)(operation)
     if operation.carries(x):
-        return pass_through(operation)
+        return _passed_through(operation)
     # A number stays on the host: a copy to the device would make the host wait.
     base = torch.as_tensor(x, dtype=exponent.dtype)
     if operation.depends_on_inputs(x) or operation.in_place or not bool((base > 0).all()):
@@ -254,7 +269,7 @@ def _limited(limit: float, **more: Any) -> OperationSpec:
 
 
 def _passed(**more: Any) -> OperationSpec:
-    return OperationSpec(rule=pass_through, **more)
+    return OperationSpec(rule=_passed_through, **more)
 
 
 def _piecewise_linear(rule: Surrogate, **more: Any) -> OperationSpec:

@@ -14,7 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from captum_cav.errors import ModelError, UnsupportedOperationError, UnsupportedOperationWarning
+from captum_cav.errors import ModelError, UnsupportedOperationWarning
 from captum_cav.propagation import explanation, unknown
 from captum_cav.propagation.audit import run_audited
 from captum_cav.propagation.marking import Sources, follow_memory, mark_alike, mark_result
@@ -271,12 +271,12 @@ class Propagation(TorchFunctionMode):
         output = operation.value()
         if any(map(is_number, tensors_in(output))):
             if self._on_unknown == "error":
-                raise unknown.no_rule(operation.name, operation.function, self.where())
+                raise unknown.no_rule(operation, output, self.where())
             if self._on_unknown == "note":
                 innermost = self.modules.innermost
                 module = "" if innermost is None else self.modules.describe(innermost)
-                key = unknown.key_of(operation.name, operation.function)
-                self.trace.unknown.append(Unknown(operation.name, module, key))
+                key, advice = unknown.key_of(operation.function), unknown.advice_for(operation, output)
+                self.trace.unknown.append(Unknown(operation.name, module, key, advice.rule, advice.when))
             else:
                 warnings.warn(
                     f"{operation.name!r}{self.where()} has no rule; its plain gradient was passed on.",
@@ -284,10 +284,6 @@ class Propagation(TorchFunctionMode):
                     stacklevel=2,
                 )
         return output
-
-    def refuse(self, name: str) -> UnsupportedOperationError:
-        """The error for an operation that has no rule."""
-        return unknown.no_rule(name, None, self.where())
 
     def where(self) -> str:
         """Where in the model the forward pass is, for messages."""
