@@ -27,8 +27,18 @@ Attributions: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...]
 class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
     """An attribution method that gives contributions; :class:`LayerCAV` and others derive from it."""
 
-    forward_func: Callable[..., Any]
     _options: Options
+
+    @property
+    def forward_func(self) -> Callable[..., Any]:
+        """The model. Another model may be assigned, if the rules for modules fit it."""
+        return self._forward_func
+
+    @forward_func.setter
+    def forward_func(self, forward_func: Callable[..., Any]) -> None:
+        forward_func = checks.check_model(forward_func)
+        self._options.rules.check_model(forward_func)
+        self._forward_func = forward_func
 
     @property
     def multiplies_by_inputs(self) -> bool:

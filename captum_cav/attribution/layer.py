@@ -89,11 +89,11 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
         score: Score = "output",
     ) -> None:
         forward_func = checks.check_model(forward_func)
+        self._options = check_options(forward_func, rules, normalize, on_unknown, score)
         self.forward_func = forward_func
         LayerAttribution.__init__(self, forward_func, layer, device_ids)
         checks.check_device_ids(device_ids, forward_func, self._modules)
         GradientAttribution.__init__(self, forward_func)
-        self._options = check_options(forward_func, rules, normalize, on_unknown, score)
         self._call = checks.check_call(call)
 
     @property

@@ -154,27 +154,33 @@ def check_classes(classes: Sequence[int], count: int) -> tuple[int, ...]:
     return tuple(checked)
 
 
-def check_neuron(selector: Any, values: tuple[torch.Tensor, ...]) -> None:
-    """Refuse a neuron selector that does not select from the tensors of a layer; a function is not checked.
+def check_neuron(selector: Any, values: tuple[torch.Tensor, ...]) -> Any:
+    """A neuron selector that selects from the tensors of a layer; a function is not checked.
 
     Args:
-        selector: an index, a tuple of indices or slices, or a function of the output of the layer.
+        selector: an index, a slice, a tuple of indices or slices, or a function of the output of the layer.
         values: the tensors of the layer, each of shape (N, ...).
+
+    Returns:
+        The selector, as Captum takes it.
 
     Raises:
         CAVTypeError, TargetError: with what selects a neuron of this layer.
     """
     if callable(selector):
-        return
+        return selector
     shape = tuple(values[0].shape)
-    indices = selector if isinstance(selector, tuple) else (selector,)
+    given = selector if isinstance(selector, tuple) else (selector,)
+    indices = tuple(index if isinstance(index, slice) else as_integer(index) for index in given)
     expected = f"one integer or slice for each of the sizes {shape[1:]}, or a function of the layer's output"
-    if not all(isinstance(index, (int, slice)) and not isinstance(index, bool) for index in indices):
+    if None in indices:
         raise CAVTypeError(f"neuron_selector is {selector!r} ({type(selector).__name__}); expected {expected}.")
     if len(values) > 1:
         raise TargetError(f"the layer gives {len(values)} tensors; pass a function that selects from them.")
     if len(indices) != len(shape) - 1:
         raise TargetError(f"neuron_selector is {selector!r} for a layer of shape {shape}; expected {expected}.")
     for index, size in zip(indices, shape[1:], strict=True):
-        if isinstance(index, int) and not -size <= index < size:
+        selected = range(size)[index] if isinstance(index, slice) else range(-size, size)
+        if not selected or (isinstance(index, int) and index not in selected):
             raise TargetError(f"neuron_selector is {selector!r}, out of range for a layer of shape {shape}.")
+    return indices

@@ -46,7 +46,10 @@ X = torch.ones(2, 3)
         (
             (X,),
             X,
-            "rules.pass_through})  # y_i comes from x_i alone (equation 7);\nor rules.linear where y is linear in its input, or ",
+            (
+                "rules.pass_through})  # y_i comes from x_i alone (equation 7);\n"
+                "or rules.linear where y is linear in its input, or "
+            ),
         ),
         ((X,), X[0], "rules.linear})  # y is linear in its input;\nor "),
         ((X,), (X, X), "rules.linear})  # y is linear in its input;\nor "),
