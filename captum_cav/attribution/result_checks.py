@@ -81,5 +81,6 @@ def refuse_independent(name: str) -> NoReturn:
     """
     raise ModelError(
         f"the score does not depend on {name} by anything that carries contributions (it is computed before the layer, "
-        "under torch.no_grad(), from detached tensors, or weighs only: gates and attention weights carry nothing)."
+        "under torch.no_grad(), from detached tensors or integers, or weighs only: gates and attention weights carry "
+        "nothing)."
     )

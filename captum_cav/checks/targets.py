@@ -74,7 +74,12 @@ def resolve_target(output: torch.Tensor, target: Any) -> list[tuple[int, ...]] |
     if isinstance(target, torch.Tensor):
         if not _holds_integers(target):
             raise CAVTypeError(f"target is a tensor of {target.dtype}; expected integers, as {_example(shape)}.")
-        raise TargetError(f"target has shape {tuple(target.shape)}; expected one index for each of {samples} samples.")
+        rows = target.dim() == 2 and tuple(target.shape) == (samples, len(shape) - 1)
+        how = "pass target=list(map(tuple, target.tolist()))" if rows else f"pass {_example(shape)}"
+        raise TargetError(
+            f"target has shape {tuple(target.shape)}; expected an index, or a list of {samples} indices or tuples, one "
+            f"for each sample (output shape {shape}); {how}."
+        )
     if isinstance(target, list):
         if len(target) != samples:
             raise TargetError(f"target lists {len(target)} entries for {samples} samples; expected one for each.")
@@ -91,8 +96,8 @@ def _indices(entry: Any, which: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     known = tuple(index for index in indices if index is not None)
     if len(known) != len(indices):
         raise CAVTypeError(
-            f"{which} is {entry!r} ({type(entry).__name__}); expected an integer, a tuple of integers, or a list or "
-            f"tensor of one a sample, as {_example(shape)}."
+            f"{which} is {entry!r} ({type(entry).__name__}); expected an integer, a tuple of integers, or a list of "
+            f"integers or tuples, one for each sample, as {_example(shape)}."
         )
     if len(known) != len(shape) - 1:
         raise TargetError(

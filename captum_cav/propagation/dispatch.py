@@ -268,6 +268,8 @@ class Propagation(TorchFunctionMode):
 
     def run_without_rule(self, operation: Operation) -> Any:
         """Run an operation without a rule. If its output holds numbers, ``on_unknown`` says what happens then."""
+        if unknown.is_quantized(operation.function):
+            raise unknown.quantized(operation, self.where())
         output = operation.value()
         if any(map(is_number, tensors_in(output))):
             if self._on_unknown == "error":

@@ -11,6 +11,7 @@ from captum_cav.errors import UnsupportedOperationError
 from captum_cav.propagation.operation import Operation
 from captum_cav.torch_internals import Overload, OverloadPacket, overload_name
 
+_OF_QUANTIZED = ("quantized", "quantized_decomposed", "torchao")
 _NO_RULE = """{operation!r}{where} has no rule for how it passes contributions on. Define one for this attribution:
     from captum_cav import rules
     LayerCAV(..., rules={{{key}: {advice.rule}}})  # {advice.when};
@@ -78,16 +79,33 @@ def no_rule(operation: Operation, output: Any, where: str) -> UnsupportedOperati
         output: its output.
         where: where in the model the operation ran, such as `` in module 'layer1' (Layer)``.
     """
-    key = key_of(operation.function)
-    if key.startswith(("quantized.", "torch.ops.quantized.")):
-        function = operation.function
-        plain = overload_name(function)[1] if isinstance(function, Overload) else key.rpartition(".")[2]
-        return UnsupportedOperationError(
-            f"{plain!r}{where} runs on quantized numbers, which carry no contributions; pass the "
-            "float model that it was made from."
-        )
     return UnsupportedOperationError(
-        _NO_RULE.format(operation=operation.name, where=where, key=key, advice=advice_for(operation, output))
+        _NO_RULE.format(
+            operation=operation.name,
+            where=where,
+            key=key_of(operation.function),
+            advice=advice_for(operation, output),
+        )
+    )
+
+
+def is_quantized(function: Callable[..., Any]) -> bool:
+    """Whether a function is one of the operations on quantized numbers that have a namespace of their own."""
+    return key_of(function).startswith(tuple(f"torch.ops.{namespace}." for namespace in _OF_QUANTIZED))
+
+
+def quantized(operation: Operation, where: str) -> UnsupportedOperationError:
+    """The error for an operation on quantized numbers.
+
+    Args:
+        operation: the operation.
+        where: where in the model the operation ran, such as `` in module 'layer1' (Layer)``.
+    """
+    function = operation.function
+    plain = overload_name(function)[1] if isinstance(function, Overload) else operation.name.rpartition(".")[2]
+    return UnsupportedOperationError(
+        f"{plain!r}{where} runs on quantized numbers, which carry no contributions; pass the float model that it was "
+        "made from."
     )
 
 
