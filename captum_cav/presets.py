@@ -8,7 +8,7 @@ a name pattern or a type of module is more specific than a torch function, and t
     >>> print(presets.alpha2_beta1())
     preset alpha2_beta1
       conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d, batch_norm: AlphaBetaRule()
-      linear, matmul, mm, bmm, mv, addmm, addmv, baddbmm, einsum: EpsilonRule()
+      linear, matmul, mm, bmm, mv, addmm, addmv, einsum: EpsilonRule()
 """
 
 from __future__ import annotations
@@ -285,13 +285,15 @@ def attnlrp(gamma: float = 0.0) -> Preset:
     return Preset(
         "attnlrp",
         ((*CONVOLUTIONS, *DENSE, torch.mul), [ProductRule("halves"), affine]),
-        ((F.scaled_dot_product_attention, torch.softmax), AttentionRule("all")),
+        ((F.scaled_dot_product_attention, torch.softmax, torch.div), AttentionRule("all")),
         ((F.layer_norm, F.rms_norm), NormRule("constant")),
     )
 
 
 def cp_lrp() -> Preset:
     """CP-LRP for transformers: attention weights, gates and the statistics that norms divide by are constants.
+
+    In a gated linear unit such as SwiGLU, the output of the activation is a gate.
 
     Source: Ali et al. 2022.
 
@@ -304,7 +306,7 @@ def cp_lrp() -> Preset:
     """
     return Preset(
         "cp_lrp",
-        ((*CONVOLUTIONS, *DENSE, torch.mul), [ProductRule("gates"), EpsilonRule()]),
+        ((*CONVOLUTIONS, *DENSE, torch.mul), [ProductRule("activations"), EpsilonRule()]),
         ((F.scaled_dot_product_attention, torch.softmax), AttentionRule("values")),
         ((F.layer_norm, F.rms_norm), NormRule("constant")),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from captum_cav.operations.activations import limited
+from captum_cav.operations.elementwise import limited
 from captum_cav.operations.table import TABLE
 from captum_cav.propagation import unknown
 from captum_cav.propagation.operation import Operation, OperationSpec

@@ -19,8 +19,9 @@ from captum_cav.propagation import explanation, unknown
 from captum_cav.propagation.audit import run_audited
 from captum_cav.propagation.marking import Sources, follow_memory, mark_alike, mark_result
 from captum_cav.propagation.marks import get_mark, refuse_further_use
+from captum_cav.propagation.module_operation import ModuleCall
 from captum_cav.propagation.module_stack import ModuleStack
-from captum_cav.propagation.operation import ModuleCall, Operation, Role, Surrogate
+from captum_cav.propagation.operation import Operation, OperationSpec, Role, Surrogate
 from captum_cav.propagation.overrides import Rulebook
 from captum_cav.propagation.records import Unknown
 from captum_cav.propagation.results import check_result, expected_of, is_users
@@ -44,7 +45,6 @@ OnUnknown: TypeAlias = Literal["error", "gradient", "note"]
 _DEFAULT = "default"
 # Types of arguments that contain no tensors.
 _PLAIN = frozenset([int, float, bool, str, type(None), torch.dtype, torch.device])
-_NESTED = (tuple, list)
 
 
 class Propagation(TorchFunctionMode):
@@ -138,11 +138,12 @@ class Propagation(TorchFunctionMode):
                     name = self._treatments[func].name or getattr(func, "__name__", None) or func
                     raise unknown.unseen(value, f"reached {name!r}", self.where())
                 return value.detach()
-        elif value.__class__ in _NESTED:
+        elif isinstance(value, (tuple, list)):
             if _PLAIN.issuperset([item.__class__ for item in value]):
                 return value
             admitted = [item if item.__class__ in _PLAIN else self._admit(item, sources, func) for item in value]
-            return type(value)(admitted)
+            # Exported graphs have lists of a class of their own.
+            return tuple(admitted) if isinstance(value, tuple) else admitted
         return value
 
     def _passes_unchanged(self, role: Role, args: tuple[Any, ...]) -> bool:
@@ -167,7 +168,7 @@ class Propagation(TorchFunctionMode):
             treatment.is_simple
             and len(sources) == 1
             and (treatment.is_as_is or not sources[0][0].requires_grad)
-            and sources[0][1].handoff is None
+            and ((handoff := sources[0][1].handoff) is None or not (handoff.is_for_all or treatment.spec.recognise))
             and not self._is_watched
             and not self.modules.candidates
             and not (self._has_rules_for_functions and self._rules.of_function(treatment.name))
@@ -190,16 +191,45 @@ class Propagation(TorchFunctionMode):
         if treatment.guard is not None:
             treatment.guard(operation)
         if any(tensor.requires_grad for tensor in tensors):
-            rule, why = treatment.spec.rule, _DEFAULT
-            if self._has_rules_for_functions or self.modules.candidates:
-                chosen = self._rules.choose(operation, treatment.name or func, self.modules.candidates)
-                rule, why = chosen or (rule, why)
-            output = self.apply_rule(operation, rule, why, self.modules.innermost)
+            recognise = treatment.spec.recognise
+            fused = None if recognise is None else recognise(operation)
+            if fused is not None:
+                return self._run_rewritten(operation, fused)
+            output = self._apply_chosen_rule(operation, treatment.name or func)
         else:
             output = operation.value()
         if not operation.is_decomposed or self._has_unmarked(output):
             result = args[0] if output is None else output
             mark_result(self.trace, result, operation, treatment, sources, in_place)
+        return output
+
+    def _apply_chosen_rule(self, operation: Operation, key: Any) -> Any:
+        """An operation's value by the user's rule, or by its default rule.
+
+        Args:
+            operation: the operation.
+            key: the plain name of its function, or the function itself if it has no plain name.
+        """
+        rule, why = operation.spec.rule, _DEFAULT
+        if self._has_rules_for_functions or self.modules.candidates:
+            chosen = self._rules.choose(operation, key, self.modules.candidates)
+            if chosen is not None:
+                rule, why = chosen
+                if chosen[0].operations is None:
+                    # A rule for any operation shall not be passed over because a later operation completes a function.
+                    operation.handoff = None
+        return self.apply_rule(operation, rule, why, self.modules.innermost)
+
+    def _run_rewritten(self, last: Operation, fused: Operation) -> Any:
+        """Run a fused function in the place of the last operation of the same function, written out."""
+        # Without a fused function, the output has the traits that the last operation gives it.
+        marked = last if fused.fused is None else fused
+        sources = [(x, mark) for x in marked.sources if (mark := get_mark(x, self._run)) is not None]
+        output = self._apply_chosen_rule(fused, fused.name)
+        if last.in_place:
+            output = last.args[0].copy_(output)
+        marked.handoff = fused.handoff
+        mark_result(self.trace, output, marked, self._treatments[fused.fused or last.function], sources, last.in_place)
         return output
 
     def _has_unmarked(self, output: Any) -> bool:
@@ -290,6 +320,12 @@ class Propagation(TorchFunctionMode):
     def where(self) -> str:
         """Where in the model the forward pass is, for messages."""
         return self.modules.where()
+
+    def row_of(self, function: Callable[..., Any]) -> tuple[str, OperationSpec]:
+        """The plain name and the row of a torch function."""
+        treatment = self._treatments[function]
+        assert treatment.name is not None
+        return treatment.name, treatment.spec
 
     # Called by the forward pass -------------------------------------------------------------------------------------
 
