@@ -709,6 +709,11 @@ def _of_classes(x: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
     return -(weighted * logarithms).sum() / (hit * CLASS_WEIGHTS[:, None]).sum()
 
 
+def _above(margin: float) -> Function:
+    """``relu(x + margin)``: the number belongs to the function."""
+    return ratio(lambda x: (x + margin).relu())
+
+
 def _rows(x: torch.Tensor) -> torch.Tensor:
     return x.reshape(8, 6)
 
@@ -808,25 +813,23 @@ LOSSES: dict[str, tuple[Function, Function]] = {
     ),
     "cosine_embedding_loss": (
         lambda x: F.cosine_embedding_loss(_rows(x), _rows(C), ROW_SIGNS, 0.1, reduction="none"),
-        lambda x: (lambda cosines: torch.where(ROW_SIGNS > 0, 1 - cosines, (cosines - 0.1).relu()))(
+        lambda x: (lambda cosines: torch.where(ROW_SIGNS > 0, 1 - cosines, _above(-0.1)(cosines)))(
             (_rows(x) / _rows(x).norm(dim=1, keepdim=True).detach() * F.normalize(_rows(C))).sum(1)
         ),
     ),
     "hinge_embedding_loss": (
         lambda x: F.hinge_embedding_loss(x, SIGNS, 0.5),
-        lambda x: torch.where(MASK, x, (0.5 - x).relu()).mean(),
+        lambda x: torch.where(MASK, x, ratio(lambda x: (0.5 - x).relu())(x)).mean(),
     ),
     "margin_ranking_loss": (
         lambda x: F.margin_ranking_loss(x, C, SIGNS, 0.5),
-        lambda x: (-SIGNS * (x - C) + 0.5).relu().mean(),
+        lambda x: _above(0.5)(-SIGNS * (x - C)).mean(),
     ),
     "triplet_margin_loss": (
         lambda x: F.triplet_margin_loss(_rows(x), _rows(C), _rows(x.flip(1)), 4.0),
-        lambda x: (
-            ((_rows(x) - _rows(C) + 1e-6).norm(dim=1) - (_rows(x) - _rows(x.flip(1)) + 1e-6).norm(dim=1) + 4)
-            .relu()
-            .mean()
-        ),
+        lambda x: _above(4.0)(
+            (_rows(x) - _rows(C) + 1e-6).norm(dim=1) - (_rows(x) - _rows(x.flip(1)) + 1e-6).norm(dim=1)
+        ).mean(),
     ),
     "triplet_margin_with_distance_loss": (
         lambda x: F.triplet_margin_with_distance_loss(

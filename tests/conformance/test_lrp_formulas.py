@@ -185,7 +185,7 @@ def test_one_layer(name: str, kind: str, with_zeros: bool) -> None:
     for target in (0, values.numel() - 1):
         relevance = torch.zeros_like(values)
         relevance.view(-1)[target] = values.view(-1)[target]
-        expected = shared_out(relevance, outputs(x, layer.weight, layer.bias), formula, x)
+        expected = shared_out(relevance, outputs(x, layer.weight.detach(), layer.bias.detach()), formula, x)
         cav = InputCAV(lambda x, layer=layer: layer(x).flatten(1), rules={type(layer): ours()}, normalize=None)
         torch.testing.assert_close(cav.attribute(x[None], target)[0], expected, rtol=1e-9, atol=1e-9)
 
@@ -235,9 +235,11 @@ def test_two_layers_with_a_relu_that_passes_on(first: str, last: str, inplace: b
     with torch.no_grad():
         relevance = head(hidden) * torch.tensor([0.0, 1.0], dtype=x.dtype)
     ours, formula = RULES[last]
-    at_hidden = shared_out(relevance, dense(hidden, head.weight, head.bias), formula, hidden)
+    at_hidden = shared_out(relevance, dense(hidden, head.weight.detach(), head.bias.detach()), formula, hidden)
     ours_first, formula_first = RULES[first]
-    expected = shared_out(at_hidden.reshape(before.shape), outputs(x, conv.weight, conv.bias), formula_first, x)
+    expected = shared_out(
+        at_hidden.reshape(before.shape), outputs(x, conv.weight.detach(), conv.bias.detach()), formula_first, x
+    )
     if first == "gamma":
         # Behind a ReLU only outputs above 0 have relevance.
         assert bool((at_hidden.reshape(before.shape)[before < 0] == 0).all())

@@ -72,9 +72,11 @@ def test_an_operation_without_a_rule(sources: tuple[torch.Tensor, ...], output: 
 
 def test_an_operation_on_quantized_numbers() -> None:
     for function in (torch.ops.quantized.linear, torch.ops.quantized.linear.default):
-        message = str(unknown.no_rule(operation(function, X), X, WHERE))
-        assert message.startswith("'linear' in module 'layer1' (Layer) runs on quantized numbers")
+        assert unknown.is_quantized(function)
+        message = str(unknown.quantized(operation(function, X), WHERE))
+        assert "in module 'layer1' (Layer) runs on quantized numbers" in message
         assert "pass the float model that it was made from" in message
+    assert not unknown.is_quantized(torch.cos)
 
 
 def test_a_tensor_that_was_made_unseen() -> None:
