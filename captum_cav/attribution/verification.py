@@ -124,8 +124,7 @@ class Verification:
             for one in self.overwritten
         ]
         lines += [
-            f"  {_place(one)} has no rule; define one, as rules={{{one.key}: rules.pass_through}} where y_i comes from "
-            "x_i alone"
+            f"  {_place(one)} has no rule; define one, as rules={{{one.key}: {one.rule}}} where {one.when}"
             for one in self.unknown
         ]
         if not (self.adds_up or self.leaks or self.overwritten):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from captum_cav.operations import gates, guards, written_activations, written_norms, written_out
-from captum_cav.operations.elementwise import evaluated, limited, of_one, pass_through, with_constant
+from captum_cav.operations.elementwise import evaluated, limited, of_one, passed_through, with_constant
 from captum_cav.operations.forms import What
 from captum_cav.operations.surrogates import with_late_slope, with_slopes, written_over
 from captum_cav.operations.table import TABLE
@@ -31,7 +31,7 @@ def hardtanh(operation: Operation) -> Any:
     low, high = _hardtanh_bounds(operation)
     if low == 0:
         return saturated(operation)
-    return (limited(1.0) if low < 0 < high else pass_through)(operation)
+    return (limited(1.0) if low < 0 < high else passed_through)(operation)
 
 
 @of_one
@@ -76,7 +76,7 @@ def power(operation: Operation) -> Any:
     if isinstance(exponent, (int, float)) and exponent > 0:
         return limited(1.0 if exponent == 1 else 0.0)(operation)
     if operation.carries(x):
-        return pass_through(operation)
+        return passed_through(operation)
     # A number stays on the host: a copy to the device would make the host wait.
     base = torch.as_tensor(x, dtype=exponent.dtype)
     if operation.depends_on_inputs(x) or operation.in_place or not bool((base > 0).all()):
@@ -133,7 +133,7 @@ def _limited(limit: float, **more: Any) -> OperationSpec:
 
 
 def _passed(**more: Any) -> OperationSpec:
-    return _elementwise(pass_through, **more)
+    return _elementwise(passed_through, **more)
 
 
 def _piecewise_linear(rule: Surrogate, **more: Any) -> OperationSpec:
