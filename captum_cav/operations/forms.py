@@ -146,6 +146,8 @@ def form_of(operation: Operation, value: Any, *among: What) -> Form | None:
     if not isinstance(value, torch.Tensor):
         return None
     form = operation.handoff_of(value)
+    if form is not None and not isinstance(form, Form):
+        form = form.beside
     if not isinstance(form, Form) or (among and form.what not in among) or not form.holds_for(value):
         return None
     return form
@@ -301,7 +303,9 @@ def all_dims_of(operation: Operation, x: torch.Tensor, position: int = 1) -> tup
 
 def is_reduced(statistic: torch.Tensor, x: torch.Tensor, dims: tuple[int, ...]) -> bool:
     """Whether a statistic broadcasts along the dimensions over which it was taken."""
-    return statistic.dim() == x.dim() and all(statistic.shape[dim] == 1 for dim in dims)
+    if statistic.dim() != x.dim() or any(dim >= x.dim() for dim in dims):
+        return False
+    return all(statistic.shape[dim] == 1 for dim in dims)
 
 
 def keep(operation: Operation, x: torch.Tensor, form: Form, what: What | None = None) -> None:

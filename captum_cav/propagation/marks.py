@@ -29,10 +29,12 @@ class Handoff:
     Attributes:
         consumers: how many operations took the output.
         rectifiers: how many of these operations give 0 where the output is below 0.
+        beside: what else was left for the same output, or None.
     """
 
     consumers = 0
     rectifiers = 0
+    beside: Handoff | None = None
 
     @property
     def is_rectified(self) -> bool:
