@@ -309,13 +309,7 @@ OTHERS: dict[str, tuple[Function, Function]] = {
     "max_pool1d": (lambda x: F.max_pool1d(x, 2), lambda x: x.reshape(2, 4, 3, 2).amax(-1)),
     "adaptive_max_pool1d": (lambda x: F.adaptive_max_pool1d(x, 3), lambda x: x.reshape(2, 4, 3, 2).amax(-1)),
     "max with indices": (lambda x: x.max(1)[0], lambda x: x.amax(1)),
-    "maximum of a constant": (lambda x: torch.maximum(x, C), ratio(lambda x: torch.maximum(x, C))),
-    "minimum of a constant": (lambda x: torch.minimum(C, x), ratio(lambda x: torch.minimum(x, C))),
-    "maximum of a larger constant": (
-        lambda x: torch.maximum(x[:, :1], C),
-        lambda x: ratio(lambda y: torch.maximum(y, C))(x[:, :1].expand(2, 4, 6)),
-    ),
-    "fmax": (lambda x: torch.fmax(x, C), ratio(lambda x: torch.fmax(x, C))),
+    "maximum of a constant": (lambda x: torch.maximum(x, C), lambda x: torch.where(x >= C, x, C)),
     "tensordot with a weight": (lambda x: torch.tensordot(x, W, ([2], [1])), lambda x: x @ W.T),
     "tensordot over two dimensions": (
         lambda x: torch.tensordot(C.transpose(0, 2), x.transpose(0, 1), 2),
@@ -490,6 +484,7 @@ PIECEWISE_LINEAR: dict[str, Function] = {
     "quantile": lambda x: x.quantile(0.3, 1),
     "cummax": lambda x: x.cummax(1)[0],
     "cummin": lambda x: x.cummin(1)[0],
+    "fmax": lambda x: torch.fmax(x, C),
     "scatter_reduce amax": lambda x: x.scatter_reduce(1, PAIRS[:, :, :1].expand(2, 4, 6), C, "amax"),
     "scatter_reduce mean": lambda x: x.scatter_reduce(1, PAIRS[:, :, :1].expand(2, 4, 6), C, "mean"),
     "threshold": lambda x: F.relu(x) + F.leaky_relu(-x, 0.2),

@@ -38,8 +38,6 @@ def winner_takes_all(operation: Operation) -> Any:
 def one_of_two(is_greater: bool) -> Surrogate:
     """Rule of ``maximum`` and ``minimum``, and of ``max`` and ``min`` of two tensors, decomposed into ``where``.
 
-    With a constant as one of the two, the function is ``clamp``.
-
     Args:
         is_greater: whether the greater of the two is chosen.
     """
@@ -48,11 +46,6 @@ def one_of_two(is_greater: bool) -> Surrogate:
         a, b = operation.argument(0, "input"), operation.argument(1, "other")
         if not isinstance(b, torch.Tensor):
             return operation.value()
-        if len(operation.sources) == 1:
-            (x,) = operation.sources
-            shape = torch.broadcast_shapes(a.shape, b.shape)  # type: ignore[no-untyped-call]
-            bound = {"min" if is_greater else "max": b if x is a else a}
-            return operation.decompose(lambda: torch.clamp(x.expand(shape), **bound))
         chosen = (a >= b) if is_greater else (a <= b)
         return operation.decompose(lambda: torch.where(chosen, a, b))
 
