@@ -196,10 +196,14 @@ def added_product(names: tuple[str, str, str], multiply: Sum = torch.matmul) -> 
     def rule(operation: Operation) -> Any:
         added, a, b = (operation.argument(position, name) for position, name in enumerate(names))
         beta, alpha = operation.kwargs.get("beta", 1), operation.kwargs.get("alpha", 1)
-        return operation.decompose(lambda: added * beta + multiply(a, b) * alpha)
+        return operation.decompose(lambda: _times(added, beta) + _times(multiply(a, b), alpha))
 
     rule.__name__ = "addmm"
     return rule
+
+
+def _times(x: torch.Tensor, factor: float) -> torch.Tensor:
+    return x if factor == 1 else x * factor
 
 
 def _view_added_product(names: tuple[str, str, str]) -> Callable[[Operation], AffineView | None]:
@@ -309,8 +313,9 @@ TABLE.register("linear", _layer(0, _view_linear, Kind.DENSE))
 TABLE.register("matmul|imatmul|linalg_matmul mm bmm mv", _matmul(_view_product))
 TABLE.register("addmm", _added(("input", "mat1", "mat2")))
 TABLE.register("addmv", _added(("input", "mat", "vec")))
-TABLE.register("baddbmm", _added(("input", "batch1", "batch2")))
 TABLE.register("einsum", _matmul(_view_einsum))
+# What is added to products of batches is a mask of attention more often than a bias, so it is no part of a layer.
+TABLE.register("baddbmm", OperationSpec(rule=added_product(("input", "batch1", "batch2")), keeps=Trait.GATE))
 TABLE.register("dot inner", OperationSpec(rule=contraction, keeps=Trait.GATE, kind=Kind.PRODUCT))
 TABLE.register("tensordot", OperationSpec(rule=contraction, keeps=Trait.GATE))
 TABLE.register("chain_matmul linalg_multi_dot", OperationSpec(rule=chain, keeps=Trait.GATE))

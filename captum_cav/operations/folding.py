@@ -204,7 +204,12 @@ def foldable_before(operation: Operation, channels: int | None) -> Foldable | No
 
 
 def folded(
-    operation: Operation, norm: ScaleAndShift, before: Foldable, alone: Callable[[], Alone] | None = None
+    operation: Operation,
+    norm: ScaleAndShift,
+    before: Foldable,
+    alone: Callable[[], Alone] | None = None,
+    *,
+    is_finite: bool = True,
 ) -> torch.Tensor:
     """The value of an operation that is folded into the operation before.
 
@@ -213,6 +218,7 @@ def folded(
         norm: the operation.
         before: the operation before.
         alone: gives what the operation passes on without folding by its own rule. None for its default rule.
+        is_finite: whether the output is finite. Other numbers, such as those of a mask, count as 0 in the rule.
     """
     (x,) = operation.sources
     with torch.no_grad():
@@ -221,7 +227,8 @@ def folded(
     # Whether a layer between the two operations was tapped.
     is_tapped = shares.taps != before.shares.taps
     by_rule = alone() if is_tapped and alone is not None else None
-    pair = Folded(operation.save(value), norm, before, shares, is_tapped or shares.are_measured, by_rule)
+    kept = value if is_finite else value.nan_to_num(0.0, 0.0, 0.0)
+    pair = Folded(operation.save(kept), norm, before, shares, is_tapped or shares.are_measured, by_rule)
     before.fold(pair)
     pair.beside = operation.handoff
     operation.handoff = pair
@@ -242,11 +249,13 @@ def summand_folded(operation: Operation) -> Any:
     if before is None:
         return None
     (x,) = operation.sources
-    shift = _with_all(operation, x.shape, 0.0)
+    shift = _with_all(operation, x.shape, 0.0).nan_to_num_(0.0, 0.0, 0.0)
     factor = _factor_in_sum(operation, x)
     scale = None if factor == 1 else x.new_full((), factor)
     # A bias does not broadcast the output of its layer.
-    return folded(operation, ScaleAndShift(scale, shift), before) if shift.shape == x.shape else None
+    if shift.shape != x.shape:
+        return None
+    return folded(operation, ScaleAndShift(scale, shift), before, is_finite=False)
 
 
 def _factor_in_sum(operation: Operation, x: torch.Tensor) -> float:

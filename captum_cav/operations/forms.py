@@ -20,7 +20,7 @@ import torch
 from captum_cav.operations.surrogates import with_backward
 from captum_cav.propagation.marks import Handoff
 from captum_cav.propagation.operation import Operation, Surrogate
-from captum_cav.torch_internals import version_of
+from captum_cav.torch_internals import base_of, version_of
 
 #: Gives the fused function that an operation completes, or None.
 Recogniser: TypeAlias = Callable[[Operation], "Operation | None"]
@@ -43,7 +43,9 @@ Parts: TypeAlias = tuple[tuple[torch.Tensor, Replays | None], ...]
 class What(enum.Enum):
     """What a tensor is, in terms of the tensor before."""
 
-    #: A function of each element of the tensor before, with numbers as its only constants.
+    #: A function of each element of the tensor before, with numbers as its only constants: ``k x + b``, or any other.
+    #: The form of ``x + b`` names all dimensions, along which ``b`` is the same.
+    AFFINE = enum.auto()
     ELEMENTWISE = enum.auto()
     #: ``exp(z)``, perhaps times a constant.
     EXPONENTIAL = enum.auto()
@@ -57,6 +59,8 @@ class What(enum.Enum):
     LOG_SOFTMAX = enum.auto()
     SIGMOID = enum.auto()
     LOG_SIGMOID = enum.auto()
+    #: ``z - c``, where ``c`` is the same along some dimensions. A softmax along them does not depend on ``c``.
+    SHIFTED = enum.auto()
     #: The mean over some dimensions, and the square of that mean.
     MEAN = enum.auto()
     SQUARED_MEAN = enum.auto()
@@ -85,26 +89,30 @@ class Form(Handoff):
     Args:
         what: what the tensor is.
         before: the earlier tensor.
-        operation: the operation that made the tensor.
-        parts: the arguments of the operation that depend on the earlier tensor, each with its form. None as a form
-            means that the argument is the earlier tensor.
+        call: the operation that made the tensor, as a function of the earlier tensor.
         version: the version of the tensor. If it has another version, the model wrote into it, and the form is void.
         dims: the dimensions over which the form sums.
         of: the form of the tensor that is summed, if the form belongs to this one tensor only.
+        by: the tensor by which another tensor was shifted.
+        is_shifted: whether the form is ``k x + b`` with ``b`` other than 0. The number ``b`` counts as a constant
+            until a function of each element follows, to which the number then belongs.
         is_reversed: whether a score is squashed with the opposite sign.
         moves: the operations that moved or picked elements of a squashed score, in this order.
     """
+
+    is_for_all = False
 
     def __init__(
         self,
         what: What,
         before: torch.Tensor,
-        operation: Operation,
-        parts: Parts,
+        call: Call,
         version: int,
         *,
         dims: tuple[int, ...] = (),
         of: Form | None = None,
+        by: torch.Tensor | None = None,
+        is_shifted: bool = False,
         is_reversed: bool = False,
         moves: tuple[Replay, ...] = (),
     ) -> None:
@@ -112,10 +120,11 @@ class Form(Handoff):
         self.before = before
         self.dims = dims
         self.of = of
+        self.by = by
+        self.is_shifted = is_shifted
         self.is_reversed = is_reversed
         self.moves = moves
-        self._operation = operation
-        self._parts = parts
+        self._call = call
         self._version = version
         self._version_before = version_of(before)
 
@@ -123,9 +132,21 @@ class Form(Handoff):
         """Whether the model wrote neither into the tensor nor into the tensor before."""
         return version_of(tensor) == self._version and version_of(self.before) == self._version_before
 
+    def is_by(self, other: Any) -> bool:
+        """Whether a tensor was shifted by another tensor, or by a view of it."""
+        if self.by is None or not isinstance(other, torch.Tensor):
+            return False
+        return other is self.by or base_of(other) is self.by or base_of(self.by) is other
+
+    def is_same_as(self, other: Form | None) -> bool:
+        """Whether two tensors were computed alike from the same tensor, so that they are equal."""
+        return self is other or (
+            other is not None and self.before is other.before and self._call.is_same_as(other._call)
+        )
+
     def replay(self) -> Replay:
         """Computes the tensor from the tensor before. The function keeps no tensor with a graph."""
-        return replay_of(self._operation, self._parts)
+        return self._call.replay()
 
     def logits(self) -> torch.Tensor:
         """What was squashed, in the shape of the squashed tensor."""
@@ -133,6 +154,79 @@ class Form(Handoff):
         for move in self.moves:
             logits = move(logits)
         return logits
+
+
+class _Slot(NamedTuple):
+    """The place of an argument that depends on the earlier tensor."""
+
+    replays: Replays | None
+
+
+class Call:
+    """An operation as a function of an earlier tensor.
+
+    Args:
+        operation: the operation.
+        parts: its arguments that depend on the earlier tensor, each with its form. None as a form means that the
+            argument is the earlier tensor.
+    """
+
+    def __init__(self, operation: Operation, parts: Parts) -> None:
+        def slot(value: Any) -> Any:
+            for tensor, replays in parts:
+                if value is tensor:
+                    return _Slot(replays)
+            # The call outlives the forward pass, so it must hold no tensor with a graph.
+            return value.detach() if isinstance(value, torch.Tensor) and value.requires_grad else value
+
+        # The operation itself is not stored, because it may hold a form that holds this call.
+        self._function, self._in_place = operation.function, operation.in_place
+        self._args = [slot(value) for value in operation.args]
+        self._kwargs = {key: slot(value) for key, value in operation.kwargs.items()} if operation.kwargs else {}
+
+    def is_same_as(self, other: Call) -> bool:
+        """Whether both are the same function of the earlier tensor."""
+        if self._function is not other._function or len(self._args) != len(other._args):
+            return False
+        if self._kwargs or other._kwargs:
+            return False
+        return all(_is_same(one, two) for one, two in zip(self._args, other._args, strict=True))
+
+    def replay(self) -> Replay:
+        """The function. It keeps no tensor with a graph."""
+        function, in_place = self._function, self._in_place
+        args = [_filler(value) for value in self._args]
+        kwargs = {key: _filler(value) for key, value in self._kwargs.items()}
+
+        def replay(x: torch.Tensor) -> torch.Tensor:
+            filled = [fill(x) for fill in args]
+            if in_place:
+                filled[0] = filled[0].clone()
+            output: torch.Tensor = function(*filled, **{key: fill(x) for key, fill in kwargs.items()})
+            return output
+
+        return replay
+
+
+def _filler(value: Any) -> Callable[[torch.Tensor], Any]:
+    """Gives an argument for a value of the earlier tensor."""
+    if not isinstance(value, _Slot):
+        return lambda x: value
+    return (lambda x: x) if value.replays is None else value.replays.replay()
+
+
+def _is_same(one: Any, two: Any) -> bool:
+    if isinstance(one, _Slot) and isinstance(two, _Slot):
+        both_forms = isinstance(one.replays, Form) and isinstance(two.replays, Form)
+        return one.replays.is_same_as(two.replays) if both_forms else one.replays is two.replays  # type: ignore
+    if isinstance(one, torch.Tensor) or isinstance(two, torch.Tensor):
+        return one is two
+    return bool(one == two)
+
+
+def replay_of(operation: Operation, parts: Parts) -> Replay:
+    """The operation as a function of an earlier tensor. See :class:`Call`."""
+    return Call(operation, parts).replay()
 
 
 def form_of(operation: Operation, value: Any, *among: What) -> Form | None:
@@ -161,6 +255,8 @@ def leave(
     *,
     dims: tuple[int, ...] = (),
     of: Form | None = None,
+    by: torch.Tensor | None = None,
+    is_shifted: bool = False,
     is_reversed: bool = False,
     moves: tuple[Replay, ...] = (),
     view_of: torch.Tensor | None = None,
@@ -169,13 +265,24 @@ def leave(
 
     Args:
         operation: the operation.
-        what, before, parts, dims, of, is_reversed, moves: see :class:`Form`.
+        what, before, dims, of, by, is_shifted, is_reversed, moves: see :class:`Form`.
+        parts: see :class:`Call`.
         view_of: the tensor of which the output may be a view. Both then have one version.
     """
     written = operation.args[0] if operation.in_place else view_of
-    version = (0 if written is None else version_of(written)) + operation.in_place
+    if written is before and operation.in_place:
+        return  # The operation writes over the tensor before.
     operation.handoff = Form(
-        what, before, operation, parts, version, dims=dims, of=of, is_reversed=is_reversed, moves=moves
+        what,
+        before,
+        Call(operation, parts),
+        (0 if written is None else version_of(written)) + operation.in_place,
+        dims=dims,
+        of=of,
+        by=by,
+        is_shifted=is_shifted,
+        is_reversed=is_reversed,
+        moves=moves,
     )
 
 
@@ -193,50 +300,9 @@ def chained(first: Replays, second: Replays | None) -> Replays:
     return first if second is None else _Chain(first, second)
 
 
-class _Slot:
-    """The place of a replayed tensor among the arguments."""
-
-    def __init__(self, replay: Replay | None) -> None:
-        self._replay = replay
-
-    def fill(self, x: torch.Tensor) -> torch.Tensor:
-        """The value of the argument if the earlier tensor is ``x``."""
-        return x if self._replay is None else self._replay(x)
-
-
-def replay_of(operation: Operation, parts: Parts) -> Replay:
-    """The operation as a function of an earlier tensor.
-
-    Args:
-        operation: the operation.
-        parts: the arguments that depend on the earlier tensor (see :class:`Form`).
-    """
-
-    def slot(value: Any) -> Any:
-        for tensor, form in parts:
-            if value is tensor:
-                return _Slot(None if form is None else form.replay())
-        return value
-
-    # The replay outlives the forward pass, so it must hold no argument that has a graph.
-    function, in_place = operation.function, operation.in_place
-    args = [slot(value) for value in operation.args]
-    kwargs = {key: slot(value) for key, value in operation.kwargs.items()}
-
-    def replay(x: torch.Tensor) -> torch.Tensor:
-        filled = [value.fill(x) if isinstance(value, _Slot) else value for value in args]
-        if in_place:
-            filled[0] = filled[0].clone()
-        options = {key: value.fill(x) if isinstance(value, _Slot) else value for key, value in kwargs.items()}
-        output: torch.Tensor = function(*filled, **options)
-        return output
-
-    return replay
-
-
 def completed(
     operation: Operation,
-    fused: Callable[..., Any],
+    fused: Callable[..., Any] | None,
     before: torch.Tensor,
     replay: Replay,
     *settings: Any,
@@ -246,7 +312,7 @@ def completed(
 
     Args:
         operation: the last operation of the function.
-        fused: the torch function that does the same.
+        fused: the torch function that does the same. None for the rules of the last operation.
         before: the tensor that enters the function.
         replay: computes the function.
         settings: the further arguments of the fused function that its rules read.
@@ -303,9 +369,10 @@ def all_dims_of(operation: Operation, x: torch.Tensor, position: int = 1) -> tup
 
 def is_reduced(statistic: torch.Tensor, x: torch.Tensor, dims: tuple[int, ...]) -> bool:
     """Whether a statistic broadcasts along the dimensions over which it was taken."""
-    if statistic.dim() != x.dim() or any(dim >= x.dim() for dim in dims):
-        return False
-    return all(statistic.shape[dim] == 1 for dim in dims)
+    shape = statistic.shape
+    return len(shape) == x.dim() and all(
+        dim < len(shape) and (shape[dim] == 1 or statistic.stride(dim) == 0) for dim in dims
+    )
 
 
 def keep(operation: Operation, x: torch.Tensor, form: Form, what: What | None = None) -> None:

@@ -85,12 +85,6 @@ def multiplied(operation: Operation, constant: Sequence[torch.Tensor]) -> Any:
     return operation.args[0].copy_(output) if overwritten else output
 
 
-def shared_matmul(a: torch.Tensor, b: torch.Tensor, shared: bool) -> torch.Tensor:
-    """A matrix product. If ``shared``, each factor carries half. Otherwise the one carrier carries everything."""
-    output = a @ b
-    return scaled(output, 0.5) if shared and output.requires_grad else output
-
-
 def division(operation: Operation) -> Any:
     """``a / b``: the divisor is a statistic and counts as a constant. The numerator carries everything."""
     a, b = operation.argument(0, "input"), operation.argument(1, "other")
@@ -229,8 +223,8 @@ TABLE.register(
     ),
 )
 TABLE.register("rdiv|rtruediv", OperationSpec(rule=reversed_division, keeps=Trait.GATE))
-TABLE.register("norm", _of_degree(1, keeps=Trait.GATE, recognise=written_norms.size(2)))
-TABLE.register("linalg_vector_norm", _of_degree(1, keeps=Trait.GATE, recognise=written_norms.size(2)))
+TABLE.register("norm", _of_degree(1, keeps=Trait.GATE, recognise=written_norms.size("p")))
+TABLE.register("linalg_vector_norm", _of_degree(1, keeps=Trait.GATE, recognise=written_norms.size("ord")))
 TABLE.register("std", _of_degree(1, keeps=Trait.GATE, recognise=written_norms.spread))
 TABLE.register(
     "std_mean linalg_norm linalg_matrix_norm frobenius_norm nuclear_norm linalg_svdvals linalg_eigvalsh",

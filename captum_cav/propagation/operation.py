@@ -13,7 +13,7 @@ import torch
 
 from captum_cav.errors import UnsupportedOperationError
 from captum_cav.propagation.constant_shares import OperationShares
-from captum_cav.propagation.marks import Handoff, get_mark
+from captum_cav.propagation.marks import Handoff, Mark, get_mark, set_mark
 from captum_cav.propagation.saved_values import SavedValue
 from captum_cav.propagation.trace import Trace
 from captum_cav.propagation.traits import Trait
@@ -333,7 +333,7 @@ class Operation:
 
     def rewritten(
         self,
-        fused: Callable[..., Any],
+        fused: Callable[..., Any] | None,
         function: Callable[..., Any],
         x: torch.Tensor,
         *settings: Any,
@@ -342,13 +342,13 @@ class Operation:
         """Another operation that makes the same value from an earlier tensor.
 
         Args:
-            fused: the torch function that does the same. Its rules count.
+            fused: the torch function that does the same. Its rules count. None for the rules of this operation.
             function: computes the value from the earlier tensor.
             x: the earlier tensor.
             settings: further arguments.
             rule: the default rule. None for that of the fused function.
         """
-        name, spec = self._engine.row_of(fused)
+        name, spec = (self.name, self.spec) if fused is None else self._engine.row_of(fused)
         spec = spec if rule is None else replace(spec, rule=rule)
         operation = Operation(name, spec, function, (x, *settings), {}, [x], False, self._engine)
         operation.fused = fused
@@ -413,6 +413,21 @@ class Operation:
         """A tensor as a constant, such as a gate or a statistic. No contributions pass through the tensor."""
         self.detached |= {id(tensor)}
         return tensor.detach()
+
+    def mark_like(self, source: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor that a rule computed from another tensor, for use in :meth:`decompose`.
+
+        Args:
+            source: the other tensor.
+            tensor: the computed tensor.
+
+        Returns:
+            The computed tensor.
+        """
+        mark = get_mark(source, self._engine.trace.run)
+        if mark is not None:
+            set_mark(tensor, Mark(mark.run, mark.taps, Trait.NONE.value))
+        return tensor
 
     def without_inputs(self, value: Any) -> Any:
         """A (nested) argument in which zeros replace every tensor that depends on the inputs, except for integers."""

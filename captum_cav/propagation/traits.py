@@ -29,3 +29,5 @@ class Trait(enum.Flag):
     BOUNDED = enum.auto()
     #: A positive number was just added. Clipped between 0 and another number, the tensor is a hard sigmoid, so a gate.
     SHIFTED_UP = enum.auto()
+    #: A positive number was added, and then the values were clipped from above.
+    CAPPED = enum.auto()
