@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 from captum_cav.operations import gates, guards, written_activations, written_norms, written_out
 from captum_cav.operations.elementwise import evaluated, limited, of_one, passed_through, with_constant
@@ -32,6 +33,23 @@ def hardtanh(operation: Operation) -> Any:
     if low == 0:
         return saturated(operation)
     return (limited(1.0) if low < 0 < high else passed_through)(operation)
+
+
+def clamp(operation: Operation) -> Any:
+    """Clamp: a ReLU if its lower bound is 0, and hardtanh between two numbers. Otherwise pass-through."""
+    x, (low, high) = operation.argument(0, "input"), _clamp_bounds(operation)
+    if isinstance(low, (int, float)) and low == 0 and high is None:
+        return operation.decompose(torch.relu, x)
+    if isinstance(low, (int, float)) and isinstance(high, (int, float)) and low < high:
+        return operation.decompose(F.hardtanh, x, low, high)
+    return pass_through(operation)
+
+
+def clamp_from_below(operation: Operation) -> Any:
+    """``clamp_min``: a ReLU if the bound is 0. Otherwise pass-through."""
+    x, low = operation.argument(0, "input"), operation.argument(1, "min")
+    is_zero = isinstance(low, (int, float)) and low == 0
+    return operation.decompose(torch.relu, x) if is_zero else pass_through(operation)
 
 
 @of_one
@@ -205,11 +223,17 @@ TABLE.register("reciprocal rsqrt", _passed(makes=Trait.GATE | Trait.RECIPROCAL, 
 TABLE.register("sign|sgn", _passed(makes=Trait.GATE))
 TABLE.register("cosh", _passed(makes=Trait.NONNEGATIVE))
 TABLE.register(
-    "clamp clip", _passed(keeps=Trait.GATE, find_gate=gates.clipped(_clamp_bounds), recognise=written_out.at_least)
+    "clamp clip",
+    OperationSpec(rule=clamp, keeps=Trait.GATE, find_gate=gates.clipped(_clamp_bounds), recognise=written_out.at_least),
 )
 TABLE.register(
     "clamp_min",
-    _passed(keeps=Trait.GATE, find_gate=gates.clipped(gates.lower_bound), recognise=written_out.at_least),
+    OperationSpec(
+        rule=clamp_from_below,
+        keeps=Trait.GATE,
+        find_gate=gates.clipped(gates.lower_bound),
+        recognise=written_out.at_least,
+    ),
 )
 TABLE.register("clamp_max", _passed(keeps=Trait.GATE, find_gate=gates.clipped(gates.upper_bound)))
 TABLE.register(

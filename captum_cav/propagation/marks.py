@@ -31,12 +31,14 @@ class Handoff:
         consumers: how many operations took the output.
         rectifiers: how many of these operations give 0 where the output is below 0.
         is_for_all: whether any operation may use the handoff. If not, only those whose row recognises functions.
+        beside: what else was left for the same output, or None.
     """
 
     is_for_all = True
 
     consumers = 0
     rectifiers = 0
+    beside: Handoff | None = None
 
     @property
     def is_rectified(self) -> bool:
