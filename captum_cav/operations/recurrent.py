@@ -34,7 +34,7 @@ def lstm_step(x: torch.Tensor, state: State, weights: Weights) -> State:
 
 
 def gru_step(x: torch.Tensor, state: State, weights: Weights) -> State:
-    """One step of a GRU."""
+    """One step of a GRU. ``1 - sigmoid(z)`` is a function that is written out, so such functions are recognised."""
     (h,) = state
     w_ih, w_hh, b_ih, b_hh = weights
     r_x, z_x, n_x = F.linear(x, w_ih, b_ih).chunk(3, -1)
@@ -88,7 +88,7 @@ def recurrent(step: Step, states: int) -> Surrogate:
             joined = torch.cat(sequence) if sizes else torch.stack(sequence, dim)
             return (joined, *(torch.stack(parts) for parts in zip(*final, strict=True)))
 
-        return operation.decompose(all_steps, recognises=False)
+        return operation.decompose(all_steps, recognises=step is gru_step)
 
     return rule
 
@@ -134,7 +134,7 @@ def recurrent_cell(step: Step, states: int) -> Surrogate:
         x, hx, *weights = operation.args
         state = tuple(hx) if states == 2 else (hx,)
         padded = [*weights, *[None] * (4 - len(weights))]
-        result = operation.decompose(step, x, state, padded, recognises=False)
+        result = operation.decompose(step, x, state, padded, recognises=step is gru_step)
         return result if states == 2 else result[0]
 
     return rule
