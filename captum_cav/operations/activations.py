@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from captum_cav.operations import gates, guards, written_activations, written_norms, written_out
-from captum_cav.operations.elementwise import evaluated, limited, of_one, passed_through, with_constant
+from captum_cav.operations.elementwise import evaluated, limited, of_one, pass_through, passed_through, with_constant
 from captum_cav.operations.forms import What
 from captum_cav.operations.surrogates import with_late_slope, with_slopes, written_over
 from captum_cav.operations.table import TABLE
