@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from captum_cav.operations import gates, guards, written_activations, written_norms, written_out
-from captum_cav.operations.elementwise import evaluated, limited, of_one, pass_through, passed_through, with_constant
+from captum_cav.operations.elementwise import evaluated, limited, of_one, passed_through, with_constant
 from captum_cav.operations.forms import What
 from captum_cav.operations.surrogates import with_late_slope, with_slopes, written_over
 from captum_cav.operations.table import TABLE
@@ -42,14 +42,14 @@ def clamp(operation: Operation) -> Any:
         return operation.decompose(torch.relu, x)
     if isinstance(low, (int, float)) and isinstance(high, (int, float)) and low < high:
         return operation.decompose(F.hardtanh, x, low, high)
-    return pass_through(operation)
+    return passed_through(operation)
 
 
 def clamp_from_below(operation: Operation) -> Any:
     """``clamp_min``: a ReLU if the bound is 0. Otherwise pass-through."""
     x, low = operation.argument(0, "input"), operation.argument(1, "min")
     is_zero = isinstance(low, (int, float)) and low == 0
-    return operation.decompose(torch.relu, x) if is_zero else pass_through(operation)
+    return operation.decompose(torch.relu, x) if is_zero else passed_through(operation)
 
 
 @of_one
