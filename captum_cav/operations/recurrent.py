@@ -34,7 +34,7 @@ def lstm_step(x: torch.Tensor, state: State, weights: Weights) -> State:
 
 
 def gru_step(x: torch.Tensor, state: State, weights: Weights) -> State:
-    """One step of a GRU."""
+    """One step of a GRU. ``1 - sigmoid(z)`` is a function that is written out, so such functions are recognised."""
     (h,) = state
     w_ih, w_hh, b_ih, b_hh = weights
     r_x, z_x, n_x = F.linear(x, w_ih, b_ih).chunk(3, -1)
