@@ -227,7 +227,7 @@ def verify(
         selected = select_target(output, arguments.targets[0], score)
     name = f"layer {name}" if sites else name
     if not selected.values.requires_grad:
-        refuse_independent(name)
+        refuse_independent(name, passed.trace.weighed)
     made = passed.trace.snapshots.values_of(output)
     unrecorded = torch.zeros_like(selected.values, requires_grad=False)
     if made is not None:
@@ -344,7 +344,7 @@ def _audit(
     values = selected.values.detach()
     (found,) = passed.coefficients(selected.values, torch.ones_like(values), [chosen], False)
     if all(coefficient is None for coefficient in found):
-        refuse_independent(name)
+        refuse_independent(name, passed.trace.weighed)
     shares = passed.trace.shares
     constants = [share.abs().to(values.device) for share in shares.since(0)]
     size = sum(constants, values.abs().sum(dtype=torch.float64))
