@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from captum_cav.operations import gates, guards, written_activations, written_norms, written_out
-from captum_cav.operations.elementwise import evaluated, limited, of_one, pass_through, with_constant
+from captum_cav.operations.elementwise import evaluated, limited, of_one, passed_through, with_constant
 from captum_cav.operations.forms import What
 from captum_cav.operations.surrogates import with_late_slope, with_slopes, written_over
 from captum_cav.operations.table import TABLE
@@ -32,7 +32,7 @@ def hardtanh(operation: Operation) -> Any:
     low, high = _hardtanh_bounds(operation)
     if low == 0:
         return saturated(operation)
-    return (limited(1.0) if low < 0 < high else pass_through)(operation)
+    return (limited(1.0) if low < 0 < high else passed_through)(operation)
 
 
 def clamp(operation: Operation) -> Any:
@@ -94,12 +94,21 @@ def power(operation: Operation) -> Any:
     if isinstance(exponent, (int, float)) and exponent > 0:
         return limited(1.0 if exponent == 1 else 0.0)(operation)
     if operation.carries(x):
-        return pass_through(operation)
+        return passed_through(operation)
     # A number stays on the host: a copy to the device would make the host wait.
     base = torch.as_tensor(x, dtype=exponent.dtype)
     if operation.depends_on_inputs(x) or operation.in_place or not bool((base > 0).all()):
         return operation.gradient()
     return operation.decompose(lambda: (exponent * base.log()).exp())
+
+
+def numbers_only(operation: Operation) -> Any:
+    """``nan_to_num``: numbers pass. What replaces NaN or infinity is a constant."""
+    is_constant = ~operation.argument(0, "input").detach().isfinite() if operation.counts_constants else None
+    output = operation.value()
+    if is_constant is not None:
+        operation.add_constant(output, torch.where(is_constant, output.detach(), 0.0))
+    return output
 
 
 def reversed_power(operation: Operation) -> Any:
@@ -132,7 +141,9 @@ _SOFTMAX = _POSITIVE_GATE | Trait.WEIGHTS
 
 
 def _elementwise(rule: Surrogate, **more: Any) -> OperationSpec:
-    return OperationSpec(rule=rule, **{"recognise": written_activations.function, **more})
+    is_activation = "kind" in more
+    recognise = written_activations.activation if is_activation else written_activations.function
+    return OperationSpec(rule=rule, **{"recognise": recognise, **more})
 
 
 def _limited(limit: float, **more: Any) -> OperationSpec:
@@ -140,7 +151,7 @@ def _limited(limit: float, **more: Any) -> OperationSpec:
 
 
 def _passed(**more: Any) -> OperationSpec:
-    return _elementwise(pass_through, **more)
+    return _elementwise(passed_through, **more)
 
 
 def _piecewise_linear(rule: Surrogate, **more: Any) -> OperationSpec:
@@ -175,7 +186,7 @@ TABLE.register("selu", _limited(1.0507009873554805 * 1.6732632423543772, kind=Ki
 TABLE.register("gelu hardswish", _limited(0.5, kind=Kind.ACTIVATION))
 TABLE.register("silu", _elementwise(silu, kind=Kind.ACTIVATION))
 TABLE.register("mish", _limited(math.tanh(math.log(2.0)), kind=Kind.ACTIVATION))
-TABLE.register("softplus", _passed(kind=Kind.ACTIVATION, makes=_POSITIVE_GATE))
+TABLE.register("softplus", _passed(kind=Kind.ACTIVATION, makes=_POSITIVE_GATE, recognise=written_activations.function))
 TABLE.register("threshold|_threshold", _passed(kind=Kind.ACTIVATION))
 
 # With a limit of f(x) / x at 0.
@@ -187,7 +198,6 @@ TABLE.register(
 TABLE.register(
     """
     softsign sin tan sinh asin|arcsin atan|arctan asinh|arcsinh atanh|arctanh expm1|special_expm1
-    nan_to_num
     """,
     _limited(1.0),
 )
@@ -251,5 +261,6 @@ TABLE.register(
     OperationSpec(rule=power, keeps=Trait.GATE, find_gate=gates.reciprocal_power, recognise=written_out.power),
 )
 TABLE.register("float_power", OperationSpec(rule=power, find_gate=gates.reciprocal_power, recognise=written_out.power))
+TABLE.register("nan_to_num", OperationSpec(rule=numbers_only, derivative=Derivative.ALWAYS, keeps=Trait.GATE))
 TABLE.register("glu", OperationSpec(rule=glu, keeps=Trait.GATE))
 TABLE.register("xlogy|special_xlogy", OperationSpec(rule=logarithm_of_factor))

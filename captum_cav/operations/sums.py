@@ -11,7 +11,7 @@ from captum_cav.operations.pooled import note_average
 from captum_cav.operations.table import TABLE
 from captum_cav.propagation.operation import Derivative, Kind, Numbers, Operation, OperationSpec
 from captum_cav.propagation.traits import Trait
-from captum_cav.tensors import is_number, tensors_in
+from captum_cav.tensors import tensors_in
 
 
 def additive(operation: Operation) -> Any:
@@ -56,7 +56,8 @@ def additive(operation: Operation) -> Any:
 def _has_constant(operation: Operation) -> bool:
     """Whether a constant tensor or a number takes part in the operation."""
     arguments = [*operation.args, *operation.kwargs.values()]
-    if any(is_number(tensor) and not operation.depends_on_inputs(tensor) for tensor in tensors_in(arguments)):
+    # Integers and booleans count, too: ``x + (x > 0)``. An index or a mask among them adds nothing.
+    if not all(operation.depends_on_inputs(tensor) for tensor in tensors_in(arguments)):
         return True
     numbers = operation.spec.numbers
     operands = operation.args[:2] if numbers is Numbers.OPERANDS else arguments

@@ -12,6 +12,7 @@ A tensor that requires grad and has no mark was made by an operation that the pr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -45,6 +46,22 @@ class Handoff:
         return 0 < self.consumers == self.rectifiers
 
 
+class Overwritten(Handoff):
+    """The handoff of a tensor into which something was written unseen. Operations that take the tensor are refused.
+
+    Args:
+        error: makes the error.
+    """
+
+    def __init__(self, error: Callable[[], Exception]) -> None:
+        self._error = error
+
+    @property
+    def consumers(self) -> int:  # type: ignore[override]
+        """Raises the error, because an operation takes the tensor."""
+        raise self._error()
+
+
 class Mark(NamedTuple):
     """What is known of a tensor.
 
@@ -67,6 +84,26 @@ def get_mark(tensor: torch.Tensor, run: object) -> Mark | None:
     return mark if mark is not None and mark.run is run else None
 
 
+def clear_mark(tensor: torch.Tensor) -> None:
+    """Take the mark off a tensor that is a constant now, as after ``x.detach_()``."""
+    if hasattr(tensor, _ATTRIBUTE):
+        delattr(tensor, _ATTRIBUTE)
+
+
+def refuse_further_use(tensor: torch.Tensor, run: object, error: Callable[[], Exception]) -> None:
+    """Let the pass refuse all operations that take a tensor, or the tensor of which it is a view.
+
+    Args:
+        tensor: a tensor into which something was written unseen.
+        run: identity of the pass.
+        error: makes the error.
+    """
+    for one in (tensor, base_of(tensor)):
+        mark = None if one is None else get_mark(one, run)
+        if mark is not None:
+            setattr(one, _ATTRIBUTE, mark._replace(handoff=Overwritten(error)))
+
+
 def set_mark(tensor: torch.Tensor, mark: Mark, *, written: bool = False) -> None:
     """Mark a tensor.
 
@@ -85,3 +122,15 @@ def set_mark(tensor: torch.Tensor, mark: Mark, *, written: bool = False) -> None
         else:
             merged = Mark(mark.run, mark.taps | before.taps, mark.traits & before.traits)
         setattr(base, _ATTRIBUTE, merged)
+
+
+def let_be_constant(tensor: torch.Tensor) -> None:
+    """Let a tensor be a constant from now on, if it can lose its graph.
+
+    The graph of a view belongs to its base, and the leaf of a tap must stay in the graph.
+    """
+    if not tensor.requires_grad:
+        setattr(tensor, _ATTRIBUTE, None)
+    elif tensor.grad_fn is not None and base_of(tensor) is None:
+        setattr(tensor, _ATTRIBUTE, None)
+        tensor.detach_()

@@ -82,6 +82,8 @@ class GradientRule(Rule):
 class StopRule(Rule):
     """Contributions end here: the output of the operation counts as a constant.
 
+    Given for a module, this rule treats the module's whole call as one operation, whatever runs inside.
+
     Example::
 
         >>> import torch
@@ -91,6 +93,8 @@ class StopRule(Rule):
         >>> InputCAV(score, rules={torch.tanh: StopRule()}, normalize=None).attribute(x)
         tensor([1.])
     """
+
+    as_one: ClassVar[bool] = True
 
     def __call__(self, operation: Operation, /) -> Any:
         """The operation's value as a constant."""

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch.nn import functional as F
 
-from captum_cav.errors import OptionError
+from captum_cav.errors import OptionError, UnsupportedOperationError
 from captum_cav.operations import TABLE
 from captum_cav.operations.affine import AffineView
 from captum_cav.operations.folding import Foldable, Folded, Part, ScaleAndShift, foldable_before, folded, split
@@ -281,9 +281,9 @@ class AffineRule(Rule):
             the constant, is 1.
 
         Raises:
-            NotImplementedError: in this base class.
+            UnsupportedOperationError: in this base class.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say how to share: define shares.")
+        raise UnsupportedOperationError(f"{type(self).__name__} does not say how to share: define shares.")
 
     def governs(self, operation: Operation) -> bool:
         """Whether one tensor depends on the inputs, and the operation is affine in this tensor."""

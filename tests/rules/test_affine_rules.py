@@ -275,7 +275,7 @@ def test_without_folding_batch_norm_is_an_operation_of_its_own(name: str) -> Non
         "alpha-beta": lambda: rules.AlphaBetaRule(2.0, 1.0, fold=False),
         "z+": lambda: rules.ZPlusRule(fold=False),
         "z-box": lambda: rules.ZBoxRule(LOW, HIGH, fold=False),
-        "w-square": lambda: rules.WSquareRule(fold=False),
+        "w-square": lambda: rules.WSquareRule(bias="share", fold=False),
     }[name]()
     # In the oracle, what stands between them keeps them apart.
     apart = [(body[0], oracles), (nn.Identity(), None), *((layer, None) for layer in body[1:])]
