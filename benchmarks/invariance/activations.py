@@ -19,8 +19,8 @@ _CHOICE = (
 )
 #: Why a softmax of a score and 0 is not a sigmoid.
 SOFTMAX_OF_TWO = (
-    "AttnLRP has two rules for one function: a softmax passes its derivative on (proposition 3.1). An activation such as "
-    "a sigmoid passes contributions through."
+    "AttnLRP has two rules for one function: a softmax passes its derivative on (proposition 3.1). A sigmoid is an "
+    "activation, which passes contributions through."
 )
 _ZERO = torch.zeros((), dtype=torch.float64)
 _SLOPES = fixed(4, seed=21).abs()
@@ -229,6 +229,10 @@ def _smooth() -> Iterator[Pair]:
             "logaddexp": lambda x: torch.logaddexp(x, torch.zeros_like(x)),
             "-log(sigmoid(-x))": lambda x: -torch.log(torch.sigmoid(-x)),
         },
+        undecidable={
+            "logaddexp": "The log-sum-exp of two scores, of which one is constant: both share, as two inputs would. "
+            "Softplus is an activation, which has no second tensor."
+        },
     )
     yield from family(
         _GROUP,
@@ -367,7 +371,7 @@ def _bounded() -> Iterator[Pair]:
         lambda x: F.softshrink(x, 0.2),
         {"relu(x - 0.2) - relu(-x - 0.2)": lambda x: F.relu(x - 0.2) - F.relu(-x - 0.2)},
         undecidable={
-            "relu(x - 0.2) - relu(-x - 0.2)": "These are two hidden units with biases, and a sum. Their rules are fixed."
+            "relu(x - 0.2) - relu(-x - 0.2)": "These are two hidden units with biases. Their rules are fixed."
         },
     )
 

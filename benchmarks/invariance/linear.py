@@ -14,7 +14,9 @@ from benchmarks.invariance.pair import OF_ANY_SCALE, SUM_OF_LAYERS, Function, Pa
 _GROUP = "linear"
 _WEIGHT, _BIAS = fixed(5, 6, seed=81), fixed(5, seed=82)
 _SECOND, _SECOND_BIAS = fixed(3, 5, seed=83), fixed(3, seed=84)
-_WEIGHTED_SUM = "An elementwise product with a constant and a sum are also a masked mean and a weighted pooling. These are no layers."
+_WEIGHTED_SUM = (
+    "A product with a constant and a sum are also a masked mean and a weighted pooling, which are no layers."
+)
 _WORDS = torch.tensor([[0, 2, 1, 4], [3, 3, 0, 1]])
 _TABLE = fixed(5, 6, seed=85)
 
