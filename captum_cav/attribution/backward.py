@@ -28,9 +28,9 @@ class Propagated:
             shape (N,); times ``scale``. Empty if nobody asked for them.
         independent: the positions of the explained layers that the scores do not depend on.
         scale: a factor that keeps small numbers of half precision apart from 0; None stands for 1.
-        separation: for each explained layer, two numbers: what the parts of all samples leave of the part of the batch,
-            and the sum of the sizes of all these parts. The first is 0 up to rounding if torch differentiated the
-            backward pass rightly. None if nothing was differentiated.
+        divided: for each explained layer, the part of the batch, a float64 scalar, and the parts of its samples, shape
+            (N,), by a derivative. They add up if torch differentiated the backward pass rightly. Empty if nothing was
+            differentiated.
     """
 
     seeds: torch.Tensor
@@ -38,7 +38,7 @@ class Propagated:
     deltas: list[torch.Tensor]
     independent: list[int]
     scale: torch.Tensor | None
-    separation: torch.Tensor | None = None
+    divided: Sequence[tuple[torch.Tensor, torch.Tensor]] = ()
 
     def unscaled(self) -> tuple[list[tuple[torch.Tensor, ...]], list[torch.Tensor]]:
         """Contributions and deltas in their own unit, without a graph."""
@@ -82,7 +82,7 @@ def propagate(
         What the backward pass found. ``contributions`` and ``deltas`` mean nothing if some layer is independent.
 
     Raises:
-        RuntimeError: by torch, if ``one_by_one`` is needed. ``separation`` tells where torch does not raise.
+        RuntimeError: by torch, if ``one_by_one`` is needed. ``divided`` tells where torch does not raise.
     """
     # Contributions that keep their graph are computed in another way, see differentiable.py.
     options = {key: value for key, value in (grad_kwargs or {}).items() if key != "create_graph"}
@@ -117,8 +117,8 @@ def propagate(
         for place, parts in enumerate(coefficients)
         if not materialize and all(coefficient is None for coefficient in parts)
     ]
-    separation = _separation(totals, explained) if by_sample and not one_by_one else None
-    return Propagated(seeds, contributions, deltas, independent, scale, separation)
+    divided = list(zip(totals, explained, strict=True)) if by_sample and not one_by_one else []
+    return Propagated(seeds, contributions, deltas, independent, scale, divided)
 
 
 def seeds_of(scores: torch.Tensor, normalize: Normalize, scale: float | torch.Tensor = 1.0) -> torch.Tensor:
@@ -225,13 +225,3 @@ def _by_pass(passed: Forward, start: torch.Tensor, chosen: Sequence[int], seeds:
         contributions = _contributions(passed, chosen, passed.coefficients(start, seed, chosen, True))
         parts.append(_totals(passed, chosen, contributions, seeds.device))
     return [torch.stack(of_layer) for of_layer in zip(*parts, strict=True)]
-
-
-def _separation(totals: Sequence[torch.Tensor], explained: Sequence[torch.Tensor]) -> torch.Tensor:
-    """What :class:`Propagated` calls the separation, of shape (layers, 2)."""
-    return torch.stack(
-        [
-            torch.stack([(total - parts.sum()).abs(), total.abs() + parts.abs().sum()]).detach()
-            for total, parts in zip(totals, explained, strict=True)
-        ]
-    )
