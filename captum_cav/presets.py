@@ -262,6 +262,8 @@ def attnlrp(gamma: float = 0.0) -> Preset:
 
     In norms the statistic that divides is a constant. For RMS norm this is proposition 3.4 of the source.
 
+    The softmax does not conserve contributions. :func:`captum_cav.verify` tells how much each softmax leaves.
+
     This preset is not for recurrent layers. There each step halves the contributions again, and contributions of both
     signs grow without bound.
 

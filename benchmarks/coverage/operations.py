@@ -311,6 +311,14 @@ OTHERS: dict[str, tuple[Function, Function]] = {
     "adaptive_max_pool1d": (lambda x: F.adaptive_max_pool1d(x, 3), lambda x: x.reshape(2, 4, 3, 2).amax(-1)),
     "max with indices": (lambda x: x.max(1)[0], lambda x: x.amax(1)),
     "maximum of a constant": (lambda x: torch.maximum(x, C), lambda x: torch.where(x >= C, x, C)),
+    "tensordot with a weight": (lambda x: torch.tensordot(x, W, ([2], [1])), lambda x: x @ W.T),
+    "tensordot over two dimensions": (
+        lambda x: torch.tensordot(C.transpose(0, 2), x.transpose(0, 1), 2),
+        lambda x: torch.einsum("lcn,cnk->lk", C.transpose(0, 2), x.transpose(0, 1)),
+    ),
+    "inner with a weight": (lambda x: torch.inner(W[0], x), lambda x: x @ W[0]),
+    "dot with a weight": (lambda x: torch.dot(x[0, 0], B), lambda x: (x[0, 0] * B).sum()),
+    "chain of matrices": (lambda x: torch.linalg.multi_dot([A, W, x[0].T]), lambda x: A @ W @ x[0].T),
     "minimum": (lambda x: torch.minimum(x, 2 * x), lambda x: torch.where(x <= 2 * x, x, 2 * x)),
     "topk": (lambda x: x.topk(2, -1).values, lambda x: x.sort(-1, descending=True)[0][..., :2]),
     "avg_pool1d": (lambda x: F.avg_pool1d(x, 2), lambda x: x.reshape(2, 4, 3, 2).mean(-1)),
@@ -869,9 +877,13 @@ CASES: dict[str, tuple[Function, Function]] = {
 
 
 def score(y: torch.Tensor) -> torch.Tensor:
-    """A sum in which no two outputs have the same weight, and a constant."""
-    positions = torch.arange(1.0, y.numel() + 1, dtype=torch.float64, device=y.device).reshape(y.shape)
-    return ((y * positions.sin()).sum() + 3).reshape(1)
+    """A sum in which no two outputs have the same weight, and a constant.
+
+    This is a linear layer. In an elementwise product with a constant of its shape, an output that is a gate would be a
+    constant.
+    """
+    positions = torch.arange(1.0, y.numel() + 1, dtype=torch.float64, device=y.device)
+    return F.linear(y.reshape(1, -1), positions.sin()) + 3
 
 
 def compare(function: Function, by_hand: Function, x: torch.Tensor = X) -> tuple[float, float, float, float]:

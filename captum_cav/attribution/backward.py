@@ -28,6 +28,7 @@ class Propagated:
             shape (N,); times ``scale``. Empty if nobody asked for them.
         independent: the positions of the explained layers that the scores do not depend on.
         scale: a factor that keeps small numbers of half precision apart from 0; None stands for 1.
+        weighed: an operation in which a gate weighs nothing but constants, for messages; None if there is none.
         divided: for each explained layer, the part of the batch, a float64 scalar, and the parts of its samples, shape
             (N,), by a derivative. They add up if torch differentiated the backward pass rightly. Empty if nothing was
             differentiated.
@@ -38,6 +39,7 @@ class Propagated:
     deltas: list[torch.Tensor]
     independent: list[int]
     scale: torch.Tensor | None
+    weighed: str | None
     divided: Sequence[tuple[torch.Tensor, torch.Tensor]] = ()
 
     def unscaled(self) -> tuple[list[tuple[torch.Tensor, ...]], list[torch.Tensor]]:
@@ -91,7 +93,7 @@ def propagate(
     scale = _scale_of(values) if normalize is not None and values.itemsize < 4 else None
     seeds = seeds_of(values, normalize, 1.0 if scale is None else scale)
     if not scores.values.requires_grad and not materialize:
-        return Propagated(seeds, [], [], list(range(len(chosen))), scale)
+        return Propagated(seeds, [], [], list(range(len(chosen))), scale, passed.trace.weighed)
     by_sample = with_delta and len(seeds) > 1
     if by_sample and not one_by_one:
         seeds.requires_grad_()
@@ -118,7 +120,7 @@ def propagate(
         if not materialize and all(coefficient is None for coefficient in parts)
     ]
     divided = list(zip(totals, explained, strict=True)) if by_sample and not one_by_one else []
-    return Propagated(seeds, contributions, deltas, independent, scale, divided)
+    return Propagated(seeds, contributions, deltas, independent, scale, passed.trace.weighed, divided)
 
 
 def seeds_of(scores: torch.Tensor, normalize: Normalize, scale: float | torch.Tensor = 1.0) -> torch.Tensor:

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 from captum_cav.operations import gates, guards, written_activations, written_norms, written_out
 from captum_cav.operations.elementwise import evaluated, limited, of_one, passed_through, with_constant
@@ -32,6 +33,23 @@ def hardtanh(operation: Operation) -> Any:
     if low == 0:
         return saturated(operation)
     return (limited(1.0) if low < 0 < high else passed_through)(operation)
+
+
+def clamp(operation: Operation) -> Any:
+    """Clamp: a ReLU if its lower bound is 0, and hardtanh between two numbers. Otherwise pass-through."""
+    x, (low, high) = operation.argument(0, "input"), _clamp_bounds(operation)
+    if isinstance(low, (int, float)) and low == 0 and high is None:
+        return operation.decompose(torch.relu, x)
+    if isinstance(low, (int, float)) and isinstance(high, (int, float)) and low < high:
+        return operation.decompose(F.hardtanh, x, low, high)
+    return pass_through(operation)
+
+
+def clamp_from_below(operation: Operation) -> Any:
+    """``clamp_min``: a ReLU if the bound is 0. Otherwise pass-through."""
+    x, low = operation.argument(0, "input"), operation.argument(1, "min")
+    is_zero = isinstance(low, (int, float)) and low == 0
+    return operation.decompose(torch.relu, x) if is_zero else pass_through(operation)
 
 
 @of_one
@@ -84,6 +102,15 @@ def power(operation: Operation) -> Any:
     return operation.decompose(lambda: (exponent * base.log()).exp())
 
 
+def numbers_only(operation: Operation) -> Any:
+    """``nan_to_num``: numbers pass. What replaces NaN or infinity is a constant."""
+    is_constant = ~operation.argument(0, "input").detach().isfinite() if operation.counts_constants else None
+    output = operation.value()
+    if is_constant is not None:
+        operation.add_constant(output, torch.where(is_constant, output.detach(), 0.0))
+    return output
+
+
 def reversed_power(operation: Operation) -> Any:
     """``number ** x``, decomposed into an exponential."""
     exponent, base = operation.argument(0, "input"), operation.argument(1, "other")
@@ -114,7 +141,9 @@ _SOFTMAX = _POSITIVE_GATE | Trait.WEIGHTS
 
 
 def _elementwise(rule: Surrogate, **more: Any) -> OperationSpec:
-    return OperationSpec(rule=rule, **{"recognise": written_activations.function, **more})
+    is_activation = "kind" in more
+    recognise = written_activations.activation if is_activation else written_activations.function
+    return OperationSpec(rule=rule, **{"recognise": recognise, **more})
 
 
 def _limited(limit: float, **more: Any) -> OperationSpec:
@@ -157,7 +186,7 @@ TABLE.register("selu", _limited(1.0507009873554805 * 1.6732632423543772, kind=Ki
 TABLE.register("gelu hardswish", _limited(0.5, kind=Kind.ACTIVATION))
 TABLE.register("silu", _elementwise(silu, kind=Kind.ACTIVATION))
 TABLE.register("mish", _limited(math.tanh(math.log(2.0)), kind=Kind.ACTIVATION))
-TABLE.register("softplus", _passed(kind=Kind.ACTIVATION, makes=_POSITIVE_GATE))
+TABLE.register("softplus", _passed(kind=Kind.ACTIVATION, makes=_POSITIVE_GATE, recognise=written_activations.function))
 TABLE.register("threshold|_threshold", _passed(kind=Kind.ACTIVATION))
 
 # With a limit of f(x) / x at 0.
@@ -169,7 +198,6 @@ TABLE.register(
 TABLE.register(
     """
     softsign sin tan sinh asin|arcsin atan|arctan asinh|arcsinh atanh|arctanh expm1|special_expm1
-    nan_to_num
     """,
     _limited(1.0),
 )
@@ -195,11 +223,17 @@ TABLE.register("reciprocal rsqrt", _passed(makes=Trait.GATE | Trait.RECIPROCAL, 
 TABLE.register("sign|sgn", _passed(makes=Trait.GATE))
 TABLE.register("cosh", _passed(makes=Trait.NONNEGATIVE))
 TABLE.register(
-    "clamp clip", _passed(keeps=Trait.GATE, find_gate=gates.clipped(_clamp_bounds), recognise=written_out.at_least)
+    "clamp clip",
+    OperationSpec(rule=clamp, keeps=Trait.GATE, find_gate=gates.clipped(_clamp_bounds), recognise=written_out.at_least),
 )
 TABLE.register(
     "clamp_min",
-    _passed(keeps=Trait.GATE, find_gate=gates.clipped(gates.lower_bound), recognise=written_out.at_least),
+    OperationSpec(
+        rule=clamp_from_below,
+        keeps=Trait.GATE,
+        find_gate=gates.clipped(gates.lower_bound),
+        recognise=written_out.at_least,
+    ),
 )
 TABLE.register("clamp_max", _passed(keeps=Trait.GATE, find_gate=gates.clipped(gates.upper_bound)))
 TABLE.register(
@@ -227,5 +261,6 @@ TABLE.register(
     OperationSpec(rule=power, keeps=Trait.GATE, find_gate=gates.reciprocal_power, recognise=written_out.power),
 )
 TABLE.register("float_power", OperationSpec(rule=power, find_gate=gates.reciprocal_power, recognise=written_out.power))
+TABLE.register("nan_to_num", OperationSpec(rule=numbers_only, derivative=Derivative.ALWAYS, keeps=Trait.GATE))
 TABLE.register("glu", OperationSpec(rule=glu, keeps=Trait.GATE))
 TABLE.register("xlogy|special_xlogy", OperationSpec(rule=logarithm_of_factor))

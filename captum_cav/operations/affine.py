@@ -7,6 +7,8 @@ add a tensor, such as ``addcmul``, are decomposed into a product and a sum.
 
 from __future__ import annotations
 
+import functools
+import string
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,8 +17,10 @@ from torch.nn import functional as F
 
 from captum_cav.operations.products import product
 from captum_cav.operations.table import TABLE
+from captum_cav.operations.weighing import weighed_by_batch_index, weighed_in_batches, weighed_in_bilinear
 from captum_cav.propagation.operation import Derivative, Kind, Operation, OperationSpec, Surrogate
 from captum_cav.propagation.traits import Trait
+from captum_cav.tensors import tensors_in
 
 Sum = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -133,7 +137,7 @@ def _scale_outputs(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 def _view_product(operation: Operation) -> AffineView | None:
     """A product of a carrier and a weight, in either order."""
     operands = [value for value in (*operation.args, *operation.kwargs.values()) if isinstance(value, torch.Tensor)]
-    if len(operation.sources) != 1 or len(operands) != 2 or operation.in_place:
+    if len(operation.sources) != 1 or len(operands) != 2 or operation.in_place or operation.weighs_constants:
         return None
     (x,), function = operation.sources, operation.function
     equation = [value for value in operation.args if not isinstance(value, torch.Tensor)]  # Only einsum has one.
@@ -143,9 +147,43 @@ def _view_product(operation: Operation) -> AffineView | None:
 
 
 def _view_einsum(operation: Operation) -> AffineView | None:
-    """An einsum of two tensors, with its equation as one string."""
+    """An einsum of two tensors, with its equation as one string. Without a sum it is an elementwise product."""
     equation = [value for value in operation.args if not isinstance(value, torch.Tensor)]
-    return _view_product(operation) if len(equation) == 1 and isinstance(equation[0], str) else None
+    is_string = len(equation) == 1 and isinstance(equation[0], str)
+    return _view_product(operation) if is_string and _sums(equation[0]) else None
+
+
+def _sums(equation: str) -> bool:
+    """Whether an einsum sums over a dimension: whether one of its letters is not in the output."""
+    operands, arrow, output = equation.partition("->")
+    letters = [letter for letter in operands if letter.isalpha()]
+    return any((letter not in output) if arrow else letters.count(letter) > 1 for letter in letters)
+
+
+def contraction(operation: Operation) -> Any:
+    """``tensordot``, ``inner`` and ``dot``: a product with a weight is decomposed into an einsum, which has a row."""
+    a, b = operation.argument(0, "input"), operation.argument(1, "other")
+    if len(operation.sources) != 1 or a is None or b is None:
+        return product(operation)
+    dims = operation.argument(2, "dims", 2) if operation.name == "tensordot" else 1
+    if operation.name == "inner" and a.dim() and b.dim():
+        dims = [a.dim() - 1], [b.dim() - 1]
+    of_a, of_b = (range(a.dim() - dims, a.dim()), range(dims)) if isinstance(dims, int) else dims
+    letters = iter(string.ascii_letters)
+    for_a = [next(letters) for _ in range(a.dim())]
+    for_b = [next(letters) for _ in range(b.dim())]
+    for one, other in zip(of_a, of_b, strict=True):
+        for_b[other] = for_a[one]
+    output = [letter for letter in (*for_a, *for_b) if (letter in for_a) is not (letter in for_b)]
+    return operation.decompose(torch.einsum, f"{''.join(for_a)},{''.join(for_b)}->{''.join(output)}", a, b)
+
+
+def chain(operation: Operation) -> Any:
+    """A product of several matrices, of which one depends on the inputs, decomposed into products of two matrices."""
+    matrices = tensors_in(list(operation.args))
+    if len(operation.sources) != 1:
+        return product(operation)
+    return operation.decompose(functools.reduce, torch.matmul, matrices)
 
 
 def added_product(names: tuple[str, str, str], multiply: Sum = torch.matmul) -> Surrogate:
@@ -159,10 +197,14 @@ def added_product(names: tuple[str, str, str], multiply: Sum = torch.matmul) -> 
     def rule(operation: Operation) -> Any:
         added, a, b = (operation.argument(position, name) for position, name in enumerate(names))
         beta, alpha = operation.kwargs.get("beta", 1), operation.kwargs.get("alpha", 1)
-        return operation.decompose(lambda: added * beta + multiply(a, b) * alpha)
+        return operation.decompose(lambda: _times(added, beta) + _times(multiply(a, b), alpha))
 
     rule.__name__ = "addmm"
     return rule
+
+
+def _times(x: torch.Tensor, factor: float) -> torch.Tensor:
+    return x if factor == 1 else x * factor
 
 
 def _view_added_product(names: tuple[str, str, str]) -> Callable[[Operation], AffineView | None]:
@@ -239,7 +281,9 @@ def _layer(spatial: int, view: Callable[[Operation], AffineView | None], kind: K
     )
 
 
-def _matmul(view: Callable[[Operation], AffineView | None]) -> OperationSpec:
+def _matmul(
+    view: Callable[[Operation], AffineView | None], weighs_constants: Callable[[Operation], bool]
+) -> OperationSpec:
     return OperationSpec(
         rule=product,
         is_as_is=True,
@@ -247,6 +291,7 @@ def _matmul(view: Callable[[Operation], AffineView | None]) -> OperationSpec:
         keeps=Trait.GATE,
         has_weights=True,
         kind=Kind.DENSE | Kind.PRODUCT,
+        weighs_constants=weighs_constants,
         view_as_affine=view,
     )
 
@@ -269,21 +314,31 @@ TABLE.register("conv_transpose1d", _layer(1, _view_transposed_convolution(1), Ki
 TABLE.register("conv_transpose2d", _layer(2, _view_transposed_convolution(2), Kind.CONVOLUTION))
 TABLE.register("conv_transpose3d", _layer(3, _view_transposed_convolution(3), Kind.CONVOLUTION))
 TABLE.register("linear", _layer(0, _view_linear, Kind.DENSE))
-TABLE.register("matmul|imatmul|linalg_matmul mm bmm mv", _matmul(_view_product))
+TABLE.register("matmul|imatmul|linalg_matmul mm bmm mv", _matmul(_view_product, weighed_in_batches))
 TABLE.register("addmm", _added(("input", "mat1", "mat2")))
 TABLE.register("addmv", _added(("input", "mat", "vec")))
-TABLE.register("einsum", _matmul(_view_einsum))
+TABLE.register("einsum", _matmul(_view_einsum, weighed_by_batch_index))
 # What is added to products of batches is a mask of attention more often than a bias, so it is no part of a layer.
-TABLE.register("baddbmm", OperationSpec(rule=added_product(("input", "batch1", "batch2")), keeps=Trait.GATE))
+TABLE.register(
+    "baddbmm",
+    OperationSpec(
+        rule=added_product(("input", "batch1", "batch2")), keeps=Trait.GATE, weighs_constants=weighed_in_batches
+    ),
+)
+TABLE.register("dot inner", OperationSpec(rule=contraction, keeps=Trait.GATE, kind=Kind.PRODUCT))
+TABLE.register("tensordot", OperationSpec(rule=contraction, keeps=Trait.GATE))
+TABLE.register("chain_matmul linalg_multi_dot", OperationSpec(rule=chain, keeps=Trait.GATE))
 TABLE.register("addr", OperationSpec(rule=added_product(("input", "vec1", "vec2"), torch.outer), keeps=Trait.GATE))
 TABLE.register(
     "addbmm",
     OperationSpec(
-        rule=added_product(("input", "batch1", "batch2"), lambda a, b: torch.matmul(a, b).sum(0)), keeps=Trait.GATE
+        rule=added_product(("input", "batch1", "batch2"), lambda a, b: torch.matmul(a, b).sum(0)),
+        keeps=Trait.GATE,
+        weighs_constants=weighed_in_batches,
     ),
 )
 TABLE.register("addcmul", OperationSpec(rule=addcmul))
 TABLE.register("addcdiv", OperationSpec(rule=addcdiv))
-TABLE.register("bilinear", OperationSpec(rule=bilinear, keeps=Trait.GATE))
+TABLE.register("bilinear", OperationSpec(rule=bilinear, keeps=Trait.GATE, weighs_constants=weighed_in_bilinear))
 TABLE.register("conv_tbc", OperationSpec(rule=time_first_convolution))
 TABLE.register("lerp", OperationSpec(rule=lerp, keeps=Trait.GATE))

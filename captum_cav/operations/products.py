@@ -1,9 +1,10 @@
 """Products of several carriers, divisions and homogeneous functions.
 
 The paper has no equation for a product. If one factor is a *gate* (a sigmoid, attention weights, the reciprocal of a
-statistic), it is a constant, and the other factor carries everything. Otherwise each of ``m`` factors carries the
-``m``-th part. Because ``y`` is linear in each factor, ``sum_k x_k * dy/dx_k = m y``. So the gradient divided by ``m``
-conserves contributions.
+statistic), it is a constant, and the other factor carries everything. If the other factor is a constant, the product is
+a constant, too, unless that factor is a layer's weight (see :mod:`captum_cav.operations.weighing`). Otherwise each of
+``m`` factors carries the ``m``-th part. Because ``y`` is linear in each factor, ``sum_k x_k * dy/dx_k = m y``. So the
+gradient divided by ``m`` conserves contributions.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from typing import Any
 import torch
 
 from captum_cav.operations import written_norms, written_out
+from captum_cav.operations.folding import factor_folded
+from captum_cav.operations.pooled import note_average
 from captum_cav.operations.surrogates import scaled, with_backward
 from captum_cav.operations.table import TABLE
+from captum_cav.operations.weighing import weighed_by_element, weighed_in_batches
 from captum_cav.propagation.operation import Derivative, Kind, Numbers, Operation, OperationSpec, Surrogate
 from captum_cav.propagation.traits import Trait
 from captum_cav.tensors import map_tensors
@@ -25,7 +29,8 @@ def product(operation: Operation) -> Any:
     """Products of any kind: elementwise products, matrix products, einsum, convolutions with a computed kernel.
 
     A gate is a constant. The other factors that depend on the inputs share equally. Among gates, a reciprocal is a
-    constant first, because the product is a division, and then a softmax.
+    constant first, because the product is a division, and then a softmax. If a gate weighs nothing but constants, the
+    product is a constant, too.
 
     Args:
         operation: a product.
@@ -44,7 +49,11 @@ def product(operation: Operation) -> Any:
         (tensor([0.5000]), tensor([0.5000]))
     """
     if len(operation.sources) == 1:
-        return operation.value()
+        if operation.weighs_constants:
+            return operation.value_as_weighed_constant()
+        note_average(operation, operation.sources[0])
+        output = factor_folded(operation) if operation.name == "mul" else None
+        return operation.value() if output is None else output
     # A gate is a constant even if the other factors bypass the tapped layer.
     carriers = operation.sources
     for weighs in (operation.is_reciprocal, operation.is_softmax, operation.is_gate):
@@ -85,7 +94,9 @@ def division(operation: Operation) -> Any:
     """``a / b``: the divisor is a statistic and counts as a constant. The numerator carries everything."""
     a, b = operation.argument(0, "input"), operation.argument(1, "other")
     if not operation.carries(b):
-        return operation.value()
+        is_scale = len(operation.sources) == 1 and operation.kwargs.get("rounding_mode") is None
+        output = factor_folded(operation) if is_scale else None
+        return operation.value() if output is None else output
     if operation.depends_on_inputs(a):
         if written_out.is_exponential(operation, b) and not operation.in_place:
             # The reciprocal of an exponential, or of 1 plus an exponential, is a gate. Like any gate, it may carry.
@@ -196,17 +207,20 @@ TABLE.register(
         numbers=Numbers.OPERANDS,
         kind=Kind.PRODUCT,
         recognise=written_out.product,
+        weighs_constants=weighed_by_element,
     ),
 )
-TABLE.register("dot inner outer ger", _product(kind=Kind.PRODUCT))
+TABLE.register("outer ger", _product(kind=Kind.PRODUCT))
 TABLE.register(
     """
-    rmatmul vdot tensordot kron chain_matmul linalg_multi_dot linalg_vecdot cross linalg_cross
+    vdot kron
     embedding_bag|_embedding_bag|_embedding_bag_forward_only grouped_mm|_grouped_mm
     sparse_mm|_sparse_mm|smm|hsmm|dsmm
     """,
     _product(),
 )
+TABLE.register("rmatmul", _product(weighs_constants=weighed_in_batches))
+TABLE.register("linalg_vecdot cross linalg_cross", _product(weighs_constants=weighed_by_element))
 TABLE.register(
     "div|truediv|true_divide|divide|itruediv|idiv",
     OperationSpec(

@@ -168,7 +168,7 @@ def _run(
     for tensor in tensors_in(list(inputs)):
         trace.mark_input(tensor)
     with (
-        _random_state_kept(inputs),
+        random_state_kept(inputs),
         patched_torch(propagation.run_function, lambda: propagation.is_at_rest),
         torch.enable_grad(),
         hooked(sites, at_site, propagation, follows_modules),
@@ -197,7 +197,7 @@ def names_in(forward_func: Callable[..., Any]) -> Callable[[torch.nn.Module], Se
 
 
 @contextmanager
-def _random_state_kept(inputs: tuple[Any, ...]) -> Iterator[None]:
+def random_state_kept(inputs: tuple[Any, ...]) -> Iterator[None]:
     """A context after which the random number generators are as before."""
     devices = {tensor.device for tensor in tensors_in(list(inputs)) if tensor.is_cuda}
     with torch.random.fork_rng(devices=sorted(device.index for device in devices)):

@@ -31,12 +31,14 @@ class Handoff:
         consumers: how many operations took the output.
         rectifiers: how many of these operations give 0 where the output is below 0.
         is_for_all: whether any operation may use the handoff. If not, only those whose row recognises functions.
+        beside: what else was left for the same output, or None.
     """
 
     is_for_all = True
 
     consumers = 0
     rectifiers = 0
+    beside: Handoff | None = None
 
     @property
     def is_rectified(self) -> bool:
@@ -82,6 +84,12 @@ def get_mark(tensor: torch.Tensor, run: object) -> Mark | None:
     return mark if mark is not None and mark.run is run else None
 
 
+def clear_mark(tensor: torch.Tensor) -> None:
+    """Take the mark off a tensor that is a constant now, as after ``x.detach_()``."""
+    if hasattr(tensor, _ATTRIBUTE):
+        delattr(tensor, _ATTRIBUTE)
+
+
 def refuse_further_use(tensor: torch.Tensor, run: object, error: Callable[[], Exception]) -> None:
     """Let the pass refuse all operations that take a tensor, or the tensor of which it is a view.
 
@@ -114,3 +122,15 @@ def set_mark(tensor: torch.Tensor, mark: Mark, *, written: bool = False) -> None
         else:
             merged = Mark(mark.run, mark.taps | before.taps, mark.traits & before.traits)
         setattr(base, _ATTRIBUTE, merged)
+
+
+def let_be_constant(tensor: torch.Tensor) -> None:
+    """Let a tensor be a constant from now on, if it can lose its graph.
+
+    The graph of a view belongs to its base, and the leaf of a tap must stay in the graph.
+    """
+    if not tensor.requires_grad:
+        setattr(tensor, _ATTRIBUTE, None)
+    elif tensor.grad_fn is not None and base_of(tensor) is None:
+        setattr(tensor, _ATTRIBUTE, None)
+        tensor.detach_()

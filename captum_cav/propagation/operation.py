@@ -12,12 +12,12 @@ from typing import Any, Protocol
 import torch
 
 from captum_cav.propagation.constant_shares import OperationShares
-from captum_cav.propagation.marks import Handoff, Mark, get_mark, set_mark
+from captum_cav.propagation.marks import Handoff, get_mark, let_be_constant
 from captum_cav.propagation.saved_values import SavedValue
 from captum_cav.propagation.trace import Trace
 from captum_cav.propagation.traits import Trait
 from captum_cav.tensors import is_number, map_tensors, tensors_in
-from captum_cav.torch_internals import base_of, body_of, tree_map
+from captum_cav.torch_internals import body_of, tree_map
 
 _GATE, _WEIGHTS, _RECIPROCAL, _ACTIVATED, _NONNEGATIVE, _BEFORE_FIRST_LAYER = (
     trait.value
@@ -127,6 +127,7 @@ class OperationSpec:
         hands_on: whether the function is the identity in evaluation mode, so that its output keeps the handoff of its
             input.
         guard: refuses the operation if it would act at random or change statistics, as in training mode.
+        weighs_constants: whether a gate weighs only constants, so that the output is a constant, too. None for never.
         view_as_affine: gives the operation as an affine one (:class:`captum_cav.operations.affine.AffineView`), or None
             if the arguments do not allow that. None for functions that are never affine.
         role: what the function does.
@@ -147,6 +148,7 @@ class OperationSpec:
     first_only: bool = False
     hands_on: bool = False
     guard: Callable[[Operation], None] | None = None
+    weighs_constants: Callable[[Operation], bool] | None = None
     view_as_affine: Callable[[Operation], Any] | None = None
     role: Role = Role.COMPUTES
 
@@ -156,8 +158,12 @@ class Engine(Protocol):
 
     trace: Trace
 
-    def decomposing(self) -> AbstractContextManager[Any]:
-        """While this context is active, each torch function meets its own rule."""
+    def decomposing(self, recognises: bool) -> AbstractContextManager[Any]:
+        """While this context is active, each torch function meets its own rule.
+
+        Args:
+            recognises: whether to recognise functions that are written out.
+        """
         ...
 
     def run_without_rule(self, operation: Operation) -> Any:
@@ -188,6 +194,7 @@ class Operation:
         in_place: whether the call writes into its first argument.
         detached: identities of tensors that the rule treats as constants.
         is_decomposed: whether the rule runs other operations in the place of this one. Each of them has its own rule.
+        is_constant: whether the output is a constant, because a gate weighs nothing but constants.
         handoff: what the rule leaves for the rules of the operations that take the output. None for nothing.
         fused: the torch function that the model wrote out, if the operation stands for several operations. None
             otherwise.
@@ -211,6 +218,7 @@ class Operation:
         "fused",
         "handoff",
         "in_place",
+        "is_constant",
         "is_decomposed",
         "kwargs",
         "name",
@@ -238,6 +246,7 @@ class Operation:
         self.in_place = in_place
         self.detached: frozenset[int] = frozenset()
         self.is_decomposed = False
+        self.is_constant = False
         self.handoff: Handoff | None = None
         self.fused: Callable[..., Any] | None = None
         self._engine = engine
@@ -276,24 +285,32 @@ class Operation:
         """The value as a constant: contributions end here."""
         if not self.in_place:
             return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, self.value())
-        target = self.args[0]
-        value = self.function(target.detach().clone(), *self.args[1:], **self.kwargs).detach()
-        target.copy_(value)
-        self.add_constant(target, value)
+        target, value = self.args[0], self.plain_value()
+        if self.is_constant:
+            let_be_constant(target)
+        self.add_constant(target.copy_(value), value)
         return target
 
-    def decompose(self, composite: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def value_as_weighed_constant(self) -> Any:
+        """The value of an operation in which a gate weighs nothing but constants. The value is a constant, too."""
+        self.is_constant, self._engine.trace.weighed = True, f"{self.name!r}{self.where}"
+        output = self.value_as_constant()
+        self.detached |= {id(source) for source in self.sources}
+        return output
+
+    def decompose(self, composite: Callable[..., Any], *args: Any, recognises: bool = True, **kwargs: Any) -> Any:
         """Run torch code in the place of the operation. Each operation inside has its own rule.
 
         Args:
             composite: torch code that computes the operation's value.
             args, kwargs: its arguments.
+            recognises: whether functions may be written out inside. If not, it is faster not to look for them.
 
         Returns:
             The operation's value.
         """
         self.is_decomposed = True
-        with self._engine.decomposing():
+        with self._engine.decomposing(recognises):
             output = composite(*args, **kwargs)
             return self.args[0].copy_(output) if self.in_place else output
 
@@ -370,6 +387,11 @@ class Operation:
         """Whether a value is a gate, such as a sigmoid or a softmax: its product counts as the other factor's."""
         return isinstance(value, torch.Tensor) and self._has_trait(value, _GATE)
 
+    @property
+    def weighs_constants(self) -> bool:
+        """Whether a gate weighs nothing but constants here, so that the output is a constant by default."""
+        return self.spec.weighs_constants is not None and self.spec.weighs_constants(self)
+
     def is_softmax(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor is a softmax, such as attention weights."""
         return self._has_trait(tensor, _WEIGHTS)
@@ -409,21 +431,6 @@ class Operation:
         self.detached |= {id(tensor)}
         return tensor.detach()
 
-    def mark_like(self, source: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
-        """A tensor that a rule computed from another tensor, for use in :meth:`decompose`.
-
-        Args:
-            source: the other tensor.
-            tensor: the computed tensor.
-
-        Returns:
-            The computed tensor.
-        """
-        mark = get_mark(source, self._engine.trace.run)
-        if mark is not None:
-            set_mark(tensor, Mark(mark.run, mark.taps, Trait.NONE.value))
-        return tensor
-
     def without_inputs(self, value: Any) -> Any:
         """A (nested) argument in which zeros replace every tensor that depends on the inputs, except for integers."""
 
@@ -461,27 +468,12 @@ class Operation:
         """
         trace = self._engine.trace
         if trace.shares.is_measured and output.requires_grad:
-            base = base_of(output)
-            if base is not None:
-                # The model may write into the view or its base later. Then only the base stays in the graph.
-                part = _in_base(output, base, part)
-                output = base
             trace.shares.watch(output, part, trace.descent(self.sources, self.detached))
 
     @property
     def where(self) -> str:
         """Where the operation runs, for use in messages, such as `` in module 'layer1' (Layer)``. May be empty."""
         return self._engine.where()
-
-
-def _in_base(view: torch.Tensor, base: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
-    """A part of a view, as a part of its base. Both parts broadcast."""
-    if part.dim() <= 1 and view.shape[-1:] == base.shape[-1:] == part.shape and view.numel() == base.numel():
-        return part  # The bias of a linear layer. The output of the layer is a view of a matrix that torch made.
-    whole = torch.zeros_like(base)
-    offset = view.storage_offset() - base.storage_offset()
-    whole.as_strided(view.shape, view.stride(), offset).copy_(part)
-    return whole
 
 
 #: The row for functions without a row: the operation is refused, or its gradient is passed on.

@@ -176,6 +176,11 @@ class AtInput(Rule):
         """The plain names of the functions that the rule governs."""
         return self.rule.operations
 
+    @property
+    def is_conserving(self) -> bool:  # type: ignore[override]
+        """Whether the rule conserves contributions."""
+        return self.rule.is_conserving
+
     def governs(self, operation: Operation) -> bool:
         """Whether the rule governs the operation, and the operation belongs to the first layer."""
         return operation.is_at_input and self.rule.governs(operation)
