@@ -42,14 +42,14 @@ def clamp(operation: Operation) -> Any:
         return operation.decompose(torch.relu, x)
     if isinstance(low, (int, float)) and isinstance(high, (int, float)) and low < high:
         return operation.decompose(F.hardtanh, x, low, high)
-    return pass_through(operation)
+    return passed_through(operation)
 
 
 def clamp_from_below(operation: Operation) -> Any:
     """``clamp_min``: a ReLU if the bound is 0. Otherwise pass-through."""
     x, low = operation.argument(0, "input"), operation.argument(1, "min")
     is_zero = isinstance(low, (int, float)) and low == 0
-    return operation.decompose(torch.relu, x) if is_zero else pass_through(operation)
+    return operation.decompose(torch.relu, x) if is_zero else passed_through(operation)
 
 
 @of_one
