@@ -77,6 +77,8 @@ def propagate(
     values = scores.values.detach()
     scale = _scale_of(values) if normalize is not None and values.itemsize < 4 else None
     seeds = seeds_of(values, normalize, 1.0 if scale is None else scale)
+    if normalize == "abs" and scores.slopes is not None and scores.can_turn_back:
+        seeds = torch.where(scores.slopes < 0, -seeds, seeds)
     if not scores.values.requires_grad and not materialize:
         return Propagated(seeds, [], [], list(range(len(chosen))), scale)
     # An operation may have its samples in any dimension, so sums cannot be taken sample by sample. All sums are linear

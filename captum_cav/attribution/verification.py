@@ -12,7 +12,7 @@ from captum_cav import checks
 from captum_cav.attribution.input_checks import check_arguments
 from captum_cav.attribution.options import Rules, check_options
 from captum_cav.attribution.result_checks import refuse_independent
-from captum_cav.attribution.scores import Score, SelectedScores, select_target
+from captum_cav.attribution.scores import Score, SelectedScores, select_passed
 from captum_cav.operations import TABLE
 from captum_cav.propagation import zeros
 from captum_cav.propagation.forward import Forward, Request, names_in, run
@@ -153,8 +153,7 @@ def verify(
             audited=True,
         ),
     )
-    with torch.enable_grad():
-        selected = select_target(checks.check_output(passed.output), arguments.targets[0], score)
+    selected = select_passed(passed, arguments.targets[0], score, [0])
     if not selected.values.requires_grad:
         refuse_independent("what is explained")
     unexplained, absolute = _audit(passed, selected)

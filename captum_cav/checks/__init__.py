@@ -28,7 +28,7 @@ from captum_cav.checks.models import (
     check_model,
     check_module,
 )
-from captum_cav.checks.numbers import check_finite_results, warn_near_zero
+from captum_cav.checks.numbers import check_finite_results, has_finite_sum, near_zero, sample_names, warn
 from captum_cav.checks.options import check_count, check_option
 from captum_cav.checks.targets import (
     check_classes,
@@ -64,9 +64,12 @@ __all__ = [
     "choose_call",
     "copied",
     "find_layer",
+    "has_finite_sum",
     "is_floating",
+    "near_zero",
     "picture_size",
     "read_target",
     "resolve_target",
-    "warn_near_zero",
+    "sample_names",
+    "warn",
 ]
