@@ -58,6 +58,7 @@ __all__ = [
     "save_as_they_are",
     "tree_leaves",
     "tree_map",
+    "version_of",
     "was_written_into",
 ]
 
@@ -401,6 +402,11 @@ def edge_of(tensor: torch.Tensor) -> GradientEdge:
 def base_of(tensor: torch.Tensor) -> torch.Tensor | None:
     """The base of a view. None for a tensor that is no view."""
     return tensor._base
+
+
+def version_of(tensor: torch.Tensor) -> int:
+    """How often anything was written into a tensor or its views. 0 for inference tensors, which do not count that."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def was_written_into(tensor: torch.Tensor) -> bool:

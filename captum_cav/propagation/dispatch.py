@@ -17,8 +17,9 @@ from captum_cav.propagation import explanation, unknown
 from captum_cav.propagation.audit import run_audited
 from captum_cav.propagation.marking import Sources, follow_memory, mark_alike, mark_result
 from captum_cav.propagation.marks import get_mark
+from captum_cav.propagation.module_operation import ModuleCall
 from captum_cav.propagation.module_stack import ModuleStack
-from captum_cav.propagation.operation import ModuleCall, Operation, Role, Surrogate
+from captum_cav.propagation.operation import Operation, OperationSpec, Role, Surrogate
 from captum_cav.propagation.overrides import Rulebook
 from captum_cav.propagation.records import Unknown
 from captum_cav.propagation.results import check_result, expected_of, is_users
@@ -186,16 +187,38 @@ class Propagation(TorchFunctionMode):
         if treatment.guard is not None:
             treatment.guard(operation)
         if any(tensor.requires_grad for tensor in tensors):
-            rule, why = treatment.spec.rule, _DEFAULT
-            if self._has_rules_for_functions or self.modules.candidates:
-                chosen = self._rules.choose(operation, treatment.name or func, self.modules.candidates)
-                rule, why = chosen or (rule, why)
-            output = self.apply_rule(operation, rule, why, self.modules.innermost)
+            recognise = treatment.spec.recognise
+            fused = None if recognise is None else recognise(operation)
+            if fused is not None:
+                return self._run_rewritten(operation, fused)
+            output = self._apply_chosen_rule(operation, treatment.name or func)
         else:
             output = operation.value()
         if not operation.is_decomposed or self._has_unmarked(output):
             result = args[0] if output is None else output
             mark_result(self.trace, result, operation, treatment, sources, in_place)
+        return output
+
+    def _apply_chosen_rule(self, operation: Operation, key: Any) -> Any:
+        """An operation's value by the user's rule, or by its default rule.
+
+        Args:
+            operation: the operation.
+            key: the plain name of its function, or the function itself if it has no plain name.
+        """
+        rule, why = operation.spec.rule, _DEFAULT
+        if self._has_rules_for_functions or self.modules.candidates:
+            rule, why = self._rules.choose(operation, key, self.modules.candidates) or (rule, why)
+        return self.apply_rule(operation, rule, why, self.modules.innermost)
+
+    def _run_rewritten(self, last: Operation, fused: Operation) -> Any:
+        """Run a fused function in the place of the last operation of the same function, written out."""
+        sources = [(x, mark) for x in fused.sources if (mark := get_mark(x, self._run)) is not None]
+        output = self._apply_chosen_rule(fused, fused.name)
+        if last.in_place:
+            output = last.args[0].copy_(output)
+        assert fused.fused is not None
+        mark_result(self.trace, output, fused, self._treatments[fused.fused], sources, last.in_place)
         return output
 
     def _has_unmarked(self, output: Any) -> bool:
@@ -288,6 +311,12 @@ class Propagation(TorchFunctionMode):
     def where(self) -> str:
         """Where in the model the forward pass is, for messages."""
         return self.modules.where()
+
+    def row_of(self, function: Callable[..., Any]) -> tuple[str, OperationSpec]:
+        """The plain name and the row of a torch function."""
+        treatment = self._treatments[function]
+        assert treatment.name is not None
+        return treatment.name, treatment.spec
 
     # Called by the forward pass -------------------------------------------------------------------------------------
 
