@@ -95,7 +95,7 @@ def test_a_users_network_from_the_current_folder(
 
 def squashed_network(folder: Path) -> None:
     """A module with networks that differ only in what comes last."""
-    (folder / "own_network.py").write_text(
+    (folder / "squashed_network.py").write_text(
         "import torch, torchvision\n"
         "def make(*last):\n"
         "    torch.manual_seed(0)\n"
@@ -113,6 +113,7 @@ def squashed_network(folder: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
@@ -130,9 +131,9 @@ def test_a_network_that_squashes_its_scores(
     monkeypatch.chdir(tmp_path)
     printed = {}
     for name in ("make", "squashed"):
-        arguments = [*command, "--depths", "2", "--model", f"own_network:{name}", "--output", name]
+        arguments = [*command, "--depths", "2", "--model", f"squashed_network:{name}", "--output", name]
         assert cli.main(arguments) == 0
-        text = capsys.readouterr().out.replace(f"own_network:{name}", "net").replace(f"{name}/", "")
+        text = capsys.readouterr().out.replace(f"squashed_network:{name}", "net").replace(f"{name}/", "")
         printed[name] = [line for line in text.splitlines() if not line.startswith(("| cav", "| gradcam"))]
     if command[0] == "compare":
         said = "The model ends in log_softmax: scores and maps are those of the numbers before it."
@@ -150,7 +151,7 @@ def test_a_network_whose_logits_cannot_be_found(
 ) -> None:
     squashed_network(tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["explain", PICTURE, "--model", "own_network:hidden", "--output", "out"]) == 2
+    assert cli.main(["explain", PICTURE, "--model", "squashed_network:hidden", "--output", "out"]) == 2
     assert "let forward_func return the numbers before it" in capsys.readouterr().err
 
 
