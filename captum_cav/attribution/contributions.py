@@ -137,8 +137,8 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
         assert passed.trace.rules is not None
         if self._options.score != "output" and squashing_of(passed.output, passed.trace.run) is not None:
             raise UnsupportedOperationError(
-                f'create_graph=True cannot look for what comes before a squashing function, as score="{self._options.score}" '
-                "asks; let forward_func return the numbers before the function."
+                "create_graph=True cannot look for what comes before a squashing function, as "
+                f'score="{self._options.score}" asks; let forward_func return the numbers before the function.'
             )
         return contributions_with_graph(
             self.forward_func,

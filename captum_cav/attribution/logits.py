@@ -1,14 +1,14 @@
 """Models that give logits: what the last squashing function of another model takes.
 
-The paper explains scores before softmax. Whatever compares maps with scores, or asks about scores of many pictures, uses
-the functions here, so that all scores are of one kind.
+The paper explains scores before softmax. Whatever compares maps with scores, or asks for the scores of many pictures,
+uses the functions here, so that all scores are of one kind.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -17,6 +17,7 @@ from captum_cav.attribution.squashing import refuse_hidden, squashing_of
 from captum_cav.operations import TABLE
 from captum_cav.propagation.watching import watch
 
+_Model = TypeVar("_Model", bound=Callable[..., Any])
 _LEFT_OUT = "_captum_cav_left_out"
 
 
@@ -45,7 +46,7 @@ class _Called(torch.nn.Module):
         return self._function(*args, **kwargs)
 
 
-def logit_model(model: Callable[..., Any], *args: Any) -> Callable[..., Any]:
+def logit_model(model: _Model, *args: Any) -> _Model:
     """A model that gives logits: the numbers before the last squashing function of another model.
 
     Args:
@@ -62,10 +63,11 @@ def logit_model(model: Callable[..., Any], *args: Any) -> Callable[..., Any]:
     Example::
 
         >>> net = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Softmax(1))
-        >>> logit_model(net, torch.tensor([[1.0, 2.0]]))(torch.tensor([[3.0, -1.0]]))
+        >>> with torch.no_grad():
+        ...     logit_model(net, torch.tensor([[1.0, 2.0]]))(torch.tensor([[3.0, -1.0]]))
         tensor([[ 3., -1.]])
-        >>> logit_model(net[:1], torch.tensor([[1.0, 2.0]])) is net
-        False
+        >>> logit_model(net[0], torch.tensor([[1.0, 2.0]])) is net[0]     # nothing squashes
+        True
     """
     if squashed_by(model) is not None:
         return model
@@ -74,14 +76,16 @@ def logit_model(model: Callable[..., Any], *args: Any) -> Callable[..., Any]:
     if squashing is None:
         refuse_hidden(output, run, "logit")
         return model
-    if isinstance(model, torch.nn.Module) and "forward" not in vars(model):
-        copied = copy.copy(model)
-    else:
-        copied = _Called(model).eval()
+    is_class = isinstance(model, torch.nn.Module) and "forward" not in vars(model)
+    copied: Any = copy.copy(model) if is_class else _Called(model).eval()
     base = type(copied)
-    members = {"__module__": base.__module__, "forward": _forward(base.forward), _LEFT_OUT: _LeftOut(base.forward, squashing.name, squashing.is_logarithm)}
+    members = {
+        "__module__": base.__module__,
+        "forward": _forward(base.forward),
+        _LEFT_OUT: _LeftOut(base.forward, squashing.name, squashing.is_logarithm),
+    }
     copied.__class__ = type(base.__name__, (base,), members)
-    return copied
+    return copied  # type: ignore[no-any-return]
 
 
 def _forward(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -100,7 +104,7 @@ def _forward(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def squashed_by(model: Any) -> str | None:
-    """The name of the squashing function that :func:`logit_model` left out, such as ``"log_softmax"``. Otherwise None."""
+    """The name of the squashing function that :func:`logit_model` left out, such as ``"log_softmax"``; else None."""
     left_out = getattr(type(model), _LEFT_OUT, None)
     return None if left_out is None else left_out.name
 
@@ -119,8 +123,8 @@ def probabilities(model: Callable[..., Any], *args: Any) -> torch.Tensor:
 
         >>> net = torch.nn.Sequential(torch.nn.Identity(), torch.nn.LogSoftmax(1))
         >>> x = torch.tensor([[0.0, 0.0]])
-        >>> probabilities(net, x), probabilities(logit_model(net, x), x)     # a softmax of a log-softmax changes nothing
-        (tensor([[0.5000, 0.5000]]), tensor([[0.5000, 0.5000]]))
+        >>> probabilities(logit_model(net, x), x)     # no softmax of a log-softmax
+        tensor([[0.5000, 0.5000]])
     """
     left_out = getattr(type(model), _LEFT_OUT, None)
     if left_out is None:

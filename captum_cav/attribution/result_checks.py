@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -19,7 +20,7 @@ def check_scores(
 ) -> None:
     """Refuse scores that are not finite, and warn about scores that make ratios hard to read.
 
-    Such scores are too small to divide by, or turn the signs of a map round. The numbers of all checks are read at once.
+    Such scores are too small to divide by, or turn the signs of a map round. All numbers are read at once.
 
     Args:
         what: what the scores are, with a verb, such as ``"the score is"``.
@@ -42,13 +43,14 @@ def check_scores(
     if not is_finite:
         checks.check_finite_results(what, values, model, args)
     if any_near_zero:
-        checks.warn(
+        warnings.warn(
             f"the score of {checks.sample_names(near_zero)} is at or near zero, so ratios to it mean nothing; "
             "normalize=None gives contributions in units of the score instead.",
             ScoreWarning,
+            stacklevel=checks.users_level(),
         )
     if any_turned:
-        checks.warn(_sign_message(what, scores, normalize), SignWarning)
+        warnings.warn(_sign_message(what, scores, normalize), SignWarning, stacklevel=checks.users_level())
 
 
 def _turned(scores: SelectedScores, normalize: Normalize) -> torch.Tensor:
@@ -66,16 +68,20 @@ def _turned(scores: SelectedScores, normalize: Normalize) -> torch.Tensor:
 def _sign_message(what: str, scores: SelectedScores, normalize: Normalize) -> str:
     """Why signs of the map are turned round, and what to do. The text does not name samples (see SignWarning)."""
     if scores.slopes is None:
-        why = f"{what} negative in some samples"
-    else:
-        why = f"{what} squashed by a function such as a sigmoid, and the number before it has another sign in some samples"
+        return (
+            f"{what} negative in some samples. There positive numbers of the map lowered it; "
+            'normalize="abs" keeps positive for what raised it.'
+        )
     if normalize == "score":
         remedy = 'normalize="abs" keeps positive for what raised it'
     elif normalize is None:
-        remedy = 'score="logit" explains the number before the function'
+        remedy = 'score="logit" explains the logit (of a neuron, attribute_to_neuron_input=True)'
     else:
         remedy = "explain one neuron at a time, and layers behind the function apart from layers before it"
-    return f"{why}. There positive numbers of the map lowered it; {remedy}."
+    return (
+        f"{what} squashed by a function such as a sigmoid, and its logit, the number before the function, has another "
+        f"sign in some samples. There positive numbers of the map lowered it; {remedy}."
+    )
 
 
 def check_contributions(

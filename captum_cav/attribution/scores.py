@@ -37,7 +37,9 @@ class SelectedScores(NamedTuple):
     can_turn_back: bool = False
 
 
-def select_target(output: torch.Tensor, target: Any, score: Score, squashing: Squashing | None = None) -> SelectedScores:
+def select_target(
+    output: torch.Tensor, target: Any, score: Score, squashing: Squashing | None = None
+) -> SelectedScores:
     """The score of each sample.
 
     The log-odds of a class are its output minus the log-sum-exp of the other outputs ``z_k``. With the softmax ``s`` of

@@ -18,7 +18,7 @@ from captum_cav.propagation.marks import get_mark
 from captum_cav.propagation.trace import Trace
 from captum_cav.propagation.traits import Trait
 
-_GATE: int = Trait.GATE.value
+_PROBABILITY: int = (Trait.GATE | Trait.LOG_PROBABILITY).value
 
 
 @dataclass(frozen=True)
@@ -116,10 +116,10 @@ def refuse_hidden(output: Any, run: object, score: str) -> None:
         ModelError: if the output was computed from a squashing function.
     """
     mark = get_mark(output, run) if isinstance(output, torch.Tensor) else None
-    if mark is not None and mark.traits & _GATE:
+    if mark is not None and mark.traits & _PROBABILITY:
         raise ModelError(
-            f'score="{score}" needs the numbers before the last squashing function. The output of the model was computed '
-            "further from such a function (a sigmoid, a softmax, an exponential, ...), as in 2 * torch.sigmoid(z) - 1, or no "
-            "explained layer lies before the function. Expected a model that ends in the function: let forward_func "
-            'return the numbers before it, or explain score="output".'
+            f'score="{score}" needs the numbers before the last squashing function. The output of the model was '
+            "computed further from such a function (a sigmoid, a softmax, an exponential, ...), as in "
+            "2 * torch.sigmoid(z) - 1, or no explained layer lies before the function. Expected a model that ends in "
+            'the function: let forward_func return the numbers before it, or explain score="output".'
         )

@@ -28,7 +28,7 @@ from captum_cav.checks.models import (
     check_model,
     check_module,
 )
-from captum_cav.checks.numbers import check_finite_results, has_finite_sum, near_zero, sample_names, warn
+from captum_cav.checks.numbers import check_finite_results, has_finite_sum, near_zero, sample_names, users_level
 from captum_cav.checks.options import check_count, check_option
 from captum_cav.checks.targets import (
     check_classes,
@@ -71,5 +71,5 @@ __all__ = [
     "read_target",
     "resolve_target",
     "sample_names",
-    "warn",
+    "users_level",
 ]

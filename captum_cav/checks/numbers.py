@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -107,12 +106,12 @@ def near_zero(scores: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
     return sizes <= (_NEAR_ZERO * scale).clamp(min=smallest)
 
 
-def warn(message: str, category: type[Warning]) -> None:
-    """Warn about something in the call that the user made: the warning names the user's line."""
-    level, frame = 1, sys._getframe(0)
+def users_level() -> int:
+    """The ``stacklevel`` with which a warning of the caller names the line where the user called the package."""
+    level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES:
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, category, stacklevel=level)
+    return level
 
 
 def sample_names(rows: torch.Tensor) -> str:

@@ -54,8 +54,8 @@ def compare(
     these methods. Each map keeps its sum on the common grid. Two controls are part of every comparison: ``"random"``
     and ``"uniform"``, a map of random numbers and a map of ones on the grid of each layer.
 
-    If the model ends in a squashing function, such as a softmax or a sigmoid, all methods explain the numbers before the
-    function. The result says so.
+    If the model ends in a squashing function, such as a softmax or a sigmoid, all methods explain the numbers before
+    the function. The result says so.
 
     The model does not change. The methods of other libraries run on a deep copy, in which activations do not work in
     place. If Captum has no rule for an operation and would be wrong without a warning, ``compare`` raises an error.

@@ -12,7 +12,7 @@ from captum_cav import checks
 from captum_cav.attribution.logits import logit_model, probabilities, squashed_by
 from captum_cav.captum_internals import select_scores
 from captum_cav.checks.targets import Targets
-from captum_cav.errors import CAVTypeError, InputError
+from captum_cav.errors import CAVError, CAVTypeError, InputError
 
 Model: TypeAlias = Callable[..., Any]
 Output: TypeAlias = Literal["probability", "score"]
@@ -44,7 +44,8 @@ def scored_model(model: Model, inputs: torch.Tensor) -> Model:
     """
     try:
         return logit_model(model, inputs[:1])
-    except Exception:  # A model that is measured need not be one that can be explained.
+    except (CAVError, RuntimeError, TypeError, ValueError):
+        # A model that is measured need not be one that can be explained.
         return model
 
 

@@ -58,9 +58,9 @@ def deletion(
             sixteenth of the height; ``"zero"``; ``"mean"``, the mean of each channel over the picture; a tensor that
             can be expanded to the shape of the inputs; or a function of the inputs that returns a tensor of the same
             shape.
-        output: ``"probability"`` for the softmax over classes, or ``"score"`` for the score before softmax. If the model
-            ends in a softmax or a sigmoid, its output is the probability. To find that out, the model runs once more
-            for one picture.
+        output: ``"probability"`` for the softmax over classes, or ``"score"`` for the score before softmax. If the
+            model ends in a softmax or a sigmoid, its output is the probability. To find that out, the model runs once
+            more for one picture.
         batch_size: how many pictures run at once.
 
     Returns:

@@ -347,9 +347,12 @@ TABLE.register(
 )
 
 TABLE.register("log", _passed(recognise=written_out.logarithm))
-TABLE.register("logsigmoid log_sigmoid", _passed(recognise=written_out.squashes(What.LOG_SIGMOID)))
 TABLE.register(
-    "log_softmax|_log_softmax|special_log_softmax", _passed(recognise=written_out.squashes(What.LOG_SOFTMAX))
+    "logsigmoid log_sigmoid", _passed(makes=Trait.LOG_PROBABILITY, recognise=written_out.squashes(What.LOG_SIGMOID))
+)
+TABLE.register(
+    "log_softmax|_log_softmax|special_log_softmax",
+    _passed(makes=Trait.LOG_PROBABILITY, recognise=written_out.squashes(What.LOG_SOFTMAX)),
 )
 
 # Functions with other rules.

@@ -29,3 +29,5 @@ class Trait(enum.Flag):
     BOUNDED = enum.auto()
     #: A positive number was just added. Clipped between 0 and another number, the tensor is a hard sigmoid, so a gate.
     SHIFTED_UP = enum.auto()
+    #: The logarithm of a probability, or computed from such numbers alone.
+    LOG_PROBABILITY = enum.auto()

@@ -142,7 +142,9 @@ def test_a_network_that_squashes_its_scores(
     assert said in printed["squashed"]
     assert [line for line in printed["squashed"] if line != said] == printed["make"]
     if command[0] == "explain":
-        probabilities = [float(number) for number in re.findall(r"^ +\d +\S+ +(\S+)%", "\n".join(printed["squashed"]), re.M)]
+        probabilities = [
+            float(number) for number in re.findall(r"^ +\d +\S+ +(\S+)%", "\n".join(printed["squashed"]), re.M)
+        ]
         assert sum(probabilities) == pytest.approx(100, abs=0.2)
 
 

@@ -50,9 +50,7 @@ TARGETS = [0, 3, 1, 2]
 
 def compared(last: nn.Module) -> Comparison:
     net = Ended(last).eval()
-    return compare(
-        net, PICTURES, TARGETS, METHODS, ["features"], METRICS, size=(12, 12), repeats=1, progress=False
-    )
+    return compare(net, PICTURES, TARGETS, METHODS, ["features"], METRICS, size=(12, 12), repeats=1, progress=False)
 
 
 @pytest.mark.parametrize("last", [nn.Softmax(1), nn.LogSoftmax(1)], ids=["softmax", "log_softmax"])
