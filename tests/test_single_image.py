@@ -46,5 +46,5 @@ def test_logits_that_cannot_be_found_are_refused() -> None:
         def forward(self, z: torch.Tensor) -> torch.Tensor:
             return z.softmax(1) / 2
 
-    with pytest.raises(ModelError, match="needs the numbers before the last squashing function"):
+    with pytest.raises(ModelError, match="needs what the last squashing function takes"):
         single_image.with_logits(network(Halves()), PICTURE)

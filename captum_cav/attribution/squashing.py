@@ -118,8 +118,7 @@ def refuse_hidden(output: Any, run: object, score: str) -> None:
     mark = get_mark(output, run) if isinstance(output, torch.Tensor) else None
     if mark is not None and mark.traits & _PROBABILITY:
         raise ModelError(
-            f'score="{score}" needs the numbers before the last squashing function. The output of the model was '
-            "computed further from such a function (a sigmoid, a softmax, an exponential, ...), as in "
-            "2 * torch.sigmoid(z) - 1, or no explained layer lies before the function. Expected a model that ends in "
-            'the function: let forward_func return the numbers before it, or explain score="output".'
+            f'score="{score}" needs what the last squashing function takes, but the output was computed further from '
+            "such a function (as 2 * sigmoid(z) - 1 is), or the explained layers lie behind the function; let forward_func "
+            'return the logits, or explain score="output".'
         )

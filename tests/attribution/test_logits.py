@@ -85,5 +85,5 @@ def test_a_function_and_a_replaced_forward() -> None:
 
 
 def test_what_cannot_be_seen_through_is_refused() -> None:
-    with pytest.raises(ModelError, match="needs the numbers before the last squashing function"):
+    with pytest.raises(ModelError, match="needs what the last squashing function takes"):
         logit_model(network(lambda z: 2 * torch.sigmoid(z) - 1), INPUTS)

@@ -230,7 +230,7 @@ def test_a_layer_behind_the_function_keeps_its_signs() -> None:
         torch.testing.assert_close(one, torch.eye(4, dtype=torch.float64)[1].expand(3, 4))
     with pytest.warns(SignWarning, match="layers behind the function apart from layers before"):
         LayerCAV(net, ["0", "1"], normalize="abs").attribute(INPUTS, 1)
-    with pytest.raises(ModelError, match=r'score="logit" .* no explained layer lies before the function'):
+    with pytest.raises(ModelError, match=r'score="logit" .* the explained layers lie behind the function'):
         LayerCAV(net, "1", score="logit").attribute(INPUTS, 1)
     with pytest.raises(ModelError, match="the score does not depend on layer '1'"):
         LayerCAV(net, ["0", "1"], score="logit", normalize="abs").attribute(INPUTS, 1)
@@ -312,7 +312,7 @@ HIDDEN: dict[str, Function] = {
 @pytest.mark.parametrize("model", list(HIDDEN.values()), ids=list(HIDDEN))
 @pytest.mark.parametrize("score", ["logit", "log_odds"])
 def test_a_function_that_cannot_be_seen_through_is_named(model: Function, score: Any) -> None:
-    with pytest.raises(ModelError, match=rf'score="{score}" needs the numbers before the last squashing function'):
+    with pytest.raises(ModelError, match=rf'score="{score}" needs what the last squashing function takes'):
         InputCAV(lambda x: model(head(x)), score=score).attribute(INPUTS, 1)
     InputCAV(lambda x: model(head(x)), score="output", normalize=None).attribute(INPUTS, 1)
 

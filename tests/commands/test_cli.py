@@ -154,7 +154,7 @@ def test_a_network_whose_logits_cannot_be_found(
     squashed_network(tmp_path)
     monkeypatch.chdir(tmp_path)
     assert cli.main(["explain", PICTURE, "--model", "squashed_network:hidden", "--output", "out"]) == 2
-    assert "let forward_func return the numbers before it" in capsys.readouterr().err
+    assert "let forward_func return the logits" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -81,5 +81,5 @@ def test_a_sigmoid_for_each_class() -> None:
 
 
 def test_logits_that_cannot_be_found_are_refused() -> None:
-    with pytest.raises(ModelError, match=r'score="logit" needs the numbers before the last squashing function'):
+    with pytest.raises(ModelError, match=r'score="logit" needs what the last squashing function takes'):
         compared(Halves())
