@@ -119,6 +119,6 @@ def refuse_hidden(output: Any, run: object, score: str) -> None:
     if mark is not None and mark.traits & _PROBABILITY:
         raise ModelError(
             f'score="{score}" needs what the last squashing function takes, but the output was computed further from '
-            "such a function (as 2 * sigmoid(z) - 1 is), or the explained layers lie behind the function; let forward_func "
-            'return the logits, or explain score="output".'
+            "such a function (as 2 * sigmoid(z) - 1 is), or the explained layers lie behind the function; let "
+            'forward_func return the logits, or explain score="output".'
         )
