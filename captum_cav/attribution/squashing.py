@@ -72,22 +72,39 @@ class Squashing:
         return [mark is not None and bool(mark.taps >> index & 1) for index in chosen]
 
     def slopes(self, scores: torch.Tensor, trace: Trace) -> torch.Tensor:
-        """The coefficients that scores pass on to the logits, by the rules that their operations have.
+        """The signs of the coefficients that scores pass on to the logits, by the rules that their operations have.
 
         Args:
             scores: shape (N,), selected from the output.
             trace: the state of the pass.
 
         Returns:
-            The coefficient of each logit, in the shape of the output.
+            Numbers of these signs, in the shape of the output. 0 where nothing reaches a logit.
         """
-        (slopes,) = torch.autograd.grad(scores.sum(), self.form.before, retain_graph=True)
+        before, start = self.form.before, self.form.before
+        slopes = _gradient(scores, start)
+        while slopes is None:
+            # A function that is written out passes contributions to its beginning, past its other parts.
+            mark = get_mark(start, trace.run)
+            if mark is None or not isinstance(mark.handoff, Form):
+                return torch.zeros_like(self.output)
+            start = mark.handoff.before
+            slopes = _gradient(scores, start)
+        if start is not before:
+            rise = _gradient(before, start)
+            slopes = torch.zeros_like(slopes) if rise is None else slopes * rise
         # The shares of constants belong to the backward pass that follows.
         trace.shares.settle(0, scores.device)
+        if self.form.is_reversed:
+            slopes = -slopes
         for move in self.form.moves:
             slopes = move(slopes)
-        slopes = slopes.reshape(self.output.shape)
-        return -slopes if self.form.is_reversed else slopes
+        return slopes.reshape(self.output.shape)
+
+
+def _gradient(values: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor | None:
+    (found,) = torch.autograd.grad(values.sum(), tensor, retain_graph=True, allow_unused=True)
+    return found
 
 
 def squashing_of(output: Any, run: object) -> Squashing | None:

@@ -20,7 +20,7 @@ import torch
 from captum_cav.operations.surrogates import with_backward
 from captum_cav.propagation.marks import Handoff
 from captum_cav.propagation.operation import Operation, Surrogate
-from captum_cav.torch_internals import version_of
+from captum_cav.torch_internals import base_of, version_of
 
 #: Gives the fused function that an operation completes, or None.
 Recogniser: TypeAlias = Callable[[Operation], "Operation | None"]
@@ -43,7 +43,9 @@ Parts: TypeAlias = tuple[tuple[torch.Tensor, Replays | None], ...]
 class What(enum.Enum):
     """What a tensor is, in terms of the tensor before."""
 
-    #: A function of each element of the tensor before, with numbers as its only constants.
+    #: A function of each element of the tensor before, with numbers as its only constants: ``k x + b``, or any other.
+    #: The form of ``x + b`` names all dimensions, along which ``b`` is the same.
+    AFFINE = enum.auto()
     ELEMENTWISE = enum.auto()
     #: ``exp(z)``, perhaps times a constant.
     EXPONENTIAL = enum.auto()
@@ -57,6 +59,8 @@ class What(enum.Enum):
     LOG_SOFTMAX = enum.auto()
     SIGMOID = enum.auto()
     LOG_SIGMOID = enum.auto()
+    #: ``z - c``, where ``c`` is the same along some dimensions. A softmax along them does not depend on ``c``.
+    SHIFTED = enum.auto()
     #: The mean over some dimensions, and the square of that mean.
     MEAN = enum.auto()
     SQUARED_MEAN = enum.auto()
@@ -91,9 +95,12 @@ class Form(Handoff):
         version: the version of the tensor. If it has another version, the model wrote into it, and the form is void.
         dims: the dimensions over which the form sums.
         of: the form of the tensor that is summed, if the form belongs to this one tensor only.
+        by: the tensor by which another tensor was shifted.
         is_reversed: whether a score is squashed with the opposite sign.
         moves: the operations that moved or picked elements of a squashed score, in this order.
     """
+
+    is_for_all = False
 
     def __init__(
         self,
@@ -105,6 +112,7 @@ class Form(Handoff):
         *,
         dims: tuple[int, ...] = (),
         of: Form | None = None,
+        by: torch.Tensor | None = None,
         is_reversed: bool = False,
         moves: tuple[Replay, ...] = (),
     ) -> None:
@@ -112,6 +120,7 @@ class Form(Handoff):
         self.before = before
         self.dims = dims
         self.of = of
+        self.by = by
         self.is_reversed = is_reversed
         self.moves = moves
         self._operation = operation
@@ -122,6 +131,36 @@ class Form(Handoff):
     def holds_for(self, tensor: torch.Tensor) -> bool:
         """Whether the model wrote neither into the tensor nor into the tensor before."""
         return version_of(tensor) == self._version and version_of(self.before) == self._version_before
+
+    def is_by(self, other: Any) -> bool:
+        """Whether a tensor was shifted by another tensor, or by a view of it."""
+        if self.by is None or not isinstance(other, torch.Tensor):
+            return False
+        return other is self.by or base_of(other) is self.by or base_of(self.by) is other
+
+    def is_same_as(self, other: Form | None) -> bool:
+        """Whether two tensors were computed alike, so that they are equal."""
+        if self is other or other is None:
+            return self is other
+        one, two = self._operation, other._operation
+        return (
+            one.function is two.function
+            and len(one.args) == len(two.args)
+            and not (one.kwargs or two.kwargs)
+            and all(self._is_same_argument(a, b, other) for a, b in zip(one.args, two.args, strict=True))
+        )
+
+    def _is_same_argument(self, a: Any, b: Any, other: Form) -> bool:
+        if a is b:
+            return True
+        if not (isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor)):
+            return bool(a == b)
+        forms = [form for tensor, form in self._parts if tensor is a]
+        others = [form for tensor, form in other._parts if tensor is b]
+        both = [*forms, *others]
+        if len(both) != 2 or not (isinstance(both[0], Form) and isinstance(both[1], Form)):
+            return False
+        return both[0].is_same_as(both[1])
 
     def replay(self) -> Replay:
         """Computes the tensor from the tensor before. The function keeps no tensor with a graph."""
@@ -159,6 +198,7 @@ def leave(
     *,
     dims: tuple[int, ...] = (),
     of: Form | None = None,
+    by: torch.Tensor | None = None,
     is_reversed: bool = False,
     moves: tuple[Replay, ...] = (),
     view_of: torch.Tensor | None = None,
@@ -167,13 +207,13 @@ def leave(
 
     Args:
         operation: the operation.
-        what, before, parts, dims, of, is_reversed, moves: see :class:`Form`.
+        what, before, parts, dims, of, by, is_reversed, moves: see :class:`Form`.
         view_of: the tensor of which the output may be a view. Both then have one version.
     """
     written = operation.args[0] if operation.in_place else view_of
     version = (0 if written is None else version_of(written)) + operation.in_place
     operation.handoff = Form(
-        what, before, operation, parts, version, dims=dims, of=of, is_reversed=is_reversed, moves=moves
+        what, before, operation, parts, version, dims=dims, of=of, by=by, is_reversed=is_reversed, moves=moves
     )
 
 
@@ -214,7 +254,7 @@ def replay_of(operation: Operation, parts: Parts) -> Replay:
         for tensor, form in parts:
             if value is tensor:
                 return _Slot(None if form is None else form.replay())
-        return value
+        return value.detach() if isinstance(value, torch.Tensor) else value
 
     # The replay outlives the forward pass, so it must hold no argument that has a graph.
     function, in_place = operation.function, operation.in_place
@@ -234,7 +274,7 @@ def replay_of(operation: Operation, parts: Parts) -> Replay:
 
 def completed(
     operation: Operation,
-    fused: Callable[..., Any],
+    fused: Callable[..., Any] | None,
     before: torch.Tensor,
     replay: Replay,
     *settings: Any,
@@ -244,7 +284,7 @@ def completed(
 
     Args:
         operation: the last operation of the function.
-        fused: the torch function that does the same.
+        fused: the torch function that does the same. None for the rules of the last operation.
         before: the tensor that enters the function.
         replay: computes the function.
         settings: the further arguments of the fused function that its rules read.
@@ -301,7 +341,10 @@ def all_dims_of(operation: Operation, x: torch.Tensor, position: int = 1) -> tup
 
 def is_reduced(statistic: torch.Tensor, x: torch.Tensor, dims: tuple[int, ...]) -> bool:
     """Whether a statistic broadcasts along the dimensions over which it was taken."""
-    return statistic.dim() == x.dim() and all(statistic.shape[dim] == 1 for dim in dims)
+    shape = statistic.shape
+    return len(shape) == x.dim() and all(
+        dim < len(shape) and (shape[dim] == 1 or statistic.stride(dim) == 0) for dim in dims
+    )
 
 
 def keep(operation: Operation, x: torch.Tensor, form: Form, what: What | None = None) -> None:

@@ -223,8 +223,8 @@ TABLE.register(
     ),
 )
 TABLE.register("rdiv|rtruediv", OperationSpec(rule=reversed_division, keeps=Trait.GATE))
-TABLE.register("norm", _of_degree(1, keeps=Trait.GATE, recognise=written_norms.size(2)))
-TABLE.register("linalg_vector_norm", _of_degree(1, keeps=Trait.GATE, recognise=written_norms.size(2)))
+TABLE.register("norm", _of_degree(1, keeps=Trait.GATE, recognise=written_norms.size("p")))
+TABLE.register("linalg_vector_norm", _of_degree(1, keeps=Trait.GATE, recognise=written_norms.size("ord")))
 TABLE.register("std", _of_degree(1, keeps=Trait.GATE, recognise=written_norms.spread))
 TABLE.register(
     "std_mean linalg_norm linalg_matrix_norm frobenius_norm nuclear_norm linalg_svdvals linalg_eigvalsh",

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from captum_cav.operations import written_out
+from captum_cav.operations import written_activations, written_out
 from captum_cav.operations.table import TABLE
 from captum_cav.propagation.operation import Derivative, Operation, OperationSpec
 from captum_cav.propagation.traits import Trait
@@ -87,7 +87,7 @@ TABLE.register(
     _linear(KEPT, first_only=True, recognise=written_out.moved),
 )
 # The output may be negative although the input is not: differences, cubic interpolation, any part of the memory.
-TABLE.register("neg|negative", _linear(Trait.GATE, recognise=written_out.each_element, starts_function=True))
+TABLE.register("neg|negative", _linear(Trait.GATE, recognise=written_activations.negative, starts_function=True))
 TABLE.register("diff interpolate upsample as_strided|as_strided_copy", _linear(Trait.GATE))
 # Linear in the parts of complex numbers.
 TABLE.register(

@@ -63,16 +63,28 @@ def leave_statistic(
         leave(operation, What.SPREAD, centred.before, ((x, chained(centred, form)),), dims=dims)
 
 
-def size(position: int) -> Recogniser:
-    """The recogniser of a norm of vectors.
+def size(order: str) -> Recogniser:
+    """The recogniser of a norm of vectors. A norm of order 1 sums exponentials.
 
     Args:
-        position: the position of the argument ``dim``.
+        order: the name of the argument with the order of the norm.
     """
 
     def recognise(operation: Operation) -> Operation | None:
         x = operation.argument(0, "input")
-        leave_statistic(operation, x, x, None, all_dims_of(operation, x, position))
+        dims = all_dims_of(operation, x, 2)
+        exponentials = form_of(operation, x, What.EXPONENTIAL)
+        if exponentials is not None and len(dims) == 1 and operation.argument(1, order) == 1:
+            leave(
+                operation,
+                What.SUM_OF_EXPONENTIALS,
+                exponentials.before,
+                ((x, exponentials),),
+                dims=dims,
+                of=exponentials,
+            )
+        else:
+            leave_statistic(operation, x, x, None, dims)
         return None
 
     return recognise

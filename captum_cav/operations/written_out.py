@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from captum_cav.operations import written_activations
 from captum_cav.operations.forms import (
     SQUASHED,
     Form,
@@ -41,9 +42,6 @@ _STATISTICS = frozenset({*_INVERSES, *_INVERSES.values(), What.LOG_SUM_EXP, What
 #: What stays the same if the tensor is multiplied with a number, and with a constant tensor.
 _SCALABLE = frozenset({What.EXPONENTIAL, What.SIZE, What.SPREAD, What.INVERSE_SIZE, What.INVERSE_SPREAD, What.NORMED})
 _WEIGHTED = frozenset({What.EXPONENTIAL, What.NORMED})
-_OF_EACH_ELEMENT = frozenset(
-    {What.ELEMENTWISE, What.EXPONENTIAL, What.ONE_PLUS_EXPONENTIAL, What.SIGMOID, What.LOG_SIGMOID, What.SQUARES}
-)
 
 
 # Arguments ----------------------------------------------------------------------------------------------------------
@@ -66,18 +64,23 @@ def _is_number(value: Any) -> bool:
 # Fused functions ----------------------------------------------------------------------------------------------------
 
 
-def squashes(what: What, is_reversed: bool = False) -> Recogniser:
+def squashes(what: What) -> Recogniser:
     """The recogniser of a function that squashes its input.
 
     Args:
         what: what its output is.
-        is_reversed: whether it squashes the input with the opposite sign.
     """
 
     def recognise(operation: Operation) -> Operation | None:
         x = operation.argument(0, "input")
-        leave(operation, what, x, ((x, None),), dims=dims_of(operation, x) or (), is_reversed=is_reversed)
-        return None
+        dims = dims_of(operation, x) or ()
+        base, before = _before_softmax(operation, x, dims) if dims else (x, None)
+        if before is None:
+            found = None if dims else written_activations.function(operation)
+        else:
+            found = completed(operation, operation.function, base, replay_of(operation, ((x, before),)), *dims)
+        leave(operation, what, base, ((x, before),), dims=dims)
+        return found and _with_handoff_of(operation, found)
 
     return recognise
 
@@ -95,27 +98,44 @@ def _squashed(
         parts: see :class:`captum_cav.operations.forms.Form`.
         is_reversed: whether the value before is squashed with the opposite sign.
     """
-    found = completed(operation, fused, form.before, replay_of(operation, parts), *form.dims)
-    if found is not None:
-        leave(operation, what, form.before, parts, dims=form.dims, is_reversed=is_reversed)
+    if not form.dims:
+        found = _of_each_element(operation, fused, form, parts)
+        leave(operation, what, form.before, parts, is_reversed=is_reversed)
+        return _with_handoff_of(operation, found)
+    base, before = _before_softmax(operation, form.before, form.dims)
+    parts = _behind(before, parts)
+    leave(operation, what, base, parts, dims=form.dims, is_reversed=is_reversed)
+    return _with_handoff_of(operation, completed(operation, fused, base, replay_of(operation, parts), *form.dims))
+
+
+def _of_each_element(operation: Operation, fused: Callable[..., Any], form: Form, parts: Parts) -> Operation | None:
+    """A function of each element that an operation completes. See :func:`_squashed`."""
+    base, before, _ = written_activations.base_of(operation, form.before)
+    return completed(operation, fused, base, replay_of(operation, _behind(before, parts)))
+
+
+def _behind(before: Replays | None, parts: Parts) -> Parts:
+    """Parts in terms of a still earlier tensor."""
+    if before is None:
+        return parts
+    return tuple((tensor, chained(before, part)) for tensor, part in parts)
+
+
+def _with_handoff_of(operation: Operation, found: Operation | None) -> Operation | None:
+    """A fused function with the form that was left on the operation that completes it. None if there is no function."""
+    if found is None:
+        operation.handoff = None
+    else:
         found.handoff = operation.handoff
     return found
 
 
-def each_element(operation: Operation) -> Operation | None:
-    """A function of each element."""
-    _leave_each_element(operation, operation.argument(0, "input"))
-    return None
-
-
-def _leave_each_element(operation: Operation, x: torch.Tensor) -> None:
-    leave(operation, What.ELEMENTWISE, x, ((x, None),))
-
-
-def each_element_again(operation: Operation) -> Operation | None:
-    """A function of each element. It leaves a form only behind another function of each element."""
-    x = operation.argument(0, "input")
-    return None if form_of(operation, x, *_OF_EACH_ELEMENT) is None else each_element(operation)
+def _before_softmax(operation: Operation, x: torch.Tensor, dims: tuple[int, ...]) -> tuple[torch.Tensor, Form | None]:
+    """The tensor before a shift that is the same along some dimensions, and the form of the shifted tensor."""
+    form = form_of(operation, x, What.SHIFTED, What.CENTRED, What.AFFINE)
+    if form is None or not dims or not set(dims) <= set(form.dims):
+        return x, None
+    return form.before, form
 
 
 # Exponentials and logarithms ----------------------------------------------------------------------------------------
@@ -126,8 +146,9 @@ def exponential(operation: Operation) -> Operation | None:
     x = operation.argument(0, "input")
     form = form_of(operation, x, What.LOG_SOFTMAX, What.LOG_SIGMOID)
     if form is None or form.moves:
+        found = written_activations.function(operation)
         leave(operation, What.EXPONENTIAL, x, ((x, None),))
-        return None
+        return found and _with_handoff_of(operation, found)
     if form.what is What.LOG_SIGMOID:
         return _squashed(operation, What.SIGMOID, torch.sigmoid, form, ((x, form),), form.is_reversed)
     return _squashed(operation, What.SOFTMAX, torch.softmax, form, ((x, form),), form.is_reversed)
@@ -138,17 +159,19 @@ def logarithm(operation: Operation) -> Operation | None:
     x = operation.argument(0, "input")
     form = form_of(operation, x)
     if form is None or form.moves:
-        return None
+        return written_activations.function(operation)
     parts = ((x, form),)
     if form.what is What.SUM_OF_EXPONENTIALS:
-        return _squashed(operation, What.LOG_SUM_EXP, torch.logsumexp, form, parts)
+        leave(operation, What.LOG_SUM_EXP, form.before, parts, dims=form.dims)
+        found = completed(operation, torch.logsumexp, form.before, replay_of(operation, parts), *form.dims)
+        return _with_handoff_of(operation, found)
     if form.what is What.ONE_PLUS_EXPONENTIAL:
-        return completed(operation, F.softplus, form.before, replay_of(operation, parts))
+        return _of_each_element(operation, F.softplus, form, parts)
     if form.what is What.SOFTMAX:
         return _squashed(operation, What.LOG_SOFTMAX, torch.log_softmax, form, parts, form.is_reversed)
     if form.what is What.SIGMOID:
         return _squashed(operation, What.LOG_SIGMOID, F.logsigmoid, form, parts, form.is_reversed)
-    return None
+    return written_activations.function(operation)
 
 
 def logarithm_of_one_more(operation: Operation) -> Operation | None:
@@ -156,8 +179,8 @@ def logarithm_of_one_more(operation: Operation) -> Operation | None:
     x = operation.argument(0, "input")
     form = form_of(operation, x, What.EXPONENTIAL)
     if form is None:
-        return each_element_again(operation)
-    return completed(operation, F.softplus, form.before, replay_of(operation, ((x, form),)))
+        return written_activations.function(operation)
+    return _of_each_element(operation, F.softplus, form, ((x, form),))
 
 
 def log_sum_exp(operation: Operation) -> Operation | None:
@@ -193,23 +216,23 @@ def total(operation: Operation) -> Operation | None:
 
 def square(operation: Operation) -> Operation | None:
     """``square``: of a mean, or of any other tensor."""
+    found = written_activations.function(operation)
     leave_squares(operation, operation.argument(0, "input"))
-    return None
+    return found and _with_handoff_of(operation, found)
 
 
 def reciprocal(operation: Operation) -> Operation | None:
     """``reciprocal`` and ``rsqrt``: of a statistic, of ``exp(z)``, of ``1 + exp(z)``."""
     x = operation.argument(0, "input")
     form = form_of(operation, x)
-    if form is None:
-        return None
-    if form.what in _INVERSES:
+    if form is not None and form.what in _INVERSES:
         keep(operation, x, form, _INVERSES[form.what])
-    elif form.what is What.EXPONENTIAL:
-        return completed(operation, torch.exp, form.before, replay_of(operation, ((x, form),)))
-    elif form.what is What.ONE_PLUS_EXPONENTIAL and operation.name != "rsqrt":
+        return None
+    if form is not None and form.what is What.EXPONENTIAL:
+        return _of_each_element(operation, torch.exp, form, ((x, form),))
+    if form is not None and form.what is What.ONE_PLUS_EXPONENTIAL and operation.name != "rsqrt":
         return _squashed(operation, What.SIGMOID, torch.sigmoid, form, ((x, form),), is_reversed=True)
-    return None
+    return written_activations.function(operation)
 
 
 def power(operation: Operation) -> Operation | None:
@@ -220,10 +243,10 @@ def power(operation: Operation) -> Operation | None:
     if exponent == 2:
         return square(operation)
     if exponent < 0:
-        form = form_of(operation, x)
-        is_sigmoid = form is not None and form.what is What.ONE_PLUS_EXPONENTIAL
-        return None if is_sigmoid and exponent != -1 else reciprocal(operation)
-    return each_element(operation) if form_of(operation, x, What.SIZE, What.SPREAD) is None else root(operation)
+        is_reciprocal = exponent == -1 or form_of(operation, x, *_INVERSES) is not None
+        return reciprocal(operation) if is_reciprocal else written_activations.function(operation)
+    is_statistic = form_of(operation, x, What.SIZE, What.SPREAD) is not None
+    return root(operation) if is_statistic else written_activations.function(operation)
 
 
 # Sums and differences of two ----------------------------------------------------------------------------------------
@@ -236,36 +259,27 @@ def addition(operation: Operation) -> Operation | None:
     x, other = _source_first(operation)
     form = form_of(operation, x)
     if _is_number(other):
+        if form is not None and form.what in _INVERSES:
+            keep(operation, x, form)
+            return None
+        found = written_activations.shifted(operation, x)
         if form is not None and form.what is What.EXPONENTIAL and other == 1:
             leave(operation, What.ONE_PLUS_EXPONENTIAL, form.before, ((x, form),), of=form)
-        elif form is not None and form.what in _INVERSES:
-            keep(operation, x, form)
-        else:
-            _leave_each_element(operation, x)
-        return None
+        return found and _with_handoff_of(operation, found)
+    for a, b in ((x, other), (other, x)):
+        exponentials = form_of(operation, a, What.LOG_SUM_EXP)
+        shift = None if exponentials is None else form_of(operation, exponentials.before, What.SHIFTED)
+        if exponentials is not None and shift is not None and shift.is_by(b):
+            # c + logsumexp(z - c) = logsumexp(z)
+            parts = ((a, chained(shift, exponentials)),)
+            leave(operation, What.LOG_SUM_EXP, shift.before, parts, dims=exponentials.dims)
+            replay = replay_of(operation, parts)
+            found = completed(operation, torch.logsumexp, shift.before, replay, *exponentials.dims)
+            return _with_handoff_of(operation, found)
     if len(operation.sources) == 1:
         is_normed = form is not None and form.what is What.NORMED
         return norm_with_bias(operation, x, other) if is_normed and isinstance(other, torch.Tensor) else None
-    if form is not None or form_of(operation, other) is not None:
-        _leave_common(operation, x, other)
-    return None
-
-
-def _leave_common(operation: Operation, a: torch.Tensor, b: Any) -> None:
-    """Leave the form of two functions of each element of the same tensor."""
-    base, of_a = _base_of(operation, a)
-    other, of_b = _base_of(operation, b)
-    if base is other:
-        leave(operation, What.ELEMENTWISE, base, ((a, of_a), (b, of_b)))
-
-
-def _base_of(operation: Operation, x: Any) -> tuple[Any, Replays | None]:
-    """The tensor of whose elements a tensor is a function, and the function. The tensor itself if there is none."""
-    form = form_of(operation, x, *_OF_EACH_ELEMENT)
-    if form is None or form.moves:
-        return x, None
-    base, replays = _base_of(operation, form.before)
-    return base, form if replays is None else chained(replays, form)
+    return written_activations.of_two(operation, x, other)
 
 
 def difference(operation: Operation) -> Operation | None:
@@ -276,25 +290,37 @@ def difference(operation: Operation) -> Operation | None:
     if operation.name == "rsub":
         a, b = b, a
     if _is_number(b):
-        _leave_each_element(operation, a)
-        return None
+        return written_activations.shifted(operation, a)
     form = form_of(operation, b)
-    if form is None:
-        return None
-    if form.what is What.SIGMOID and _is_number(a) and a == 1:
-        # 1 - sigmoid(z) = sigmoid(-z)
-        found = _squashed(operation, What.SIGMOID, torch.sigmoid, form, ((b, form),), not form.is_reversed)
-        return None if form.moves else found
-    if form.what is What.SQUARED_MEAN:
+    if _is_number(a):
+        if a == 1 and form is not None and form.what is What.SIGMOID and not form.moves:
+            # 1 - sigmoid(z) = sigmoid(-z)
+            return _squashed(operation, What.SIGMOID, torch.sigmoid, form, ((b, form),), not form.is_reversed)
+        return written_activations.shifted(operation, b)
+    if form is not None and form.what is What.SQUARED_MEAN:
         squares = form_of(operation, a, What.SIZE)
         if squares is not None and squares.before is form.before and squares.dims == form.dims:
             leave(operation, What.SPREAD, form.before, ((a, squares), (b, form)), dims=form.dims)
-    elif a is form.before and form.what in (What.MEAN, What.LOG_SUM_EXP) and is_reduced(b, a, form.dims):
+        return None
+    if form is not None and a is form.before and is_reduced(b, a, form.dims):
         parts = ((a, None), (b, form))
         if form.what is What.LOG_SUM_EXP:
             return _squashed(operation, What.LOG_SOFTMAX, torch.log_softmax, form, parts)
-        leave(operation, What.CENTRED, a, parts, dims=form.dims)
-    return None
+        if form.what is What.MEAN:
+            leave(operation, What.CENTRED, a, parts, dims=form.dims)
+            return None
+    found = written_activations.of_two(operation, a, b) if len(operation.sources) == 2 else None
+    if operation.handoff is None and operation.depends_on_inputs(a):
+        _leave_shifted(operation, a, b)
+    return found
+
+
+def _leave_shifted(operation: Operation, x: torch.Tensor, by: torch.Tensor) -> None:
+    """Leave the form of a tensor from which a tensor was taken that is the same along some dimensions."""
+    missing = x.dim() - by.dim()
+    dims = tuple(dim for dim in range(x.dim()) if dim < missing or by.shape[dim - missing] == 1)
+    if dims:
+        leave(operation, What.SHIFTED, x, ((x, None),), dims=dims, by=by)
 
 
 # Products and quotients ---------------------------------------------------------------------------------------------
@@ -315,7 +341,7 @@ def product(operation: Operation) -> Operation | None:
             return _softmax(operation, x, factor, form)
         if form is not None and form.what in (What.INVERSE_SIZE, What.INVERSE_SPREAD):
             return norm(operation, x, factor, form, factor.detach())
-    return _activation(operation, a, b)
+    return written_activations.of_two(operation, a, b)
 
 
 def quotient(operation: Operation) -> Operation | None:
@@ -333,7 +359,7 @@ def quotient(operation: Operation) -> Operation | None:
         return _softmax(operation, a, b, form)
     if form.what is What.ONE_PLUS_EXPONENTIAL:
         exponentials = form_of(operation, a, What.EXPONENTIAL)
-        if exponentials is None or form.of is not exponentials:
+        if exponentials is None or not exponentials.is_same_as(form.of):
             return None
         return _squashed(operation, What.SIGMOID, torch.sigmoid, form, ((a, exponentials), (b, form)))
     return norm(operation, a, b, form, b.detach().reciprocal()) if form.what in _INVERSES else None
@@ -343,33 +369,19 @@ def _leave_weighted(operation: Operation, x: torch.Tensor, factor: Any) -> None:
     """Leave a form that stays the same if the tensor is multiplied with, or divided by, a constant."""
     form = form_of(operation, x)
     if _is_number(factor):
-        if form is not None and form.what in _SCALABLE:
+        if form is not None and (factor == 1 or form.what in _SCALABLE):
             keep(operation, x, form)
         else:
-            _leave_each_element(operation, x)
+            written_activations.scaled(operation, x)
     elif form is not None and form.what in _WEIGHTED:
         keep(operation, x, form)
 
 
 def _softmax(operation: Operation, x: Any, divisor: torch.Tensor, form: Form) -> Operation | None:
     exponentials = form_of(operation, x, What.EXPONENTIAL)
-    if exponentials is None or form.of is not exponentials or not is_reduced(divisor, x, form.dims):
+    if exponentials is None or not exponentials.is_same_as(form.of) or not is_reduced(divisor, x, form.dims):
         return None
     return _squashed(operation, What.SOFTMAX, torch.softmax, form, ((x, exponentials), (divisor, form)))
-
-
-def _activation(operation: Operation, a: torch.Tensor, b: torch.Tensor) -> Operation | None:
-    """The product of a tensor and a gate of the same tensor: SiLU, GELU and Mish."""
-    gate, x = (a, b) if operation.is_gate(a) else (b, a)
-    if operation.in_place or operation.is_gate(x) or not operation.is_gate(gate):
-        return None
-    base, of_gate = _base_of(operation, gate)
-    own, of_x = _base_of(operation, x)
-    if of_gate is None or own is not base:
-        return None
-    is_silu = isinstance(of_gate, Form) and of_gate.what is What.SIGMOID and not of_gate.is_reversed and of_x is None
-    replay = replay_of(operation, ((x, of_x), (gate, of_gate)))
-    return completed(operation, F.silu if is_silu else F.gelu, base, replay)
 
 
 # Views, selections and bounds ---------------------------------------------------------------------------------------
@@ -401,4 +413,4 @@ def at_least(operation: Operation) -> Operation | None:
     if form is not None:
         keep(operation, x, form)
         return None
-    return each_element_again(operation)
+    return written_activations.function(operation)

@@ -164,7 +164,7 @@ class Propagation(TorchFunctionMode):
             treatment.is_simple
             and len(sources) == 1
             and (treatment.is_as_is or not sources[0][0].requires_grad)
-            and sources[0][1].handoff is None
+            and ((handoff := sources[0][1].handoff) is None or not (handoff.is_for_all or treatment.spec.recognise))
             and not self._is_watched
             and not self.modules.candidates
             and not (self._has_rules_for_functions and self._rules.of_function(treatment.name))
@@ -208,17 +208,24 @@ class Propagation(TorchFunctionMode):
         """
         rule, why = operation.spec.rule, _DEFAULT
         if self._has_rules_for_functions or self.modules.candidates:
-            rule, why = self._rules.choose(operation, key, self.modules.candidates) or (rule, why)
+            chosen = self._rules.choose(operation, key, self.modules.candidates)
+            if chosen is not None:
+                rule, why = chosen
+                if chosen[0].operations is None:
+                    # A rule for any operation shall not be passed over because a later operation completes a function.
+                    operation.handoff = None
         return self.apply_rule(operation, rule, why, self.modules.innermost)
 
     def _run_rewritten(self, last: Operation, fused: Operation) -> Any:
         """Run a fused function in the place of the last operation of the same function, written out."""
-        sources = [(x, mark) for x in fused.sources if (mark := get_mark(x, self._run)) is not None]
+        # Without a fused function, the output has the traits that the last operation gives it.
+        marked = last if fused.fused is None else fused
+        sources = [(x, mark) for x in marked.sources if (mark := get_mark(x, self._run)) is not None]
         output = self._apply_chosen_rule(fused, fused.name)
         if last.in_place:
             output = last.args[0].copy_(output)
-        assert fused.fused is not None
-        mark_result(self.trace, output, fused, self._treatments[fused.fused], sources, last.in_place)
+        marked.handoff = fused.handoff
+        mark_result(self.trace, output, marked, self._treatments[fused.fused or last.function], sources, last.in_place)
         return output
 
     def _has_unmarked(self, output: Any) -> bool:

@@ -33,7 +33,7 @@ def mark_alike(output: Any, source: torch.Tensor, mark: Mark, treatment: Treatme
         written: whether the operation wrote into the tensor.
     """
     traits = mark.traits & treatment.keeps | treatment.makes
-    if traits != mark.traits:
+    if traits != mark.traits or mark.handoff is not None:
         mark = Mark(mark.run, mark.taps, traits)
     bypassing = not source.requires_grad
     for tensor in (output,) if isinstance(output, torch.Tensor) else tensors_in(output):

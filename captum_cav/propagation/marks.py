@@ -29,7 +29,10 @@ class Handoff:
     Attributes:
         consumers: how many operations took the output.
         rectifiers: how many of these operations give 0 where the output is below 0.
+        is_for_all: whether any operation may use the handoff. If not, only those whose row recognises functions.
     """
+
+    is_for_all = True
 
     consumers = 0
     rectifiers = 0

@@ -333,7 +333,7 @@ class Operation:
 
     def rewritten(
         self,
-        fused: Callable[..., Any],
+        fused: Callable[..., Any] | None,
         function: Callable[..., Any],
         x: torch.Tensor,
         *settings: Any,
@@ -342,13 +342,13 @@ class Operation:
         """Another operation that makes the same value from an earlier tensor.
 
         Args:
-            fused: the torch function that does the same. Its rules count.
+            fused: the torch function that does the same. Its rules count. None for the rules of this operation.
             function: computes the value from the earlier tensor.
             x: the earlier tensor.
             settings: further arguments.
             rule: the default rule. None for that of the fused function.
         """
-        name, spec = self._engine.row_of(fused)
+        name, spec = (self.name, self.spec) if fused is None else self._engine.row_of(fused)
         spec = spec if rule is None else replace(spec, rule=rule)
         operation = Operation(name, spec, function, (x, *settings), {}, [x], False, self._engine)
         operation.fused = fused

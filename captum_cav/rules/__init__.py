@@ -7,7 +7,7 @@ are in the table of :mod:`captum_cav.operations`.
 
 from __future__ import annotations
 
-from captum_cav.operations.activations import pass_through
+from captum_cav.operations.elementwise import pass_through
 from captum_cav.operations.products import product
 from captum_cav.operations.selection import winner_takes_all
 from captum_cav.operations.structure import linear

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from captum_cav.operations import TABLE
-from captum_cav.operations.activations import pass_on
+from captum_cav.operations.elementwise import pass_on
 from captum_cav.operations.sums import Poolable
 from captum_cav.operations.surrogates import with_backward
 from captum_cav.propagation import zeros

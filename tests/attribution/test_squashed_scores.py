@@ -50,6 +50,7 @@ OF_CLASSES: dict[str, Function] = {
     "softmax": lambda z: torch.softmax(z, 1),
     "nn.Softmax": nn.Softmax(1),
     "softmax by hand": softmax_by_hand,
+    "softmax by hand, maximum subtracted": stable_softmax_by_hand,
     "exp(log_softmax)": lambda z: torch.log_softmax(z, 1).exp(),
     "exp(z - logsumexp)": lambda z: torch.exp(z - torch.logsumexp(z, 1, keepdim=True)),
     "log_softmax": lambda z: F.log_softmax(z, 1),

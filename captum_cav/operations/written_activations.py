@@ -1,0 +1,108 @@
+"""Activations that a model writes out: functions of single elements, with numbers as their only constants.
+
+Equation 7 gives the contribution of each output of an activation to its own input. How the activation is computed does
+not matter. So ``2 * sigmoid(2 * x) - 1`` has the contributions of ``tanh(x)``: the numbers belong to the function, and
+they have no shares of their own. A function ``k x + b`` is no activation. There ``b`` is a constant (equation 4).
+
+As in :mod:`captum_cav.operations.written_out`, each function here takes an operation that is about to run. It leaves a
+form on the output, or it returns the operation that passes contributions on to the beginning of the function.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from captum_cav.operations.elementwise import pass_through
+from captum_cav.operations.forms import Form, Replays, What, chained, completed, form_of, leave, replay_of
+from captum_cav.propagation.operation import Operation
+from captum_cav.tensors import tensors_in
+
+_FORMS = frozenset(
+    {
+        What.AFFINE,
+        What.ELEMENTWISE,
+        What.EXPONENTIAL,
+        What.ONE_PLUS_EXPONENTIAL,
+        What.SIGMOID,
+        What.LOG_SIGMOID,
+        What.SQUARES,
+    }
+)
+
+
+def function(operation: Operation) -> Operation | None:
+    """A function of one tensor that is not ``k x + b``."""
+    x = operation.argument(0, "input")
+    if len(operation.sources) != 1 or len(tensors_in([*operation.args, *operation.kwargs.values()])) != 1:
+        return None
+    base, replays, _ = base_of(operation, x)
+    leave(operation, What.ELEMENTWISE, base, ((x, replays),))
+    return None if replays is None else _passing_to(operation, base, ((x, replays),))
+
+
+def scaled(operation: Operation, x: torch.Tensor) -> None:
+    """Leave the form of a tensor times a number."""
+    base, replays, is_affine = base_of(operation, x)
+    leave(operation, What.AFFINE if is_affine else What.ELEMENTWISE, base, ((x, replays),))
+
+
+def negative(operation: Operation) -> Operation | None:
+    """``-x``."""
+    scaled(operation, operation.argument(0, "input"))
+    return None
+
+
+def shifted(operation: Operation, x: torch.Tensor) -> Operation | None:
+    """A tensor plus a number."""
+    base, replays, is_affine = base_of(operation, x)
+    if replays is None:
+        leave(operation, What.AFFINE, x, ((x, None),), dims=tuple(range(x.dim())))
+        return None
+    scaled(operation, x)
+    return None if is_affine else _passing_to(operation, base, ((x, replays),))
+
+
+def of_two(operation: Operation, a: torch.Tensor, b: torch.Tensor) -> Operation | None:
+    """A sum, a difference or a product of two functions of the same tensor."""
+    base, of_a, _ = base_of(operation, a)
+    other, of_b, _ = base_of(operation, b)
+    if base is not other or a is b:
+        return None
+    parts = ((a, of_a), (b, of_b))
+    leave(operation, What.ELEMENTWISE, base, parts)
+    if operation.name != "mul" or operation.is_gate(a) == operation.is_gate(b):
+        return _passing_to(operation, base, parts)
+    if operation.in_place:
+        return None
+    of_gate, of_x = (of_a, of_b) if operation.is_gate(a) else (of_b, of_a)
+    is_silu = isinstance(of_gate, Form) and of_gate.what is What.SIGMOID and not of_gate.is_reversed and of_x is None
+    activation = completed(operation, F.silu if is_silu else F.gelu, base, replay_of(operation, parts))
+    if activation is not None:
+        activation.handoff = operation.handoff
+    return activation
+
+
+def base_of(operation: Operation, x: Any) -> tuple[Any, Replays | None, bool]:
+    """The tensor of whose elements a tensor is a function.
+
+    Returns:
+        The tensor before; the function, or None if both tensors are the same; whether the function is ``k x + b``.
+    """
+    form = form_of(operation, x, *_FORMS)
+    if form is None or form.moves:
+        return x, None, True
+    base, replays, is_affine = base_of(operation, form.before)
+    return base, form if replays is None else chained(replays, form), is_affine and form.what is What.AFFINE
+
+
+def _passing_to(operation: Operation, base: torch.Tensor, parts: Any) -> Operation | None:
+    """The operation, with contributions that pass to the beginning of the function."""
+    if operation.in_place:
+        return None
+    found = completed(operation, None, base, replay_of(operation, parts), rule=pass_through)
+    if found is not None:
+        found.handoff = operation.handoff
+    return found
