@@ -349,4 +349,13 @@ def is_reduced(statistic: torch.Tensor, x: torch.Tensor, dims: tuple[int, ...]) 
 
 def keep(operation: Operation, x: torch.Tensor, form: Form, what: What | None = None) -> None:
     """Leave the form of an argument on the output, or another form of the same tensor before."""
-    leave(operation, what or form.what, form.before, ((x, form),), dims=form.dims, of=form.of)
+    leave(
+        operation,
+        what or form.what,
+        form.before,
+        ((x, form),),
+        dims=form.dims,
+        of=form.of,
+        is_reversed=form.is_reversed,
+        moves=form.moves,
+    )
