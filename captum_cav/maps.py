@@ -66,7 +66,8 @@ def spatial_map(attributions: torch.Tensor, picture_size: tuple[int, int]) -> to
 
     Args:
         attributions: shape (N, C, h, w), (N, h, w, C) or (N, tokens, C). The tokens are a grid. Up to five tokens
-            without a place, as class tokens, may stand before the grid.
+            without a place, as class tokens, may stand before the grid. Of several possible grids, the one whose
+            proportions are nearest to those of the picture counts.
         picture_size: (height, width) of the picture, in pixels. It decides which dimensions are the grid: those with
             the proportions of the picture.
 
@@ -93,15 +94,26 @@ def spatial_map(attributions: torch.Tensor, picture_size: tuple[int, int]) -> to
         if distortion(layouts[channels], picture_size) < MOST_DISTORTION:
             return attributions.sum(channels)
     if attributions.dim() == 3:
-        for extra in range(min(_MOST_EXTRA_TOKENS, shape[1] - 1)):
-            height = round(math.sqrt((shape[1] - extra) * picture_size[0] / picture_size[1]))
-            grid = (height, (shape[1] - extra) // max(height, 1))
-            if grid[0] * grid[1] == shape[1] - extra and distortion(grid, picture_size) < MOST_DISTORTION:
-                return attributions[:, extra:].sum(2).reshape(shape[0], *grid)
+        grids = _grids(shape[1], picture_size)
+        if grids:
+            # Register tokens may make another grid possible: 5 tokens and 5 x 5 places are 5 x 6, too.
+            grid = min(grids, key=lambda grid: distortion(grid, picture_size))
+            return attributions[:, shape[1] - grid[0] * grid[1] :].sum(2).reshape(shape[0], *grid)
     raise InputError(
         f"contributions of shape {shape} have no places to lay over a picture of {picture_size[0]} x {picture_size[1]} "
         "pixels; expected (N, C, h, w), (N, h, w, C) or (N, tokens, C) with a grid of tokens."
     )
+
+
+def _grids(tokens: int, picture_size: tuple[int, int]) -> list[tuple[int, int]]:
+    """The grids that so many tokens may be, with roughly the proportions of the picture. The largest grid first."""
+    grids = []
+    for places in range(tokens, max(tokens - _MOST_EXTRA_TOKENS, 1), -1):
+        height = max(round(math.sqrt(places * picture_size[0] / picture_size[1])), 1)
+        grid = (height, places // height)
+        if grid[0] * grid[1] == places and distortion(grid, picture_size) < MOST_DISTORTION:
+            grids.append(grid)
+    return grids
 
 
 def resize_map(ratios: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

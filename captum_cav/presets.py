@@ -8,7 +8,7 @@ a name pattern or a type of module is more specific than a torch function, and t
     >>> print(presets.alpha2_beta1())
     preset alpha2_beta1
       conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d, batch_norm: AlphaBetaRule()
-      linear, matmul, mm, bmm, mv, addmm, addmv, baddbmm, einsum: EpsilonRule()
+      linear, matmul, mm, bmm, mv, addmm, addmv, einsum: EpsilonRule()
 """
 
 from __future__ import annotations
@@ -259,7 +259,7 @@ def attnlrp(gamma: float = 0.0) -> Preset:
     return Preset(
         "attnlrp",
         ((*CONVOLUTIONS, *DENSE, torch.mul), [ProductRule("halves"), affine]),
-        ((F.scaled_dot_product_attention, torch.softmax), AttentionRule("all")),
+        ((F.scaled_dot_product_attention, torch.softmax, torch.div), AttentionRule("all")),
         ((F.layer_norm, F.rms_norm), NormRule("constant")),
     )
 

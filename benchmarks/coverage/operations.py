@@ -681,7 +681,8 @@ OTHERS |= {
 
 def positive(x: torch.Tensor) -> torch.Tensor:
     """Numbers from 0.5 on that depend on the input."""
-    return x.abs() + 0.5
+    # A tensor is added, because a number would belong to the function of each element that follows.
+    return x.abs() + torch.full_like(x, 0.5)
 
 
 def small(x: torch.Tensor) -> torch.Tensor:

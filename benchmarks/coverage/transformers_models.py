@@ -67,7 +67,7 @@ class Kind:
         argument: the one that is explained.
         size: of it; of text, samples and tokens.
         read: gives scores, (N, classes), of what the model returns.
-        given: the other arguments, tensors of integers and booleans as nested lists.
+        given: the other arguments, tensors as nested lists.
     """
 
     suffix: str
@@ -138,6 +138,7 @@ class Case:
         else:
             inputs = torch.randn(tuple(self.size), dtype=torch.float64, generator=generator)
         given = {name: torch.tensor(value) for name, value in self.given.items()}
+        given = {name: value.double() if value.is_floating_point() else value for name, value in given.items()}
 
         def score(explained: torch.Tensor) -> torch.Tensor:
             # Some models write into what they are given.

@@ -84,6 +84,12 @@ def power(operation: Operation) -> Any:
     return operation.decompose(lambda: (exponent * base.log()).exp())
 
 
+def reversed_power(operation: Operation) -> Any:
+    """``number ** x``, decomposed into an exponential."""
+    exponent, base = operation.argument(0, "input"), operation.argument(1, "other")
+    return operation.decompose(torch.pow, base, exponent)
+
+
 def glu(operation: Operation) -> Any:
     """``a * sigmoid(b)`` with ``a`` and ``b`` the two halves of the input, decomposed. The sigmoid is a gate."""
     x, dim = operation.argument(0, "input"), operation.argument(1, "dim", -1)
@@ -124,7 +130,9 @@ def _piecewise_linear(rule: Surrogate, **more: Any) -> OperationSpec:
 
 
 # Activations between layers, in the order in which presets print them.
-TABLE.register("relu", _piecewise_linear(relu, is_as_is=True, keeps=Trait.GATE, makes=Trait.NONNEGATIVE))
+TABLE.register(
+    "relu", _piecewise_linear(relu, is_as_is=True, keeps=Trait.GATE | Trait.SHIFTED_UP, makes=Trait.NONNEGATIVE)
+)
 TABLE.register(
     "relu6",
     _elementwise(
@@ -136,8 +144,8 @@ TABLE.register(
 )
 TABLE.register(
     "hardtanh",
-    OperationSpec(
-        rule=hardtanh,
+    _elementwise(
+        hardtanh,
         kind=Kind.ACTIVATION,
         find_gate=gates.clipped(_hardtanh_bounds),
     ),
@@ -184,13 +192,16 @@ TABLE.register(
 )
 TABLE.register("softmin", OperationSpec(rule=Operation.decompose_body))
 TABLE.register("reciprocal rsqrt", _passed(makes=Trait.GATE | Trait.RECIPROCAL, recognise=written_out.reciprocal))
-TABLE.register("rpow sign|sgn", _passed(makes=Trait.GATE))
+TABLE.register("sign|sgn", _passed(makes=Trait.GATE))
 TABLE.register("cosh", _passed(makes=Trait.NONNEGATIVE))
 TABLE.register(
     "clamp clip", _passed(keeps=Trait.GATE, find_gate=gates.clipped(_clamp_bounds), recognise=written_out.at_least)
 )
-TABLE.register("clamp_min", _passed(keeps=Trait.GATE, recognise=written_out.at_least))
-TABLE.register("clamp_max", _passed(keeps=Trait.GATE))
+TABLE.register(
+    "clamp_min",
+    _passed(keeps=Trait.GATE, find_gate=gates.clipped(gates.lower_bound), recognise=written_out.at_least),
+)
+TABLE.register("clamp_max", _passed(keeps=Trait.GATE, find_gate=gates.clipped(gates.upper_bound)))
 TABLE.register(
     """
     cos acos|arccos acosh|arccosh log2 log10 erfc|special_erfc sinc|special_sinc
@@ -211,6 +222,7 @@ TABLE.register(
 )
 
 # Functions with other rules.
+TABLE.register("rpow", OperationSpec(rule=reversed_power))
 TABLE.register("hardshrink", _elementwise(through_zero, derivative=Derivative.ALWAYS))
 TABLE.register("abs|absolute", _elementwise(absolute, derivative=Derivative.ALWAYS, makes=Trait.NONNEGATIVE))
 TABLE.register(

@@ -272,8 +272,9 @@ TABLE.register("linear", _layer(0, _view_linear, Kind.DENSE))
 TABLE.register("matmul|imatmul|linalg_matmul mm bmm mv", _matmul(_view_product))
 TABLE.register("addmm", _added(("input", "mat1", "mat2")))
 TABLE.register("addmv", _added(("input", "mat", "vec")))
-TABLE.register("baddbmm", _added(("input", "batch1", "batch2")))
 TABLE.register("einsum", _matmul(_view_einsum))
+# What is added to products of batches is a mask of attention more often than a bias, so it is no part of a layer.
+TABLE.register("baddbmm", OperationSpec(rule=added_product(("input", "batch1", "batch2")), keeps=Trait.GATE))
 TABLE.register("addr", OperationSpec(rule=added_product(("input", "vec1", "vec2"), torch.outer), keeps=Trait.GATE))
 TABLE.register(
     "addbmm",

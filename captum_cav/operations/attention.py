@@ -38,8 +38,10 @@ def scaled_dot_product_attention(operation: Operation) -> Any:
         bool(operation.argument(5, "is_causal", False)),
         operation.kwargs.get("scale"),
     )
-    # The weights depend on the inputs, so the rules of layers are not for this product.
-    return torch.matmul(weights, value)
+    if operation.depends_on_inputs((query, key, mask)):
+        # The weights are gates. The rules of layers are not for this product.
+        return torch.matmul(weights, value)
+    return operation.decompose(torch.matmul, weights, value)
 
 
 def attention_weights(
@@ -57,14 +59,33 @@ def attention_weights(
     Returns:
         The attention weights, of shape (..., L, S). Each row sums to 1. A row that attends to nothing is 0.
     """
+    return weights_of(attention_scores(products, width, mask, causal, scale), mask is not None)
+
+
+def attention_scores(
+    products: torch.Tensor, width: int, mask: torch.Tensor | None, causal: bool, scale: float | None
+) -> torch.Tensor:
+    """The scores whose softmax are attention weights. For the arguments see :func:`attention_weights`."""
     scores = products * (1 / math.sqrt(width) if scale is None else scale)
     if causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     if mask is None:
+        return scores
+    return scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+
+
+def weights_of(scores: torch.Tensor, has_mask: bool) -> torch.Tensor:
+    """The softmax of each row of attention scores. A row that attends to nothing is 0.
+
+    Args:
+        scores: of shape (..., L, S).
+        has_mask: whether a mask was applied, so that a row may attend to nothing.
+    """
+    if not has_mask:
         return torch.softmax(scores, -1)
-    scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
-    # A fully masked row is 0 / 0.
-    return torch.nan_to_num(torch.softmax(scores, -1), nan=0.0)
+    # The softmax of a fully masked row is 0 / 0, and so is its derivative.
+    is_empty = (scores == -math.inf).all(-1, keepdim=True)
+    return torch.softmax(scores.masked_fill(is_empty, 0.0), -1).masked_fill(is_empty, 0.0)
 
 
 TABLE.register(

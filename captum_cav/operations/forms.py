@@ -89,13 +89,13 @@ class Form(Handoff):
     Args:
         what: what the tensor is.
         before: the earlier tensor.
-        operation: the operation that made the tensor.
-        parts: the arguments of the operation that depend on the earlier tensor, each with its form. None as a form
-            means that the argument is the earlier tensor.
+        call: the operation that made the tensor, as a function of the earlier tensor.
         version: the version of the tensor. If it has another version, the model wrote into it, and the form is void.
         dims: the dimensions over which the form sums.
         of: the form of the tensor that is summed, if the form belongs to this one tensor only.
         by: the tensor by which another tensor was shifted.
+        is_shifted: whether the form is ``k x + b`` with ``b`` other than 0. The number ``b`` counts as a constant
+            until a function of each element follows, to which the number then belongs.
         is_reversed: whether a score is squashed with the opposite sign.
         moves: the operations that moved or picked elements of a squashed score, in this order.
     """
@@ -106,13 +106,13 @@ class Form(Handoff):
         self,
         what: What,
         before: torch.Tensor,
-        operation: Operation,
-        parts: Parts,
+        call: Call,
         version: int,
         *,
         dims: tuple[int, ...] = (),
         of: Form | None = None,
         by: torch.Tensor | None = None,
+        is_shifted: bool = False,
         is_reversed: bool = False,
         moves: tuple[Replay, ...] = (),
     ) -> None:
@@ -121,10 +121,10 @@ class Form(Handoff):
         self.dims = dims
         self.of = of
         self.by = by
+        self.is_shifted = is_shifted
         self.is_reversed = is_reversed
         self.moves = moves
-        self._operation = operation
-        self._parts = parts
+        self._call = call
         self._version = version
         self._version_before = version_of(before)
 
@@ -139,32 +139,14 @@ class Form(Handoff):
         return other is self.by or base_of(other) is self.by or base_of(self.by) is other
 
     def is_same_as(self, other: Form | None) -> bool:
-        """Whether two tensors were computed alike, so that they are equal."""
-        if self is other or other is None:
-            return self is other
-        one, two = self._operation, other._operation
-        return (
-            one.function is two.function
-            and len(one.args) == len(two.args)
-            and not (one.kwargs or two.kwargs)
-            and all(self._is_same_argument(a, b, other) for a, b in zip(one.args, two.args, strict=True))
+        """Whether two tensors were computed alike from the same tensor, so that they are equal."""
+        return self is other or (
+            other is not None and self.before is other.before and self._call.is_same_as(other._call)
         )
-
-    def _is_same_argument(self, a: Any, b: Any, other: Form) -> bool:
-        if a is b:
-            return True
-        if not (isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor)):
-            return bool(a == b)
-        forms = [form for tensor, form in self._parts if tensor is a]
-        others = [form for tensor, form in other._parts if tensor is b]
-        both = [*forms, *others]
-        if len(both) != 2 or not (isinstance(both[0], Form) and isinstance(both[1], Form)):
-            return False
-        return both[0].is_same_as(both[1])
 
     def replay(self) -> Replay:
         """Computes the tensor from the tensor before. The function keeps no tensor with a graph."""
-        return replay_of(self._operation, self._parts)
+        return self._call.replay()
 
     def logits(self) -> torch.Tensor:
         """What was squashed, in the shape of the squashed tensor."""
@@ -172,6 +154,79 @@ class Form(Handoff):
         for move in self.moves:
             logits = move(logits)
         return logits
+
+
+class _Slot(NamedTuple):
+    """The place of an argument that depends on the earlier tensor."""
+
+    replays: Replays | None
+
+
+class Call:
+    """An operation as a function of an earlier tensor.
+
+    Args:
+        operation: the operation.
+        parts: its arguments that depend on the earlier tensor, each with its form. None as a form means that the
+            argument is the earlier tensor.
+    """
+
+    def __init__(self, operation: Operation, parts: Parts) -> None:
+        def slot(value: Any) -> Any:
+            for tensor, replays in parts:
+                if value is tensor:
+                    return _Slot(replays)
+            # The call outlives the forward pass, so it must hold no tensor with a graph.
+            return value.detach() if isinstance(value, torch.Tensor) and value.requires_grad else value
+
+        # The operation itself is not stored, because it may hold a form that holds this call.
+        self._function, self._in_place = operation.function, operation.in_place
+        self._args = [slot(value) for value in operation.args]
+        self._kwargs = {key: slot(value) for key, value in operation.kwargs.items()} if operation.kwargs else {}
+
+    def is_same_as(self, other: Call) -> bool:
+        """Whether both are the same function of the earlier tensor."""
+        if self._function is not other._function or len(self._args) != len(other._args):
+            return False
+        if self._kwargs or other._kwargs:
+            return False
+        return all(_is_same(one, two) for one, two in zip(self._args, other._args, strict=True))
+
+    def replay(self) -> Replay:
+        """The function. It keeps no tensor with a graph."""
+        function, in_place = self._function, self._in_place
+        args = [_filler(value) for value in self._args]
+        kwargs = {key: _filler(value) for key, value in self._kwargs.items()}
+
+        def replay(x: torch.Tensor) -> torch.Tensor:
+            filled = [fill(x) for fill in args]
+            if in_place:
+                filled[0] = filled[0].clone()
+            output: torch.Tensor = function(*filled, **{key: fill(x) for key, fill in kwargs.items()})
+            return output
+
+        return replay
+
+
+def _filler(value: Any) -> Callable[[torch.Tensor], Any]:
+    """Gives an argument for a value of the earlier tensor."""
+    if not isinstance(value, _Slot):
+        return lambda x: value
+    return (lambda x: x) if value.replays is None else value.replays.replay()
+
+
+def _is_same(one: Any, two: Any) -> bool:
+    if isinstance(one, _Slot) and isinstance(two, _Slot):
+        both_forms = isinstance(one.replays, Form) and isinstance(two.replays, Form)
+        return one.replays.is_same_as(two.replays) if both_forms else one.replays is two.replays  # type: ignore
+    if isinstance(one, torch.Tensor) or isinstance(two, torch.Tensor):
+        return one is two
+    return bool(one == two)
+
+
+def replay_of(operation: Operation, parts: Parts) -> Replay:
+    """The operation as a function of an earlier tensor. See :class:`Call`."""
+    return Call(operation, parts).replay()
 
 
 def form_of(operation: Operation, value: Any, *among: What) -> Form | None:
@@ -199,6 +254,7 @@ def leave(
     dims: tuple[int, ...] = (),
     of: Form | None = None,
     by: torch.Tensor | None = None,
+    is_shifted: bool = False,
     is_reversed: bool = False,
     moves: tuple[Replay, ...] = (),
     view_of: torch.Tensor | None = None,
@@ -207,13 +263,24 @@ def leave(
 
     Args:
         operation: the operation.
-        what, before, parts, dims, of, by, is_reversed, moves: see :class:`Form`.
+        what, before, dims, of, by, is_shifted, is_reversed, moves: see :class:`Form`.
+        parts: see :class:`Call`.
         view_of: the tensor of which the output may be a view. Both then have one version.
     """
     written = operation.args[0] if operation.in_place else view_of
-    version = (0 if written is None else version_of(written)) + operation.in_place
+    if written is before and operation.in_place:
+        return  # The operation writes over the tensor before.
     operation.handoff = Form(
-        what, before, operation, parts, version, dims=dims, of=of, by=by, is_reversed=is_reversed, moves=moves
+        what,
+        before,
+        Call(operation, parts),
+        (0 if written is None else version_of(written)) + operation.in_place,
+        dims=dims,
+        of=of,
+        by=by,
+        is_shifted=is_shifted,
+        is_reversed=is_reversed,
+        moves=moves,
     )
 
 
@@ -229,47 +296,6 @@ class _Chain(NamedTuple):
 def chained(first: Replays, second: Replays | None) -> Replays:
     """One form after another: the second is in terms of the tensor that the first describes."""
     return first if second is None else _Chain(first, second)
-
-
-class _Slot:
-    """The place of a replayed tensor among the arguments."""
-
-    def __init__(self, replay: Replay | None) -> None:
-        self._replay = replay
-
-    def fill(self, x: torch.Tensor) -> torch.Tensor:
-        """The value of the argument if the earlier tensor is ``x``."""
-        return x if self._replay is None else self._replay(x)
-
-
-def replay_of(operation: Operation, parts: Parts) -> Replay:
-    """The operation as a function of an earlier tensor.
-
-    Args:
-        operation: the operation.
-        parts: the arguments that depend on the earlier tensor (see :class:`Form`).
-    """
-
-    def slot(value: Any) -> Any:
-        for tensor, form in parts:
-            if value is tensor:
-                return _Slot(None if form is None else form.replay())
-        return value.detach() if isinstance(value, torch.Tensor) else value
-
-    # The replay outlives the forward pass, so it must hold no argument that has a graph.
-    function, in_place = operation.function, operation.in_place
-    args = [slot(value) for value in operation.args]
-    kwargs = {key: slot(value) for key, value in operation.kwargs.items()}
-
-    def replay(x: torch.Tensor) -> torch.Tensor:
-        filled = [value.fill(x) if isinstance(value, _Slot) else value for value in args]
-        if in_place:
-            filled[0] = filled[0].clone()
-        options = {key: value.fill(x) if isinstance(value, _Slot) else value for key, value in kwargs.items()}
-        output: torch.Tensor = function(*filled, **options)
-        return output
-
-    return replay
 
 
 def completed(

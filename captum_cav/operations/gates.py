@@ -52,6 +52,8 @@ def shifted(operation: Operation, traits: Trait) -> Trait:
 def clipped(bounds: Callable[[Operation], tuple[Any, Any]]) -> Callable[[Operation, Trait], Trait]:
     """A tensor that was shifted up and is now clipped between 0 and a number is a hard sigmoid.
 
+    Both bounds may come in one operation, or each in an operation of its own. Exported graphs have two operations.
+
     Args:
         bounds: gives the lower and the upper bound of an operation. None for no bound.
     """
@@ -60,9 +62,27 @@ def clipped(bounds: Callable[[Operation], tuple[Any, Any]]) -> Callable[[Operati
         if Trait.SHIFTED_UP not in traits:
             return Trait.NONE
         low, high = bounds(operation)
-        return Trait.GATE if low == 0 and high is not None else Trait.NONE
+        if low is not None and low != 0:
+            return Trait.NONE
+        is_from_zero, is_capped = (
+            low is not None or Trait.NONNEGATIVE in traits,
+            high is not None or Trait.CAPPED in traits,
+        )
+        if is_from_zero and is_capped:
+            return Trait.GATE
+        return Trait.SHIFTED_UP | (Trait.NONNEGATIVE if is_from_zero else Trait.CAPPED)
 
     return find_gate
+
+
+def lower_bound(operation: Operation) -> tuple[Any, Any]:
+    """The bounds of an operation that clips from below. The bound is the second argument."""
+    return operation.argument(1, "min"), None
+
+
+def upper_bound(operation: Operation) -> tuple[Any, Any]:
+    """The bounds of an operation that clips from above. The bound is the second argument."""
+    return None, operation.argument(1, "max")
 
 
 def bounds_of(

@@ -81,12 +81,6 @@ def multiplied(operation: Operation, constant: Sequence[torch.Tensor]) -> Any:
     return operation.args[0].copy_(output) if overwritten else output
 
 
-def shared_matmul(a: torch.Tensor, b: torch.Tensor, shared: bool) -> torch.Tensor:
-    """A matrix product. If ``shared``, each factor carries half. Otherwise the one carrier carries everything."""
-    output = a @ b
-    return scaled(output, 0.5) if shared and output.requires_grad else output
-
-
 def division(operation: Operation) -> Any:
     """``a / b``: the divisor is a statistic and counts as a constant. The numerator carries everything."""
     a, b = operation.argument(0, "input"), operation.argument(1, "other")

@@ -58,7 +58,7 @@ def _winner(kind: Kind) -> OperationSpec:
         rule=winner_takes_all,
         is_as_is=True,
         derivative=Derivative.ALWAYS,
-        keeps=Trait.GATE | Trait.NONNEGATIVE,
+        keeps=Trait.GATE | Trait.WEIGHTS | Trait.NONNEGATIVE,
         kind=kind,
     )
 

@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from captum_cav.operations.elementwise import pass_through
-from captum_cav.operations.forms import Form, Replays, What, chained, completed, form_of, leave, replay_of
+from captum_cav.operations.forms import Form, Parts, Replays, What, chained, completed, form_of, leave, replay_of
 from captum_cav.propagation.operation import Operation
 from captum_cav.tensors import tensors_in
 
@@ -38,15 +38,16 @@ def function(operation: Operation) -> Operation | None:
     x = operation.argument(0, "input")
     if len(operation.sources) != 1 or len(tensors_in([*operation.args, *operation.kwargs.values()])) != 1:
         return None
-    base, replays, _ = base_of(operation, x)
+    base, replays, _, is_shifted = base_of(operation, x)
     leave(operation, What.ELEMENTWISE, base, ((x, replays),))
-    return None if replays is None else _passing_to(operation, base, ((x, replays),))
+    return _passing_to(operation, base, ((x, replays),)) if is_shifted else None
 
 
 def scaled(operation: Operation, x: torch.Tensor) -> None:
     """Leave the form of a tensor times a number."""
-    base, replays, is_affine = base_of(operation, x)
-    leave(operation, What.AFFINE if is_affine else What.ELEMENTWISE, base, ((x, replays),))
+    base, replays, is_affine, is_shifted = base_of(operation, x)
+    what = What.AFFINE if is_affine else What.ELEMENTWISE
+    leave(operation, what, base, ((x, replays),), is_shifted=is_shifted)
 
 
 def negative(operation: Operation) -> Operation | None:
@@ -56,27 +57,27 @@ def negative(operation: Operation) -> Operation | None:
 
 
 def shifted(operation: Operation, x: torch.Tensor) -> Operation | None:
-    """A tensor plus a number."""
-    base, replays, is_affine = base_of(operation, x)
-    if replays is None:
-        leave(operation, What.AFFINE, x, ((x, None),), dims=tuple(range(x.dim())))
+    """A tensor plus a number. Behind an activation the number belongs to the activation."""
+    base, replays, is_affine, _ = base_of(operation, x)
+    if is_affine:
+        dims = tuple(range(x.dim())) if replays is None else ()
+        leave(operation, What.AFFINE, base, ((x, replays),), dims=dims, is_shifted=True)
         return None
-    scaled(operation, x)
-    return None if is_affine else _passing_to(operation, base, ((x, replays),))
+    leave(operation, What.ELEMENTWISE, base, ((x, replays),))
+    return _passing_to(operation, base, ((x, replays),))
 
 
 def of_two(operation: Operation, a: torch.Tensor, b: torch.Tensor) -> Operation | None:
-    """A sum, a difference or a product of two functions of the same tensor."""
-    base, of_a, _ = base_of(operation, a)
-    other, of_b, _ = base_of(operation, b)
+    """A sum, a difference, a product or a quotient of two functions of the same tensor."""
+    base, of_a, _, a_is_shifted = base_of(operation, a)
+    other, of_b, _, b_is_shifted = base_of(operation, b)
     if base is not other or a is b:
         return None
     parts = ((a, of_a), (b, of_b))
     leave(operation, What.ELEMENTWISE, base, parts)
-    if operation.name != "mul" or operation.is_gate(a) == operation.is_gate(b):
-        return _passing_to(operation, base, parts)
-    if operation.in_place:
-        return None
+    is_gated = operation.name in ("mul", "div") and operation.is_gate(a) != operation.is_gate(b)
+    if operation.in_place or not is_gated:
+        return _passing_to(operation, base, parts) if a_is_shifted or b_is_shifted else None
     of_gate, of_x = (of_a, of_b) if operation.is_gate(a) else (of_b, of_a)
     is_silu = isinstance(of_gate, Form) and of_gate.what is What.SIGMOID and not of_gate.is_reversed and of_x is None
     activation = completed(operation, F.silu if is_silu else F.gelu, base, replay_of(operation, parts))
@@ -85,20 +86,22 @@ def of_two(operation: Operation, a: torch.Tensor, b: torch.Tensor) -> Operation 
     return activation
 
 
-def base_of(operation: Operation, x: Any) -> tuple[Any, Replays | None, bool]:
+def base_of(operation: Operation, x: Any) -> tuple[Any, Replays | None, bool, bool]:
     """The tensor of whose elements a tensor is a function.
 
     Returns:
-        The tensor before; the function, or None if both tensors are the same; whether the function is ``k x + b``.
+        The tensor before; the function, or None if both tensors are the same; whether the function is ``k x + b``;
+        whether a number is added inside.
     """
     form = form_of(operation, x, *_FORMS)
     if form is None or form.moves:
-        return x, None, True
-    base, replays, is_affine = base_of(operation, form.before)
-    return base, form if replays is None else chained(replays, form), is_affine and form.what is What.AFFINE
+        return x, None, True, False
+    base, replays, is_affine, is_shifted = base_of(operation, form.before)
+    function = form if replays is None else chained(replays, form)
+    return base, function, is_affine and form.what is What.AFFINE, is_shifted or form.is_shifted
 
 
-def _passing_to(operation: Operation, base: torch.Tensor, parts: Any) -> Operation | None:
+def _passing_to(operation: Operation, base: torch.Tensor, parts: Parts) -> Operation | None:
     """The operation, with contributions that pass to the beginning of the function."""
     if operation.in_place:
         return None

@@ -110,7 +110,7 @@ def _squashed(
 
 def _of_each_element(operation: Operation, fused: Callable[..., Any], form: Form, parts: Parts) -> Operation | None:
     """A function of each element that an operation completes. See :func:`_squashed`."""
-    base, before, _ = written_activations.base_of(operation, form.before)
+    base, before, *_ = written_activations.base_of(operation, form.before)
     return completed(operation, fused, base, replay_of(operation, _behind(before, parts)))
 
 
@@ -359,16 +359,15 @@ def quotient(operation: Operation) -> Operation | None:
         _leave_weighted(operation, a, b)
         return None
     form = form_of(operation, b)
-    if form is None:
-        return None
-    if form.what is What.SUM_OF_EXPONENTIALS:
+    if form is not None and form.what is What.SUM_OF_EXPONENTIALS:
         return _softmax(operation, a, b, form)
-    if form.what is What.ONE_PLUS_EXPONENTIAL:
+    if form is not None and form.what in _INVERSES:
+        return norm(operation, a, b, form, b.detach().reciprocal())
+    if form is not None and form.what is What.ONE_PLUS_EXPONENTIAL:
         exponentials = form_of(operation, a, What.EXPONENTIAL)
-        if exponentials is None or not exponentials.is_same_as(form.of):
-            return None
-        return _squashed(operation, What.SIGMOID, torch.sigmoid, form, ((a, exponentials), (b, form)))
-    return norm(operation, a, b, form, b.detach().reciprocal()) if form.what in _INVERSES else None
+        if exponentials is not None and exponentials.is_same_as(form.of):
+            return _squashed(operation, What.SIGMOID, torch.sigmoid, form, ((a, exponentials), (b, form)))
+    return written_activations.of_two(operation, a, b) if len(operation.sources) == 2 else None
 
 
 def _leave_weighted(operation: Operation, x: torch.Tensor, factor: Any) -> None:

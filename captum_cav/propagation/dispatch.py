@@ -41,7 +41,6 @@ OnUnknown: TypeAlias = Literal["error", "gradient", "note"]
 _DEFAULT = "default"
 # Types of arguments that contain no tensors.
 _PLAIN = frozenset([int, float, bool, str, type(None), torch.dtype, torch.device])
-_NESTED = (tuple, list)
 
 
 class Propagation(TorchFunctionMode):
@@ -135,11 +134,12 @@ class Propagation(TorchFunctionMode):
                     name = self._treatments[func].name or getattr(func, "__name__", None) or func
                     raise unknown.unseen(value, f"reached {name!r}", self.where())
                 return value.detach()
-        elif value.__class__ in _NESTED:
+        elif isinstance(value, (tuple, list)):
             if _PLAIN.issuperset([item.__class__ for item in value]):
                 return value
             admitted = [item if item.__class__ in _PLAIN else self._admit(item, sources, func) for item in value]
-            return type(value)(admitted)
+            # Exported graphs have lists of a class of their own.
+            return tuple(admitted) if isinstance(value, tuple) else admitted
         return value
 
     def _passes_unchanged(self, role: Role, args: tuple[Any, ...]) -> bool:

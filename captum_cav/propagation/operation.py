@@ -13,7 +13,7 @@ import torch
 
 from captum_cav.errors import UnsupportedOperationError
 from captum_cav.propagation.constant_shares import OperationShares
-from captum_cav.propagation.marks import Handoff, get_mark
+from captum_cav.propagation.marks import Handoff, Mark, get_mark, set_mark
 from captum_cav.propagation.saved_values import SavedValue
 from captum_cav.propagation.trace import Trace
 from captum_cav.propagation.traits import Trait
@@ -413,6 +413,21 @@ class Operation:
         """A tensor as a constant, such as a gate or a statistic. No contributions pass through the tensor."""
         self.detached |= {id(tensor)}
         return tensor.detach()
+
+    def mark_like(self, source: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor that a rule computed from another tensor, for use in :meth:`decompose`.
+
+        Args:
+            source: the other tensor.
+            tensor: the computed tensor.
+
+        Returns:
+            The computed tensor.
+        """
+        mark = get_mark(source, self._engine.trace.run)
+        if mark is not None:
+            set_mark(tensor, Mark(mark.run, mark.taps, Trait.NONE.value))
+        return tensor
 
     def without_inputs(self, value: Any) -> Any:
         """A (nested) argument in which zeros replace every tensor that depends on the inputs, except for integers."""

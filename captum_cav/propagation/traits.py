@@ -31,3 +31,5 @@ class Trait(enum.Flag):
     SHIFTED_UP = enum.auto()
     #: The logarithm of a probability, or computed from such numbers alone.
     LOG_PROBABILITY = enum.auto()
+    #: A positive number was added, and then the values were clipped from above.
+    CAPPED = enum.auto()

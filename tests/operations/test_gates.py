@@ -15,7 +15,7 @@ from captum_cav.propagation.traits import Trait
 from tests.propagation.engine import Pass
 
 NONE, GATE, NONNEGATIVE, RECIPROCAL = Trait.NONE, Trait.GATE, Trait.NONNEGATIVE, Trait.RECIPROCAL
-BOUNDED, SHIFTED_UP = Trait.BOUNDED, Trait.SHIFTED_UP
+BOUNDED, SHIFTED_UP, CAPPED = Trait.BOUNDED, Trait.SHIFTED_UP, Trait.CAPPED
 X, CONSTANT = "a tensor of the pass", torch.tensor([2.0])
 
 
@@ -81,13 +81,20 @@ def test_one_and_a_bounded_function_are_a_gate(traits: Trait, args: tuple[Any, .
     [
         (SHIFTED_UP, (0, 6), GATE),
         (SHIFTED_UP | NONNEGATIVE, (0.0, 1.0), GATE),
-        (SHIFTED_UP, (0, None), NONE),
-        (SHIFTED_UP, (None, 6), NONE),
+        (SHIFTED_UP, (0, None), SHIFTED_UP | NONNEGATIVE),
+        (SHIFTED_UP, (None, 6), SHIFTED_UP | CAPPED),
+        (SHIFTED_UP | NONNEGATIVE, (None, 6), GATE),
+        (SHIFTED_UP | CAPPED, (0, None), GATE),
+        (SHIFTED_UP | CAPPED, (0.5, None), NONE),
+        (NONNEGATIVE, (None, 6), NONE),
         (SHIFTED_UP, (-1, 1), NONE),
         (NONE, (0, 6), NONE),
         (BOUNDED, (0, 6), NONE),
     ],
-    ids=["hard sigmoid", "of floats", "no top", "no bottom", "from -1", "not shifted", "bounded"],
+    ids=[
+        *["hard sigmoid", "of floats", "no top", "no bottom", "top at last", "bottom at last", "bottom above 0"],
+        *["relu6", "from -1", "not shifted", "bounded"],
+    ],
 )
 def test_what_was_shifted_up_and_is_clipped_from_zero_is_a_gate(
     traits: Trait, bounds: tuple[Any, Any], expected: Trait
@@ -116,6 +123,10 @@ GATES = {
     "hard sigmoid by relu6": lambda x: F.relu6(x + 3),
     "hard sigmoid by clamp": lambda x: torch.clamp(x + 3, 0, 6),
     "hard sigmoid by hardtanh": lambda x: F.hardtanh(x + 3, 0.0, 6.0),
+    "hard sigmoid of exported graphs": lambda x: torch.clamp(torch.clamp(x + 3, 0), None, 6),
+    "hard sigmoid by bounds": lambda x: torch.clamp_max(torch.clamp_min(x + 3, 0), 6),
+    "hard sigmoid by bounds, the upper one first": lambda x: torch.clamp_min(torch.clamp_max(x + 3, 6), min=0),
+    "hard sigmoid by relu": lambda x: torch.relu(x + 3).clamp(max=6),
     "reciprocal power": lambda x: x**-2,
     "power of a number": lambda x: 2.0**x,
     "gate times a number": lambda x: (1 + torch.tanh(x)) / 2,
@@ -127,6 +138,9 @@ NO_GATES = {
     "relu6": F.relu6,
     "relu6 of x - 3": lambda x: F.relu6(x - 3),
     "clamp without top": lambda x: torch.clamp(x + 3, min=0),
+    "clamp without bottom": lambda x: torch.clamp(x + 3, max=6),
+    "relu with a top": lambda x: torch.relu(x).clamp(max=6),
+    "shifted twice": lambda x: torch.clamp(torch.relu(x + 3) - 1, max=6),
     "hardtanh": F.hardtanh,
     "square": lambda x: x**2,
     "x + 1": lambda x: x + 1,

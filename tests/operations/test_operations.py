@@ -112,7 +112,7 @@ def test_the_slope_at_zero_is_the_limit(name: str) -> None:
 
     def cancelling(u: torch.Tensor) -> torch.Tensor:
         # The two cancel before the activation, so each contributes its coefficient, up to its sign.
-        return function(u[:, 0] - u[:, 1]) + 1
+        return function(u[:, 0] - u[:, 1]) + torch.ones(1, dtype=u.dtype)
 
     contributions = InputCAV(cancelling, normalize=None).attribute(torch.ones(1, 2, dtype=torch.float64))
     expected = torch.tensor([[slope, -slope]], dtype=torch.float64)

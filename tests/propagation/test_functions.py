@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -55,6 +55,24 @@ def test_functional_operations_have_the_maps_of_modules() -> None:
     for layer in ("stem", "branch", "head"):
         with raising(LayerError, ValueError, rf"layer '{layer}' was not reached by the forward pass", net):
             LayerCAV(net, layer).attribute(x, 1)
+
+
+class Pair(NamedTuple):
+    first: torch.Tensor
+    second: torch.Tensor
+
+
+class Tensors(list[torch.Tensor]):
+    pass
+
+
+@pytest.mark.parametrize(
+    "group", [tuple, Tensors, lambda pair: Pair(*pair)], ids=["tuple", "class of a list", "named tuple"]
+)
+def test_tensors_are_found_in_every_tuple_and_list(group: Callable[[list[torch.Tensor]], Any]) -> None:
+    x = fixed(2, 4)
+    expected = InputCAV(lambda x: torch.cat([x, x.sin()], 1)).attribute(x, 5)
+    assert torch.equal(InputCAV(lambda x: torch.cat(group([x, x.sin()]), 1)).attribute(x, 5), expected)
 
 
 def cubes(x: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,7 @@ from captum_cav.errors import (
 )
 from tests.support.attributions import check_same_as
 from tests.support.errors import raising
-from tests.support.small_networks import net_around, samples, small_net
+from tests.support.small_networks import Apply, net_around, samples, small_net
 from tests.support.tensors import assert_same
 from tests.support.traces import InjectedError, inject
 
@@ -428,3 +428,14 @@ class TestGraphs:
         found, delta = InputCAV(program.module()).attribute(X, 2, return_convergence_delta=True)
         torch.testing.assert_close(found, InputCAV(net()).attribute(X, 2), rtol=1e-9, atol=1e-12)
         assert delta.abs().max() < 1e-12
+
+    def test_an_exported_model_that_keeps_its_modules_has_the_same_maps(self) -> None:
+        """Its graphs have lists of a class of their own."""
+        model = nn.Sequential()
+        model.add_module("branches", Apply(lambda x: torch.cat([x, torch.sin(x)], 1)))
+        model.add_module("head", nn.Linear(8, 3))
+        x = samples()
+        unflattened = torch.export.unflatten(torch.export.export(model, (x,)))
+        assert torch.equal(InputCAV(unflattened).attribute(x, 1), InputCAV(model).attribute(x, 1))
+        found = LayerCAV(unflattened, "branches").attribute(x, 1)
+        assert torch.equal(found, LayerCAV(model, "branches").attribute(x, 1))

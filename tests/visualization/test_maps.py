@@ -24,6 +24,10 @@ from captum_cav.visualization import resize_map, spatial_map
         ((1, 197, 8), (224, 224), (1, 14, 14)),
         ((1, 198, 8), (224, 224), (1, 14, 14)),
         ((1, 1 + 7 * 14, 8), (224, 448), (1, 7, 14)),
+        # Register tokens: 5 + 25 tokens would make a grid of 5 x 6, too, and 4 + 16 one of 4 x 5.
+        ((1, 5 + 25, 8), (224, 224), (1, 5, 5)),
+        ((1, 4 + 16, 8), (224, 224), (1, 4, 4)),
+        ((1, 30, 8), (200, 240), (1, 5, 6)),
     ],
     ids=str,
 )
