@@ -70,7 +70,8 @@ class SignWarning(ScoreWarning):
     """Positive numbers in a map lowered the score, and negative numbers raised the score.
 
     This happens if the score is negative, or if a squashing function such as a sigmoid is the last operation and the
-    number before it is negative. The text is the same for all maps, and Python names the line that asked for the map.
+    number before it is negative. It may happen if a score was computed from such a function in a way that cannot be
+    followed. The text is the same for all maps, and Python names the line that asked for the map.
     So Python shows the warning once for each such line, unless its filters say something else.
     """
 

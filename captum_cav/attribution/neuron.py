@@ -14,7 +14,7 @@ from captum_cav.attribution.contributions import ContributionAttribution, chosen
 from captum_cav.attribution.input_checks import check_arguments
 from captum_cav.attribution.options import Normalize, OnUnknown, Rules, check_options
 from captum_cav.attribution.scores import SelectedScores
-from captum_cav.attribution.squashing import squashing_of
+from captum_cav.attribution.squashing import is_hidden, squashing_of
 from captum_cav.captum_internals import select_neuron
 from captum_cav.propagation.forward import Forward
 from captum_cav.propagation.hooks import Site
@@ -126,7 +126,9 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
             neuron = select_neuron(values, selector)
         selected = SelectedScores(neuron, torch.zeros_like(neuron.detach()), values[0])
         squashing = squashing_of(values[0], passed.trace.run)
-        if squashing is None or callable(selector) or not all(squashing.lies_behind([0], passed.trace.run)):
+        if squashing is None:
+            return selected._replace(is_hidden=is_hidden(values[0], passed.trace.run))
+        if callable(selector) or not all(squashing.lies_behind([0], passed.trace.run)):
             return selected
         indices = selector if isinstance(selector, tuple) else (selector,)
         slopes = squashing.slopes(neuron, passed.trace)[(slice(None), *indices)].reshape(len(neuron), -1)

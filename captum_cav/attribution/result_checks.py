@@ -49,7 +49,14 @@ def check_scores(
             ScoreWarning,
             stacklevel=checks.users_level(),
         )
-    if any_turned:
+    if scores.is_hidden:
+        warnings.warn(
+            f"{what} computed from a sigmoid, a softmax or the like in a way that cannot be followed. Positive numbers "
+            "of the map may have lowered it; let forward_func return the numbers before that function.",
+            SignWarning,
+            stacklevel=checks.users_level(),
+        )
+    elif any_turned:
         warnings.warn(_sign_message(what, scores, normalize), SignWarning, stacklevel=checks.users_level())
 
 

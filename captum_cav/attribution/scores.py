@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 import torch
 
 from captum_cav import checks
-from captum_cav.attribution.squashing import Squashing, refuse_hidden, squashing_of
+from captum_cav.attribution.squashing import Squashing, is_hidden, refuse_hidden, squashing_of
 from captum_cav.captum_internals import select_scores
 from captum_cav.errors import TargetError
 from captum_cav.propagation.forward import Forward
@@ -28,6 +28,7 @@ class SelectedScores(NamedTuple):
             score. If it is negative, the function turns the signs of all contributions round. None if there is no such
             function, or if no explained layer lies before it.
         can_turn_back: whether one logit for each sample has all contributions of the explained layers.
+        is_hidden: whether the scores were computed from a squashing function whose logits cannot be found.
     """
 
     values: torch.Tensor
@@ -35,6 +36,7 @@ class SelectedScores(NamedTuple):
     output: torch.Tensor
     slopes: torch.Tensor | None = None
     can_turn_back: bool = False
+    is_hidden: bool = False
 
 
 def select_target(
@@ -111,7 +113,9 @@ def select_passed(passed: Forward, target: Any, score: Score, chosen: Sequence[i
     output = checks.check_output(passed.output)
     with torch.enable_grad():
         selected = select_target(output, target, score, squashing)
-    if squashing is None or score != "output":
+    if squashing is None:
+        return selected._replace(is_hidden=is_hidden(passed.output, run))
+    if score != "output":
         return selected
     behind = squashing.lies_behind(chosen, run)
     if not any(behind):

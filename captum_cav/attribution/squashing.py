@@ -18,7 +18,8 @@ from captum_cav.propagation.marks import get_mark
 from captum_cav.propagation.trace import Trace
 from captum_cav.propagation.traits import Trait
 
-_PROBABILITY: int = (Trait.GATE | Trait.LOG_PROBABILITY).value
+_SQUASHED: int = Trait.SQUASHED.value
+_GATE: int = Trait.GATE.value
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,21 @@ def squashing_of(output: Any, run: object) -> Squashing | None:
     return None
 
 
+def is_hidden(output: Any, run: object) -> bool:
+    """Whether an output was computed further from a squashing function that lies behind the explained layers.
+
+    Args:
+        output: what the model returned, without a :class:`Squashing`.
+        run: the identity of the pass.
+    """
+    return _has_trait(output, run, _SQUASHED)
+
+
+def _has_trait(output: Any, run: object, traits: int) -> bool:
+    mark = get_mark(output, run) if isinstance(output, torch.Tensor) else None
+    return mark is not None and bool(mark.traits & traits)
+
+
 def refuse_hidden(output: Any, run: object, score: str) -> None:
     """Refuse to look for logits behind an output that was computed further from a squashing function.
 
@@ -132,8 +148,7 @@ def refuse_hidden(output: Any, run: object, score: str) -> None:
     Raises:
         ModelError: if the output was computed from a squashing function.
     """
-    mark = get_mark(output, run) if isinstance(output, torch.Tensor) else None
-    if mark is not None and mark.traits & _PROBABILITY:
+    if _has_trait(output, run, _SQUASHED | _GATE):
         raise ModelError(
             f'score="{score}" needs what the last squashing function takes, but the output was computed further from '
             "such a function (as 2 * sigmoid(z) - 1 is), or the explained layers lie behind the function; let "

@@ -40,7 +40,9 @@ class _Watching(Propagation):
         return True
 
     def apply_rule(self, operation: Operation, rule: Surrogate, why: str, module: torch.nn.Module | None) -> Any:
-        """The operation's value, differentiated as torch does."""
+        """The operation's value, differentiated as torch does. The Python body of a function is watched, too."""
+        if operation.spec.rule is Operation.decompose_body:
+            return super().apply_rule(operation, operation.spec.rule, why, module)
         with self.paused():
             return operation.value()
 

@@ -291,7 +291,8 @@ def test_log_odds_behind_a_reshaping() -> None:
 @pytest.mark.parametrize("normalize", ["abs", None])
 def test_without_a_squashing_function_the_logit_is_the_output(model: Function, normalize: Any) -> None:
     for target in range(4):
-        found = InputCAV(model, score="logit", normalize=normalize).attribute(INPUTS + 2, target)
+        with no_warnings():
+            found = InputCAV(model, score="logit", normalize=normalize).attribute(INPUTS + 2, target)
         torch.testing.assert_close(
             found, InputCAV(model, normalize=normalize).attribute(INPUTS + 2, target), equal_nan=True
         )
@@ -307,6 +308,19 @@ HIDDEN: dict[str, Function] = {
     "negative log-likelihood by hand": lambda z: -(z - torch.logsumexp(z, 1, keepdim=True)),
     "a mean of log-probabilities": lambda z: (torch.log_softmax(z, 1) + torch.log_softmax(2 * z, 1)) / 2,
     "root": lambda z: torch.softmax(z, 1).sqrt(),
+    "log(p + epsilon)": lambda z: torch.log(torch.softmax(z, 1) + 1e-9),
+    "log1p(-p)": lambda z: torch.log1p(-torch.sigmoid(z)),
+    "two classes of one logit": lambda z: torch.stack([1 - torch.sigmoid(z[:, 0]), torch.sigmoid(z[:, 0])], 1),
+    "joined heads": lambda z: torch.cat([torch.sigmoid(z[:, :2]), torch.sigmoid(z[:, 2:])], 1),
+    "in place": lambda z: z.sigmoid_(),
+    "(1 + tanh(z / 2)) / 2": lambda z: (1 + torch.tanh(z / 2)) / 2,
+    "-softplus(-z)": lambda z: -F.softplus(-z),
+    "exp": torch.exp,
+    "softplus": F.softplus,
+    "hardsigmoid": F.hardsigmoid,
+    "probit": torch.special.ndtr,
+    "log of probit": torch.special.log_ndtr,
+    "sum over the classes": lambda z: torch.sigmoid(z).cumsum(1),
 }
 
 
@@ -315,7 +329,11 @@ HIDDEN: dict[str, Function] = {
 def test_a_function_that_cannot_be_seen_through_is_named(model: Function, score: Any) -> None:
     with pytest.raises(ModelError, match=rf'score="{score}" needs what the last squashing function takes'):
         InputCAV(lambda x: model(head(x)), score=score).attribute(INPUTS, 1)
-    InputCAV(lambda x: model(head(x)), score="output", normalize=None).attribute(INPUTS, 1)
+    said = "the score is computed from a sigmoid, a softmax or the like in a way that cannot be followed"
+    for normalize in ("score", "abs", None):
+        with pytest.warns(SignWarning, match=said) as caught:
+            InputCAV(lambda x: model(head(x)), score="output", normalize=normalize).attribute(INPUTS, 1)
+        assert len(caught) == 1
 
 
 def test_contributions_with_a_graph_are_refused() -> None:
