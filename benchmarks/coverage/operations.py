@@ -705,9 +705,13 @@ CASES: dict[str, tuple[Function, Function]] = {
 
 
 def score(y: torch.Tensor) -> torch.Tensor:
-    """A sum in which no two outputs have the same weight, and a constant."""
-    positions = torch.arange(1.0, y.numel() + 1, dtype=torch.float64, device=y.device).reshape(y.shape)
-    return ((y * positions.sin()).sum() + 3).reshape(1)
+    """A sum in which no two outputs have the same weight, and a constant.
+
+    This is a linear layer. In an elementwise product with a constant of its shape, an output that is a gate would be a
+    constant.
+    """
+    positions = torch.arange(1.0, y.numel() + 1, dtype=torch.float64, device=y.device)
+    return F.linear(y.reshape(1, -1), positions.sin()) + 3
 
 
 def compare(function: Function, by_hand: Function, x: torch.Tensor = X) -> tuple[float, float, float, float]:

@@ -9,7 +9,8 @@ operation:
 * elementwise functions: output over input;
 * products: all to the factor that is no *weight* where exactly one is, else one half to each factor that depends on
   the input. Weights are what sigmoid, softmax, exponentials, reciprocals and negative powers return, sigmoids written
-  out with tanh, erf or clipping, and what is made of weights;
+  out with tanh, erf or clipping, and what is made of weights. The product of a weight and a constant is a constant
+  where the constant is one of each sample: one of a batched matrix product, or one that is not broadcast;
 * quotients: all to the dividend; solutions of linear systems: all to the right-hand side; samples: all to what is
   sampled.
 
@@ -268,6 +269,18 @@ class _Operation:
                 return True
         return self.name in PRESERVING and all(self.weights.values())
 
+    def is_constant(self) -> bool:
+        """Whether a weight is multiplied with a constant of each sample, and nothing else depends on the input."""
+        factors = PRODUCTS.get(self.name, ())
+        if len(self.sources) != 1 or not all(self.weights.values()) or not self.sources.keys() <= set(factors):
+            return False
+        (constant,) = (self.values[position] for position in factors if position not in self.sources)
+        if self.name in ("bmm", "baddbmm"):
+            return True
+        if self.name != "mul" or not isinstance(constant, torch.Tensor) or not constant.is_floating_point():
+            return False
+        return constant.dim() > 1 and constant.shape == self.run().shape
+
     def _number(self, position: int) -> float:
         value = self.values[position]
         return float(value) if isinstance(value, (int, float)) else 0.0
@@ -431,6 +444,8 @@ class _Graph:
             return
         if node.target is operator.getitem:
             self._weight[node] = operation.weights[0]
+        elif operation.is_constant():
+            return
         elif operation.name not in CONSTANTS:
             if operation.name not in KNOWN:
                 raise operation.unknown()

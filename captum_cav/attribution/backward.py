@@ -28,6 +28,7 @@ class Propagated:
             shape (N,); times ``scale``. Empty if nobody asked for them.
         independent: the positions of the explained layers that the scores do not depend on.
         scale: a factor that keeps small numbers of half precision apart from 0; None stands for 1.
+        weighed: an operation in which a gate weighs nothing but constants, for messages; None if there is none.
     """
 
     seeds: torch.Tensor
@@ -35,6 +36,7 @@ class Propagated:
     deltas: list[torch.Tensor]
     independent: list[int]
     scale: torch.Tensor | None
+    weighed: str | None
 
     def unscaled(self) -> tuple[list[tuple[torch.Tensor, ...]], list[torch.Tensor]]:
         """Contributions and deltas in their own unit, without a graph."""
@@ -80,7 +82,7 @@ def propagate(
     if normalize == "abs" and scores.slopes is not None and scores.can_turn_back:
         seeds = torch.where(scores.slopes < 0, -seeds, seeds)
     if not scores.values.requires_grad and not materialize:
-        return Propagated(seeds, [], [], list(range(len(chosen))), scale)
+        return Propagated(seeds, [], [], list(range(len(chosen))), scale, passed.trace.weighed)
     # An operation may have its samples in any dimension, so sums cannot be taken sample by sample. All sums are linear
     # in the seeds instead: the part of a sample is its seed times the derivative of the sum with respect to that seed.
     by_sample = with_delta and len(seeds) > 1
@@ -107,7 +109,7 @@ def propagate(
         for place, parts in enumerate(coefficients)
         if not materialize and all(coefficient is None for coefficient in parts)
     ]
-    return Propagated(seeds, contributions, deltas, independent, scale)
+    return Propagated(seeds, contributions, deltas, independent, scale, passed.trace.weighed)
 
 
 def seeds_of(scores: torch.Tensor, normalize: Normalize, scale: float | torch.Tensor = 1.0) -> torch.Tensor:

@@ -106,7 +106,7 @@ def check_contributions(
         ModelError: names the layers or the samples.
     """
     if found.independent:
-        refuse_independent(", ".join(names[place] for place in found.independent))
+        refuse_independent(", ".join(names[place] for place in found.independent), found.weighed)
     # Ratios to a score of 0 are not finite. A warning has told about that score.
     if bool(torch.isfinite(found.seeds).all()):
         for name, parts in zip(names, found.contributions, strict=True):
@@ -114,15 +114,23 @@ def check_contributions(
                 checks.check_finite_results(f"the contributions at {name} are", part, model, args)
 
 
-def refuse_independent(name: str) -> NoReturn:
+def refuse_independent(name: str, weighed: str | None) -> NoReturn:
     """Refuse to explain a score that has no contributions of a layer.
 
     Args:
         name: of the layer, such as ``"layer 'features.3'"``.
+        weighed: an operation in which a gate weighs nothing but constants, or None if there is none.
 
     Raises:
         ModelError: always.
     """
+    if weighed is not None:
+        raise ModelError(
+            f"the score does not depend on {name} by anything that carries contributions. In {weighed} a gate, such as "
+            "attention weights or a sigmoid, multiplies only constants: under these rules a gate is a constant, and so "
+            'is that product. If this is why, pass rules="attnlrp", with which gates carry. Otherwise the score is '
+            "computed before the layer, under torch.no_grad(), from detached tensors, or the layer weighs only."
+        )
     raise ModelError(
         f"the score does not depend on {name} by anything that carries contributions (it is computed before the layer, "
         "under torch.no_grad(), from detached tensors, or weighs only: gates and attention weights carry nothing)."

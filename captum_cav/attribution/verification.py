@@ -155,7 +155,7 @@ def verify(
     )
     selected = select_passed(passed, arguments.targets[0], score, [0])
     if not selected.values.requires_grad:
-        refuse_independent("what is explained")
+        refuse_independent("what is explained", passed.trace.weighed)
     unexplained, absolute = _audit(passed, selected)
     with torch.no_grad():
         plain = model(*checks.copied(arguments.inputs), *arguments.additional)

@@ -114,7 +114,9 @@ _SOFTMAX = _POSITIVE_GATE | Trait.WEIGHTS
 
 
 def _elementwise(rule: Surrogate, **more: Any) -> OperationSpec:
-    return OperationSpec(rule=rule, **{"recognise": written_activations.function, **more})
+    is_activation = "kind" in more
+    recognise = written_activations.activation if is_activation else written_activations.function
+    return OperationSpec(rule=rule, **{"recognise": recognise, **more})
 
 
 def _limited(limit: float, **more: Any) -> OperationSpec:
@@ -157,7 +159,7 @@ TABLE.register("selu", _limited(1.0507009873554805 * 1.6732632423543772, kind=Ki
 TABLE.register("gelu hardswish", _limited(0.5, kind=Kind.ACTIVATION))
 TABLE.register("silu", _elementwise(silu, kind=Kind.ACTIVATION))
 TABLE.register("mish", _limited(math.tanh(math.log(2.0)), kind=Kind.ACTIVATION))
-TABLE.register("softplus", _passed(kind=Kind.ACTIVATION, makes=_POSITIVE_GATE))
+TABLE.register("softplus", _passed(kind=Kind.ACTIVATION, makes=_POSITIVE_GATE, recognise=written_activations.function))
 TABLE.register("threshold|_threshold", _passed(kind=Kind.ACTIVATION))
 
 # With a limit of f(x) / x at 0.

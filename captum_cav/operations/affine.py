@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from captum_cav.operations.products import product
 from captum_cav.operations.table import TABLE
+from captum_cav.operations.weighing import weighed_by_batch_index, weighed_in_batches, weighed_in_bilinear
 from captum_cav.propagation.operation import Derivative, Kind, Operation, OperationSpec, Surrogate
 from captum_cav.propagation.traits import Trait
 
@@ -133,7 +134,7 @@ def _scale_outputs(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 def _view_product(operation: Operation) -> AffineView | None:
     """A product of a carrier and a weight, in either order."""
     operands = [value for value in (*operation.args, *operation.kwargs.values()) if isinstance(value, torch.Tensor)]
-    if len(operation.sources) != 1 or len(operands) != 2 or operation.in_place:
+    if len(operation.sources) != 1 or len(operands) != 2 or operation.in_place or operation.weighs_constants:
         return None
     (x,), function = operation.sources, operation.function
     equation = [value for value in operation.args if not isinstance(value, torch.Tensor)]  # Only einsum has one.
@@ -239,7 +240,9 @@ def _layer(spatial: int, view: Callable[[Operation], AffineView | None], kind: K
     )
 
 
-def _matmul(view: Callable[[Operation], AffineView | None]) -> OperationSpec:
+def _matmul(
+    view: Callable[[Operation], AffineView | None], weighs_constants: Callable[[Operation], bool]
+) -> OperationSpec:
     return OperationSpec(
         rule=product,
         is_as_is=True,
@@ -247,6 +250,7 @@ def _matmul(view: Callable[[Operation], AffineView | None]) -> OperationSpec:
         keeps=Trait.GATE,
         has_weights=True,
         kind=Kind.DENSE | Kind.PRODUCT,
+        weighs_constants=weighs_constants,
         view_as_affine=view,
     )
 
@@ -269,21 +273,28 @@ TABLE.register("conv_transpose1d", _layer(1, _view_transposed_convolution(1), Ki
 TABLE.register("conv_transpose2d", _layer(2, _view_transposed_convolution(2), Kind.CONVOLUTION))
 TABLE.register("conv_transpose3d", _layer(3, _view_transposed_convolution(3), Kind.CONVOLUTION))
 TABLE.register("linear", _layer(0, _view_linear, Kind.DENSE))
-TABLE.register("matmul|imatmul|linalg_matmul mm bmm mv", _matmul(_view_product))
+TABLE.register("matmul|imatmul|linalg_matmul mm bmm mv", _matmul(_view_product, weighed_in_batches))
 TABLE.register("addmm", _added(("input", "mat1", "mat2")))
 TABLE.register("addmv", _added(("input", "mat", "vec")))
-TABLE.register("einsum", _matmul(_view_einsum))
+TABLE.register("einsum", _matmul(_view_einsum, weighed_by_batch_index))
 # What is added to products of batches is a mask of attention more often than a bias, so it is no part of a layer.
-TABLE.register("baddbmm", OperationSpec(rule=added_product(("input", "batch1", "batch2")), keeps=Trait.GATE))
+TABLE.register(
+    "baddbmm",
+    OperationSpec(
+        rule=added_product(("input", "batch1", "batch2")), keeps=Trait.GATE, weighs_constants=weighed_in_batches
+    ),
+)
 TABLE.register("addr", OperationSpec(rule=added_product(("input", "vec1", "vec2"), torch.outer), keeps=Trait.GATE))
 TABLE.register(
     "addbmm",
     OperationSpec(
-        rule=added_product(("input", "batch1", "batch2"), lambda a, b: torch.matmul(a, b).sum(0)), keeps=Trait.GATE
+        rule=added_product(("input", "batch1", "batch2"), lambda a, b: torch.matmul(a, b).sum(0)),
+        keeps=Trait.GATE,
+        weighs_constants=weighed_in_batches,
     ),
 )
 TABLE.register("addcmul", OperationSpec(rule=addcmul))
 TABLE.register("addcdiv", OperationSpec(rule=addcdiv))
-TABLE.register("bilinear", OperationSpec(rule=bilinear, keeps=Trait.GATE))
+TABLE.register("bilinear", OperationSpec(rule=bilinear, keeps=Trait.GATE, weighs_constants=weighed_in_bilinear))
 TABLE.register("conv_tbc", OperationSpec(rule=time_first_convolution))
 TABLE.register("lerp", OperationSpec(rule=lerp, keeps=Trait.GATE))

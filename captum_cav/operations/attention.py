@@ -13,17 +13,23 @@ import torch
 
 from captum_cav.operations import guards
 from captum_cav.operations.table import TABLE
+from captum_cav.operations.weighing import weighed_values
 from captum_cav.propagation.operation import Kind, Operation, OperationSpec
 
 
 def scaled_dot_product_attention(operation: Operation) -> Any:
-    """``softmax(q k^T / sqrt(d) + mask) v``, in which only the values carry contributions."""
+    """``softmax(q k^T / sqrt(d) + mask) v``, in which only the values carry contributions.
+
+    If the values are constants, the output is a constant.
+    """
     query, key, value, mask = (
         operation.argument(position, name) for position, name in enumerate(("query", "key", "value", "attn_mask"))
     )
     for argument in (query, key):
         if argument is not value:
             operation.detach(argument)
+    if operation.weighs_constants:
+        return operation.value_as_weighed_constant()
     if not operation.carries(value):
         return operation.value().detach()
     if operation.kwargs.get("enable_gqa", False):
@@ -90,7 +96,12 @@ def weights_of(scores: torch.Tensor, has_mask: bool) -> torch.Tensor:
 
 TABLE.register(
     "scaled_dot_product_attention",
-    OperationSpec(rule=scaled_dot_product_attention, kind=Kind.ATTENTION, guard=guards.attention),
+    OperationSpec(
+        rule=scaled_dot_product_attention,
+        kind=Kind.ATTENTION,
+        guard=guards.attention,
+        weighs_constants=weighed_values,
+    ),
 )
 TABLE.register(
     "multi_head_attention_forward",

@@ -20,6 +20,7 @@ import torch
 from captum_cav.operations.surrogates import with_backward
 from captum_cav.propagation.marks import Handoff
 from captum_cav.propagation.operation import Operation, Surrogate
+from captum_cav.tensors import is_same_memory
 from captum_cav.torch_internals import base_of, version_of
 
 #: Gives the fused function that an operation completes, or None.
@@ -108,7 +109,6 @@ class Form(Handoff):
         before: torch.Tensor,
         call: Call,
         version: int,
-        *,
         dims: tuple[int, ...] = (),
         of: Form | None = None,
         by: torch.Tensor | None = None,
@@ -172,31 +172,27 @@ class Call:
     """
 
     def __init__(self, operation: Operation, parts: Parts) -> None:
-        def slot(value: Any) -> Any:
-            for tensor, replays in parts:
-                if value is tensor:
-                    return _Slot(replays)
-            # The call outlives the forward pass, so it must hold no tensor with a graph.
-            return value.detach() if isinstance(value, torch.Tensor) and value.requires_grad else value
-
         # The operation itself is not stored, because it may hold a form that holds this call.
-        self._function, self._in_place = operation.function, operation.in_place
-        self._args = [slot(value) for value in operation.args]
-        self._kwargs = {key: slot(value) for key, value in operation.kwargs.items()} if operation.kwargs else {}
+        self._function, self._in_place, self._parts = operation.function, operation.in_place, parts
+        self._args = (None, *operation.args[1:]) if operation.in_place else operation.args
+        self._kwargs = operation.kwargs
 
     def is_same_as(self, other: Call) -> bool:
         """Whether both are the same function of the earlier tensor."""
         if self._function is not other._function or len(self._args) != len(other._args):
             return False
-        if self._kwargs or other._kwargs:
+        if self._in_place or other._in_place or self._kwargs or other._kwargs:
             return False
-        return all(_is_same(one, two) for one, two in zip(self._args, other._args, strict=True))
+        pairs = zip(map(self._slot, self._args), map(other._slot, other._args), strict=True)
+        return all(_is_same(one, two) for one, two in pairs)
 
     def replay(self) -> Replay:
         """The function. It keeps no tensor with a graph."""
         function, in_place = self._function, self._in_place
-        args = [_filler(value) for value in self._args]
-        kwargs = {key: _filler(value) for key, value in self._kwargs.items()}
+        args = [_filler(self._slot(value)) for value in self._args]
+        if in_place:
+            args[0] = _filler(_Slot(self._parts[0][1]))
+        kwargs = {key: _filler(self._slot(value)) for key, value in self._kwargs.items()}
 
         def replay(x: torch.Tensor) -> torch.Tensor:
             filled = [fill(x) for fill in args]
@@ -206,6 +202,15 @@ class Call:
             return output
 
         return replay
+
+    def _slot(self, value: Any) -> Any:
+        """An argument, or its place if it depends on the earlier tensor."""
+        if not isinstance(value, torch.Tensor):
+            return value
+        for tensor, replays in self._parts:
+            if value is tensor:
+                return _Slot(replays)
+        return value.detach()
 
 
 def _filler(value: Any) -> Callable[[torch.Tensor], Any]:
@@ -217,11 +222,12 @@ def _filler(value: Any) -> Callable[[torch.Tensor], Any]:
 
 def _is_same(one: Any, two: Any) -> bool:
     if isinstance(one, _Slot) and isinstance(two, _Slot):
-        both_forms = isinstance(one.replays, Form) and isinstance(two.replays, Form)
-        return one.replays.is_same_as(two.replays) if both_forms else one.replays is two.replays  # type: ignore
-    if isinstance(one, torch.Tensor) or isinstance(two, torch.Tensor):
-        return one is two
-    return bool(one == two)
+        if isinstance(one.replays, Form) and isinstance(two.replays, Form):
+            return one.replays.is_same_as(two.replays)
+        return one.replays is two.replays
+    if isinstance(one, torch.Tensor) and isinstance(two, torch.Tensor):
+        return is_same_memory(one, two)
+    return not isinstance(one, torch.Tensor) and not isinstance(two, torch.Tensor) and bool(one == two)
 
 
 def replay_of(operation: Operation, parts: Parts) -> Replay:
@@ -240,9 +246,9 @@ def form_of(operation: Operation, value: Any, *among: What) -> Form | None:
     if not isinstance(value, torch.Tensor):
         return None
     form = operation.handoff_of(value)
-    if not isinstance(form, Form) or (among and form.what not in among) or not form.holds_for(value):
+    if form is None or form.is_for_all or not isinstance(form, Form):
         return None
-    return form
+    return form if (not among or form.what in among) and form.holds_for(value) else None
 
 
 def leave(
@@ -268,20 +274,15 @@ def leave(
         view_of: the tensor of which the output may be a view. Both then have one version.
     """
     written = operation.args[0] if operation.in_place else view_of
-    if written is before and operation.in_place:
-        return  # The operation writes over the tensor before.
-    operation.handoff = Form(
-        what,
-        before,
-        Call(operation, parts),
-        (0 if written is None else version_of(written)) + operation.in_place,
-        dims=dims,
-        of=of,
-        by=by,
-        is_shifted=is_shifted,
-        is_reversed=is_reversed,
-        moves=moves,
-    )
+    if operation.in_place:
+        if written is before:
+            return  # The operation writes over the tensor before.
+        # The output is the written tensor. A form must not hold its own tensor.
+        first = next((replays for tensor, replays in parts if tensor is written), None)
+        parts = ((before, first), *(part for part in parts if part[0] is not written))
+    version = (0 if written is None else version_of(written)) + operation.in_place
+    call = Call(operation, parts)
+    operation.handoff = Form(what, before, call, version, dims, of, by, is_shifted, is_reversed, moves)
 
 
 class _Chain(NamedTuple):

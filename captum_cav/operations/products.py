@@ -1,9 +1,10 @@
 """Products of several carriers, divisions and homogeneous functions.
 
 The paper has no equation for a product. If one factor is a *gate* (a sigmoid, attention weights, the reciprocal of a
-statistic), it is a constant, and the other factor carries everything. Otherwise each of ``m`` factors carries the
-``m``-th part. Because ``y`` is linear in each factor, ``sum_k x_k * dy/dx_k = m y``. So the gradient divided by ``m``
-conserves contributions.
+statistic), it is a constant, and the other factor carries everything. If the other factor is a constant, the product is
+a constant, too, unless that factor is a layer's weight (see :mod:`captum_cav.operations.weighing`). Otherwise each of
+``m`` factors carries the ``m``-th part. Because ``y`` is linear in each factor, ``sum_k x_k * dy/dx_k = m y``. So the
+gradient divided by ``m`` conserves contributions.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from captum_cav.operations import written_norms, written_out
 from captum_cav.operations.surrogates import scaled, with_backward
 from captum_cav.operations.table import TABLE
+from captum_cav.operations.weighing import weighed_by_element, weighed_in_batches
 from captum_cav.propagation.operation import Derivative, Kind, Numbers, Operation, OperationSpec, Surrogate
 from captum_cav.propagation.traits import Trait
 from captum_cav.tensors import map_tensors
@@ -25,7 +27,8 @@ def product(operation: Operation) -> Any:
     """Products of any kind: elementwise products, matrix products, einsum, convolutions with a computed kernel.
 
     A gate is a constant. The other factors that depend on the inputs share equally. Among gates, a reciprocal is a
-    constant first, because the product is a division, and then a softmax.
+    constant first, because the product is a division, and then a softmax. If a gate weighs nothing but constants, the
+    product is a constant, too.
 
     Args:
         operation: a product.
@@ -44,7 +47,7 @@ def product(operation: Operation) -> Any:
         (tensor([0.5000]), tensor([0.5000]))
     """
     if len(operation.sources) == 1:
-        return operation.value()
+        return operation.value_as_weighed_constant() if operation.weighs_constants else operation.value()
     # A gate is a constant even if the other factors bypass the tapped layer.
     carriers = operation.sources
     for weighs in (operation.is_reciprocal, operation.is_softmax, operation.is_gate):
@@ -196,17 +199,20 @@ TABLE.register(
         numbers=Numbers.OPERANDS,
         kind=Kind.PRODUCT,
         recognise=written_out.product,
+        weighs_constants=weighed_by_element,
     ),
 )
 TABLE.register("dot inner outer ger", _product(kind=Kind.PRODUCT))
 TABLE.register(
     """
-    rmatmul vdot tensordot kron chain_matmul linalg_multi_dot linalg_vecdot cross linalg_cross
+    vdot tensordot kron chain_matmul linalg_multi_dot
     embedding_bag|_embedding_bag|_embedding_bag_forward_only grouped_mm|_grouped_mm
     sparse_mm|_sparse_mm|smm|hsmm|dsmm
     """,
     _product(),
 )
+TABLE.register("rmatmul", _product(weighs_constants=weighed_in_batches))
+TABLE.register("linalg_vecdot cross linalg_cross", _product(weighs_constants=weighed_by_element))
 TABLE.register(
     "div|truediv|true_divide|divide|itruediv|idiv",
     OperationSpec(

@@ -88,7 +88,7 @@ def recurrent(step: Step, states: int) -> Surrogate:
             joined = torch.cat(sequence) if sizes else torch.stack(sequence, dim)
             return (joined, *(torch.stack(parts) for parts in zip(*final, strict=True)))
 
-        return operation.decompose(all_steps)
+        return operation.decompose(all_steps, recognises=False)
 
     return rule
 
@@ -134,7 +134,7 @@ def recurrent_cell(step: Step, states: int) -> Surrogate:
         x, hx, *weights = operation.args
         state = tuple(hx) if states == 2 else (hx,)
         padded = [*weights, *[None] * (4 - len(weights))]
-        result = operation.decompose(step, x, state, padded)
+        result = operation.decompose(step, x, state, padded, recognises=False)
         return result if states == 2 else result[0]
 
     return rule

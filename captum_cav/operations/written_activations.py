@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from captum_cav.operations.elementwise import pass_through
 from captum_cav.operations.forms import Form, Parts, Replays, What, chained, completed, form_of, leave, replay_of
 from captum_cav.propagation.operation import Operation
-from captum_cav.tensors import tensors_in
 
 _FORMS = frozenset(
     {
@@ -33,11 +32,30 @@ _FORMS = frozenset(
 )
 
 
+def activation(operation: Operation) -> Operation | None:
+    """An activation between layers. What follows the activation does not belong to the activation.
+
+    A number that is added before does. So the activation leaves no form of its own.
+    """
+    x = operation.argument(0, "input")
+    if form_of(operation, x) is None:
+        return None
+    found = function(operation)
+    operation.handoff = None
+    if found is not None:
+        found.handoff = None
+    return found
+
+
 def function(operation: Operation) -> Operation | None:
     """A function of one tensor that is not ``k x + b``."""
     x = operation.argument(0, "input")
-    if len(operation.sources) != 1 or len(tensors_in([*operation.args, *operation.kwargs.values()])) != 1:
+    if len(operation.sources) != 1 or operation.sources[0] is not x:
         return None
+    if len(operation.args) > 1 or operation.kwargs:
+        others = [*operation.args[1:], *operation.kwargs.values()]
+        if any(isinstance(value, torch.Tensor) and value is not x for value in others):
+            return None
     base, replays, _, is_shifted = base_of(operation, x)
     leave(operation, What.ELEMENTWISE, base, ((x, replays),))
     return _passing_to(operation, base, ((x, replays),)) if is_shifted else None
@@ -80,10 +98,9 @@ def of_two(operation: Operation, a: torch.Tensor, b: torch.Tensor) -> Operation 
         return _passing_to(operation, base, parts) if a_is_shifted or b_is_shifted else None
     of_gate, of_x = (of_a, of_b) if operation.is_gate(a) else (of_b, of_a)
     is_silu = isinstance(of_gate, Form) and of_gate.what is What.SIGMOID and not of_gate.is_reversed and of_x is None
-    activation = completed(operation, F.silu if is_silu else F.gelu, base, replay_of(operation, parts))
-    if activation is not None:
-        activation.handoff = operation.handoff
-    return activation
+    # As behind a fused activation, no form is left.
+    operation.handoff = None
+    return completed(operation, F.silu if is_silu else F.gelu, base, replay_of(operation, parts))
 
 
 def base_of(operation: Operation, x: Any) -> tuple[Any, Replays | None, bool, bool]:
@@ -93,8 +110,8 @@ def base_of(operation: Operation, x: Any) -> tuple[Any, Replays | None, bool, bo
         The tensor before; the function, or None if both tensors are the same; whether the function is ``k x + b``;
         whether a number is added inside.
     """
-    form = form_of(operation, x, *_FORMS)
-    if form is None or form.moves:
+    form = form_of(operation, x)
+    if form is None or form.moves or form.what not in _FORMS:
         return x, None, True, False
     base, replays, is_affine, is_shifted = base_of(operation, form.before)
     function = form if replays is None else chained(replays, form)

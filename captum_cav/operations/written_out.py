@@ -52,9 +52,15 @@ def _operands(operation: Operation) -> tuple[Any, Any]:
 
 
 def _source_first(operation: Operation) -> tuple[Any, Any]:
-    """The two operands, the one that depends on the inputs first."""
+    """The two operands, one that depends on the inputs first."""
     a, b = _operands(operation)
-    return (a, b) if isinstance(a, torch.Tensor) and operation.depends_on_inputs(a) else (b, a)
+    return (a, b) if a is operation.sources[0] else (b, a)
+
+
+def _are_plain(operation: Operation) -> bool:
+    """Whether two tensors without a form depend on the inputs, as in most sums and products."""
+    sources = operation.sources
+    return len(sources) == 2 and form_of(operation, sources[0]) is None and form_of(operation, sources[1]) is None
 
 
 def _is_number(value: Any) -> bool:
@@ -260,7 +266,7 @@ def power(operation: Operation) -> Operation | None:
 
 def addition(operation: Operation) -> Operation | None:
     """``a + b``: a number and a statistic, 1 and ``exp(z)``, a bias and a norm, two functions of each element."""
-    if operation.kwargs:
+    if operation.kwargs or _are_plain(operation):
         return None
     x, other = _source_first(operation)
     form = form_of(operation, x)
@@ -337,6 +343,8 @@ def product(operation: Operation) -> Operation | None:
     a, b = _operands(operation)
     if a is b:
         leave_squares(operation, a)
+        return None
+    if _are_plain(operation):
         return None
     if len(operation.sources) == 1:
         _leave_weighted(operation, *_source_first(operation))

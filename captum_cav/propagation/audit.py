@@ -14,7 +14,7 @@ import torch
 
 from captum_cav.propagation import zeros
 from captum_cav.propagation.constant_shares import ConstantShares
-from captum_cav.propagation.marks import get_mark, set_mark
+from captum_cav.propagation.marks import get_mark, let_be_constant, set_mark
 from captum_cav.propagation.module_operation import ModuleCall
 from captum_cav.propagation.operation import Derivative, Operation, Surrogate
 from captum_cav.propagation.records import Audited
@@ -60,6 +60,7 @@ def run_audited(trace: Trace, operation: Operation, rule: Surrogate, module: tor
     local = operation.on(stand_ins)
     output = rule(local)
     operation.handoff, operation.is_decomposed = local.handoff, local.is_decomposed
+    operation.is_constant = local.is_constant
     operation.detached |= {id(tensor) for tensor in carriers if id(stand_ins[id(tensor)]) in local.detached}
     result = local.args[0] if output is None else output
     outputs = [tensor for tensor in tensors_in(result) if tensor.requires_grad]
@@ -78,6 +79,8 @@ def run_audited(trace: Trace, operation: Operation, rule: Surrogate, module: tor
 
     result = tree_map(replaced, result)
     if operation.in_place:
+        if operation.is_constant:
+            let_be_constant(operation.args[0])
         result = operation.args[0].copy_(result)
     return None if output is None else result
 

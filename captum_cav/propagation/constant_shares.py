@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import torch
 
+from captum_cav.torch_internals import base_of
+
 
 class ConstantShares:
     """Shares of constants, collected while one backward pass runs.
@@ -37,6 +39,10 @@ class ConstantShares:
             part: its constant part, of a shape that broadcasts to the output's shape.
             taps: bit set of the layers from which the output comes.
         """
+        base = base_of(output)
+        if base is not None:
+            # The model may write into the view or its base later. Then only the base stays in the graph.
+            output, part = base, _in_base(output, base, part)
         # A mask of -inf has no finite share. Its coefficient is exactly zero.
         part = torch.nan_to_num(part.detach(), nan=0.0, posinf=0.0, neginf=0.0)
 
@@ -107,3 +113,13 @@ class OperationShares:
     def enter(self, share: torch.Tensor) -> None:
         """Report a share of constants, a float64 scalar. A rule does so only if shares are measured."""
         self._shares.enter(share, self.taps)
+
+
+def _in_base(view: torch.Tensor, base: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+    """A part of a view, as a part of its base. Both parts broadcast."""
+    if part.dim() <= 1 and view.shape[-1:] == base.shape[-1:] == part.shape and view.numel() == base.numel():
+        return part  # The bias of a linear layer. The output of the layer is a view of a matrix that torch made.
+    whole = torch.zeros_like(base)
+    offset = view.storage_offset() - base.storage_offset()
+    whole.as_strided(view.shape, view.stride(), offset).copy_(part)
+    return whole

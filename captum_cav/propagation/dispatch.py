@@ -23,6 +23,7 @@ from captum_cav.propagation.operation import Operation, OperationSpec, Role, Sur
 from captum_cav.propagation.overrides import Rulebook
 from captum_cav.propagation.records import Unknown
 from captum_cav.propagation.results import check_result, expected_of, is_users
+from captum_cav.propagation.rule import Rule
 from captum_cav.propagation.table import OperationTable, Treatment
 from captum_cav.propagation.trace import Trace
 from captum_cav.tensors import is_number, tensors_in
@@ -83,6 +84,7 @@ class Propagation(TorchFunctionMode):
         self._on_unknown = on_unknown
         self._is_watched = trace.is_watched
         self.is_paused = False
+        self._recognises = True
         self._saved_as = hooks_on_saved_tensors()
 
     # Dispatch -------------------------------------------------------------------------------------------------------
@@ -165,6 +167,7 @@ class Propagation(TorchFunctionMode):
             and len(sources) == 1
             and (treatment.is_as_is or not sources[0][0].requires_grad)
             and ((handoff := sources[0][1].handoff) is None or not (handoff.is_for_all or treatment.spec.recognise))
+            and not sources[0][1].traits & treatment.weighing
             and not self._is_watched
             and not self.modules.candidates
             and not (self._has_rules_for_functions and self._rules.of_function(treatment.name))
@@ -186,12 +189,15 @@ class Propagation(TorchFunctionMode):
         operation = Operation(name, treatment.spec, func, args, kwargs, tensors, in_place, self)
         if treatment.guard is not None:
             treatment.guard(operation)
+        key = treatment.name or func
         if any(tensor.requires_grad for tensor in tensors):
             recognise = treatment.spec.recognise
-            fused = None if recognise is None else recognise(operation)
+            fused = None if recognise is None or not self._recognises else recognise(operation)
             if fused is not None:
                 return self._run_rewritten(operation, fused)
-            output = self._apply_chosen_rule(operation, treatment.name or func)
+            output = self.apply_rule(operation, *self._choose_rule(operation, key), self.modules.innermost)
+        elif treatment.weighing and operation.weighs_constants:
+            output = self._run_bypassing(operation, *self._choose_rule(operation, key))
         else:
             output = operation.value()
         if not operation.is_decomposed or self._has_unmarked(output):
@@ -199,8 +205,8 @@ class Propagation(TorchFunctionMode):
             mark_result(self.trace, result, operation, treatment, sources, in_place)
         return output
 
-    def _apply_chosen_rule(self, operation: Operation, key: Any) -> Any:
-        """An operation's value by the user's rule, or by its default rule.
+    def _choose_rule(self, operation: Operation, key: Any) -> tuple[Surrogate, str]:
+        """The user's rule for an operation, or its default rule; and the key that chose the rule.
 
         Args:
             operation: the operation.
@@ -214,14 +220,25 @@ class Propagation(TorchFunctionMode):
                 if chosen[0].operations is None:
                     # A rule for any operation shall not be passed over because a later operation completes a function.
                     operation.handoff = None
-        return self.apply_rule(operation, rule, why, self.modules.innermost)
+        return rule, why
+
+    def _run_bypassing(self, operation: Operation, rule: Surrogate, why: str) -> Any:
+        """Run an operation in which a gate weighs constants, and bypasses the explained layers.
+
+        If the rule holds gates, the output is a constant, as it is where the gate carries contributions. So a map does
+        not depend on which other layers are explained.
+        """
+        if why is _DEFAULT or (isinstance(rule, Rule) and rule.holds_gates):
+            with self.paused():
+                return operation.by_default()
+        return operation.value()
 
     def _run_rewritten(self, last: Operation, fused: Operation) -> Any:
         """Run a fused function in the place of the last operation of the same function, written out."""
         # Without a fused function, the output has the traits that the last operation gives it.
         marked = last if fused.fused is None else fused
         sources = [(x, mark) for x in marked.sources if (mark := get_mark(x, self._run)) is not None]
-        output = self._apply_chosen_rule(fused, fused.name)
+        output = self.apply_rule(fused, *self._choose_rule(fused, fused.name), self.modules.innermost)
         if last.in_place:
             output = last.args[0].copy_(output)
         marked.handoff = fused.handoff
@@ -287,10 +304,18 @@ class Propagation(TorchFunctionMode):
     # Called by operations -------------------------------------------------------------------------------------------
 
     @contextmanager
-    def decomposing(self) -> Iterator[None]:
-        """While this context is active, each torch function meets its own rule, also inside a rule."""
-        with self.paused(False), self:
-            yield
+    def decomposing(self, recognises: bool) -> Iterator[None]:
+        """While this context is active, each torch function meets its own rule, also inside a rule.
+
+        Args:
+            recognises: whether to recognise functions that are written out.
+        """
+        before, self._recognises = self._recognises, recognises and self._recognises
+        try:
+            with self.paused(False), self:
+                yield
+        finally:
+            self._recognises = before
 
     def run_without_rule(self, operation: Operation) -> Any:
         """Run an operation without a rule. If its output holds numbers, ``on_unknown`` says what happens then."""
@@ -310,6 +335,11 @@ class Propagation(TorchFunctionMode):
                     stacklevel=2,
                 )
         return output
+
+    def note_weighed_constants(self, operation: Operation) -> None:
+        """Note that the output of an operation is a constant, because a gate weighs nothing but constants."""
+        operation.is_constant = True
+        self.trace.weighed = f"{operation.name!r}{self.where()}"
 
     def refuse(self, name: str) -> UnsupportedOperationError:
         """The error for an operation that has no rule."""

@@ -32,7 +32,7 @@ def note(log: RuleLog, operation: Operation, rule: Surrogate, why: str, module: 
 
 def _passes_derivative(rule: Surrogate, operation: Operation) -> bool:
     """Whether a rule passes the derivative of its operation on, so that contributions are gradient x activation."""
-    if operation.detached:
+    if operation.detached or operation.is_constant:
         return False
     if isinstance(rule, Rule):
         return rule.is_derivative

@@ -73,9 +73,10 @@ def mark_result(
         if is_number(tensor):
             if tensor.requires_grad:
                 set_mark(tensor, Mark(trace.run, taps, traits, handoff), written=written)
-            elif bypassing:
+            elif bypassing and not operation.is_constant:
                 set_mark(tensor, Mark(trace.run, 0, traits), written=written)
-            # Otherwise all its sources are carriers, and the operation detached it: the tensor is a constant.
+            # Otherwise the tensor is a constant: a gate weighs only constants, or all sources are carriers, and the
+            # operation detached the tensor.
 
 
 def follow_memory(trace: Trace, written: torch.Tensor) -> None:

@@ -83,3 +83,15 @@ def set_mark(tensor: torch.Tensor, mark: Mark, *, written: bool = False) -> None
         else:
             merged = Mark(mark.run, mark.taps | before.taps, mark.traits & before.traits)
         setattr(base, _ATTRIBUTE, merged)
+
+
+def let_be_constant(tensor: torch.Tensor) -> None:
+    """Let a tensor be a constant from now on, if it can lose its graph.
+
+    The graph of a view belongs to its base, and the leaf of a tap must stay in the graph.
+    """
+    if not tensor.requires_grad:
+        setattr(tensor, _ATTRIBUTE, None)
+    elif tensor.grad_fn is not None and base_of(tensor) is None:
+        setattr(tensor, _ATTRIBUTE, None)
+        tensor.detach_()

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import torch
 
 from captum_cav.errors import UnsupportedOperationError
-from captum_cav.propagation.constant_shares import OperationShares
-from captum_cav.propagation.marks import Handoff, Mark, get_mark, set_mark
+from captum_cav.propagation.constant_shares import OperationShares, part_in_base
+from captum_cav.propagation.marks import Handoff, get_mark, let_be_constant
 from captum_cav.propagation.saved_values import SavedValue
 from captum_cav.propagation.trace import Trace
 from captum_cav.propagation.traits import Trait
@@ -128,6 +128,8 @@ class OperationSpec:
         hands_on: whether the function is the identity in evaluation mode, so that its output keeps the handoff of its
             input.
         guard: refuses the operation if it would act at random or change statistics, as in training mode.
+        weighs_constants: whether a gate among the arguments of an operation weighs nothing but constants, so that the
+            output is a constant, too. None for functions that weigh nothing, or only with a layer's weights.
         view_as_affine: gives the operation as an affine one (:class:`captum_cav.operations.affine.AffineView`), or None
             if the arguments do not allow that. None for functions that are never affine.
         role: what the function does.
@@ -148,6 +150,7 @@ class OperationSpec:
     first_only: bool = False
     hands_on: bool = False
     guard: Callable[[Operation], None] | None = None
+    weighs_constants: Callable[[Operation], bool] | None = None
     view_as_affine: Callable[[Operation], Any] | None = None
     role: Role = Role.COMPUTES
 
@@ -157,12 +160,20 @@ class Engine(Protocol):
 
     trace: Trace
 
-    def decomposing(self) -> AbstractContextManager[Any]:
-        """While this context is active, each torch function meets its own rule."""
+    def decomposing(self, recognises: bool) -> AbstractContextManager[Any]:
+        """While this context is active, each torch function meets its own rule.
+
+        Args:
+            recognises: whether to recognise functions that are written out.
+        """
         ...
 
     def run_without_rule(self, operation: Operation) -> Any:
         """Run an operation that has no rule, or refuse it."""
+        ...
+
+    def note_weighed_constants(self, operation: Operation) -> None:
+        """Note that the output of an operation is a constant, because a gate weighs nothing but constants."""
         ...
 
     def refuse(self, name: str) -> UnsupportedOperationError:
@@ -193,6 +204,7 @@ class Operation:
         in_place: whether the call writes into its first argument.
         detached: identities of tensors that the rule treats as constants.
         is_decomposed: whether the rule runs other operations in the place of this one. Each of them has its own rule.
+        is_constant: whether the output is a constant, because a gate weighs nothing but constants.
         handoff: what the rule leaves for the rules of the operations that take the output. None for nothing.
         fused: the torch function that the model wrote out, if the operation stands for several operations. None
             otherwise.
@@ -216,6 +228,7 @@ class Operation:
         "fused",
         "handoff",
         "in_place",
+        "is_constant",
         "is_decomposed",
         "kwargs",
         "name",
@@ -243,6 +256,7 @@ class Operation:
         self.in_place = in_place
         self.detached: frozenset[int] = frozenset()
         self.is_decomposed = False
+        self.is_constant = False
         self.handoff: Handoff | None = None
         self.fused: Callable[..., Any] | None = None
         self._engine = engine
@@ -281,24 +295,37 @@ class Operation:
         """The value as a constant: contributions end here."""
         if not self.in_place:
             return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, self.value())
-        target = self.args[0]
-        value = self.function(target.detach().clone(), *self.args[1:], **self.kwargs).detach()
-        target.copy_(value)
-        self.add_constant(target, value)
-        return target
+        output = self.overwrite(value := self.plain_value())
+        self.add_constant(output, value)
+        return output
 
-    def decompose(self, composite: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def value_as_weighed_constant(self) -> Any:
+        """The value of an operation in which a gate weighs nothing but constants. The value is a constant, too."""
+        self._engine.note_weighed_constants(self)
+        output = self.value_as_constant()
+        self.detached |= {id(source) for source in self.sources}
+        return output
+
+    def overwrite(self, value: torch.Tensor) -> torch.Tensor:
+        """Write the operation's value over its first argument."""
+        target: torch.Tensor = self.args[0]
+        if self.is_constant:
+            let_be_constant(target)
+        return target.copy_(value)
+
+    def decompose(self, composite: Callable[..., Any], *args: Any, recognises: bool = True, **kwargs: Any) -> Any:
         """Run torch code in the place of the operation. Each operation inside has its own rule.
 
         Args:
             composite: torch code that computes the operation's value.
             args, kwargs: its arguments.
+            recognises: whether functions may be written out inside. If not, it is faster not to look for them.
 
         Returns:
             The operation's value.
         """
         self.is_decomposed = True
-        with self._engine.decomposing():
+        with self._engine.decomposing(recognises):
             output = composite(*args, **kwargs)
             return self.args[0].copy_(output) if self.in_place else output
 
@@ -375,6 +402,11 @@ class Operation:
         """Whether a value is a gate, such as a sigmoid or a softmax: its product counts as the other factor's."""
         return isinstance(value, torch.Tensor) and self._has_trait(value, _GATE)
 
+    @property
+    def weighs_constants(self) -> bool:
+        """Whether a gate weighs nothing but constants here, so that the output is a constant by default."""
+        return self.spec.weighs_constants is not None and self.spec.weighs_constants(self)
+
     def is_softmax(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor is a softmax, such as attention weights."""
         return self._has_trait(tensor, _WEIGHTS)
@@ -413,21 +445,6 @@ class Operation:
         """A tensor as a constant, such as a gate or a statistic. No contributions pass through the tensor."""
         self.detached |= {id(tensor)}
         return tensor.detach()
-
-    def mark_like(self, source: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
-        """A tensor that a rule computed from another tensor, for use in :meth:`decompose`.
-
-        Args:
-            source: the other tensor.
-            tensor: the computed tensor.
-
-        Returns:
-            The computed tensor.
-        """
-        mark = get_mark(source, self._engine.trace.run)
-        if mark is not None:
-            set_mark(tensor, Mark(mark.run, mark.taps, Trait.NONE.value))
-        return tensor
 
     def without_inputs(self, value: Any) -> Any:
         """A (nested) argument in which zeros replace every tensor that depends on the inputs, except for integers."""
@@ -469,7 +486,7 @@ class Operation:
             base = base_of(output)
             if base is not None:
                 # The model may write into the view or its base later. Then only the base stays in the graph.
-                part = _in_base(output, base, part)
+                part = part_in_base(output, base, part)
                 output = base
             trace.shares.watch(output, part, trace.descent(self.sources, self.detached))
 
@@ -477,16 +494,6 @@ class Operation:
     def where(self) -> str:
         """Where the operation runs, for use in messages, such as `` in module 'layer1' (Layer)``. May be empty."""
         return self._engine.where()
-
-
-def _in_base(view: torch.Tensor, base: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
-    """A part of a view, as a part of its base. Both parts broadcast."""
-    if part.dim() <= 1 and view.shape[-1:] == base.shape[-1:] == part.shape and view.numel() == base.numel():
-        return part  # The bias of a linear layer. The output of the layer is a view of a matrix that torch made.
-    whole = torch.zeros_like(base)
-    offset = view.storage_offset() - base.storage_offset()
-    whole.as_strided(view.shape, view.stride(), offset).copy_(part)
-    return whole
 
 
 #: The row for functions without a row: the operation is refused, or its gradient is passed on.

@@ -24,6 +24,7 @@ class Rule:
         operations: plain names of the functions that the rule governs. None for all functions.
         as_one: whether the rule, given for a module, treats the whole call of the module as one operation.
         is_derivative: whether the rule passes the operation's own derivative on.
+        holds_gates: whether the output is a constant if a gate weighs nothing but constants, as it is by default.
 
     Example::
 
@@ -40,6 +41,7 @@ class Rule:
     operations: ClassVar[frozenset[str] | None] = None
     as_one: ClassVar[bool] = False
     is_derivative: ClassVar[bool] = False
+    holds_gates: ClassVar[bool] = False
 
     def __repr__(self) -> str:
         """The call that makes the rule, with all options that differ from their defaults."""

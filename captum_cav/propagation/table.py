@@ -36,6 +36,7 @@ class Treatment(NamedTuple):
         keeps: traits that the output has if all tensors that depend on the inputs have them.
         drops_with_constants: those of the traits in ``keeps`` that the output loses if a constant takes part.
         makes: traits that the output always has.
+        weighing: traits of an input with which the output may be a constant (a gate that weighs constants).
     """
 
     name: str | None
@@ -50,6 +51,7 @@ class Treatment(NamedTuple):
     keeps: int
     drops_with_constants: int
     makes: int
+    weighing: int
 
     def writes_in_place(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether a call writes into its first argument."""
@@ -173,6 +175,7 @@ class OperationTable:
             keeps=keeps.value,
             drops_with_constants=spec.keeps_without_constants.value,
             makes=makes.value,
+            weighing=0 if spec.weighs_constants is None else Trait.GATE.value,
         )
 
     def _identify(self, function: Callable[..., Any]) -> tuple[str | None, bool, int | None]:

@@ -38,6 +38,7 @@ class Trace:
         taps: the taps, in the order of the forward pass.
         rules: the rule of each operation, or None.
         audited: the audit of each operation, or None.
+        weighed: the last operation in which a gate weighed nothing but constants, for messages; None if there is none.
         unknown: the operations without a rule. Filled if ``on_unknown`` is ``"note"``.
     """
 
@@ -50,6 +51,7 @@ class Trace:
         self.taps: list[Tapped] = []
         self.rules = RuleLog() if with_rules else None
         self.audited: list[Audited] | None = [] if audited else None
+        self.weighed: str | None = None
         self.unknown: list[Unknown] = []
 
     @property

@@ -66,6 +66,11 @@ class AttentionRule(Rule):
             )
         return super().governs(operation)
 
+    @property
+    def holds_gates(self) -> bool:  # type: ignore[override]
+        """Whether attention weights are constants, also where the values are constants."""
+        return self.carry == "values"
+
     def __call__(self, operation: Operation, /) -> Any:
         """The default value, or a value whose softmax passes its derivative on and whose products share in halves."""
         if self.carry == "values":
@@ -83,9 +88,13 @@ class AttentionRule(Rule):
             products = torch.matmul(query, keys.transpose(-2, -1))
             return attention_scores(products, query.shape[-1], mask, causal, scale), values
 
-        # As in attention that is written out, a constant factor of a product is a weight, and a mask is a constant.
+        # As in attention that is written out, a mask is a constant, and a constant factor of a product is a weight. But
+        # the rules of layers are not for a product with attention weights that depend on the inputs.
         scores, values = operation.decompose(scores_and_values)
-        weights = operation.mark_like(scores, weights_of(scores, mask is not None))
-        if operation.depends_on_inputs(scores) and operation.depends_on_inputs(values):
-            return scaled(weights @ values, 0.5)
-        return operation.decompose(torch.matmul, weights, values)
+        weights = weights_of(scores, mask is not None)
+        if not operation.depends_on_inputs(scores):
+            return operation.decompose(torch.matmul, weights, values)
+        # What follows the scores is ruled here, so the operation as a whole has an audit.
+        operation.is_decomposed = False
+        output = weights @ values
+        return scaled(output, 0.5) if operation.depends_on_inputs(values) else output

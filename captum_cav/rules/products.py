@@ -1,4 +1,4 @@
-"""Rules for products of two tensors that both depend on the inputs."""
+"""Rules for products of two tensors that both depend on the inputs, and of a gate and a constant."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ class ProductRule(Rule):
         share: which factor takes which part.
 
             - ``"gates"``, the default of all products: a gate (the output of a sigmoid or a softmax) is a constant, and
-              the other factor takes everything. Without a gate each factor takes half.
+              the other factor takes everything. Without a gate each factor takes half. If the other factor is a
+              constant, so is the product, unless the constant is a layer's weight.
             - ``"activations"``: as ``"gates"``, and the output of an activation (SiLU, GELU, ...) is a gate, too. So in
               a gated linear unit such as SwiGLU the other factor takes everything.
-            - ``"halves"``: each factor takes half, gates too.
+            - ``"halves"``: each factor takes half, gates too. If the other factor is a constant, a gate takes
+              everything.
             - ``"first"``, ``"second"``: this factor takes everything. The other factor is a constant.
             - ``"magnitude"``: each factor takes a part by its absolute value, ``|a| / (|a| + |b|)``. For elementwise
               products only.
@@ -61,13 +63,20 @@ class ProductRule(Rule):
             raise OptionError(f"share is {self.share!r}; expected one of {listed}.")
 
     def governs(self, operation: Operation) -> bool:
-        """Whether two tensors that depend on the inputs are multiplied. A product with a reciprocal is a division."""
-        if not super().governs(operation) or len(operation.sources) != 2:
+        """Whether two tensors that depend on the inputs are multiplied. A product with a reciprocal is a division.
+
+        For halves: also whether a gate weighs a constant.
+        """
+        if not super().governs(operation) or len(operation.sources) > 2:
             return False
+        if len(operation.sources) == 1:
+            return self.share == "halves" and operation.weighs_constants
         return sum(map(operation.is_reciprocal, operation.sources)) != 1
 
     def __call__(self, operation: Operation, /) -> Any:
         """The product, in which the factors share as the rule says."""
+        if len(operation.sources) == 1:
+            return operation.value()
         first, second = operation.sources
         if self.share == "gates":
             return operation.by_default()

@@ -125,7 +125,7 @@ def test_the_explanation_of_attention_names_its_constants() -> None:
     assert rows["scaled_dot_product_attention"] == (
         "",
         "scaled_dot_product_attention",
-        "AttentionRule(carry='all'), written out",
+        "AttentionRule(carry='all')",
         "function scaled_dot_product_attention",
         "",
     )
