@@ -336,11 +336,6 @@ class Propagation(TorchFunctionMode):
                 )
         return output
 
-    def note_weighed_constants(self, operation: Operation) -> None:
-        """Note that the output of an operation is a constant, because a gate weighs nothing but constants."""
-        operation.is_constant = True
-        self.trace.weighed = f"{operation.name!r}{self.where()}"
-
     def refuse(self, name: str) -> UnsupportedOperationError:
         """The error for an operation that has no rule."""
         return unknown.no_rule(name, None, self.where())

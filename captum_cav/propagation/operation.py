@@ -12,13 +12,13 @@ from typing import Any, Protocol
 import torch
 
 from captum_cav.errors import UnsupportedOperationError
-from captum_cav.propagation.constant_shares import OperationShares, part_in_base
+from captum_cav.propagation.constant_shares import OperationShares
 from captum_cav.propagation.marks import Handoff, get_mark, let_be_constant
 from captum_cav.propagation.saved_values import SavedValue
 from captum_cav.propagation.trace import Trace
 from captum_cav.propagation.traits import Trait
 from captum_cav.tensors import is_number, map_tensors, tensors_in
-from captum_cav.torch_internals import base_of, body_of, tree_map
+from captum_cav.torch_internals import body_of, tree_map
 
 _GATE, _WEIGHTS, _RECIPROCAL, _ACTIVATED, _NONNEGATIVE, _BEFORE_FIRST_LAYER = (
     trait.value
@@ -128,8 +128,7 @@ class OperationSpec:
         hands_on: whether the function is the identity in evaluation mode, so that its output keeps the handoff of its
             input.
         guard: refuses the operation if it would act at random or change statistics, as in training mode.
-        weighs_constants: whether a gate among the arguments of an operation weighs nothing but constants, so that the
-            output is a constant, too. None for functions that weigh nothing, or only with a layer's weights.
+        weighs_constants: whether a gate weighs only constants, so that the output is a constant, too. None for never.
         view_as_affine: gives the operation as an affine one (:class:`captum_cav.operations.affine.AffineView`), or None
             if the arguments do not allow that. None for functions that are never affine.
         role: what the function does.
@@ -170,10 +169,6 @@ class Engine(Protocol):
 
     def run_without_rule(self, operation: Operation) -> Any:
         """Run an operation that has no rule, or refuse it."""
-        ...
-
-    def note_weighed_constants(self, operation: Operation) -> None:
-        """Note that the output of an operation is a constant, because a gate weighs nothing but constants."""
         ...
 
     def refuse(self, name: str) -> UnsupportedOperationError:
@@ -295,23 +290,18 @@ class Operation:
         """The value as a constant: contributions end here."""
         if not self.in_place:
             return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, self.value())
-        output = self.overwrite(value := self.plain_value())
-        self.add_constant(output, value)
-        return output
+        target, value = self.args[0], self.plain_value()
+        if self.is_constant:
+            let_be_constant(target)
+        self.add_constant(target.copy_(value), value)
+        return target
 
     def value_as_weighed_constant(self) -> Any:
         """The value of an operation in which a gate weighs nothing but constants. The value is a constant, too."""
-        self._engine.note_weighed_constants(self)
+        self.is_constant, self._engine.trace.weighed = True, f"{self.name!r}{self.where}"
         output = self.value_as_constant()
         self.detached |= {id(source) for source in self.sources}
         return output
-
-    def overwrite(self, value: torch.Tensor) -> torch.Tensor:
-        """Write the operation's value over its first argument."""
-        target: torch.Tensor = self.args[0]
-        if self.is_constant:
-            let_be_constant(target)
-        return target.copy_(value)
 
     def decompose(self, composite: Callable[..., Any], *args: Any, recognises: bool = True, **kwargs: Any) -> Any:
         """Run torch code in the place of the operation. Each operation inside has its own rule.
@@ -483,11 +473,6 @@ class Operation:
         """
         trace = self._engine.trace
         if trace.shares.is_measured and output.requires_grad:
-            base = base_of(output)
-            if base is not None:
-                # The model may write into the view or its base later. Then only the base stays in the graph.
-                part = part_in_base(output, base, part)
-                output = base
             trace.shares.watch(output, part, trace.descent(self.sources, self.detached))
 
     @property
