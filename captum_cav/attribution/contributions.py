@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -13,7 +14,7 @@ from captum_cav.attribution.backward import propagate
 from captum_cav.attribution.differentiable import contributions_with_graph
 from captum_cav.attribution.input_checks import Arguments
 from captum_cav.attribution.options import Options
-from captum_cav.attribution.result_checks import check_contributions, check_scores
+from captum_cav.attribution.result_checks import check_contributions, check_scores, samples_are_separate
 from captum_cav.attribution.scores import SelectedScores, select_target
 from captum_cav.attribution.squashing import squashing_of
 from captum_cav.errors import CAVTypeError, UnavailableError, UnsupportedOperationError
@@ -27,8 +28,18 @@ Attributions: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...]
 class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
     """An attribution method that gives contributions; :class:`LayerCAV` and others derive from it."""
 
-    forward_func: Callable[..., Any]
     _options: Options
+
+    @property
+    def forward_func(self) -> Callable[..., Any]:
+        """The model. Another model may be assigned, if the rules for modules fit it."""
+        return self._forward_func
+
+    @forward_func.setter
+    def forward_func(self, forward_func: Callable[..., Any]) -> None:
+        forward_func = checks.check_model(forward_func)
+        self._options.rules.check_model(forward_func)
+        self._forward_func = forward_func
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -108,16 +119,26 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
             if ``with_delta``.
         """
         normalize = self._options.normalize
+        back = functools.partial(
+            propagate,
+            passed,
+            selected,
+            chosen,
+            normalize=normalize,
+            with_delta=with_delta,
+            keep_graph=keep_graph,
+            grad_kwargs=grad_kwargs,
+        )
         try:
-            found = propagate(
-                passed,
-                selected,
-                chosen,
-                normalize=normalize,
-                with_delta=with_delta,
-                keep_graph=keep_graph,
-                grad_kwargs=grad_kwargs,
-            )
+            try:
+                found = back()
+                differentiated = samples_are_separate(found)
+            except RuntimeError:
+                if not with_delta:
+                    raise
+                differentiated = False
+            if not differentiated:
+                found = back(one_by_one=True)
         finally:
             # Also where the backward pass fails: a score that is not finite may be why, and is the better message.
             check_scores(what, selected, normalize, self.forward_func, passed.args)

@@ -43,8 +43,8 @@ class InputCAV(ContributionAttribution):
         score: Score = "output",
     ) -> None:
         forward_func = checks.check_model(forward_func)
-        GradientAttribution.__init__(self, forward_func)
         self._options = check_options(forward_func, rules, normalize, on_unknown, score)
+        GradientAttribution.__init__(self, forward_func)
 
     @suspends_outer_attribution
     def explain_rules(self, inputs: Any, additional_forward_args: Any = None) -> RuleTable:

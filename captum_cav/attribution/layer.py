@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,6 +25,34 @@ from captum_cav.errors import LayerError
 from captum_cav.propagation.hooks import Site
 from captum_cav.propagation.records import RuleTable
 from captum_cav.propagation.reentrancy import suspends_outer_attribution
+
+
+def _flat_in_wrappers(attribute: Callable[..., Any]) -> Callable[..., Any]:
+    """Let wrappers of Captum, such as ``NoiseTunnel``, get the maps of several layers as a tuple, and add them up.
+
+    These wrappers call ``attribute.__wrapped__``.
+    """
+    original = attribute.__wrapped__  # type: ignore[attr-defined]
+
+    @functools.wraps(original)
+    def flat(cav: LayerCAV, *args: Any, **kwargs: Any) -> Any:
+        result = original(cav, *args, **kwargs)
+        if not isinstance(result, list):
+            if isinstance(result[0], list):
+                raise LayerError(
+                    "a wrapper of Captum, such as NoiseTunnel, takes the delta of one layer, not of several; explain "
+                    "one layer at a time, or leave out return_convergence_delta."
+                )
+            return result
+        if any(isinstance(part, tuple) for part in result):
+            raise LayerError(
+                "a wrapper of Captum, such as NoiseTunnel, takes several layers only if each of them gives one tensor; "
+                "explain one layer at a time."
+            )
+        return tuple(result)
+
+    attribute.__wrapped__ = flat  # type: ignore[attr-defined]
+    return attribute
 
 
 class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
@@ -98,11 +127,11 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
         score: Score = "output",
     ) -> None:
         forward_func = checks.check_model(forward_func)
+        self._options = check_options(forward_func, rules, normalize, on_unknown, score)
         self.forward_func = forward_func
         LayerAttribution.__init__(self, forward_func, layer, device_ids)
         checks.check_device_ids(device_ids, forward_func, self._modules)
         GradientAttribution.__init__(self, forward_func)
-        self._options = check_options(forward_func, rules, normalize, on_unknown, score)
         self._call = checks.check_call(call)
 
     @property
@@ -120,6 +149,7 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
         self._names = [name for name, _ in found]
         self._modules = [module for _, module in found]
 
+    @_flat_in_wrappers
     @log_usage(part_of_slo=True)
     @suspends_outer_attribution
     def attribute(

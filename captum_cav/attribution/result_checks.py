@@ -91,6 +91,19 @@ def _sign_message(what: str, scores: SelectedScores, normalize: Normalize) -> st
     )
 
 
+def samples_are_separate(found: Propagated) -> bool:
+    """Whether the deltas of all samples add up to the delta of the batch, up to rounding.
+
+    They do not if torch differentiated the backward pass of a user's rule wrongly. That happens without an error if the
+    backward pass detaches what it gets.
+    """
+    if found.separation is None:
+        return True
+    tolerance = torch.finfo(found.seeds.dtype).eps ** 0.5
+    left, size = found.separation.unbind(1)
+    return not bool((left > tolerance * size).any())
+
+
 def check_contributions(
     found: Propagated, names: Sequence[str], model: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
@@ -133,5 +146,6 @@ def refuse_independent(name: str, weighed: str | None) -> NoReturn:
         )
     raise ModelError(
         f"the score does not depend on {name} by anything that carries contributions (it is computed before the layer, "
-        "under torch.no_grad(), from detached tensors, or weighs only: gates and attention weights carry nothing)."
+        "under torch.no_grad(), from detached tensors or integers, or weighs only: gates and attention weights carry "
+        "nothing)."
     )

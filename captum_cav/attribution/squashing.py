@@ -117,6 +117,8 @@ def squashing_of(output: Any, run: object) -> Squashing | None:
     """
     mark = get_mark(output, run) if isinstance(output, torch.Tensor) else None
     form = None if mark is None else mark.handoff
+    if form is not None and not isinstance(form, Form):
+        form = form.beside
     if isinstance(form, Form) and form.what in SQUASHED and form.holds_for(output):
         return Squashing(form, output)
     return None

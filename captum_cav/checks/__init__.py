@@ -27,6 +27,7 @@ from captum_cav.checks.models import (
     check_measured_model,
     check_model,
     check_module,
+    check_scripted,
 )
 from captum_cav.checks.numbers import check_finite_results, has_finite_sum, near_zero, sample_names, users_level
 from captum_cav.checks.options import check_count, check_option
@@ -60,6 +61,7 @@ __all__ = [
     "check_output",
     "check_pictures",
     "check_same_length",
+    "check_scripted",
     "check_targets",
     "choose_call",
     "copied",

@@ -185,9 +185,9 @@ def _named(methods: Any, inputs: torch.Tensor) -> dict[str, AnyMethod]:
         )
     if not methods:
         raise OptionError("methods is empty; expected at least one, as methods=['cav', 'gradcam'].")
-    given = dict(methods) if isinstance(methods, Mapping) else {name: name for name in methods}
     found = {}
-    for name, value in given.items():
+    # A method without a name need not be hashable, so no mapping is made of a list.
+    for name, value in methods.items() if isinstance(methods, Mapping) else zip(methods, methods, strict=True):
         if not isinstance(name, str):
             raise CAVTypeError(
                 f"methods lists {name!r}; a method that is not a short name needs a name: use a mapping."

@@ -246,7 +246,9 @@ def form_of(operation: Operation, value: Any, *among: What) -> Form | None:
     if not isinstance(value, torch.Tensor):
         return None
     form = operation.handoff_of(value)
-    if form is None or form.is_for_all or not isinstance(form, Form):
+    if form is not None and not isinstance(form, Form):
+        form = form.beside
+    if not isinstance(form, Form) or form.is_final:
         return None
     return form if (not among or form.what in among) and form.holds_for(value) else None
 

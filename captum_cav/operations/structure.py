@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from captum_cav.operations import written_activations, written_out
+from captum_cav.operations.pooled import hand_on
 from captum_cav.operations.table import TABLE
 from captum_cav.propagation.operation import Derivative, Operation, OperationSpec
 from captum_cav.propagation.traits import Trait
@@ -35,6 +36,7 @@ def linear(operation: Operation) -> Any:
         >>> InputCAV(torch.sum, rules={torch.sum: rules.linear}).attribute(torch.tensor([1., 3.]))
         tensor([0.2500, 0.7500])
     """
+    hand_on(operation, operation.argument(0, "input"))
     return operation.value()
 
 

@@ -30,6 +30,8 @@ class _Watching(Propagation):
     def _admit(self, value: Any, sources: Sources, func: Callable[..., Any]) -> Any:
         """Return an argument unchanged, and add the tensors that depend on the inputs to sources."""
         for tensor in tensors_in(value):
+            if get_mark(tensor, self.trace.run) is None and tensor.grad_fn is not None:
+                self.trace.mark_input(tensor)  # A custom autograd function made the tensor.
             mark = get_mark(tensor, self.trace.run)
             if mark is not None:
                 sources.append((tensor, mark))

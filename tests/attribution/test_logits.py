@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -82,6 +83,21 @@ def test_a_function_and_a_replaced_forward() -> None:
     forward = net.forward
     net.forward = lambda x: torch.sigmoid(forward(x))  # type: ignore[method-assign]
     assert torch.equal(logit_model(net, INPUTS)(INPUTS), forward(INPUTS))
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return gradient * 2
+
+
+def test_behind_a_custom_autograd_function() -> None:
+    found = logit_model(lambda x: torch.softmax(Doubled.apply(x), 1), INPUTS)
+    assert torch.equal(found(INPUTS), 2 * INPUTS)
 
 
 def test_what_cannot_be_seen_through_is_refused() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from captum_cav import InputCAV, LayerCAV, NeuronCAV, verify
+from captum_cav import InputCAV, LayerCAV, NeuronCAV, rules, verify
 from captum_cav.errors import ModelError, ScoreWarning, SignWarning, TargetError, UnsupportedOperationError
 from tests.support.errors import no_warnings
 from tests.support.networks import fixed
@@ -177,6 +177,16 @@ def test_under_other_rules(squash: Function, preset: str) -> None:
     if preset != "attnlrp":  # where a softmax gives all logits a share
         found = InputCAV(model, rules=preset, normalize="abs").attribute(INPUTS, 1)
         torch.testing.assert_close(found.sign(), plain.sign())
+
+
+@pytest.mark.parametrize("score", ["output", "logit"])
+def test_a_rule_of_the_function_itself(score: Any) -> None:
+    """The derivative of a sigmoid is positive, so that no sign turns round, and nothing is warned of."""
+    options: dict[str, Any] = {"rules": {torch.sigmoid: rules.GradientRule()}, "score": score, "normalize": None}
+    cav = InputCAV(lambda x: torch.sigmoid(head(x)), **options)
+    with no_warnings():
+        found = cav.attribute(INPUTS, 1)
+    assert torch.equal(found.sign(), (INPUTS * WEIGHT[1]).sign())
 
 
 # Layers, neurons, many targets ---------------------------------------------------------------------------------------

@@ -30,6 +30,8 @@ SELF_EXPLANATORY = (
     "the preset ... needs ...; pass rules=presets.",
     "masks selects nothing in ...; leave out the samples that show no object",
     "is on the meta device, which holds no numbers.",
+    "the model returned no scores",
+    "a wrapper of Captum, such as NoiseTunnel, takes",
     "the delta is no part of the explanation; leave it out",
     "example ... cannot be put into a grid",
     "pixels cannot be divided into",
