@@ -92,6 +92,8 @@ def propagate(
     values = scores.values.detach()
     scale = _scale_of(values) if normalize is not None and values.itemsize < 4 else None
     seeds = seeds_of(values, normalize, 1.0 if scale is None else scale)
+    if normalize == "abs" and scores.slopes is not None and scores.can_turn_back:
+        seeds = torch.where(scores.slopes < 0, -seeds, seeds)
     if not scores.values.requires_grad and not materialize:
         return Propagated(seeds, [], [], list(range(len(chosen))), scale, passed.trace.weighed)
     by_sample = with_delta and len(seeds) > 1
