@@ -13,6 +13,15 @@ def is_number(tensor: torch.Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
+def size_of_infinity(dtype: torch.dtype) -> float:
+    """From which size on numbers of a type stand for infinity, as in masks: a thousandth of the largest number.
+
+    Models mask with the smallest number of the type, and may divide it. The range of float16 is too small for that:
+    there only the largest number itself counts.
+    """
+    return torch.finfo(dtype).max * (1.0 if dtype == torch.float16 else 1e-3)
+
+
 def map_tensors(change: Callable[[torch.Tensor], Any], value: Any) -> Any:
     """A (nested) argument in which ``change`` replaces each tensor.
 

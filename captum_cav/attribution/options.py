@@ -11,7 +11,7 @@ from captum_cav.attribution.scores import SCORES, Score, ScoreName
 from captum_cav.operations import TABLE
 from captum_cav.propagation.overrides import Rulebook
 from captum_cav.rules.captum_rules import translate
-from captum_cav.scores.running import check_score, run_scored
+from captum_cav.scores.running import ScoreFunction, check_score, run_scored
 
 Normalize: TypeAlias = Literal["score", "abs"] | None
 OnUnknown: TypeAlias = Literal["error", "gradient"]
@@ -26,15 +26,18 @@ class Options(NamedTuple):
         normalize: what contributions are divided by: ``"score"``, ``"abs"`` (the absolute score), or None for nothing.
         on_unknown: what happens at an operation without a rule: ``"error"`` or ``"gradient"``.
         score: which number of the output is explained.
-        scored: the model, followed by the score that the user gave as a function, whose result counts as the output.
-            None if the output is that of the model.
+        function: a function of what the model returns, whose result counts as the output; None for the output itself.
     """
 
     rules: Rulebook
     normalize: Normalize
     on_unknown: OnUnknown
     score: ScoreName
-    scored: Callable[..., Any] | None = None
+    function: ScoreFunction | None = None
+
+    def scored(self, model: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that calls a model and gives what counts as its output."""
+        return model if self.function is None else functools.partial(run_scored, model, self.function)
 
 
 def check_options(
@@ -52,13 +55,15 @@ def check_options(
 
     Raises:
         OptionError, CAVTypeError, LayerError: for options that cannot be used.
+        ModelError: for scripted modules that no rule treats as one operation.
     """
     checks.check_option("normalize", normalize, ("score", "abs", None))
     checks.check_option("on_unknown", on_unknown, ("error", "gradient"))
-    rulebook = Rulebook(presets.find(rules), forward_func, TABLE, translate)
+    function: ScoreFunction | None = None
     if callable(score):
         check_score(score)
-        scored = functools.partial(run_scored, forward_func, score)
-        return Options(rulebook, normalize, on_unknown, "output", scored)
+        function, score = score, "output"
     checks.check_option("score", score, SCORES)
-    return Options(rulebook, normalize, on_unknown, score)
+    book = Rulebook(presets.find(rules), forward_func, TABLE, translate)
+    checks.check_scripted(forward_func, lambda module, name: book.is_one_operation(module, [name]))
+    return Options(book, normalize, on_unknown, score, function)

@@ -12,9 +12,12 @@ from typing import Any
 import torch
 
 from captum_cav.operations import guards
+from captum_cav.operations.surrogates import with_backward
 from captum_cav.operations.table import TABLE
 from captum_cav.operations.weighing import weighed_values
 from captum_cav.propagation.operation import Kind, Operation, OperationSpec
+from captum_cav.propagation.saved_values import SavedValue
+from captum_cav.tensors import size_of_infinity
 
 
 def scaled_dot_product_attention(operation: Operation) -> Any:
@@ -89,9 +92,36 @@ def weights_of(scores: torch.Tensor, has_mask: bool) -> torch.Tensor:
     """
     if not has_mask:
         return torch.softmax(scores, -1)
-    # The softmax of a fully masked row is 0 / 0, and so is its derivative.
-    is_empty = (scores == -math.inf).all(-1, keepdim=True)
-    return torch.softmax(scores.masked_fill(is_empty, 0.0), -1).masked_fill(is_empty, 0.0)
+    # The softmax of a fully masked row is 0 / 0.
+    values = scores.detach()
+    is_empty = (values == -math.inf).all(-1, keepdim=True)
+    weights = torch.softmax(values.masked_fill(is_empty, 0.0), -1).masked_fill(is_empty, 0.0)
+    return with_derivative_of_softmax(scores, SavedValue(weights), -1) if scores.requires_grad else weights
+
+
+def with_derivative_of_softmax(scores: torch.Tensor, weights: SavedValue, dim: int) -> torch.Tensor:
+    """A softmax that passes its derivative on. In a row in which all positions are masked, nothing passes.
+
+    A mask is -inf, or the smallest number of the type. Any other number vanishes beside such a number. So in a fully
+    masked row the softmax does not depend on the scores to which the mask was added, although its derivative is not 0.
+
+    Args:
+        scores: what goes into the softmax.
+        weights: the softmax, a tensor of the same shape.
+        dim: the dimension over which the weights sum to 1.
+
+    Returns:
+        The weights, in the graph.
+    """
+    dtype, row = scores.dtype, scores.detach().amax(dim, keepdim=True)
+    is_masked = row <= -size_of_infinity(dtype)
+
+    def backward(coefficients: torch.Tensor) -> tuple[torch.Tensor]:
+        # NaN is taken out before it can meet a coefficient, because the delta is a derivative of this product.
+        values = weights.value.masked_fill(is_masked, 0.0)
+        return ((values * (coefficients - (values * coefficients).sum(dim, keepdim=True))).to(dtype),)
+
+    return with_backward(weights.value, backward, scores)
 
 
 TABLE.register(

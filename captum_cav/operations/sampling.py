@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from captum_cav.operations.surrogates import with_backward
 from captum_cav.operations.table import TABLE
 from captum_cav.propagation.operation import Operation, OperationSpec
 from captum_cav.tensors import map_tensors
@@ -30,32 +29,6 @@ def first_carries(operation: Operation) -> Any:
     return operation.function(*map_tensors(operand, operation.args), **kwargs)
 
 
-def linear_samples(operation: Operation) -> Any:
-    """Samples that are linear in the first argument. Their backward pass can be differentiated, unlike torchvision's.
-
-    The shares of constants need that, because the share of each sample is a derivative of a backward pass.
-    """
-    x = operation.argument(0, "input")
-    output = first_carries(operation)
-    if not operation.carries(x):
-        return output
-    function, zero = operation.function, x.detach().new_zeros(()).expand(x.shape)
-    places = map_tensors(torch.Tensor.detach, operation.args[1:])
-    kwargs = {key: map_tensors(torch.Tensor.detach, value) for key, value in operation.kwargs.items() if key != "input"}
-
-    def sampled(values: torch.Tensor) -> torch.Tensor:
-        samples: torch.Tensor = function(values, *places, **kwargs)
-        return samples
-
-    def backward(coefficients: torch.Tensor) -> tuple[torch.Tensor]:
-        with torch.enable_grad():
-            start = zero.clone(memory_format=torch.contiguous_format).requires_grad_()
-            (found,) = torch.autograd.grad(sampled(start), start, coefficients.detach())
-        return (with_backward(found, lambda changes: (sampled(changes),), coefficients),)
-
-    return with_backward(output.detach(), backward, x)
-
-
 def deformable_convolution(operation: Operation) -> Any:
     """Deformable convolution: the input carries contributions. Offsets, mask and bias are constants."""
     _, weight, _, _, bias = operation.args[:5]
@@ -67,8 +40,7 @@ def deformable_convolution(operation: Operation) -> Any:
 
 
 TABLE.register(
-    "grid_sample|grid_sampler|grid_sampler_2d|grid_sampler_3d polar roi_pool ps_roi_align ps_roi_pool",
+    "grid_sample|grid_sampler|grid_sampler_2d|grid_sampler_3d polar roi_align roi_pool ps_roi_align ps_roi_pool",
     OperationSpec(rule=first_carries),
 )
-TABLE.register("roi_align", OperationSpec(rule=linear_samples))
 TABLE.register("deform_conv2d", OperationSpec(rule=deformable_convolution))

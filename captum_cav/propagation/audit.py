@@ -7,8 +7,10 @@ runs through this graph, and the contributions at its two ends are compared.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import torch
 
@@ -23,14 +25,16 @@ from captum_cav.propagation.trace import Trace
 from captum_cav.tensors import is_number, tensors_in
 from captum_cav.torch_internals import OwnFunction, edge_of, tree_map
 
-Pairs = Iterable[tuple[torch.Tensor, torch.Tensor | None]]
+#: A value and its coefficient. None if the backward pass did not reach the value.
+Pair: TypeAlias = tuple[torch.Tensor, torch.Tensor | None]
 
 
 def run_audited(trace: Trace, operation: Operation, rule: Surrogate, module: torch.nn.Module | None) -> Any:
     """An operation's value by its rule, audited.
 
-    Some operations run without an audit. A view shares nothing out. A module that is ruled as one operation ran unseen.
-    A tensor that bypasses the layer is neither a carrier nor a constant, so its operation cannot be compared.
+    Some operations run without an audit. Under ``torch.no_grad()`` the output is a constant. A view shares nothing out.
+    A module that is ruled as one operation ran unseen. A tensor that bypasses the layer is neither a carrier nor a
+    constant, so its operation cannot be compared.
 
     Args:
         trace: the running pass, to which the comparison is added.
@@ -39,9 +43,16 @@ def run_audited(trace: Trace, operation: Operation, rule: Surrogate, module: tor
         module: the module in which the operation runs.
     """
     assert trace.audited is not None
-    bypassed = any(is_number(tensor) and not tensor.requires_grad for tensor in operation.sources)
-    if bypassed or isinstance(operation, ModuleCall):
+    if not torch.is_grad_enabled():
         return rule(operation)
+    is_module = isinstance(operation, ModuleCall)
+    is_bypassed = any(is_number(tensor) and not tensor.requires_grad for tensor in operation.sources)
+    if is_module or is_bypassed:
+        output = rule(operation)
+        if is_module:
+            trace.audited.append(Audited(operation.name, rule, module, is_module=True))
+        _note_bypass(trace, operation)
+        return output
     # Each tensor once: an operation may take a tensor several times.
     carriers = list({id(tensor): tensor for tensor in operation.sources if tensor.requires_grad}.values())
     if _may_be_view(operation, rule):
@@ -58,16 +69,19 @@ def run_audited(trace: Trace, operation: Operation, rule: Surrogate, module: tor
     leaves = [stand_ins[id(tensor)] for tensor in carriers]
     edges, before = [edge_of(leaf) for leaf in leaves], [leaf.detach().clone() for leaf in leaves]
     local = operation.on(stand_ins)
+    geometry = _geometry_of(local.args[0]) if operation.in_place else None
     output = rule(local)
     operation.handoff, operation.is_decomposed = local.handoff, local.is_decomposed
     operation.is_constant = local.is_constant
     operation.detached |= {id(tensor) for tensor in carriers if id(stand_ins[id(tensor)]) in local.detached}
     result = local.args[0] if output is None else output
     outputs = [tensor for tensor in tensors_in(result) if tensor.requires_grad]
-    entry = Audited(operation.name, rule, module)
-    if not local.is_decomposed:  # Each operation inside a decomposed operation has an entry.
-        trace.audited.append(entry)
-    comparison = _Comparison(trace.shares, entry, before)
+    # Each operation inside a decomposed operation has an entry of its own.
+    precision = max(torch.finfo(tensor.dtype).eps for tensor in carriers)
+    entry = Audited(operation.name, rule, module, precision=precision, is_decomposed=local.is_decomposed)
+    trace.audited.append(entry)
+    _note_bypass(trace, operation)
+    comparison = _Comparison(trace.shares, entry, before, [trace.snapshots.values_of(tensor) for tensor in carriers])
     linked = iter(_Linked.apply(comparison, outputs, edges, *carriers) if outputs else ())
 
     def replaced(leaf: Any) -> Any:
@@ -75,8 +89,11 @@ def run_audited(trace: Trace, operation: Operation, rule: Surrogate, module: tor
             return leaf
         tensor = next(linked)
         _copy_mark(trace, leaf, tensor)
+        trace.snapshots.take(tensor)
         return tensor
 
+    if operation.in_place and (not outputs or _geometry_of(local.args[0]) != geometry):
+        return rule(operation)  # The operation writes no numbers: ``detach_`` or a view in place, such as ``t_``.
     result = tree_map(replaced, result)
     if operation.in_place:
         if operation.is_constant:
@@ -85,10 +102,26 @@ def run_audited(trace: Trace, operation: Operation, rule: Surrogate, module: tor
     return None if output is None else result
 
 
+def _geometry_of(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return tensor.shape, tensor.stride(), tensor.storage_offset()
+
+
 def _copy_mark(trace: Trace, tensor: torch.Tensor, to: torch.Tensor | None) -> None:
     mark = get_mark(tensor, trace.run)
     if mark is not None and to is not None:
         set_mark(to, mark)
+
+
+def _note_bypass(trace: Trace, operation: Operation) -> None:
+    """Note the tapped layers that some of an operation's tensors come from, and others do not."""
+    marks = [
+        get_mark(tensor, trace.run)
+        for tensor in operation.sources
+        if is_number(tensor) and id(tensor) not in operation.detached
+    ]
+    taps = [mark.taps for mark in marks if mark is not None]
+    if taps:
+        trace.bypassed |= functools.reduce(operator.or_, taps) & ~functools.reduce(operator.and_, taps)
 
 
 def _may_be_view(operation: Operation, rule: Surrogate) -> bool:
@@ -110,15 +143,23 @@ class _Comparison:
     Args:
         shares: the shares of constants of the pass.
         entry: the entry to which the outcome is added.
-        before: the values of the inputs.
+        before: the values of the inputs when the operation took them.
+        made: their values when the operations before made them. None where they are not known.
     """
 
-    def __init__(self, shares: ConstantShares, entry: Audited, before: Sequence[torch.Tensor]) -> None:
+    def __init__(
+        self,
+        shares: ConstantShares,
+        entry: Audited,
+        before: Sequence[torch.Tensor],
+        made: Sequence[torch.Tensor | None],
+    ) -> None:
         self._shares = shares
         self._entry = entry
         self._before = before
+        self._made = made
 
-    def run(self, outputs: Pairs, backward: Callable[[], Sequence[torch.Tensor | None]]) -> Any:
+    def run(self, outputs: Sequence[Pair], backward: Callable[[], Sequence[torch.Tensor | None]]) -> Any:
         """Run the backward pass of the operation, and compare.
 
         Args:
@@ -130,20 +171,36 @@ class _Comparison:
         """
         count = len(self._shares)
         coefficients = backward()
-        inputs = self._contributions(zip(self._before, coefficients, strict=True))
+        pairs = list(zip(self._before, coefficients, strict=True))
+        inputs = self._contributions(pairs)
         parts = [*self._contributions(outputs), *(-part for part in inputs)]
         self._entry.compare(parts, self._shares.since(count))
+        self._entry.note_writes(self._changes(coefficients))
         return coefficients
 
-    def _contributions(self, pairs: Pairs) -> list[torch.Tensor]:
-        zeros_carry = self._shares.zeros_carry
-        return [
-            (value * part.conj()).real.double()
-            if value.is_complex()
-            else zeros.contributions(value, part, zeros_carry).double()
-            for value, part in pairs
-            if part is not None
-        ]
+    def _changes(self, coefficients: Sequence[torch.Tensor | None]) -> list[torch.Tensor]:
+        """By how much the contributions of the inputs changed between the operations before and this one."""
+        changes = []
+        for now, made, part in zip(self._before, self._made, coefficients, strict=True):
+            if made is not None and part is not None:
+                new, old = self._contributions([(now, part), (made, part)])
+                is_same = (now == made) | (now.isnan() & made.isnan())
+                changes.append((new - old).masked_fill(is_same, 0.0))
+        return changes
+
+    def _contributions(self, pairs: Sequence[Pair]) -> list[torch.Tensor]:
+        """The contributions, in float64."""
+        found = []
+        for value, part in pairs:
+            if part is None:
+                continue
+            if value.is_complex():
+                parts = (value * part.conj()).real
+            else:
+                parts = zeros.contributions(value, part, self._shares.zeros_carry)
+            # A mask of -inf has the coefficient 0 and contributes nothing, but infinity times 0 is NaN.
+            found.append(parts.masked_fill(part == 0, 0.0).double())
+        return found
 
 
 class _Linked(OwnFunction):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 
+from captum_cav.tensors import size_of_infinity
 from captum_cav.torch_internals import base_of
 
 
@@ -45,9 +46,12 @@ class ConstantShares:
             output, part = base, _in_base(output, base, part)
         # A mask of -inf has no finite share. Its coefficient is exactly zero.
         part = torch.nan_to_num(part.detach(), nan=0.0, posinf=0.0, neginf=0.0)
+        is_mask = part.abs() >= size_of_infinity(part.dtype)
 
         def measure(coefficients: torch.Tensor) -> None:
-            share = part * coefficients.sum_to_size(part.shape).conj()
+            coefficients = coefficients.sum_to_size(part.shape).conj()
+            # A share is differentiated, too. Of a mask without a coefficient the derivative would be infinity times 0.
+            share = part.masked_fill(is_mask & (coefficients == 0), 0.0) * coefficients
             self._shares.append((taps, share.real.sum(dtype=torch.float64)))
 
         output.register_hook(measure)  # type: ignore[no-untyped-call]

@@ -80,17 +80,24 @@ class Forward:
 
         Raises:
             ModelError: for a model that writes over a tensor that its own gradient needs.
+            UnsupportedOperationError: for an operation that torch cannot differentiate.
         """
         edges = [edge for index in chosen for edge in self.trace.taps[index].edges]
         options = {"retain_graph": keep_graph or None, "allow_unused": True, **grad_kwargs}
         try:
             coefficients = iter(torch.autograd.grad(scores, edges, seeds, **options))
         except RuntimeError as error:
+            if "derivative" in str(error) and "is not implemented" in str(error):
+                raise UnsupportedOperationError(
+                    f"torch cannot differentiate an operation of the model: {error}. Give this operation a rule that "
+                    "needs no derivative, as rules.pass_through where y_i comes from x_i alone, or your own function."
+                ) from error
             if "modified by an inplace operation" not in str(error):
                 raise
             raise ModelError(
                 "the model writes over a tensor that its own gradient needs, so it could not be trained either; make "
-                "that operation out of place, as nn.ReLU(inplace=False) or x = x + y."
+                "that operation out of place, as nn.ReLU(inplace=False) or x = x + y, or give the module that does it "
+                "a rule as one operation (rules={module: rules.PassThroughRule()})."
             ) from error
         return [[next(coefficients) for _ in self.trace.taps[index].edges] for index in chosen]
 
@@ -185,7 +192,7 @@ def _run(
     for tensor in tensors_in(list(inputs)):
         trace.mark_input(tensor)
     with (
-        _random_state_kept(inputs),
+        random_state_kept(inputs),
         patched_torch(propagation.run_function, lambda: propagation.is_at_rest),
         torch.enable_grad(),
         hooked(sites, at_site, propagation, follows_modules),
@@ -214,7 +221,7 @@ def names_in(forward_func: Callable[..., Any]) -> Callable[[torch.nn.Module], Se
 
 
 @contextmanager
-def _random_state_kept(inputs: tuple[Any, ...]) -> Iterator[None]:
+def random_state_kept(inputs: tuple[Any, ...]) -> Iterator[None]:
     """A context after which the random number generators are as before."""
     devices = {tensor.device for tensor in tensors_in(list(inputs)) if tensor.is_cuda}
     with torch.random.fork_rng(devices=sorted(device.index for device in devices)):

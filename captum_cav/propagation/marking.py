@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, TypeAlias
 
 import torch
 
-from captum_cav.propagation.marks import Mark, get_mark, set_mark
+from captum_cav.propagation.marks import Mark, clear_mark, get_mark, refuse_further_use, set_mark
 from captum_cav.propagation.operation import Numbers, Operation
 from captum_cav.propagation.table import Treatment
 from captum_cav.propagation.taps import memory_aliases
 from captum_cav.propagation.trace import Trace
 from captum_cav.propagation.traits import Trait
+from captum_cav.propagation.unknown import overwritten
 from captum_cav.tensors import is_number, tensors_in
 from captum_cav.torch_internals import base_of, keeps_version
 
@@ -35,10 +37,12 @@ def mark_alike(output: Any, source: torch.Tensor, mark: Mark, treatment: Treatme
     traits = mark.traits & treatment.keeps | treatment.makes
     if traits != mark.traits or mark.handoff is not None:
         mark = Mark(mark.run, mark.taps, traits)
-    bypassing = not source.requires_grad
+    bypassing = not (source.requires_grad or mark.taps)  # ``detach_`` writes into a carrier: now it needs no grad.
     for tensor in (output,) if isinstance(output, torch.Tensor) else tensors_in(output):
         if (tensor.requires_grad or bypassing) and is_number(tensor):
             set_mark(tensor, mark, written=written)
+        elif written:
+            clear_mark(tensor)
 
 
 def mark_result(
@@ -57,7 +61,7 @@ def mark_result(
     taps, bypassing, traits = 0, False, treatment.keeps
     for tensor, mark in sources:
         traits &= mark.traits
-        if not tensor.requires_grad:
+        if not (tensor.requires_grad or mark.taps):  # ``detach_`` writes into a carrier: now it needs no grad.
             bypassing = True
         elif id(tensor) not in operation.detached:
             taps |= mark.taps
@@ -75,6 +79,8 @@ def mark_result(
                 set_mark(tensor, Mark(trace.run, taps, traits, handoff), written=written)
             elif bypassing and not operation.is_constant:
                 set_mark(tensor, Mark(trace.run, 0, traits), written=written)
+            elif written:
+                clear_mark(tensor)
             # Otherwise the tensor is a constant: a gate weighs only constants, or all sources are carriers, and the
             # operation detached the tensor.
 
@@ -83,13 +89,21 @@ def follow_memory(trace: Trace, written: torch.Tensor) -> None:
     """After writing into a tensor: update the other tensors in its memory, which a tap separated from it."""
     base = base_of(written)
     whole = written if base is None else base
+    if trace.audited is not None and written.requires_grad:
+        trace.snapshots.update(written)
     for alias in memory_aliases(whole):
         # The copy puts the alias behind the writing operation in the graph. The numbers in its memory do not change.
-        with keeps_version(alias):
-            alias.copy_(whole)
+        try:
+            with keeps_version(alias):
+                alias.copy_(whole)
+        except RuntimeError:  # The alias is one of several views that one function returned. Nobody may write there.
+            refuse_further_use(alias, trace.run, functools.partial(overwritten, tuple(alias.shape), "The model"))
+            continue
         mark = get_mark(whole, trace.run)
         if mark is not None:
             set_mark(alias, mark)
+        if trace.audited is not None:
+            trace.snapshots.share(whole, alias)
 
 
 def _takes_constants(operation: Operation, sources: int) -> bool:

@@ -70,11 +70,15 @@ class Unknown(NamedTuple):
         operation: its plain name.
         module: the innermost module in which the operation ran, for messages. Empty outside of modules.
         key: the key for the operation in ``rules``, as a user writes it.
+        rule: a rule that can be given for it.
+        when: when that rule is right.
     """
 
     operation: str
     module: str
     key: str
+    rule: str
+    when: str
 
 
 @dataclass
@@ -87,9 +91,16 @@ class Audited:
         module: the innermost module in which the operation ran.
         residual: the contributions of its output, minus those of its inputs and constants. 0 if the rule conserves.
         size: the sum of the absolute contributions of its output, inputs and constants.
+        rewritten: by how much the contributions of its inputs changed because the model wrote into the inputs, and
+            autograd did not record that.
+        rewritten_size: the sum of the absolute changes.
+        precision: the machine epsilon of its carriers; the largest if they differ.
+        is_decomposed: whether the operation consists of other operations, which have entries of their own. Then only
+            ``rewritten`` counts.
+        is_module: whether the operation is the whole call of a module, which is not compared.
 
-    ``residual`` and ``size`` are float64 scalars on the device of the operation, or the number 0 if the backward pass
-    did not reach the operation. Nobody reads them on the host before the backward pass ends.
+    The numbers are float64 scalars on the device of the operation, or the number 0 if the backward pass did not reach
+    the operation. Nobody reads them on the host before the backward pass ends.
     """
 
     operation: str
@@ -97,6 +108,11 @@ class Audited:
     module: torch.nn.Module | None
     residual: float | torch.Tensor = 0.0
     size: float | torch.Tensor = 0.0
+    rewritten: float | torch.Tensor = 0.0
+    rewritten_size: float | torch.Tensor = 0.0
+    precision: float = 0.0
+    is_decomposed: bool = False
+    is_module: bool = False
 
     def compare(self, contributions: Sequence[torch.Tensor], constants: Sequence[torch.Tensor]) -> None:
         """Add what one backward pass found.
@@ -110,6 +126,16 @@ class Audited:
         shares = [_sum(constants)] if constants else []
         self.residual = self.residual + _sum([*(part.sum() for part in contributions), *map(torch.neg, shares)])
         self.size = self.size + _sum([*(part.abs().sum() for part in contributions), *map(torch.abs, shares)])
+
+    def note_writes(self, changes: Sequence[torch.Tensor]) -> None:
+        """Note changes of inputs that autograd did not record.
+
+        Args:
+            changes: of the contributions of each input; float64.
+        """
+        if changes:
+            self.rewritten = self.rewritten + _sum([change.sum() for change in changes])
+            self.rewritten_size = self.rewritten_size + _sum([change.abs().sum() for change in changes])
 
 
 def _sum(numbers: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -25,6 +25,8 @@ class Rule:
         as_one: whether the rule, given for a module, treats the whole call of the module as one operation.
         is_derivative: whether the rule passes the operation's own derivative on.
         holds_gates: whether the output is a constant if a gate weighs nothing but constants, as it is by default.
+        is_conserving: whether inputs and constants get as much as the output has. False for a rule that intends
+            otherwise: then :func:`captum_cav.verify` tells how much is left, but does not call that a fault.
 
     Example::
 
@@ -42,6 +44,7 @@ class Rule:
     as_one: ClassVar[bool] = False
     is_derivative: ClassVar[bool] = False
     holds_gates: ClassVar[bool] = False
+    is_conserving: ClassVar[bool] = True
 
     def __repr__(self) -> str:
         """The call that makes the rule, with all options that differ from their defaults."""

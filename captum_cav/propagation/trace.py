@@ -10,12 +10,14 @@ from captum_cav.propagation.constant_shares import ConstantShares
 from captum_cav.propagation.marks import Mark, get_mark, set_mark
 from captum_cav.propagation.records import Audited, RuleLog, Unknown
 from captum_cav.propagation.saved_values import SavedValues
+from captum_cav.propagation.snapshots import Snapshots
 from captum_cav.propagation.taps import Tapped, note_alias, tap
 from captum_cav.propagation.traits import Trait
 from captum_cav.tensors import tensors_in
 from captum_cav.torch_internals import now
 
 _BEFORE_FIRST_LAYER: int = Trait.BEFORE_FIRST_LAYER.value
+_SQUASHED: int = Trait.SQUASHED.value
 
 
 class Trace:
@@ -38,6 +40,8 @@ class Trace:
         rules: the rule of each operation, or None.
         audited: the audit of each operation, or None.
         weighed: the last operation in which a gate weighed nothing but constants, for messages; None if there is none.
+        snapshots: the values of carriers, for the audit.
+        bypassed: the tapped layers that some path to the output bypasses, as a bit set. Filled by the audit.
         unknown: the operations without a rule. Filled if ``on_unknown`` is ``"note"``.
     """
 
@@ -51,6 +55,8 @@ class Trace:
         self.rules = RuleLog() if with_rules else None
         self.audited: list[Audited] | None = [] if audited else None
         self.weighed: str | None = None
+        self.snapshots = Snapshots(self.run)
+        self.bypassed = 0
         self.unknown: list[Unknown] = []
 
     @property
@@ -87,8 +93,13 @@ class Trace:
             before = get_mark(source, self.run)
             if before is not None:
                 note_alias(source, carrier)
-            new = Mark(self.run, bit, 0) if before is None else before._replace(taps=before.taps | bit)
+            if before is None:
+                new = Mark(self.run, bit, 0)
+            else:
+                new = before._replace(taps=before.taps | bit, traits=before.traits & ~_SQUASHED)
             set_mark(carrier, new)
+            if self.audited is not None:
+                self.snapshots.take(carrier)
 
         passed_on, tapped = tap(value, self.saved.save, mark)
         self.taps.append(tapped)

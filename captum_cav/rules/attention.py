@@ -9,7 +9,7 @@ import torch
 
 from captum_cav.errors import OptionError
 from captum_cav.operations import TABLE
-from captum_cav.operations.attention import attention_scores, weights_of
+from captum_cav.operations.attention import attention_scores, weights_of, with_derivative_of_softmax
 from captum_cav.operations.surrogates import scaled
 from captum_cav.propagation.operation import Kind, Operation
 from captum_cav.propagation.rule import Rule
@@ -25,9 +25,9 @@ class AttentionRule(Rule):
             - ``"values"``, the default of all attention: the attention weights are constants, and only the values carry
               contributions (CP-LRP).
             - ``"all"``: queries and keys carry contributions, too (AttnLRP). The softmax ``s`` passes its derivative
-              on, ``R_i = x_i (R_i - s_i sum_j R_j)``, which does not conserve contributions. Each factor of a product
-              takes half. Some outputs of a softmax, divided by their sum, are a softmax of fewer numbers. Routers of
-              experts do so. This division passes its derivative on, too.
+              on, ``R_i = x_i (R_i - s_i sum_j R_j)``, which does not conserve contributions. Masked positions carry
+              nothing. Each factor of a product takes half. Some outputs of a softmax, divided by their sum, are a
+              softmax of fewer numbers. Routers of experts do so. This division passes its derivative on, too.
 
     Raises:
         OptionError: for another value of ``carry``.
@@ -56,6 +56,11 @@ class AttentionRule(Rule):
         if self.carry not in ("values", "all"):
             raise OptionError(f'carry is {self.carry!r}; expected "values" or "all".')
 
+    @property
+    def is_conserving(self) -> bool:  # type: ignore[override]
+        """Whether only the values carry contributions. The derivative of the softmax does not conserve them."""
+        return self.carry == "values"
+
     def governs(self, operation: Operation) -> bool:
         """Whether the operation is a softmax or attention, or divides outputs of a softmax by their sum."""
         if operation.name == "div":
@@ -75,7 +80,9 @@ class AttentionRule(Rule):
         """The default value, or a value whose softmax passes its derivative on and whose products share in halves."""
         if self.carry == "values":
             return operation.by_default()
-        if operation.name in ("softmax", "div"):
+        if operation.name == "softmax":
+            return _softmax(operation)
+        if operation.name == "div":
             return operation.value()
         query, key, value, mask = (
             operation.argument(position, name) for position, name in enumerate(("query", "key", "value", "attn_mask"))
@@ -98,3 +105,11 @@ class AttentionRule(Rule):
         operation.is_decomposed = False
         output = weights @ values
         return scaled(output, 0.5) if operation.depends_on_inputs(values) else output
+
+
+def _softmax(operation: Operation) -> Any:
+    scores, dim = operation.argument(0, "input"), operation.argument(1, "dim")
+    if dim is None:  # The dimension that F.softmax takes if it is given none.
+        dim = 0 if scores.dim() in (0, 1, 3) else 1
+    weights = operation.on({id(scores): scores.detach()}).value()
+    return with_derivative_of_softmax(scores, operation.save(weights), dim)

@@ -15,6 +15,7 @@ from captum_cav.errors import CAVTypeError
 #: A function of what the model returns. It gives one score for each sample, shape (N,), or several, shape (N, ...), of
 #: which ``target`` selects one. A function with a true attribute ``takes_inputs`` gets the arguments of the model, too.
 ScoreFunction: TypeAlias = Callable[..., torch.Tensor]
+_SCORE = "_captum_cav_score"
 
 
 def check_score(score: Any) -> None:
@@ -118,6 +119,11 @@ def with_score(model: Callable[..., Any], score: ScoreFunction) -> Callable[...,
     def scored(self: torch.nn.Module, *args: Any) -> Any:
         return run_scored(base.forward.__get__(self) if forward is None else forward, score, *args)
 
-    copied.__class__ = type(base.__name__, (base,), {"__module__": base.__module__, "forward": scored})
+    copied.__class__ = type(base.__name__, (base,), {"__module__": base.__module__, "forward": scored, _SCORE: score})
     vars(copied).pop("forward", None)
     return copied  # type: ignore[no-any-return]
+
+
+def is_scored(model: Any) -> bool:
+    """Whether :func:`with_score` made the model, so that its output is what the user wants to explain."""
+    return hasattr(type(model), _SCORE) or (isinstance(model, functools.partial) and model.func is run_scored)

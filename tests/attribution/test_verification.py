@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import captum_cav
 from captum_cav import rules, verify
-from captum_cav.errors import CAVTypeError, ModelError
+from captum_cav.errors import CAVTypeError, LayerError, ModelError, OptionError, TargetError
 from tests.support.networks import fixed, network, shape_of
 from tests.support.traces import left_as_it_was
 
@@ -177,3 +177,135 @@ def test_a_users_tolerance(net: Gated) -> None:
     found = verify(net, fixed(2, 4), 1, rules={F.silu: rules.GradientRule()}, tolerance=10.0)
     assert found.ok
     assert found.tolerance == 10.0
+
+
+class Twice(nn.Module):
+    """Reaches one layer twice, and beside the first time there is another path."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.unused, self.last = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.layer(torch.tanh(self.layer(x))))
+
+
+@pytest.fixture
+def twice() -> Twice:
+    torch.manual_seed(0)
+    return Twice().double()
+
+
+@pytest.mark.parametrize(("call", "operations"), [(0, 3), (1, 1), (-1, 1), (-2, 3)])
+def test_the_call_of_a_layer_that_is_reached_twice(twice: Twice, call: int, operations: int) -> None:
+    x = fixed(2, 4)
+    found = verify(twice, x, 1, layer="layer", call=call)
+    assert found.ok, found
+    assert found.operations == operations
+    explain = captum_cav.LayerCAV(twice, "layer", call=call, normalize=None)
+    contributions, delta = explain.attribute(x, 1, return_convergence_delta=True)
+    total = twice(x)[:, 1].detach().abs().sum()
+    assert found.cancellation == pytest.approx(float(contributions.abs().sum() / total))
+    assert found.delta == pytest.approx(float(delta.sum() / total), abs=1e-12)
+    # A leak between the calls is behind the first call alone.
+    bent = verify(twice, x, 1, layer="layer", call=call, rules={torch.tanh: rules.GradientRule()})
+    assert bent.ok == (operations == 1)
+
+
+@pytest.mark.parametrize(
+    ("layer", "call", "error"),
+    [("layer", None, LayerError), ("layer", 2, LayerError), ("unused", None, LayerError), ("layer", "1", CAVTypeError)],
+)
+def test_a_call_that_is_not_there_is_refused_as_by_an_attribution(
+    twice: Twice, layer: str, call: Any, error: type[Exception]
+) -> None:
+    messages = []
+    for attempt in (
+        lambda: captum_cav.LayerCAV(twice, layer, call=call).attribute(fixed(2, 4), 1),
+        lambda: verify(twice, fixed(2, 4), 1, layer=layer, call=call),
+    ):
+        with pytest.raises(error) as raised:
+            attempt()
+        messages.append(str(raised.value))
+    assert messages[0] == messages[1]
+
+
+def test_a_call_without_a_layer_is_refused(twice: Twice) -> None:
+    with pytest.raises(OptionError, match=r"call is 0 without a layer; expected layer=, whose call is meant"):
+        verify(twice, fixed(2, 4), 1, call=0)
+
+
+def test_a_call_on_which_the_score_does_not_depend_is_refused_as_by_an_attribution() -> None:
+    class Idle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            first: torch.Tensor = self.layer(x)
+            self.layer(x + 1)
+            return first
+
+    net, messages = Idle().double(), []
+    for attempt in (
+        lambda: captum_cav.LayerCAV(net, "layer", call=1).attribute(fixed(2, 4), 1),
+        lambda: verify(net, fixed(2, 4), 1, layer="layer", call=1),
+    ):
+        with pytest.raises(ModelError, match="the score does not depend on layer 'layer'") as raised:
+            attempt()
+        messages.append(str(raised.value))
+    assert messages[0] == messages[1]
+
+
+def test_where_something_bypasses_the_layer_nobody_can_tell_what_is_lost() -> None:
+    class Beside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.last = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(x + self.layer(x))
+
+    torch.manual_seed(0)
+    net, x = Beside().double(), fixed(2, 4)
+    assert verify(net, x, 1, layer="layer").lost is None
+    behind = verify(net, x, 1, layer="last")
+    assert behind.lost == pytest.approx(0.0, abs=1e-12)
+
+
+class Busy(nn.Module):
+    """Draws random numbers, and writes into its input and into a further argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        x.mul_(2)
+        scale += 1
+        y = self.norm(self.first(x)) * scale
+        return self.last(y * torch.rand(y.shape, dtype=y.dtype))
+
+
+def test_everything_of_the_users_is_as_before() -> None:
+    torch.manual_seed(0)
+    net = Busy().double().train()
+    net.norm.eval()
+    net.first.weight.requires_grad_(False)
+    calls: list[str] = []
+    net.last.register_forward_hook(lambda *_: calls.append("forward"))
+    net.last.register_full_backward_hook(lambda *_: calls.append("backward"))
+    net.last.weight.register_hook(lambda gradient: calls.append("gradient"))
+    net(fixed(2, 4), torch.ones(5, dtype=torch.float64)).sum().backward()
+    assert set(calls) == {"forward", "backward", "gradient"}
+    calls.clear()
+    x, scale = fixed(2, 4).requires_grad_(), torch.ones(5, dtype=torch.float64)
+    with left_as_it_was(net, x, scale):
+        found = verify(net, x, 1, scale)
+    assert found.ok, found
+    assert found.value == 0.0
+    assert set(calls) == {"forward"}
+    with left_as_it_was(net, x, scale), torch.no_grad():
+        assert not verify(net, x, 1, scale, rules={nn.Linear: lambda operation: 2 * operation.value()}).ok
+    with left_as_it_was(net, x, scale), pytest.raises(TargetError):
+        verify(net, x, 7, scale)

@@ -108,17 +108,18 @@ def test_nothing_is_compared_where_a_tensor_bypasses_the_layers() -> None:
     assert entries_of(passed) == ["mul"]
 
 
-def test_a_decomposed_operation_has_no_entry_but_its_parts_have() -> None:
+def test_the_parts_of_a_decomposed_operation_are_compared() -> None:
     def twice_and_one(operation: Operation) -> Any:
         (x,) = operation.args
         return operation.decompose(lambda: x * 2 + 1)
 
     rules = rulebook({torch.neg: twice_and_one})
     passed = forward_of(torch.neg, torch.tensor([3.0]), rules=rules, with_shares=True, audited=True)
-    assert entries_of(passed) == ["mul", "add"]
+    assert entries_of(passed) == ["mul", "add", "neg"]
     assert contributions(passed) == [[6.0]]
     assert passed.trace.audited is not None
-    assert [entry.residual for entry in passed.trace.audited] == [0.0, 0.0]
+    assert [entry.is_decomposed for entry in passed.trace.audited] == [False, False, True]
+    assert [entry.residual for entry in passed.trace.audited] == [0.0, 0.0, 0.0]
 
 
 def test_what_is_known_of_a_decomposed_result_is_known_under_an_audit() -> None:

@@ -11,6 +11,7 @@ from captum.attr import LayerGradCam
 from torch import nn
 
 from captum_cav import InputCAV, LayerCAV, NeuronCAV, compare, metrics, rules, scores, verify
+from captum_cav.attribution.logits import logit_model
 from tests.scores.networks import Segmenter, embedder, pictures
 from tests.support.errors import cav_error
 from tests.support.traces import left_as_it_was
@@ -190,3 +191,16 @@ def test_methods_are_compared_on_a_score() -> None:
         x, 2, attr_dim_summation=True
     )
     torch.testing.assert_close(report.raw["cav", "features"].double(), expected[:, 0])
+
+
+@pytest.mark.parametrize("as_function", [False, True], ids=["module", "function"])
+def test_measures_take_the_score_as_it_is_also_if_it_is_squashed(as_function: bool) -> None:
+    """Otherwise they would look for the logit, which a map of the score does not explain."""
+    net, x = nn.Sequential(*embedder(), nn.Softmax(1)), pictures()
+
+    def first(output: torch.Tensor) -> torch.Tensor:
+        return output[:, 0]
+
+    scored = scores.with_score((lambda x: net(x)) if as_function else net, first)
+    assert logit_model(scored, x) is scored
+    assert logit_model(net, x) is not net
