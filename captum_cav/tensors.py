@@ -42,6 +42,29 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
     return tensors
 
 
+def as_plain(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor in the same memory whose class is :class:`torch.Tensor`, if the class adds only Python code to it.
+
+    Tensors that keep their numbers in another way, such as quantized weights, are returned as they are.
+    """
+    kind = type(tensor)
+    if kind in _PLAIN or kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        return tensor
+    return tensor.as_subclass(torch.Tensor)
+
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def separate_node(tensor: torch.Tensor) -> Any:
+    """A node of autograd for those who look at the node of a tensor: a node in a graph of its own.
+
+    A hook that is registered at this node never runs.
+    """
+    with torch.enable_grad():
+        return torch.zeros((), dtype=tensor.dtype, device=tensor.device, requires_grad=True).expand(1).grad_fn
+
+
 def is_same_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two tensors have the same memory, shape, strides and type of numbers.
 
@@ -56,3 +79,11 @@ def is_same_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
         and one.stride() == other.stride()
         and one.dtype == other.dtype
     )
+
+
+def share_elements(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors that lie in the same memory have an element of it in common."""
+    # The whole memory, a truth value for each element, on the host: such tensors are rare.
+    used = torch.zeros(one.untyped_storage().nbytes() // one.itemsize, dtype=torch.bool, device="cpu")
+    used.as_strided(one.shape, one.stride(), one.storage_offset()).fill_(True)
+    return bool(used.as_strided(other.shape, other.stride(), other.storage_offset()).any())

@@ -6,7 +6,8 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, TypeAlias
+from operator import is_
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -15,20 +16,22 @@ from torch.utils.hooks import RemovableHandle
 from captum_cav.errors import ModelError, UnsupportedOperationError, UnsupportedOperationWarning
 from captum_cav.propagation import explanation, unknown
 from captum_cav.propagation.audit import run_audited
-from captum_cav.propagation.marking import Sources, follow_memory, mark_alike, mark_result
-from captum_cav.propagation.marks import get_mark
+from captum_cav.propagation.marking import Sources, follow_memory, mark_alike, mark_result, put_behind_taps
+from captum_cav.propagation.marks import Mark, get_mark
 from captum_cav.propagation.module_stack import ModuleStack
 from captum_cav.propagation.operation import ModuleCall, Operation, Role, Surrogate
 from captum_cav.propagation.overrides import Rulebook
 from captum_cav.propagation.records import Unknown
 from captum_cav.propagation.results import check_result, expected_of, is_users
 from captum_cav.propagation.table import OperationTable, Treatment
+from captum_cav.propagation.taps import comes_from_carrier
 from captum_cav.propagation.trace import Trace
-from captum_cav.tensors import is_number, tensors_in
+from captum_cav.tensors import as_plain, is_number, map_tensors, separate_node, tensors_in
 from captum_cav.torch_internals import (
     DERIVING_MODULES,
     age_of,
     apply_as_torch_does,
+    base_of,
     hooks_on_saved_tensors,
     is_called_by,
     run_as_written,
@@ -82,6 +85,7 @@ class Propagation(TorchFunctionMode):
         self._treatments = table.treatments
         self._on_unknown = on_unknown
         self._is_watched = trace.is_watched
+        self._keeps_graphs = torch.is_grad_enabled()
         self.is_paused = False
         self._saved_as = hooks_on_saved_tensors()
 
@@ -94,24 +98,31 @@ class Propagation(TorchFunctionMode):
         if self.is_paused or self.is_suspended:
             return func(*args, **kwargs)
         treatment = self._treatments[func]
-        if not treatment.computes and self._passes_unchanged(treatment.role, args):
-            return func(*args, **kwargs)
+        if not treatment.computes:
+            if self._passes_unchanged(treatment.role, args):
+                return func(*args, **kwargs)
+            # Contributions are no gradients. A hook that scales or records gradients must not meet them.
+            if treatment.role is Role.REGISTERS_HOOK:
+                return RemovableHandle(OrderedDict())
+            if treatment.role is Role.READS_NODE:
+                return separate_node(args[0])
+        if types:
+            args = map_tensors(as_plain, args)
+            kwargs = {key: map_tensors(as_plain, value) for key, value in kwargs.items()}
+        given, given_kwargs = args, kwargs
         sources: Sources = []
         args = tuple([value if value.__class__ in _PLAIN else self._admit(value, sources, func) for value in args])
         if kwargs:
             kwargs = {key: self._admit(value, sources, func) for key, value in kwargs.items()}
         if not sources and treatment.guard is None:
-            return func(*args, **kwargs)
-        if treatment.role is Role.REGISTERS_HOOK:
-            # Contributions are no gradients. A hook that scales or records gradients must not meet them.
-            return RemovableHandle(OrderedDict())
+            return self._run_on_constants(func, args, kwargs, given, given_kwargs, treatment)
         if treatment.spec.first_only:
             sources = [(tensor, mark) for tensor, mark in sources if tensor is args[0]]
         if "out" in kwargs and isinstance(kwargs["out"], torch.Tensor):
-            return self._run_into(kwargs["out"], func, args, kwargs)
+            return self._run_into(given_kwargs["out"], func, args, kwargs)
         in_place = treatment.writes_in_place(args, kwargs)
-        if in_place:
-            self._prepare_writing(args[0], treatment)
+        if in_place and isinstance(given[0], torch.Tensor):
+            args = self._prepare_writing(given[0], args, sources, treatment)
         if self._is_as_is(treatment, sources):
             output = func(*args, **kwargs)
             mark_alike(args[0] if output is None else output, *sources[0], treatment, in_place)
@@ -129,8 +140,10 @@ class Propagation(TorchFunctionMode):
                 sources.append((value, mark))
                 if mark.handoff is not None:
                     mark.handoff.consumers += 1
+            elif value.is_inference():
+                return _usable(value)
             elif value.requires_grad:
-                if value.grad_fn is not None and age_of(value) > self.trace.began:
+                if self._is_unseen(value):
                     name = self._treatments[func].name or getattr(func, "__name__", None) or func
                     raise unknown.unseen(value, f"reached {name!r}", self.where())
                 return value.detach()
@@ -147,15 +160,44 @@ class Propagation(TorchFunctionMode):
             return True
         if role is Role.DIFFERENTIATES:
             raise unknown.derivatives_taken(self.where())
-        if role is Role.REGISTERS_HOOK:
-            return False
         if get_mark(args[0], self._run) is not None:
-            return role is Role.ASKS_FOR_GRADIENT
+            return role is Role.ASKS_FOR_GRADIENT or (role is Role.READS_NODE and not args[0].requires_grad)
         # A tensor that the model lets require grad is a constant, unless torch takes derivatives by it.
         if role is Role.ASKS_FOR_GRADIENT and is_called_by(DERIVING_MODULES, 3):
             raise unknown.derivatives_taken(self.where())
         # A model that sets the data of a parameter must change the parameter, not a detached copy.
         return True
+
+    def _run_on_constants(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        given: tuple[Any, ...],
+        given_kwargs: dict[str, Any],
+        treatment: Treatment,
+    ) -> Any:
+        """Run a function on constants, such as parameters.
+
+        The model may keep the result: pruned weights, cached weights. So the result gets the graph that it would have
+        without the propagation. The propagation detaches the result where the result meets a tensor with contributions.
+        """
+        if "out" in kwargs:
+            return func(*args, **{**kwargs, "out": given_kwargs["out"]})
+        target = given[0] if given else None
+        if treatment.writes_in_place(args, kwargs) and not (isinstance(target, torch.Tensor) and target.grad_fn):
+            unchanged = isinstance(target, torch.Tensor) and not target.requires_grad
+            return func(target if unchanged else args[0], *args[1:], **kwargs) if args else func(**kwargs)
+        if not self._keeps_graphs or (
+            all(map(is_, args, given)) and all(map(is_, kwargs.values(), given_kwargs.values()))
+        ):
+            return func(*args, **kwargs)
+        with_graph = {key: map_tensors(_usable, value) for key, value in given_kwargs.items()}
+        return func(*map_tensors(_usable, given), **with_graph)
+
+    def _is_unseen(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor without a mark was made from carriers in this forward pass, but unseen by the mode."""
+        return tensor.grad_fn is not None and age_of(tensor) > self.trace.began and comes_from_carrier(tensor)
 
     def _is_as_is(self, treatment: Treatment, sources: Sources) -> bool:
         """Whether the function is its own surrogate here. Most functions are, and run without an :class:`Operation`."""
@@ -233,6 +275,8 @@ class Propagation(TorchFunctionMode):
         self, out: torch.Tensor, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Run an operation with ``out=``. Autograd does not record ``out=``, so the result is copied into it."""
+        # The operation may take the tensor into which it writes.
+        put_behind_taps(self.trace, out, lambda: self._written_by_two(self._treatments[func]))
         with self:
             result = func(*args, **{key: value for key, value in kwargs.items() if key != "out"})
             if result.shape != out.shape:
@@ -243,16 +287,60 @@ class Propagation(TorchFunctionMode):
                 )
             return out.copy_(result)
 
-    def _prepare_writing(self, target: Any, treatment: Treatment) -> None:
-        """Copy saved values out of the memory of a tensor into which the model is about to write."""
-        if not isinstance(target, torch.Tensor):
-            return
+    def _prepare_writing(
+        self, target: torch.Tensor, args: tuple[Any, ...], sources: Sources, treatment: Treatment
+    ) -> tuple[Any, ...]:
+        """Prepare that the model writes into a tensor values that carry contributions.
+
+        Args:
+            target: the tensor, as the model gave it.
+            args: the arguments of the writing operation, the first of which stands for the tensor.
+            sources: the tensors among the arguments that depend on the inputs. The tensor is added if it does so now.
+            treatment: what is known of the operation.
+
+        Returns:
+            The arguments, the first of which is the tensor into which the operation must write.
+        """
         self.trace.saved.before_writing(target)
+        if target is not args[0]:
+            return (self._without_graph(target, treatment), *args[1:])
         if target.requires_grad and not torch.is_grad_enabled():
             raise ModelError(
                 f"{treatment.name!r}{self.where()} writes into a tensor that carries contributions while the model is "
                 "under torch.no_grad(), so autograd does not record that; pick a layer behind it."
             )
+        if put_behind_taps(self.trace, target, lambda: self._written_by_two(treatment)):
+            marks = [(tensor, get_mark(tensor, self._run) or mark) for tensor, mark in sources]
+            if all(tensor is not target for tensor, _ in sources):
+                marks.insert(0, (target, cast(Mark, get_mark(target, self._run))))
+            sources[:] = marks
+        return args
+
+    def _written_by_two(self, treatment: Treatment) -> ModelError:
+        return ModelError(
+            f"{treatment.name!r}{self.where()} writes into a tensor that several explained layers passed on unchanged, "
+            "so that it is the output of each of them; explain one of these layers at a time, or make that operation "
+            "out of place, as nn.ReLU(inplace=False)."
+        )
+
+    def _without_graph(self, target: torch.Tensor, treatment: Treatment) -> torch.Tensor:
+        """A constant with a graph of its own, such as a product of parameters, to write contributions into.
+
+        Returns:
+            The constant or, if it is a view, the same view of its base. The constant or its base has no graph any more.
+        """
+        base = base_of(target)
+        whole = target if base is None else base
+        if whole.is_leaf or type(target) is not torch.Tensor or age_of(whole) <= self.trace.began:
+            raise ModelError(
+                f"{treatment.name!r}{self.where()} writes values that carry contributions into a tensor that was there "
+                f"before the model ran (a parameter, or a {type(target).__name__} with a graph); write into a copy, as "
+                "x.detach().clone()."
+            )
+        whole.detach_()
+        if base is None:
+            return target
+        return base.as_strided(target.shape, target.stride(), target.storage_offset())
 
     # Called by operations -------------------------------------------------------------------------------------------
 
@@ -315,8 +403,7 @@ class Propagation(TorchFunctionMode):
     def check_seen(self, value: Any) -> None:
         """Refuse tensors that an operation made in this forward pass, unseen by the mode."""
         for tensor in (value,) if isinstance(value, torch.Tensor) else tensors_in(value):
-            unmarked = get_mark(tensor, self._run) is None
-            if unmarked and tensor.grad_fn is not None and age_of(tensor) > self.trace.began:
+            if get_mark(tensor, self._run) is None and self._is_unseen(tensor):
                 raise unknown.unseen(tensor, "comes out", self.where() or " at the end of the forward pass")
 
     def run_function(
@@ -377,3 +464,8 @@ class Propagation(TorchFunctionMode):
             if written:
                 follow_memory(self.trace, output)
         return output
+
+
+def _usable(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor that autograd can save. Autograd saves no tensor that was made under ``torch.inference_mode()``."""
+    return tensor.clone() if tensor.is_inference() else tensor

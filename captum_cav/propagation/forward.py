@@ -150,10 +150,10 @@ def _run(
         ends = len(calls[index]) - 1 == request.end_at_call
         value = propagation.tap(value)
         if request.keep_carriers:
-            carriers.append(value)
+            # A copy: the model may write into the value with which it goes on, also under another name.
+            with propagation.paused(), torch.enable_grad():
+                carriers.append(tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, value))
             trace.note_consumer(value)
-            # A copy: the model may write into the value with which it goes on.
-            value = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, value)
         if ends:
             value = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, value)
         return value
