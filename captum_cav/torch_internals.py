@@ -22,6 +22,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 from torch.autograd.function import FunctionCtx
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
@@ -37,6 +38,7 @@ __all__ = [
     "Apply",
     "Overload",
     "OwnFunction",
+    "active_transform",
     "acts_as_in_training",
     "age_of",
     "apply_as_torch_does",
@@ -49,6 +51,7 @@ __all__ = [
     "is_called_by",
     "keeps_version",
     "modules_of",
+    "noting_places",
     "now",
     "overload_name",
     "own_parameters",
@@ -281,6 +284,17 @@ def innermost_called() -> torch.nn.Module | None:
     return None if frame is None else frame.f_locals["self"]
 
 
+def active_transform() -> str | None:
+    """The innermost transform of torch that this code runs in, such as ``"torch.func.vmap"``. None outside of all."""
+    interpreter = torch._C._functorch.peek_interpreter_stack()
+    if interpreter is not None:
+        name = interpreter.key().name.lower()
+        return {"grad": "torch.func.grad, vjp or jacrev", "jvp": "torch.func.jvp or jacfwd"}.get(
+            name, f"torch.func.{name}"
+        )
+    return "torch.autograd.forward_ad.dual_level" if forward_ad._current_level >= 0 else None
+
+
 def is_called_by(modules: tuple[str, ...], depth: int) -> bool:
     """Whether a caller belongs to certain Python modules or to their submodules.
 
@@ -308,6 +322,17 @@ def modules_of(root: torch.nn.Module) -> Iterable[torch.nn.Module]:
             modules[module] = None
             waiting += reversed(module._modules.values())
     return modules
+
+
+def noting_places(modules: Iterable[torch.nn.Module]) -> Iterator[dict[str, Any]]:
+    """The dictionaries in which modules keep tensors that are no parameters: attributes and buffers."""
+    for module in modules:
+        attributes = module.__dict__
+        # Most modules have no tensor among their attributes. This is the fastest way to see that.
+        if torch.Tensor in map(type, attributes.values()):
+            yield attributes
+        if module._buffers:
+            yield module._buffers
 
 
 def own_parameters(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:

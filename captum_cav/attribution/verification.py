@@ -17,6 +17,7 @@ from captum_cav.operations import TABLE
 from captum_cav.propagation import zeros
 from captum_cav.propagation.forward import Forward, Request, names_in, run
 from captum_cav.propagation.hooks import Site
+from captum_cav.propagation.noted_tensors import noted_tensors
 from captum_cav.propagation.operation import describe_rule
 from captum_cav.propagation.records import Unknown
 from captum_cav.propagation.reentrancy import suspends_outer_attribution
@@ -158,7 +159,7 @@ def verify(
     if not selected.values.requires_grad:
         refuse_independent("what is explained")
     unexplained, absolute = _audit(passed, selected)
-    with torch.no_grad():
+    with torch.no_grad(), noted_tensors(model, passed.trace.run):
         plain = model(*checks.copied(arguments.inputs), *arguments.additional)
     return _report(model, passed, selected, unexplained, absolute, plain, tolerance)
 

@@ -13,6 +13,7 @@ import torch
 from captum_cav.errors import ModelError, UnsupportedOperationError
 from captum_cav.propagation.dispatch import OnUnknown, Propagation
 from captum_cav.propagation.hooks import Site, hooked
+from captum_cav.propagation.noted_tensors import noted_tensors
 from captum_cav.propagation.overrides import Rulebook
 from captum_cav.propagation.reentrancy import running
 from captum_cav.propagation.table import OperationTable
@@ -162,6 +163,7 @@ def _run(
         trace.mark_input(tensor)
     with (
         _random_state_kept(inputs),
+        noted_tensors(forward_func, trace.run),
         patched_torch(propagation.run_function, lambda: propagation.is_at_rest),
         torch.enable_grad(),
         hooked(sites, at_site, propagation, follows_modules),

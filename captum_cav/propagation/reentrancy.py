@@ -10,6 +10,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
+from captum_cav.errors import ModelError
 from captum_cav.propagation.dispatch import Propagation
 
 _P = ParamSpec("_P")
@@ -17,9 +18,10 @@ _R = TypeVar("_R")
 
 
 class _Running(threading.local):
-    """The propagation in whose forward pass this thread is."""
+    """The propagation in whose forward pass this thread is, and whether a compiler was told not to trace it."""
 
     propagation: Propagation | None = None
+    is_untraced = False
 
 
 _running = _Running()
@@ -45,8 +47,17 @@ def suspends_outer_attribution(attribution: Callable[_P, _R]) -> Callable[_P, _R
     @functools.wraps(attribution)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         if torch.compiler.is_compiling():
+            if _running.is_untraced:  # Export traces everything, although a compiler would not.
+                raise ModelError(
+                    "attribute() was called inside torch.export, which records no numbers; export the model without "
+                    "the attribution."
+                )
             untraced: Callable[_P, _R] = torch.compiler.disable(call)  # type: ignore[no-untyped-call]
-            return untraced(*args, **kwargs)
+            _running.is_untraced = True
+            try:
+                return untraced(*args, **kwargs)
+            finally:
+                _running.is_untraced = False
         with _suspended():
             return attribution(*args, **kwargs)
 

@@ -62,8 +62,8 @@ def unseen(tensor: torch.Tensor, reached: str, where: str) -> UnsupportedOperati
     return UnsupportedOperationError(
         f"A tensor of shape {tuple(tensor.shape)} that requires grad {reached}{where} "
         f"but was made by {node.name()!r}, which captum_cav "
-        "could not see (a scripted function, reentrant checkpointing, or a custom autograd.Function whose apply "
-        f"was taken beforehand). {_REMEDY}"
+        "could not see (a scripted function, torch.func.vmap, reentrant checkpointing, or a custom autograd.Function "
+        f"whose apply was taken beforehand). {_REMEDY}"
     )
 
 
