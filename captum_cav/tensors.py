@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 
 def is_number(tensor: torch.Tensor) -> bool:
@@ -87,3 +88,25 @@ def share_elements(one: torch.Tensor, other: torch.Tensor) -> bool:
     used = torch.zeros(one.untyped_storage().nbytes() // one.itemsize, dtype=torch.bool, device="cpu")
     used.as_strided(one.shape, one.stride(), one.storage_offset()).fill_(True)
     return bool(used.as_strided(other.shape, other.stride(), other.storage_offset()).any())
+
+
+class _OwningEdge(GradientEdge):
+    """A gradient edge that keeps its node alive."""
+
+    ownership_token: Any
+
+
+def edge_of(tensor: torch.Tensor) -> GradientEdge:
+    """The place of a tensor in the graph of autograd.
+
+    The Python object of a custom function's node does not keep the node alive. If the score does not reach the tensor,
+    the tensor and its node may be gone when autograd is asked for the gradient, and the process ends. From version 2.9
+    on, torch keeps the node alive by another node that leads to it. This function does so in older versions.
+    """
+    edge = get_gradient_edge(tensor)
+    if hasattr(edge, "ownership_token"):
+        return edge
+    owning = _OwningEdge(*edge)
+    with torch.enable_grad():
+        owning.ownership_token = tensor.view_as(tensor).grad_fn
+    return owning

@@ -18,18 +18,21 @@ import threading
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
 from torch.autograd import forward_ad
 from torch.autograd.function import FunctionCtx
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
-from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.hooks import BackwardHook
+
+from captum_cav.tensors import edge_of
 
 __all__ = [
     "DERIVING_MODULES",
@@ -45,6 +48,8 @@ __all__ = [
     "base_of",
     "body_of",
     "edge_of",
+    "end_innermost_mode",
+    "function_modes",
     "has_old_backward_hook",
     "hooks_on_saved_tensors",
     "innermost_called",
@@ -56,6 +61,8 @@ __all__ = [
     "overload_name",
     "own_parameters",
     "patched_torch",
+    "process_lock",
+    "remove_hooks",
     "run_as_written",
     "same_layer_versions",
     "save_as_they_are",
@@ -96,6 +103,20 @@ class OwnFunction(torch.autograd.Function):
 # Around a whole pass ------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def process_lock() -> Iterator[None]:
+    """A context for whoever changes something of the whole process. One thread at a time is in it."""
+    try:
+        _lock.acquire()
+        yield
+    finally:
+        with suppress(RuntimeError):  # An interrupt may have come first.
+            _lock.release()
+
+
+_lock = threading.RLock()
+
+
 class _SharedSetting:
     """A setting of the whole process. The first thread that needs the setting applies it. The last thread restores it.
 
@@ -105,23 +126,64 @@ class _SharedSetting:
 
     def __init__(self, change: Callable[[], AbstractContextManager[Any]]) -> None:
         self._change = change
-        self._lock = threading.Lock()
-        self._users = 0
-        self._active = ExitStack()
+        self._users: set[object] = set()
+        self._active: ExitStack | None = None
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        with self._lock:
-            if not self._users:
-                self._active.enter_context(self._change())
-            self._users += 1
+        user = object()
         try:
-            yield
+            try:
+                with process_lock():
+                    self._users.add(user)
+                    if self._active is None:
+                        self._active = ExitStack()
+                        self._active.enter_context(self._change())
+                yield
+            finally:
+                self._end(user)
         finally:
-            with self._lock:
-                self._users -= 1
-                if not self._users:
-                    self._active.close()
+            self._end(user)  # An interrupt may have come first.
+
+    def _end(self, user: object) -> None:
+        with process_lock():
+            self._users.discard(user)
+            if not self._users and self._active is not None:
+                self._active.close()
+                self._active = None
+
+
+def function_modes() -> list[TorchFunctionMode]:
+    """The active function modes of this thread, the innermost last."""
+    return [torch._C._get_function_stack_at(index) for index in range(torch._C._len_torch_function_stack())]
+
+
+def end_innermost_mode() -> None:
+    """End the innermost function mode of this thread."""
+    torch._C._pop_torch_function_stack()
+
+
+def remove_hooks(module: torch.nn.Module | None, is_own: Callable[[object], bool]) -> None:
+    """Remove those hooks from a module for which ``is_own`` is true. None stands for the hooks of all modules.
+
+    A handle would remove a hook, too. But an interrupt may come before anybody has the handle.
+    """
+    if module is None:
+        everywhere = torch.nn.modules.module
+        registries = (everywhere._global_forward_hooks, everywhere._global_forward_pre_hooks)
+        options = (everywhere._global_forward_hooks_always_called,)
+    else:
+        registries = (module._forward_hooks, module._forward_pre_hooks)  # type: ignore[assignment]
+        options = (
+            module._forward_hooks_with_kwargs,
+            module._forward_hooks_always_called,
+            module._forward_pre_hooks_with_kwargs,
+        )  # type: ignore[assignment]
+    for registry in registries:
+        for number in [number for number, hook in list(registry.items()) if is_own(hook)]:
+            for option in options:
+                option.pop(number, None)
+            registry.pop(number, None)
 
 
 def _uncompiled() -> AbstractContextManager[Any]:
@@ -154,13 +216,20 @@ def _patched_functions() -> Iterator[None]:
         return lambda hook, values: set_up(hook, values) if _following.apply is None else values
 
     set_up = BackwardHook.setup_input_hook, BackwardHook.setup_output_hook
-    torch.autograd.Function.apply = classmethod(apply)
-    BackwardHook.setup_input_hook, BackwardHook.setup_output_hook = map(unless_followed, set_up)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
+
+    def restore() -> None:
         torch.autograd.Function.apply = original
         BackwardHook.setup_input_hook, BackwardHook.setup_output_hook = set_up  # type: ignore[method-assign]
+
+    try:
+        try:
+            torch.autograd.Function.apply = classmethod(apply)
+            BackwardHook.setup_input_hook, BackwardHook.setup_output_hook = map(unless_followed, set_up)  # type: ignore[method-assign]
+            yield
+        finally:
+            restore()
+    finally:
+        restore()  # An interrupt may have come first.
 
 
 #: Returns the innermost hooks on saved tensors. Torch has this function from version 2.8 on.
@@ -212,8 +281,8 @@ def patched_torch(apply: Apply, at_rest: Callable[[], bool]) -> Iterator[None]:
     """
     with _run_eagerly(), _run_openly(), _note_hooks():
         before = _following.apply, getattr(_following, "at_rest", at_rest)
-        _following.apply, _following.at_rest = apply, at_rest
         try:
+            _following.apply, _following.at_rest = apply, at_rest
             yield
         finally:
             _following.apply, _following.at_rest = before
@@ -399,28 +468,6 @@ def now() -> int:
     """The age of an operation that autograd would record now."""
     with torch.enable_grad():
         return age_of(torch.zeros((), device="cpu", requires_grad=True) + 0)
-
-
-class _OwningEdge(GradientEdge):
-    """A gradient edge that keeps its node alive."""
-
-    ownership_token: Any
-
-
-def edge_of(tensor: torch.Tensor) -> GradientEdge:
-    """The place of a tensor in the graph of autograd.
-
-    The Python object of a custom function's node does not keep the node alive. If the score does not reach the tensor,
-    the tensor and its node may be gone when autograd is asked for the gradient, and the process ends. From version 2.9
-    on, torch keeps the node alive by another node that leads to it. This function does so in older versions.
-    """
-    edge = get_gradient_edge(tensor)
-    if hasattr(edge, "ownership_token"):
-        return edge
-    owning = _OwningEdge(*edge)
-    with torch.enable_grad():
-        owning.ownership_token = tensor.view_as(tensor).grad_fn
-    return owning
 
 
 def base_of(tensor: torch.Tensor) -> torch.Tensor | None:

@@ -64,7 +64,8 @@ class Propagation(TorchFunctionMode):
         trace: the state of the pass.
         modules: the modules in which the forward pass is.
         is_paused: whether the mode lets torch calls pass unchanged for now.
-        is_suspended: whether another attribution runs inside the forward pass.
+        is_suspended: whether another attribution runs inside the forward pass, or the forward pass is finished.
+        is_finished: whether the forward pass is finished. The mode does nothing any more, wherever it was left.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Propagation(TorchFunctionMode):
         self.trace = trace
         self.modules = ModuleStack(rules, names_of)
         self.is_suspended = False
+        self.is_finished = False
         self._run = trace.run
         self._rules = rules
         self._has_rules_for_functions = rules.are_for_functions
@@ -383,6 +385,10 @@ class Propagation(TorchFunctionMode):
     def is_at_rest(self) -> bool:
         """Whether the mode lets torch calls pass unchanged for now."""
         return self.is_paused or self.is_suspended
+
+    def finish(self) -> None:
+        """Note that the forward pass is finished."""
+        self.is_suspended = self.is_finished = True
 
     @contextmanager
     def paused(self, is_paused: bool = True) -> Iterator[None]:

@@ -161,19 +161,22 @@ def _run(
 
     for tensor in tensors_in(list(inputs)):
         trace.mark_input(tensor)
-    with (
-        _random_state_kept(inputs),
-        noted_tensors(forward_func, trace.run),
-        patched_torch(propagation.run_function, lambda: propagation.is_at_rest),
-        torch.enable_grad(),
-        hooked(sites, at_site, propagation, follows_modules),
-    ):
-        if request.tap_inputs:
-            inputs = propagation.tap(inputs)
-        with running(propagation), propagation:
-            output = forward_func(*inputs, *additional)
-        propagation.check_seen(output)
-        trace.note_consumer(output)
+    try:
+        with (
+            _random_state_kept(inputs),
+            noted_tensors(forward_func, trace.run),
+            patched_torch(propagation.run_function, lambda: propagation.is_at_rest),
+            torch.enable_grad(),
+            hooked(sites, at_site, propagation, follows_modules),
+        ):
+            if request.tap_inputs:
+                inputs = propagation.tap(inputs)
+            with running(propagation), propagation:
+                output = forward_func(*inputs, *additional)
+            propagation.check_seen(output)
+            trace.note_consumer(output)
+    finally:
+        propagation.finish()
     return Forward((*inputs, *additional), output, carriers, calls, trace)
 
 

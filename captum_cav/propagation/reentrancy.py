@@ -12,6 +12,7 @@ import torch
 
 from captum_cav.errors import ModelError
 from captum_cav.propagation.dispatch import Propagation
+from captum_cav.torch_internals import end_innermost_mode, function_modes
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -42,6 +43,10 @@ def suspends_outer_attribution(attribution: Callable[_P, _R]) -> Callable[_P, _R
 
     While the inner attribution runs, the outer propagation is suspended. The result of the inner attribution counts as
     a constant. A compiler that traces the code around the attribution does not trace the attribution.
+
+    Python may raise KeyboardInterrupt before any line, also before the line that leaves a context. So contexts are not
+    enough, and the decorator restores what an attribution changes in the thread. It does so twice, in case that the
+    first time is interrupted.
     """
 
     @functools.wraps(attribution)
@@ -58,21 +63,33 @@ def suspends_outer_attribution(attribution: Callable[_P, _R]) -> Callable[_P, _R
                 return untraced(*args, **kwargs)
             finally:
                 _running.is_untraced = False
-        with _suspended():
-            return attribution(*args, **kwargs)
+        modes = function_modes()
+        while modes and isinstance(modes[-1], Propagation) and modes[-1].is_finished:
+            modes.pop()
+            end_innermost_mode()
+        outer = _running.propagation
+        if outer is not None and outer.is_finished:
+            outer = None
+        is_grad_enabled = torch.is_grad_enabled()
+
+        def restore() -> None:
+            for _ in function_modes()[len(modes) :]:
+                end_innermost_mode()
+            if torch.is_grad_enabled() is not is_grad_enabled:
+                torch.set_grad_enabled(is_grad_enabled)
+            _running.propagation = outer
+            if outer is not None:
+                outer.is_suspended = False
+
+        try:
+            try:
+                _running.propagation = None
+                if outer is not None:
+                    outer.is_suspended = True
+                return attribution(*args, **kwargs)
+            finally:
+                restore()
+        finally:
+            restore()
 
     return call
-
-
-@contextmanager
-def _suspended() -> Iterator[None]:
-    """Suspend the propagation in whose forward pass this thread is."""
-    outer, _running.propagation = _running.propagation, None
-    if outer is not None:
-        outer.is_suspended = True
-    try:
-        yield
-    finally:
-        _running.propagation = outer
-        if outer is not None:
-            outer.is_suspended = False
