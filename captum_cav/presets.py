@@ -267,6 +267,8 @@ def attnlrp(gamma: float = 0.0) -> Preset:
 def cp_lrp() -> Preset:
     """CP-LRP for transformers: attention weights, gates and the statistics that norms divide by are constants.
 
+    In a gated linear unit such as SwiGLU, the output of the activation is a gate.
+
     Source: Ali et al. 2022.
 
     Example::
@@ -278,7 +280,7 @@ def cp_lrp() -> Preset:
     """
     return Preset(
         "cp_lrp",
-        ((*CONVOLUTIONS, *DENSE, torch.mul), [ProductRule("gates"), EpsilonRule()]),
+        ((*CONVOLUTIONS, *DENSE, torch.mul), [ProductRule("activations"), EpsilonRule()]),
         ((F.scaled_dot_product_attention, torch.softmax), AttentionRule("values")),
         ((F.layer_norm, F.rms_norm), NormRule("constant")),
     )

@@ -1,7 +1,8 @@
-"""Helpers for tensors: nested arguments, and memory that two tensors share."""
+"""Helpers for tensors and their functions: nested arguments, shared memory, places in the graph."""
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -110,3 +111,26 @@ def edge_of(tensor: torch.Tensor) -> GradientEdge:
     with torch.enable_grad():
         owning.ownership_token = tensor.view_as(tensor).grad_fn
     return owning
+
+
+def _no_override(*_: object) -> bool:
+    return False
+
+
+def body_of(function: types.FunctionType) -> Callable[..., Any]:
+    """A copy of a Python function of torch that does not check for overrides.
+
+    With the check, a mode would see only the function itself. Without the check, the mode sees the operations inside.
+    """
+    unchecked = dict.fromkeys(
+        ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"), _no_override
+    )
+    body = types.FunctionType(
+        function.__code__,
+        {**function.__globals__, **unchecked},
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    body.__kwdefaults__ = function.__kwdefaults__
+    return body

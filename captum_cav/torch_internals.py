@@ -32,7 +32,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.hooks import BackwardHook
 
-from captum_cav.tensors import edge_of
+from captum_cav.tensors import body_of, edge_of
 
 __all__ = [
     "DERIVING_MODULES",
@@ -68,6 +68,7 @@ __all__ = [
     "save_as_they_are",
     "tree_leaves",
     "tree_map",
+    "version_of",
     "was_written_into",
 ]
 
@@ -168,17 +169,13 @@ def remove_hooks(module: torch.nn.Module | None, is_own: Callable[[object], bool
 
     A handle would remove a hook, too. But an interrupt may come before anybody has the handle.
     """
-    if module is None:
-        everywhere = torch.nn.modules.module
-        registries = (everywhere._global_forward_hooks, everywhere._global_forward_pre_hooks)
-        options = (everywhere._global_forward_hooks_always_called,)
-    else:
-        registries = (module._forward_hooks, module._forward_pre_hooks)  # type: ignore[assignment]
-        options = (
-            module._forward_hooks_with_kwargs,
-            module._forward_hooks_always_called,
-            module._forward_pre_hooks_with_kwargs,
-        )  # type: ignore[assignment]
+    everywhere = torch.nn.modules.module
+    registries: list[dict[int, Any]] = [everywhere._global_forward_hooks, everywhere._global_forward_pre_hooks]
+    options: list[dict[int, bool]] = [everywhere._global_forward_hooks_always_called]
+    if module is not None:
+        registries = [module._forward_hooks, module._forward_pre_hooks]
+        options = [module._forward_hooks_with_kwargs, module._forward_hooks_always_called]
+        options.append(module._forward_pre_hooks_with_kwargs)
     for registry in registries:
         for number in [number for number, hook in list(registry.items()) if is_own(hook)]:
             for option in options:
@@ -322,29 +319,6 @@ def overload_name(function: Overload) -> tuple[str, str]:
     return f"torch._ops.{function.namespace}", function._opname
 
 
-def _no_override(*_: object) -> bool:
-    return False
-
-
-def body_of(function: types.FunctionType) -> Callable[..., Any]:
-    """A copy of a Python function of torch that does not check for overrides.
-
-    With the check, a mode would see only the function itself. Without the check, the mode sees the operations inside.
-    """
-    unchecked = dict.fromkeys(
-        ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"), _no_override
-    )
-    body = types.FunctionType(
-        function.__code__,
-        {**function.__globals__, **unchecked},
-        function.__name__,
-        function.__defaults__,
-        function.__closure__,
-    )
-    body.__kwdefaults__ = function.__kwdefaults__
-    return body
-
-
 def innermost_called() -> torch.nn.Module | None:
     """The innermost module that this thread calls now, read off the stack. None outside of modules."""
     frame: types.FrameType | None = sys._getframe(1)
@@ -355,7 +329,7 @@ def innermost_called() -> torch.nn.Module | None:
 
 def active_transform() -> str | None:
     """The innermost transform of torch that this code runs in, such as ``"torch.func.vmap"``. None outside of all."""
-    interpreter = torch._C._functorch.peek_interpreter_stack()
+    interpreter: Any = torch._C._functorch.peek_interpreter_stack()
     if interpreter is not None:
         name = interpreter.key().name.lower()
         return {"grad": "torch.func.grad, vjp or jacrev", "jvp": "torch.func.jvp or jacfwd"}.get(
@@ -473,6 +447,11 @@ def now() -> int:
 def base_of(tensor: torch.Tensor) -> torch.Tensor | None:
     """The base of a view. None for a tensor that is no view."""
     return tensor._base
+
+
+def version_of(tensor: torch.Tensor) -> int:
+    """How often anything was written into a tensor or its views. 0 for inference tensors, which do not count that."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def was_written_into(tensor: torch.Tensor) -> bool:

@@ -242,7 +242,11 @@ def test_a_preset_prints_its_rules_and_the_functions_that_each_is_for() -> None:
         assert str(MAKERS[name]()).splitlines() == [f"preset {name}", *lines]
     for name, texts in {
         "attnlrp": ("ProductRule(share='halves') else EpsilonRule()", "AttentionRule(carry='all')", "mul", "softmax"),
-        "cp_lrp": ("ProductRule() else EpsilonRule()", "AttentionRule()", "layer_norm, rms_norm: NormRule()"),
+        "cp_lrp": (
+            "ProductRule(share='activations') else EpsilonRule()",
+            "AttentionRule()",
+            "layer_norm, rms_norm: NormRule()",
+        ),
     }.items():
         assert all(text in str(MAKERS[name]()) for text in texts)
 
@@ -395,14 +399,15 @@ def attended(x: torch.Tensor, layer: Attention, *, all_carry: bool) -> torch.Ten
         mixed = halved(torch.softmax(scores, -1), v, torch.matmul)
     else:
         weights = torch.softmax(q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1]), -1)
-        mixed = stabilised(weights.detach() @ v)  # the weights are constants, as those of a layer
+        mixed = weights.detach() @ v
     return affine(mixed.transpose(1, 2).flatten(2), layer.out)
 
 
-def fed_forward(x: torch.Tensor, layer: nn.Module) -> torch.Tensor:
+def fed_forward(x: torch.Tensor, layer: nn.Module, *, all_carry: bool) -> torch.Tensor:
     if isinstance(layer, MLP):
         return affine(activated(affine(x, layer.up), F.gelu), layer.down)
-    return affine(halved(activated(affine(x, layer.gate), F.silu), affine(x, layer.up)), layer.down)
+    gate, up = activated(affine(x, layer.gate), F.silu), affine(x, layer.up)
+    return affine(halved(gate, up) if all_carry else gate.detach() * up, layer.down)
 
 
 def by_hand(net: Transformer, x: torch.Tensor, target: int, *, all_carry: bool) -> list[torch.Tensor]:
@@ -412,7 +417,7 @@ def by_hand(net: Transformer, x: torch.Tensor, target: int, *, all_carry: bool) 
     for block in net.blocks:
         h = found[-1]
         h = h + attended(standardised(h, block.norm1), block.attention, all_carry=all_carry)
-        found.append(h + fed_forward(standardised(h, block.norm2), block.mlp))
+        found.append(h + fed_forward(standardised(h, block.norm2), block.mlp, all_carry=all_carry))
     output = affine(standardised(found[-1], net.norm).mean(1), net.head)
     torch.testing.assert_close(output, net(x), rtol=1e-12, atol=1e-12)
     gradients = torch.autograd.grad(output[:, target].sum(), found)
@@ -455,7 +460,7 @@ def test_torchs_own_encoder_equals_the_modified_gradient(name: str) -> None:
         mlp = MLP(8, 12)
         mlp.up, mlp.down = layer.linear1, layer.linear2
         h = standardised(h + attended(h, attention, all_carry=name == "attnlrp"), layer.norm1)
-        h = standardised(h + fed_forward(h, mlp), layer.norm2)
+        h = standardised(h + fed_forward(h, mlp, all_carry=True), layer.norm2)
     output = affine(h.mean(1), net.head)
     torch.testing.assert_close(output, net(x), rtol=1e-12, atol=1e-12)
     (gradient,) = torch.autograd.grad(output[:, 2].sum(), x_leaf)

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from captum_cav.errors import OptionError
-from captum_cav.operations import gates, guards
+from captum_cav.operations import gates, guards, written_norms, written_out
+from captum_cav.operations.forms import What
 from captum_cav.operations.surrogates import with_late_slope, with_slopes, written_over
 from captum_cav.operations.table import TABLE
 from captum_cav.propagation.operation import Derivative, Kind, Operation, OperationSpec, Surrogate
@@ -247,6 +248,7 @@ def logarithm_of_factor(operation: Operation) -> Any:
 _hardtanh_bounds = gates.bounds_of("min_val", "max_val", -1.0, 1.0)
 _clamp_bounds = gates.bounds_of("min", "max", None, None)
 _POSITIVE_GATE = Trait.GATE | Trait.NONNEGATIVE
+_SOFTMAX = _POSITIVE_GATE | Trait.WEIGHTS
 
 
 def _limited(limit: float, **more: Any) -> OperationSpec:
@@ -270,10 +272,17 @@ TABLE.register(
         kind=Kind.ACTIVATION,
         makes=Trait.NONNEGATIVE,
         find_gate=gates.clipped(lambda operation: (0, 6)),
+        recognise=written_out.each_element_again,
     ),
 )
 TABLE.register(
-    "hardtanh", OperationSpec(rule=hardtanh, kind=Kind.ACTIVATION, find_gate=gates.clipped(_hardtanh_bounds))
+    "hardtanh",
+    OperationSpec(
+        rule=hardtanh,
+        kind=Kind.ACTIVATION,
+        find_gate=gates.clipped(_hardtanh_bounds),
+        recognise=written_out.each_element_again,
+    ),
 )
 TABLE.register("leaky_relu prelu|_prelu_kernel", _piecewise_linear(through_zero))
 TABLE.register("rrelu", _piecewise_linear(through_zero, guard=guards.rrelu))
@@ -282,48 +291,74 @@ TABLE.register("selu", _limited(1.0507009873554805 * 1.6732632423543772, kind=Ki
 TABLE.register("gelu hardswish", _limited(0.5, kind=Kind.ACTIVATION))
 TABLE.register("silu", OperationSpec(rule=silu, kind=Kind.ACTIVATION))
 TABLE.register("mish", _limited(math.tanh(math.log(2.0)), kind=Kind.ACTIVATION))
-TABLE.register("softplus", _passed(kind=Kind.ACTIVATION, makes=_POSITIVE_GATE))
+TABLE.register("softplus", _passed(kind=Kind.ACTIVATION, makes=_POSITIVE_GATE, recognise=written_out.each_element))
 TABLE.register("threshold|_threshold", _passed(kind=Kind.ACTIVATION))
 
 # With a limit of f(x) / x at 0.
-TABLE.register("tanh", _limited(1.0, find_gate=gates.bounded))
-TABLE.register("erf|special_erf", _limited(2.0 / math.sqrt(math.pi), find_gate=gates.bounded))
+TABLE.register("tanh", _limited(1.0, find_gate=gates.bounded, recognise=written_out.each_element_again))
+TABLE.register(
+    "erf|special_erf",
+    _limited(2.0 / math.sqrt(math.pi), find_gate=gates.bounded, recognise=written_out.each_element_again),
+)
 TABLE.register(
     """
-    softsign sin tan sinh asin|arcsin atan|arctan asinh|arcsinh atanh|arctanh expm1|special_expm1 log1p|special_log1p
+    softsign sin tan sinh asin|arcsin atan|arctan asinh|arcsinh atanh|arctanh expm1|special_expm1
     nan_to_num
     """,
     _limited(1.0),
 )
+TABLE.register("log1p|special_log1p", _limited(1.0, recognise=written_out.logarithm_of_one_more))
 TABLE.register("erfinv|special_erfinv", _limited(math.sqrt(math.pi) / 2.0))
-TABLE.register("square sqrt", _limited(0.0, keeps=Trait.GATE, makes=Trait.NONNEGATIVE))
+_ROOT = {"keeps": Trait.GATE, "makes": Trait.NONNEGATIVE}
+TABLE.register("square", _limited(0.0, recognise=written_out.square, **_ROOT))
+TABLE.register("sqrt", _limited(0.0, recognise=written_norms.root, **_ROOT))
 # Near 0 these are 0. Some of them are steps: the whole contribution of a rounded value goes to its input.
 TABLE.register("tanhshrink softshrink round|special_round trunc|fix", _limited(0.0))
 
 # Without a limit at 0. Sigmoids, exponentials and steps are gates: positive factors that weigh another factor.
+TABLE.register("hardsigmoid special_ndtr", _passed(makes=_POSITIVE_GATE, recognise=written_out.each_element_again))
+TABLE.register("exp2|special_exp2 heaviside", _passed(makes=_POSITIVE_GATE))
+TABLE.register("exp", _passed(makes=_POSITIVE_GATE, recognise=written_out.exponential))
+TABLE.register("sigmoid|special_expit", _passed(makes=_POSITIVE_GATE, recognise=written_out.squashes(What.SIGMOID)))
 TABLE.register(
-    "sigmoid|special_expit hardsigmoid exp exp2|special_exp2 special_ndtr heaviside softmin",
-    _passed(makes=_POSITIVE_GATE),
+    "softmax|_softmax|special_softmax",
+    _passed(makes=_SOFTMAX, kind=Kind.ATTENTION, recognise=written_out.squashes(What.SOFTMAX)),
 )
-TABLE.register("softmax|_softmax|special_softmax", _passed(makes=_POSITIVE_GATE, kind=Kind.ATTENTION))
-TABLE.register("reciprocal rsqrt rpow sign|sgn", _passed(makes=Trait.GATE))
+TABLE.register(
+    "softmin",
+    _passed(makes=_SOFTMAX, recognise=written_out.squashes(What.SOFTMAX, is_reversed=True)),
+)
+TABLE.register("reciprocal rsqrt", _passed(makes=Trait.GATE | Trait.RECIPROCAL, recognise=written_out.reciprocal))
+TABLE.register("rpow sign|sgn", _passed(makes=Trait.GATE))
 TABLE.register("cosh", _passed(makes=Trait.NONNEGATIVE))
-TABLE.register("clamp clip", _passed(keeps=Trait.GATE, find_gate=gates.clipped(_clamp_bounds)))
-TABLE.register("clamp_min clamp_max", _passed(keeps=Trait.GATE))
+TABLE.register(
+    "clamp clip", _passed(keeps=Trait.GATE, find_gate=gates.clipped(_clamp_bounds), recognise=written_out.at_least)
+)
+TABLE.register("clamp_min", _passed(keeps=Trait.GATE, recognise=written_out.at_least))
+TABLE.register("clamp_max", _passed(keeps=Trait.GATE))
 TABLE.register(
     """
-    logsigmoid log_sigmoid cos acos|arccos acosh|arccosh log log2 log10 erfc|special_erfc sinc|special_sinc
+    cos acos|arccos acosh|arccosh log2 log10 erfc|special_erfc sinc|special_sinc
     logit|special_logit lgamma|special_gammaln digamma|special_digamma|special_psi special_log_ndtr special_entr
-    log_softmax|_log_softmax|special_log_softmax floor ceil frac copysign ldexp fmod remainder|mod|imod
+    floor ceil frac copysign ldexp fmod remainder|mod|imod
     floor_divide|floordiv|ifloordiv atan2|arctan2 special_erfcx mvlgamma|special_multigammaln
     """,
     _passed(),
 )
 
+TABLE.register("log", _passed(recognise=written_out.logarithm))
+TABLE.register("logsigmoid log_sigmoid", _passed(recognise=written_out.squashes(What.LOG_SIGMOID)))
+TABLE.register(
+    "log_softmax|_log_softmax|special_log_softmax", _passed(recognise=written_out.squashes(What.LOG_SOFTMAX))
+)
+
 # Functions with other rules.
 TABLE.register("hardshrink", OperationSpec(rule=through_zero, derivative=Derivative.ALWAYS))
 TABLE.register("abs|absolute", OperationSpec(rule=absolute, derivative=Derivative.ALWAYS, makes=Trait.NONNEGATIVE))
-TABLE.register("pow|ipow", OperationSpec(rule=power, keeps=Trait.GATE, find_gate=gates.reciprocal_power))
-TABLE.register("float_power", OperationSpec(rule=power, find_gate=gates.reciprocal_power))
+TABLE.register(
+    "pow|ipow",
+    OperationSpec(rule=power, keeps=Trait.GATE, find_gate=gates.reciprocal_power, recognise=written_out.power),
+)
+TABLE.register("float_power", OperationSpec(rule=power, find_gate=gates.reciprocal_power, recognise=written_out.power))
 TABLE.register("glu", OperationSpec(rule=glu, keeps=Trait.GATE))
 TABLE.register("xlogy|special_xlogy", OperationSpec(rule=logarithm_of_factor))

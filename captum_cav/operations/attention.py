@@ -22,7 +22,8 @@ def scaled_dot_product_attention(operation: Operation) -> Any:
         operation.argument(position, name) for position, name in enumerate(("query", "key", "value", "attn_mask"))
     )
     for argument in (query, key):
-        operation.detach(argument)
+        if argument is not value:
+            operation.detach(argument)
     if not operation.carries(value):
         return operation.value().detach()
     if operation.kwargs.get("enable_gqa", False):
@@ -37,7 +38,8 @@ def scaled_dot_product_attention(operation: Operation) -> Any:
         bool(operation.argument(5, "is_causal", False)),
         operation.kwargs.get("scale"),
     )
-    return operation.decompose(torch.matmul, weights, value)
+    # The weights depend on the inputs, so the rules of layers are not for this product.
+    return torch.matmul(weights, value)
 
 
 def attention_weights(

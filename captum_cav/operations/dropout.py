@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from captum_cav.operations import guards
-from captum_cav.operations.structure import linear
+from captum_cav.operations.structure import KEPT, linear
 from captum_cav.operations.table import TABLE
 from captum_cav.propagation.operation import Derivative, OperationSpec
 from captum_cav.propagation.traits import Trait
@@ -20,6 +20,6 @@ def _dropout(keeps: Trait, hands_on: bool = False) -> OperationSpec:
     )
 
 
-TABLE.register("dropout dropout1d dropout2d dropout3d", _dropout(Trait.GATE | Trait.NONNEGATIVE, hands_on=True))
-TABLE.register("feature_dropout native_dropout", _dropout(Trait.GATE | Trait.NONNEGATIVE))
+TABLE.register("dropout dropout1d dropout2d dropout3d", _dropout(KEPT, hands_on=True))
+TABLE.register("feature_dropout native_dropout", _dropout(KEPT))
 TABLE.register("alpha_dropout feature_alpha_dropout", _dropout(Trait.GATE))

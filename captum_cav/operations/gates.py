@@ -25,11 +25,14 @@ _SHIFTED_GATE = Trait.SHIFTED_UP | Trait.GATE
 def reciprocal_power(operation: Operation, traits: Trait) -> Trait:
     """``x ** -n`` is a reciprocal, and ``n ** x`` an exponential: both are gates."""
     exponent = operation.argument(1, "exponent")
-    if operation.depends_on_inputs(exponent):
+    is_exponential = operation.depends_on_inputs(exponent)
+    if is_exponential:
         is_gate = not operation.depends_on_inputs(operation.argument(0, "input"))
     else:
         is_gate = bool((torch.as_tensor(exponent) < 0).all())
-    return Trait.GATE if is_gate else Trait.NONE
+    if not is_gate:
+        return Trait.NONE
+    return Trait.GATE if is_exponential else Trait.GATE | Trait.RECIPROCAL
 
 
 def bounded(operation: Operation, traits: Trait) -> Trait:

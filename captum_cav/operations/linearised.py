@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from captum_cav.operations import written_out
 from captum_cav.operations.table import TABLE
 from captum_cav.propagation.operation import Derivative, Operation, OperationSpec
 from captum_cav.tensors import map_tensors
@@ -42,8 +43,12 @@ def _carried(operation: Operation) -> torch.Tensor:
 
 
 TABLE.register(
+    "logsumexp|special_logsumexp",
+    OperationSpec(rule=linearised, derivative=Derivative.ALWAYS, recognise=written_out.log_sum_exp),
+)
+TABLE.register(
     """
-    logsumexp|special_logsumexp logaddexp logaddexp2 logcumsumexp cdist pdist pairwise_distance dist hypot
+    logaddexp logaddexp2 logcumsumexp cdist pdist pairwise_distance dist hypot
     scatter_reduce index_reduce linalg_matrix_exp|matrix_exp
     """,
     OperationSpec(rule=linearised, derivative=Derivative.ALWAYS),

@@ -16,41 +16,12 @@ from torch.nn import functional as F
 from captum_cav.operations import guards
 from captum_cav.operations.affine import AffineView
 from captum_cav.operations.folding import InferenceNorm, foldable_before, folded
-from captum_cav.operations.surrogates import Value, with_backward
+from captum_cav.operations.surrogates import standardised, with_backward
 from captum_cav.operations.table import TABLE
 from captum_cav.propagation.operation import Derivative, Kind, Operation, OperationSpec
 from captum_cav.propagation.traits import Trait
 
 _ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias")
-
-
-def _standardised(
-    x: torch.Tensor, value: Value, scale: torch.Tensor, weight: torch.Tensor | None, centred: tuple[int, ...]
-) -> torch.Tensor:
-    """A value ``(x - mean) * scale * weight``, with the scale as a constant.
-
-    Args:
-        x: the input.
-        value: the value, as for :func:`captum_cav.operations.surrogates.with_backward`.
-        scale: one number for all elements that have a common mean.
-        weight: one factor for each element. None for no factors.
-        centred: the dimensions over which the mean is taken. Empty for no mean.
-    """
-
-    def backward(coefficients: torch.Tensor) -> tuple[torch.Tensor]:
-        # All elements with a common mean have the same scale, so the scale may be applied after the mean.
-        if weight is None or torch.is_grad_enabled():
-            coefficients = coefficients if weight is None else coefficients * weight
-            if centred:
-                coefficients = coefficients - coefficients.mean(centred, keepdim=True)
-            return (coefficients * scale,)
-        # In place, because a fresh tensor costs as much as two passes over a tensor.
-        coefficients = coefficients * weight
-        if centred:
-            coefficients -= coefficients.mean(centred, keepdim=True)
-        return (coefficients.mul_(scale),)
-
-    return with_backward(value, backward, x)
 
 
 def layer_norm(operation: Operation) -> Any:
@@ -61,7 +32,7 @@ def layer_norm(operation: Operation) -> Any:
     if operation.carries(weight) or operation.carries(bias):
         return operation.decompose(lambda: _scaled_and_shifted(F.layer_norm(x, shape, eps=epsilon), weight, bias))
     value, _, scale = torch.native_layer_norm(x.detach(), shape, weight, bias, epsilon)
-    output = _standardised(x, value, scale, weight, tuple(range(-len(shape), 0)))
+    output = standardised(x, value, scale, weight, tuple(range(-len(shape), 0)))
     if bias is not None and not operation.depends_on_inputs(bias):
         operation.add_constant(output, bias)
     return output
@@ -76,7 +47,7 @@ def rms_norm(operation: Operation) -> Any:
     dims = tuple(range(-len(shape), 0))
     epsilon = torch.finfo(x.dtype).eps if epsilon is None else epsilon
     scale = torch.rsqrt(x.detach().square().mean(dims, keepdim=True) + epsilon)
-    return _standardised(x, operation.value, scale, weight, ())
+    return standardised(x, operation.value, scale, weight, ())
 
 
 def statistics_and_affine(operation: Operation) -> tuple[Any, ...]:

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from captum_cav.operations.surrogates import scaled
+from captum_cav.operations import written_norms, written_out
+from captum_cav.operations.surrogates import scaled, with_backward
 from captum_cav.operations.table import TABLE
 from captum_cav.propagation.operation import Derivative, Kind, Numbers, Operation, OperationSpec, Surrogate
 from captum_cav.propagation.traits import Trait
@@ -23,7 +24,8 @@ from captum_cav.tensors import map_tensors
 def product(operation: Operation) -> Any:
     """Products of any kind: elementwise products, matrix products, einsum, convolutions with a computed kernel.
 
-    A gate is a constant. The other factors that depend on the inputs share equally.
+    A gate is a constant. The other factors that depend on the inputs share equally. Among gates, a reciprocal is a
+    constant first, because the product is a division, and then a softmax.
 
     Args:
         operation: a product.
@@ -41,12 +43,15 @@ def product(operation: Operation) -> Any:
         >>> InputCAV(torch.mul, rules={torch.mul: rules.product}).attribute(inputs)
         (tensor([0.5000]), tensor([0.5000]))
     """
-    factors = operation.sources
-    if len(factors) == 1:
+    if len(operation.sources) == 1:
         return operation.value()
     # A gate is a constant even if the other factors bypass the tapped layer.
-    gates = [factor for factor in factors if operation.is_gate(factor)]
-    return multiplied(operation, gates if len(gates) < len(factors) else [])
+    carriers = operation.sources
+    for weighs in (operation.is_reciprocal, operation.is_softmax, operation.is_gate):
+        others = [factor for factor in carriers if not weighs(factor)]
+        carriers = others or carriers
+    kept = {id(factor) for factor in carriers}
+    return multiplied(operation, [factor for factor in operation.sources if id(factor) not in kept])
 
 
 def multiplied(operation: Operation, constant: Sequence[torch.Tensor]) -> Any:
@@ -88,6 +93,10 @@ def division(operation: Operation) -> Any:
     if not operation.carries(b):
         return operation.value()
     if operation.depends_on_inputs(a):
+        if written_out.is_exponential(operation, b) and not operation.in_place:
+            # The reciprocal of an exponential, or of 1 plus an exponential, is a gate. Like any gate, it may carry.
+            output = operation.decompose(lambda: a * b.reciprocal())
+            return with_backward(operation.plain_value(), lambda coefficients: (coefficients,), output)
         return operation.function(a, operation.detach(b), **_without(operation.kwargs, "input", "other"))
     if operation.kwargs.get("rounding_mode") is not None:
         return operation.gradient()
@@ -173,10 +182,11 @@ def cosine_similarity(operation: Operation) -> Any:
     return operation.decompose(cosines)
 
 
+_GATES = Trait.GATE | Trait.WEIGHTS | Trait.RECIPROCAL
+
+
 def _product(**more: Any) -> OperationSpec:
-    return OperationSpec(
-        rule=product, is_as_is=True, derivative=Derivative.OF_ONE_TENSOR, **{"keeps": Trait.GATE, **more}
-    )
+    return OperationSpec(rule=product, is_as_is=True, derivative=Derivative.OF_ONE_TENSOR, **{"keeps": _GATES, **more})
 
 
 def _of_degree(degree: float, **more: Any) -> OperationSpec:
@@ -186,7 +196,13 @@ def _of_degree(degree: float, **more: Any) -> OperationSpec:
 
 TABLE.register(
     "mul|multiply|rmul|imul",
-    _product(keeps_without_constants=Trait.NONNEGATIVE, numbers=Numbers.OPERANDS, kind=Kind.PRODUCT),
+    _product(
+        keeps=_GATES | Trait.ACTIVATED,
+        keeps_without_constants=Trait.NONNEGATIVE,
+        numbers=Numbers.OPERANDS,
+        kind=Kind.PRODUCT,
+        recognise=written_out.product,
+    ),
 )
 TABLE.register("dot inner outer ger", _product(kind=Kind.PRODUCT))
 TABLE.register(
@@ -199,15 +215,23 @@ TABLE.register(
 )
 TABLE.register(
     "div|truediv|true_divide|divide|itruediv|idiv",
-    OperationSpec(rule=division, derivative=Derivative.OF_ONE_TENSOR, keeps=Trait.GATE),
+    OperationSpec(
+        rule=division,
+        derivative=Derivative.OF_ONE_TENSOR,
+        keeps=_GATES | Trait.ACTIVATED,
+        recognise=written_out.quotient,
+    ),
 )
 TABLE.register("rdiv|rtruediv", OperationSpec(rule=reversed_division, keeps=Trait.GATE))
-TABLE.register("norm linalg_vector_norm std", _of_degree(1, keeps=Trait.GATE))
+TABLE.register("norm", _of_degree(1, keeps=Trait.GATE, recognise=written_norms.size(2)))
+TABLE.register("linalg_vector_norm", _of_degree(1, keeps=Trait.GATE, recognise=written_norms.size(2)))
+TABLE.register("std", _of_degree(1, keeps=Trait.GATE, recognise=written_norms.spread))
 TABLE.register(
     "std_mean linalg_norm linalg_matrix_norm frobenius_norm nuclear_norm linalg_svdvals linalg_eigvalsh",
     _of_degree(1),
 )
-TABLE.register("var cov", _of_degree(2))
+TABLE.register("var", _of_degree(2, recognise=written_norms.spread))
+TABLE.register("cov", _of_degree(2))
 TABLE.register("inverse|linalg_inv pinverse linalg_pinv", _of_degree(-1, makes=Trait.GATE))
 TABLE.register(
     "matrix_power|linalg_matrix_power",

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from captum_cav.operations import written_out
 from captum_cav.operations.table import TABLE
 from captum_cav.propagation.operation import Derivative, Operation, OperationSpec
 from captum_cav.propagation.traits import Trait
@@ -48,17 +49,16 @@ def _linear(keeps: Trait, **more: Any) -> OperationSpec:
     return OperationSpec(rule=linear, is_as_is=True, derivative=Derivative.ALWAYS, keeps=keeps, **more)
 
 
-_ALL = Trait.GATE | Trait.NONNEGATIVE
+#: The traits of a tensor that a view or a selection of its elements keeps.
+KEPT = Trait.GATE | Trait.WEIGHTS | Trait.RECIPROCAL | Trait.ACTIVATED | Trait.NONNEGATIVE
 
 # The elements of one tensor, perhaps scaled by fixed positive numbers.
 TABLE.register(
     """
-    T H mT mH adjoint view|_unsafe_view|_reshape_alias|view_copy reshape flatten unflatten ravel squeeze|squeeze_copy
-    unsqueeze|unsqueeze_copy permute|permute_copy transpose|transpose_copy swapaxes swapdims movedim moveaxis t|t_copy
-    clone type float double half bfloat16 cpu cuda chunk|unsafe_chunk split|unsafe_split|split_copy tensor_split
+    chunk|unsafe_chunk split|unsafe_split|split_copy tensor_split
     split_with_sizes|unsafe_split_with_sizes|split_with_sizes_copy hsplit vsplit dsplit unbind|unbind_copy
-    getitem|index|_unsafe_index select|select_copy narrow|narrow_copy slice|slice_copy index_select gather take
-    take_along_dim masked_select unfold|unfold_copy fold im2col col2im expand|expand_copy broadcast_to repeat tile
+    index_select gather take
+    take_along_dim masked_select unfold|unfold_copy fold im2col col2im repeat tile
     repeat_interleave roll flip fliplr flipud rot90 diagonal|diagonal_copy linalg_diagonal diag diagflat diag_embed tril
     triu as_tensor asarray atleast_1d atleast_2d atleast_3d meshgrid sum_to_size to_dense pixel_shuffle pixel_unshuffle
     channel_shuffle native_channel_shuffle nansum nanmean cumsum trace positive gradient trapezoid trapz
@@ -69,12 +69,26 @@ TABLE.register(
     replication_pad3d max_unpool1d max_unpool2d max_unpool3d embedding _pack_padded_sequence _pad_packed_sequence
     retain_grad deg2rad rad2deg
     """,
-    _linear(_ALL),
+    _linear(KEPT),
+)
+# The same: views and selections, which a statistic or a squashed score may pass.
+TABLE.register(
+    """
+    T H mT mH adjoint view|_unsafe_view|_reshape_alias|view_copy reshape flatten unflatten ravel squeeze|squeeze_copy
+    unsqueeze|unsqueeze_copy permute|permute_copy transpose|transpose_copy swapaxes swapdims movedim moveaxis t|t_copy
+    clone type float double half bfloat16 cpu cuda getitem|index|_unsafe_index select|select_copy narrow|narrow_copy
+    slice|slice_copy expand|expand_copy broadcast_to
+    """,
+    _linear(KEPT, recognise=written_out.moved),
 )
 # The numbers come from the first tensor. The type or the shape comes from another tensor.
-TABLE.register("to|_to_copy type_as view_as expand_as reshape_as resize_as", _linear(_ALL, first_only=True))
+TABLE.register(
+    "to|_to_copy type_as view_as expand_as reshape_as resize_as",
+    _linear(KEPT, first_only=True, recognise=written_out.moved),
+)
 # The output may be negative although the input is not: differences, cubic interpolation, any part of the memory.
-TABLE.register("neg|negative diff interpolate upsample as_strided|as_strided_copy", _linear(Trait.GATE))
+TABLE.register("neg|negative", _linear(Trait.GATE, recognise=written_out.each_element, starts_function=True))
+TABLE.register("diff interpolate upsample as_strided|as_strided_copy", _linear(Trait.GATE))
 # Linear in the parts of complex numbers.
 TABLE.register(
     """
@@ -85,7 +99,7 @@ TABLE.register(
     """,
     _linear(Trait.GATE),
 )
-TABLE.register("contiguous alias|alias_copy", _linear(_ALL, hands_on=True))
+TABLE.register("contiguous alias|alias_copy", _linear(KEPT, hands_on=True))
 # Torch detaches the output of these functions, so it is a constant.
 TABLE.register(
     """

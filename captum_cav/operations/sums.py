@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from captum_cav.operations import written_norms, written_out
+from captum_cav.operations.forms import dims_of
 from captum_cav.operations.gates import shifted
 from captum_cav.operations.surrogates import with_backward
 from captum_cav.operations.table import TABLE
@@ -105,13 +107,6 @@ def _noting(x: torch.Tensor, before: Poolable, dims: Dims) -> torch.Tensor:
     return with_backward(x.detach(), backward, x)
 
 
-def _reduced(operation: Operation, x: torch.Tensor) -> Dims | None:
-    """The dimensions of a sum or a mean, or None if it takes all values."""
-    dims = operation.argument(1, "dim")
-    dims = (dims,) if isinstance(dims, int) else dims
-    return None if dims is None else tuple(dim % x.dim() for dim in dims)
-
-
 def _pooled(spatial: int) -> Callable[[Operation, torch.Tensor], Dims | None]:
     def pooled(operation: Operation, x: torch.Tensor) -> Dims | None:
         if operation.argument(3, "padding", 0) not in (0, (0,) * spatial):
@@ -135,20 +130,30 @@ def _sizes(sizes: Any, spatial: int) -> tuple[int, ...]:
 
 
 def _additive(**more: Any) -> OperationSpec:
-    return OperationSpec(rule=additive, is_as_is=True, derivative=Derivative.ALWAYS, **{"keeps": Trait.GATE, **more})
+    return OperationSpec(
+        rule=additive, is_as_is=True, derivative=Derivative.ALWAYS, keeps=Trait.GATE | Trait.WEIGHTS, **more
+    )
 
 
-def _averaging(pooled: Callable[[Operation, torch.Tensor], Dims | None]) -> OperationSpec:
-    keeps = Trait.GATE | Trait.NONNEGATIVE
-    return OperationSpec(rule=averaging(pooled), is_as_is=True, derivative=Derivative.ALWAYS, keeps=keeps)
+def _averaging(pooled: Callable[[Operation, torch.Tensor], Dims | None], **more: Any) -> OperationSpec:
+    keeps = Trait.GATE | Trait.WEIGHTS | Trait.NONNEGATIVE
+    return OperationSpec(rule=averaging(pooled), is_as_is=True, derivative=Derivative.ALWAYS, keeps=keeps, **more)
 
 
 # A sum of gates is a gate: mixed attention heads are still attention weights.
 TABLE.register(
     "add|radd|iadd",
-    _additive(keeps_without_constants=Trait.NONNEGATIVE, find_gate=shifted, numbers=Numbers.OPERANDS, kind=Kind.SUM),
+    _additive(
+        keeps_without_constants=Trait.NONNEGATIVE,
+        find_gate=shifted,
+        numbers=Numbers.OPERANDS,
+        kind=Kind.SUM,
+        recognise=written_out.addition,
+    ),
 )
-TABLE.register("sub|subtract|isub rsub", _additive(numbers=Numbers.OPERANDS, kind=Kind.SUM))
+TABLE.register(
+    "sub|subtract|isub rsub", _additive(numbers=Numbers.OPERANDS, kind=Kind.SUM, recognise=written_out.difference)
+)
 TABLE.register("cat concat concatenate stack hstack vstack", _additive(keeps_without_constants=Trait.NONNEGATIVE))
 TABLE.register(
     """
@@ -164,7 +169,8 @@ TABLE.register(
     """,
     _additive(),
 )
-TABLE.register("sum mean", _averaging(_reduced))
+TABLE.register("sum", _averaging(dims_of, recognise=written_out.total))
+TABLE.register("mean", _averaging(dims_of, recognise=written_norms.mean, starts_function=True))
 TABLE.register("avg_pool1d", _averaging(_pooled(1)))
 TABLE.register("avg_pool2d", _averaging(_pooled(2)))
 TABLE.register("avg_pool3d", _averaging(_pooled(3)))

@@ -54,6 +54,35 @@ def scaled(value: torch.Tensor, factor: float | torch.Tensor) -> torch.Tensor:
     return with_backward(value.detach(), lambda coefficients: (coefficients * factor,), value)
 
 
+def standardised(
+    x: torch.Tensor, value: Value, scale: torch.Tensor, weight: torch.Tensor | None, centred: tuple[int, ...]
+) -> torch.Tensor:
+    """A value ``(x - mean) * scale * weight``, with the scale as a constant.
+
+    Args:
+        x: the input.
+        value: the value, as for :func:`with_backward`.
+        scale: one number for all elements that have a common mean.
+        weight: one factor for each element. None for no factors.
+        centred: the dimensions over which the mean is taken. Empty for no mean.
+    """
+
+    def backward(coefficients: torch.Tensor) -> tuple[torch.Tensor]:
+        # All elements with a common mean have the same scale, so the scale may be applied after the mean.
+        if weight is None or torch.is_grad_enabled():
+            coefficients = coefficients if weight is None else coefficients * weight
+            if centred:
+                coefficients = coefficients - coefficients.mean(centred, keepdim=True)
+            return (coefficients * scale,)
+        # In place, because a fresh tensor costs as much as two passes over a tensor.
+        coefficients = coefficients * weight
+        if centred:
+            coefficients -= coefficients.mean(centred, keepdim=True)
+        return (coefficients.mul_(scale),)
+
+    return with_backward(value, backward, x)
+
+
 class _LateSlope(OwnFunction):
     """Every smooth activation passes here, so this class does without the calls that :class:`_WithBackward` makes."""
 

@@ -6,6 +6,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from operator import is_
 from typing import Any, Literal, TypeAlias, cast
 
@@ -16,10 +17,18 @@ from torch.utils.hooks import RemovableHandle
 from captum_cav.errors import ModelError, UnsupportedOperationError, UnsupportedOperationWarning
 from captum_cav.propagation import explanation, unknown
 from captum_cav.propagation.audit import run_audited
-from captum_cav.propagation.marking import Sources, follow_memory, mark_alike, mark_result, put_behind_taps
+from captum_cav.propagation.marking import (
+    Sources,
+    follow_memory,
+    mark_alike,
+    mark_result,
+    put_behind_taps,
+    without_graph,
+)
 from captum_cav.propagation.marks import Mark, get_mark
+from captum_cav.propagation.module_operation import ModuleCall
 from captum_cav.propagation.module_stack import ModuleStack
-from captum_cav.propagation.operation import ModuleCall, Operation, Role, Surrogate
+from captum_cav.propagation.operation import Operation, OperationSpec, Role, Surrogate
 from captum_cav.propagation.overrides import Rulebook
 from captum_cav.propagation.records import Unknown
 from captum_cav.propagation.results import check_result, expected_of, is_users
@@ -31,7 +40,6 @@ from captum_cav.torch_internals import (
     DERIVING_MODULES,
     age_of,
     apply_as_torch_does,
-    base_of,
     hooks_on_saved_tensors,
     is_called_by,
     run_as_written,
@@ -230,16 +238,38 @@ class Propagation(TorchFunctionMode):
         if treatment.guard is not None:
             treatment.guard(operation)
         if any(tensor.requires_grad for tensor in tensors):
-            rule, why = treatment.spec.rule, _DEFAULT
-            if self._has_rules_for_functions or self.modules.candidates:
-                chosen = self._rules.choose(operation, treatment.name or func, self.modules.candidates)
-                rule, why = chosen or (rule, why)
-            output = self.apply_rule(operation, rule, why, self.modules.innermost)
+            recognise = treatment.spec.recognise
+            fused = None if recognise is None else recognise(operation)
+            if fused is not None:
+                return self._run_rewritten(operation, fused)
+            output = self._apply_chosen_rule(operation, treatment.name or func)
         else:
             output = operation.value()
         if not operation.is_decomposed or self._has_unmarked(output):
             result = args[0] if output is None else output
             mark_result(self.trace, result, operation, treatment, sources, in_place)
+        return output
+
+    def _apply_chosen_rule(self, operation: Operation, key: Any) -> Any:
+        """An operation's value by the user's rule, or by its default rule.
+
+        Args:
+            operation: the operation.
+            key: the plain name of its function, or the function itself if it has no plain name.
+        """
+        rule, why = operation.spec.rule, _DEFAULT
+        if self._has_rules_for_functions or self.modules.candidates:
+            rule, why = self._rules.choose(operation, key, self.modules.candidates) or (rule, why)
+        return self.apply_rule(operation, rule, why, self.modules.innermost)
+
+    def _run_rewritten(self, last: Operation, fused: Operation) -> Any:
+        """Run a fused function in the place of the last operation of the same function, written out."""
+        sources = [(x, mark) for x in fused.sources if (mark := get_mark(x, self._run)) is not None]
+        output = self._apply_chosen_rule(fused, fused.name)
+        if last.in_place:
+            output = last.args[0].copy_(output)
+        assert fused.fused is not None
+        mark_result(self.trace, output, fused, self._treatments[fused.fused], sources, last.in_place)
         return output
 
     def _has_unmarked(self, output: Any) -> bool:
@@ -278,7 +308,7 @@ class Propagation(TorchFunctionMode):
     ) -> Any:
         """Run an operation with ``out=``. Autograd does not record ``out=``, so the result is copied into it."""
         # The operation may take the tensor into which it writes.
-        put_behind_taps(self.trace, out, lambda: self._written_by_two(self._treatments[func]))
+        put_behind_taps(self.trace, out, partial(unknown.output_of_several, self._treatments[func].name, self.where()))
         with self:
             result = func(*args, **{key: value for key, value in kwargs.items() if key != "out"})
             if result.shape != out.shape:
@@ -305,44 +335,19 @@ class Propagation(TorchFunctionMode):
         """
         self.trace.saved.before_writing(target)
         if target is not args[0]:
-            return (self._without_graph(target, treatment), *args[1:])
+            refusal = partial(unknown.older_tensor, treatment.name, target, self.where())
+            return (without_graph(target, self.trace.began, refusal), *args[1:])
         if target.requires_grad and not torch.is_grad_enabled():
             raise ModelError(
                 f"{treatment.name!r}{self.where()} writes into a tensor that carries contributions while the model is "
                 "under torch.no_grad(), so autograd does not record that; pick a layer behind it."
             )
-        if put_behind_taps(self.trace, target, lambda: self._written_by_two(treatment)):
+        if put_behind_taps(self.trace, target, partial(unknown.output_of_several, treatment.name, self.where())):
             marks = [(tensor, get_mark(tensor, self._run) or mark) for tensor, mark in sources]
             if all(tensor is not target for tensor, _ in sources):
                 marks.insert(0, (target, cast(Mark, get_mark(target, self._run))))
             sources[:] = marks
         return args
-
-    def _written_by_two(self, treatment: Treatment) -> ModelError:
-        return ModelError(
-            f"{treatment.name!r}{self.where()} writes into a tensor that several explained layers passed on unchanged, "
-            "so that it is the output of each of them; explain one of these layers at a time, or make that operation "
-            "out of place, as nn.ReLU(inplace=False)."
-        )
-
-    def _without_graph(self, target: torch.Tensor, treatment: Treatment) -> torch.Tensor:
-        """A constant with a graph of its own, such as a product of parameters, to write contributions into.
-
-        Returns:
-            The constant or, if it is a view, the same view of its base. The constant or its base has no graph any more.
-        """
-        base = base_of(target)
-        whole = target if base is None else base
-        if whole.is_leaf or type(target) is not torch.Tensor or age_of(whole) <= self.trace.began:
-            raise ModelError(
-                f"{treatment.name!r}{self.where()} writes values that carry contributions into a tensor that was there "
-                f"before the model ran (a parameter, or a {type(target).__name__} with a graph); write into a copy, as "
-                "x.detach().clone()."
-            )
-        whole.detach_()
-        if base is None:
-            return target
-        return base.as_strided(target.shape, target.stride(), target.storage_offset())
 
     # Called by operations -------------------------------------------------------------------------------------------
 
@@ -378,6 +383,12 @@ class Propagation(TorchFunctionMode):
     def where(self) -> str:
         """Where in the model the forward pass is, for messages."""
         return self.modules.where()
+
+    def row_of(self, function: Callable[..., Any]) -> tuple[str, OperationSpec]:
+        """The plain name and the row of a torch function."""
+        treatment = self._treatments[function]
+        assert treatment.name is not None
+        return treatment.name, treatment.spec
 
     # Called by the forward pass -------------------------------------------------------------------------------------
 

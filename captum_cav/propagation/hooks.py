@@ -15,6 +15,7 @@ from captum_cav.propagation.dispatch import Propagation
 from captum_cav.propagation.module_calls import ModuleCalls
 from captum_cav.torch_internals import process_lock, remove_hooks
 
+
 class Site(NamedTuple):
     """Where to tap: a module's output or input."""
 

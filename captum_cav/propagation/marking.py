@@ -14,7 +14,7 @@ from captum_cav.propagation.taps import all_in_memory, memory_aliases
 from captum_cav.propagation.trace import Trace
 from captum_cav.propagation.traits import Trait
 from captum_cav.tensors import is_number, share_elements, tensors_in
-from captum_cav.torch_internals import base_of, keeps_version
+from captum_cav.torch_internals import age_of, base_of, keeps_version
 
 # All combinations of traits. To look one up is cheaper than to make one.
 _FLAGS = tuple(Trait(traits) for traits in range(2 * max(trait.value for trait in Trait)))
@@ -115,6 +115,25 @@ def put_behind_taps(trace: Trace, written: torch.Tensor, refusal: Callable[[], E
         # Torch brings a view up to date when somebody asks for its node, but not when somebody writes into the view.
         assert written.grad_fn is not None
     return bool(later)
+
+
+def without_graph(constant: torch.Tensor, began: int, refusal: Callable[[], Exception]) -> torch.Tensor:
+    """Before contributions are written into a constant with a graph of its own, such as a product of parameters.
+
+    Args:
+        constant: the constant.
+        began: the age of the pass. Older tensors, and parameters, are the user's and stay as they are.
+        refusal: gives the error for a tensor of the user's.
+
+    Returns:
+        The constant or, if it is a view, the same view of its base. The constant or its base has no graph any more.
+    """
+    base = base_of(constant)
+    whole = constant if base is None else base
+    if whole.is_leaf or type(constant) is not torch.Tensor or age_of(whole) <= began:
+        raise refusal()
+    whole.detach_()
+    return constant if base is None else base.as_strided(constant.shape, constant.stride(), constant.storage_offset())
 
 
 def follow_memory(trace: Trace, written: torch.Tensor) -> None:

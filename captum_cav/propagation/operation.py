@@ -6,7 +6,7 @@ import enum
 import types
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -20,8 +20,16 @@ from captum_cav.propagation.traits import Trait
 from captum_cav.tensors import is_number, map_tensors, tensors_in
 from captum_cav.torch_internals import base_of, body_of, tree_map
 
-_GATE, _NONNEGATIVE, _BEFORE_FIRST_LAYER = (
-    trait.value for trait in (Trait.GATE, Trait.NONNEGATIVE, Trait.BEFORE_FIRST_LAYER)
+_GATE, _WEIGHTS, _RECIPROCAL, _ACTIVATED, _NONNEGATIVE, _BEFORE_FIRST_LAYER = (
+    trait.value
+    for trait in (
+        Trait.GATE,
+        Trait.WEIGHTS,
+        Trait.RECIPROCAL,
+        Trait.ACTIVATED,
+        Trait.NONNEGATIVE,
+        Trait.BEFORE_FIRST_LAYER,
+    )
 )
 
 
@@ -112,6 +120,9 @@ class OperationSpec:
         makes: traits that the output always has.
         find_gate: recognises a gate that is written by hand. Takes the operation and the traits of its first tensor,
             and returns more traits of the output.
+        recognise: recognises a function that is written out. Takes the operation before its rule runs. Returns the
+            fused function that the operation completes, or None. May leave a handoff for the operations that follow.
+        starts_function: whether ``recognise`` sees the operation even if no operation before left a handoff.
         has_weights: whether the function applies a layer's weights, so that its output is not before the first layer.
         kind: the kind of operation.
         numbers: what plain numbers among the arguments mean.
@@ -131,6 +142,8 @@ class OperationSpec:
     keeps_without_constants: Trait = Trait.NONE
     makes: Trait = Trait.NONE
     find_gate: Callable[[Operation, Trait], Trait] | None = None
+    recognise: Callable[[Operation], Operation | None] | None = None
+    starts_function: bool = False
     has_weights: bool = False
     kind: Kind = Kind.NONE
     numbers: Numbers = Numbers.SETTINGS
@@ -162,6 +175,10 @@ class Engine(Protocol):
         """Where in the model the forward pass is, for messages."""
         ...
 
+    def row_of(self, function: Callable[..., Any]) -> tuple[str, OperationSpec]:
+        """The plain name and the row of a torch function."""
+        ...
+
 
 class Operation:
     """One call of a torch function in the forward pass. Some of its arguments carry contributions.
@@ -179,6 +196,8 @@ class Operation:
         detached: identities of tensors that the rule treats as constants.
         is_decomposed: whether the rule runs other operations in the place of this one. Each of them has its own rule.
         handoff: what the rule leaves for the rules of the operations that take the output. None for nothing.
+        fused: the torch function that the model wrote out, if the operation stands for several operations. None
+            otherwise.
 
     Example::
 
@@ -196,6 +215,7 @@ class Operation:
         "args",
         "detached",
         "function",
+        "fused",
         "handoff",
         "in_place",
         "is_decomposed",
@@ -226,6 +246,7 @@ class Operation:
         self.detached: frozenset[int] = frozenset()
         self.is_decomposed = False
         self.handoff: Handoff | None = None
+        self.fused: Callable[..., Any] | None = None
         self._engine = engine
 
     # The value ------------------------------------------------------------------------------------------------------
@@ -243,6 +264,12 @@ class Operation:
         function, others = self.function, self.args[1:]
         options = {key: value for key, value in self.kwargs.items() if key != "input"} if self.kwargs else {}
         return lambda x: function(x, *others, **options)
+
+    def plain_value(self) -> Any:
+        """The output of the function, without a graph. Nothing is written."""
+        args = (self.args[0].detach().clone(), *self.args[1:]) if self.in_place else self.args
+        with torch.no_grad():
+            return self.function(*args, **self.kwargs)
 
     def by_default(self) -> Any:
         """The operation's value by its default rule."""
@@ -293,7 +320,7 @@ class Operation:
         def stand_in(tensor: torch.Tensor) -> torch.Tensor:
             return stand_ins.get(id(tensor), tensor)
 
-        return Operation(
+        operation = Operation(
             self.name,
             self.spec,
             self.function,
@@ -303,6 +330,31 @@ class Operation:
             self.in_place,
             self._engine,
         )
+        operation.handoff = self.handoff
+        return operation
+
+    def rewritten(
+        self,
+        fused: Callable[..., Any],
+        function: Callable[..., Any],
+        x: torch.Tensor,
+        *settings: Any,
+        rule: Surrogate | None = None,
+    ) -> Operation:
+        """Another operation that makes the same value from an earlier tensor.
+
+        Args:
+            fused: the torch function that does the same. Its rules count.
+            function: computes the value from the earlier tensor.
+            x: the earlier tensor.
+            settings: further arguments.
+            rule: the default rule. None for that of the fused function.
+        """
+        name, spec = self._engine.row_of(fused)
+        spec = spec if rule is None else replace(spec, rule=rule)
+        operation = Operation(name, spec, function, (x, *settings), {}, [x], False, self._engine)
+        operation.fused = fused
+        return operation
 
     # The arguments --------------------------------------------------------------------------------------------------
 
@@ -325,6 +377,18 @@ class Operation:
         """Whether a value is a gate, such as a sigmoid or a softmax: its product counts as the other factor's."""
         return isinstance(value, torch.Tensor) and self._has_trait(value, _GATE)
 
+    def is_softmax(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor is a softmax, such as attention weights."""
+        return self._has_trait(tensor, _WEIGHTS)
+
+    def is_reciprocal(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor is a reciprocal, so that a product with the tensor is a division."""
+        return self._has_trait(tensor, _RECIPROCAL)
+
+    def is_activated(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor is the output of an activation such as SiLU or GELU."""
+        return self._has_trait(tensor, _ACTIVATED)
+
     def is_nonnegative(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor is known to have no value below 0."""
         return self._has_trait(tensor, _NONNEGATIVE)
@@ -342,6 +406,10 @@ class Operation:
         """The handoff of the operation that made a tensor, or None."""
         mark = get_mark(tensor, self._engine.trace.run)
         return None if mark is None else mark.handoff
+
+    def taps_of(self, tensor: torch.Tensor) -> int:
+        """The tapped layers whose contributions a tensor carries, as a bit set."""
+        return self._engine.trace.descent([tensor], frozenset())
 
     def detach(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor as a constant, such as a gate or a statistic. No contributions pass through the tensor."""
@@ -410,42 +478,6 @@ def _in_base(view: torch.Tensor, base: torch.Tensor, part: torch.Tensor) -> torc
 
 #: The row for functions without a row: the operation is refused, or its gradient is passed on.
 UNKNOWN = OperationSpec(rule=Operation.gradient)
-
-
-class ModuleCall(Operation):
-    """The whole call of a module as one operation. The operations inside are not seen."""
-
-    __slots__ = ("_output", "module")
-
-    def __init__(
-        self,
-        module: torch.nn.Module,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        sources: list[torch.Tensor],
-        output: Any,
-        engine: Engine,
-    ) -> None:
-        super().__init__(type(module).__name__, UNKNOWN, module.forward, args, kwargs, sources, False, engine)
-        self.module = module
-        self._output = output
-
-    def argument(self, position: int, name: str, default: Any = None) -> Any:
-        """The argument at a position. Keyword arguments count, too, because a module may give its input any name."""
-        arguments = [*self.args, *self.kwargs.values()]
-        return arguments[position] if position < len(arguments) else default
-
-    def value(self) -> Any:
-        """What the module returned, differentiated as torch does."""
-        return self._output
-
-    def evaluate(self, x: torch.Tensor) -> Any:
-        """What the module returned, without a graph. The first argument is always the original one."""
-        return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, self._output)
-
-    def by_default(self) -> Any:
-        """What the module returned, differentiated as torch does. A module has no default rule as one operation."""
-        return self._output
 
 
 def describe_rule(rule: object) -> str:

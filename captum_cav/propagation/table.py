@@ -155,8 +155,9 @@ class OperationTable:
         keeps = spec.keeps | spec.keeps_without_constants
         if not spec.has_weights:
             keeps |= Trait.BEFORE_FIRST_LAYER
+        makes = spec.makes | (Trait.ACTIVATED if spec.kind & Kind.ACTIVATION else Trait.NONE)
         follows = spec.find_gate is None and not spec.keeps_without_constants and spec.guard is None
-        is_simple = follows and name is not None
+        is_simple = follows and name is not None and not spec.starts_function
         return Treatment(
             name=name,
             writes=writes,
@@ -169,7 +170,7 @@ class OperationTable:
             is_as_is=is_simple and spec.is_as_is,
             keeps=keeps.value,
             drops_with_constants=spec.keeps_without_constants.value,
-            makes=spec.makes.value,
+            makes=makes.value,
         )
 
     def _identify(self, function: Callable[..., Any]) -> tuple[str | None, bool, int | None]:

@@ -15,6 +15,12 @@ class Trait(enum.Flag):
     NONE = 0
     #: A gate, such as a sigmoid or a softmax: a factor that weighs the other factor of a product.
     GATE = enum.auto()
+    #: The output of a softmax, which weighs the other factor of a product even if that factor is a gate.
+    WEIGHTS = enum.auto()
+    #: The reciprocal of a tensor. A product with it is a division, so it is a constant.
+    RECIPROCAL = enum.auto()
+    #: The output of an activation such as SiLU or GELU.
+    ACTIVATED = enum.auto()
     #: No value is below 0, so that summands with positive weights are the positive summands.
     NONNEGATIVE = enum.auto()
     #: No layer with weights lies between the tensor and the inputs.

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from captum_cav.errors import UnsupportedOperationError
+from captum_cav.errors import ModelError, UnsupportedOperationError
 from captum_cav.torch_internals import Overload, overload_name
 
 _ADVICE = """{operation!r}{where} has no rule for how it passes contributions on. Define one for this attribution:
@@ -79,4 +79,32 @@ def hidden_kernel(function: type[torch.autograd.Function], where: str) -> Unsupp
     return UnsupportedOperationError(
         f"{function.__name__}, a custom autograd.Function{where}, computes in a way that captum_cav "
         f"cannot see (a kernel of its own, or under torch.no_grad()). {_REMEDY}"
+    )
+
+
+def output_of_several(name: str | None, where: str) -> ModelError:
+    """The error for a tensor that is written into, and that several tapped layers passed on side by side.
+
+    Args:
+        name: the plain name of the operation that writes.
+        where: where in the model, such as `` in module 'layer1' (Layer)``.
+    """
+    return ModelError(
+        f"{name!r}{where} writes into a tensor that several explained layers passed on unchanged, so that it is the "
+        "output of each of them; explain one of these layers at a time, or make that operation out of place, as "
+        "nn.ReLU(inplace=False)."
+    )
+
+
+def older_tensor(name: str | None, target: torch.Tensor, where: str) -> ModelError:
+    """The error for contributions that are written into a tensor of the user's.
+
+    Args:
+        name: the plain name of the operation that writes.
+        target: the tensor.
+        where: where in the model, such as `` in module 'layer1' (Layer)``.
+    """
+    return ModelError(
+        f"{name!r}{where} writes values that carry contributions into a tensor that was there before the model ran, a "
+        f"{type(target).__name__}, which captum_cav must not change; write into a copy, as x.detach().clone()."
     )

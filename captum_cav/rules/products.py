@@ -14,6 +14,9 @@ from captum_cav.operations.surrogates import with_slopes
 from captum_cav.propagation.operation import Kind, Operation
 from captum_cav.propagation.rule import Rule
 
+#: The values of the option ``share``.
+SHARES = ("gates", "activations", "halves", "first", "second", "magnitude")
+
 
 @dataclass(frozen=True, repr=False)
 class ProductRule(Rule):
@@ -24,6 +27,8 @@ class ProductRule(Rule):
 
             - ``"gates"``, the default of all products: a gate (the output of a sigmoid or a softmax) is a constant, and
               the other factor takes everything. Without a gate each factor takes half.
+            - ``"activations"``: as ``"gates"``, and the output of an activation (SiLU, GELU, ...) is a gate, too. So in
+              a gated linear unit such as SwiGLU the other factor takes everything.
             - ``"halves"``: each factor takes half, gates too.
             - ``"first"``, ``"second"``: this factor takes everything. The other factor is a constant.
             - ``"magnitude"``: each factor takes a part by its absolute value, ``|a| / (|a| + |b|)``. For elementwise
@@ -46,23 +51,30 @@ class ProductRule(Rule):
         (tensor([0.]), tensor([1.]))
     """
 
-    share: Literal["gates", "halves", "first", "second", "magnitude"] = "gates"
+    share: Literal["gates", "activations", "halves", "first", "second", "magnitude"] = "gates"
 
     operations: ClassVar[frozenset[str] | None] = TABLE.names(Kind.PRODUCT)
 
     def __post_init__(self) -> None:
-        if self.share not in ("gates", "halves", "first", "second", "magnitude"):
-            raise OptionError(f'share is {self.share!r}; expected "gates", "halves", "first", "second" or "magnitude".')
+        if self.share not in SHARES:
+            listed = ", ".join(f'"{share}"' for share in SHARES)
+            raise OptionError(f"share is {self.share!r}; expected one of {listed}.")
 
     def governs(self, operation: Operation) -> bool:
-        """Whether two tensors that depend on the inputs are multiplied."""
-        return super().governs(operation) and len(operation.sources) == 2
+        """Whether two tensors that depend on the inputs are multiplied. A product with a reciprocal is a division."""
+        if not super().governs(operation) or len(operation.sources) != 2:
+            return False
+        return sum(map(operation.is_reciprocal, operation.sources)) != 1
 
     def __call__(self, operation: Operation, /) -> Any:
         """The product, in which the factors share as the rule says."""
         first, second = operation.sources
         if self.share == "gates":
             return operation.by_default()
+        if self.share == "activations":
+            activated = [factor for factor in operation.sources if operation.is_activated(factor)]
+            is_gated = len(activated) == 1 and not any(map(operation.is_gate, operation.sources))
+            return multiplied(operation, activated) if is_gated else operation.by_default()
         if self.share == "magnitude":
             if operation.name != "mul":
                 raise OptionError(f"{self!r} is for elementwise products; {operation.name!r} is not one.")

@@ -14,7 +14,7 @@ from captum_cav.operations.gates import bounded, bounds_of, clipped, reciprocal_
 from captum_cav.propagation.traits import Trait
 from tests.propagation.engine import Pass
 
-NONE, GATE, NONNEGATIVE = Trait.NONE, Trait.GATE, Trait.NONNEGATIVE
+NONE, GATE, NONNEGATIVE, RECIPROCAL = Trait.NONE, Trait.GATE, Trait.NONNEGATIVE, Trait.RECIPROCAL
 BOUNDED, SHIFTED_UP = Trait.BOUNDED, Trait.SHIFTED_UP
 X, CONSTANT = "a tensor of the pass", torch.tensor([2.0])
 
@@ -30,9 +30,9 @@ def found(find_gate: Any, traits: Trait, function: Callable[..., Any], *args: An
 @pytest.mark.parametrize(
     ("base", "exponent", "expected"),
     [
-        (X, -1, GATE),
-        (X, -0.5, GATE),
-        (X, torch.tensor([-1.0, -2.0]), GATE),
+        (X, -1, GATE | RECIPROCAL),
+        (X, -0.5, GATE | RECIPROCAL),
+        (X, torch.tensor([-1.0, -2.0]), GATE | RECIPROCAL),
         (2.0, X, GATE),
         (CONSTANT, X, GATE),
         (X, 2, NONE),
@@ -48,7 +48,7 @@ def test_a_negative_power_and_a_power_of_a_constant_are_gates(base: Any, exponen
 
 def test_the_exponent_may_come_by_name() -> None:
     one = Pass()
-    assert reciprocal_power(one.operation(torch.pow, input=one.tapped(1.0), exponent=-2), NONE) == GATE
+    assert reciprocal_power(one.operation(torch.pow, input=one.tapped(1.0), exponent=-2), NONE) == GATE | RECIPROCAL
 
 
 def test_a_bounded_function_of_what_is_not_negative_is_a_gate() -> None:

@@ -253,7 +253,6 @@ def test_functions_have_the_maps_of_modules(network: Network) -> None:
     assert_functions_are_modules(network)
 
 
-@pytest.mark.xfail(strict=True, reason="a product of two weights is shared, but fused attention holds its weights")
 def test_functions_have_the_maps_of_modules_where_a_sigmoid_is_attended_to() -> None:
     assert_functions_are_modules(Network(2, 2, ("sigmoid", "attention"), "mean", 0))
 

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from captum_cav.propagation.operation import ModuleCall, Operation, describe_rule
+from captum_cav.propagation.module_operation import ModuleCall
+from captum_cav.propagation.operation import Operation, describe_rule
 from captum_cav.propagation.rule import FunctionRule, Rule
 from tests.propagation.engine import Pass, forward_of, rulebook
 from tests.support.errors import cav_error

@@ -209,7 +209,7 @@ PARAMETERS: dict[str, tuple[Callable[[], Any], str]] = {
     "attention": (lambda: rules.AttentionRule("x"), 'carry is \'x\'; expected "values" or "all"'),
     "product": (
         lambda: rules.ProductRule("x"),
-        'share is \'x\'; expected "gates", "halves", "first", "second" or "magnitude"',
+        'share is \'x\'; expected one of "gates", "activations", "halves", "first", "second", "magnitude"',
     ),
     "addition": (lambda: rules.AdditionRule("x"), 'share is \'x\'; expected "signed" or "magnitude"'),
     "preset": (lambda: presets.gamma(-1.0), "gamma is -1.0"),

@@ -1,0 +1,309 @@
+"""Forms: what a tensor is in terms of an earlier tensor. They tell functions that a model writes out.
+
+A softmax may be written as ``exp(z) / exp(z).sum(-1, keepdim=True)``, and an RMS norm as
+``x * rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)``. The same function must give the same map. So each operation that
+may be a part of such a function leaves a form on its output, such as "the exponential of ``z``" or "the sum of these
+exponentials". The operation that completes the function then gets the rule of the fused function, from the value before
+the first part to the value of the last part. The forward pass does not change: each operation computes its own value.
+
+:mod:`captum_cav.operations.written_out` says which operations leave and which complete which form.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import torch
+
+from captum_cav.operations.surrogates import with_backward
+from captum_cav.propagation.marks import Handoff
+from captum_cav.propagation.operation import Operation, Surrogate
+from captum_cav.torch_internals import version_of
+
+#: Gives the fused function that an operation completes, or None.
+Recogniser: TypeAlias = Callable[[Operation], "Operation | None"]
+#: Computes a tensor from the earlier tensor.
+Replay: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Replays(Protocol):
+    """How a tensor is computed from an earlier tensor."""
+
+    def replay(self) -> Replay:
+        """Computes the tensor from the earlier tensor."""
+        ...
+
+
+#: The arguments of an operation that depend on the earlier tensor, each with its form. None for the tensor itself.
+Parts: TypeAlias = tuple[tuple[torch.Tensor, Replays | None], ...]
+
+
+class What(enum.Enum):
+    """What a tensor is, in terms of the tensor before."""
+
+    #: A function of each element of the tensor before, with numbers as its only constants.
+    ELEMENTWISE = enum.auto()
+    #: ``exp(z)``, perhaps times a constant.
+    EXPONENTIAL = enum.auto()
+    #: ``1 + exp(z)``.
+    ONE_PLUS_EXPONENTIAL = enum.auto()
+    #: The sum of exponentials over a dimension, and its reciprocal.
+    SUM_OF_EXPONENTIALS = enum.auto()
+    INVERSE_SUM_OF_EXPONENTIALS = enum.auto()
+    LOG_SUM_EXP = enum.auto()
+    SOFTMAX = enum.auto()
+    LOG_SOFTMAX = enum.auto()
+    SIGMOID = enum.auto()
+    LOG_SIGMOID = enum.auto()
+    #: The mean over some dimensions, and the square of that mean.
+    MEAN = enum.auto()
+    SQUARED_MEAN = enum.auto()
+    #: ``x - mean``.
+    CENTRED = enum.auto()
+    #: The squares of ``x``, or of ``x - mean``.
+    SQUARES = enum.auto()
+    CENTRED_SQUARES = enum.auto()
+    #: How large ``x`` is over some dimensions: a mean or sum of squares, perhaps its root, perhaps plus a number.
+    SIZE = enum.auto()
+    INVERSE_SIZE = enum.auto()
+    #: The same for ``x - mean``: a variance or a deviation.
+    SPREAD = enum.auto()
+    INVERSE_SPREAD = enum.auto()
+    #: The output of a norm, perhaps times a constant.
+    NORMED = enum.auto()
+
+
+#: Functions that squash a score. What they squash is called a logit.
+SQUASHED = frozenset({What.SOFTMAX, What.LOG_SOFTMAX, What.SIGMOID, What.LOG_SIGMOID})
+
+
+class Form(Handoff):
+    """What a tensor is in terms of an earlier tensor.
+
+    Args:
+        what: what the tensor is.
+        before: the earlier tensor.
+        operation: the operation that made the tensor.
+        parts: the arguments of the operation that depend on the earlier tensor, each with its form. None as a form
+            means that the argument is the earlier tensor.
+        version: the version of the tensor. If it has another version, the model wrote into it, and the form is void.
+        dims: the dimensions over which the form sums.
+        of: the form of the tensor that is summed, if the form belongs to this one tensor only.
+        is_reversed: whether a score is squashed with the opposite sign.
+        moves: the operations that moved or picked elements of a squashed score, in this order.
+    """
+
+    def __init__(
+        self,
+        what: What,
+        before: torch.Tensor,
+        operation: Operation,
+        parts: Parts,
+        version: int,
+        *,
+        dims: tuple[int, ...] = (),
+        of: Form | None = None,
+        is_reversed: bool = False,
+        moves: tuple[Replay, ...] = (),
+    ) -> None:
+        self.what = what
+        self.before = before
+        self.dims = dims
+        self.of = of
+        self.is_reversed = is_reversed
+        self.moves = moves
+        self._operation = operation
+        self._parts = parts
+        self._version = version
+        self._version_before = version_of(before)
+
+    def holds_for(self, tensor: torch.Tensor) -> bool:
+        """Whether the model wrote neither into the tensor nor into the tensor before."""
+        return version_of(tensor) == self._version and version_of(self.before) == self._version_before
+
+    def replay(self) -> Replay:
+        """Computes the tensor from the tensor before. The function keeps no tensor with a graph."""
+        return replay_of(self._operation, self._parts)
+
+    def logits(self) -> torch.Tensor:
+        """What was squashed, in the shape of the squashed tensor."""
+        logits = -self.before if self.is_reversed else self.before
+        for move in self.moves:
+            logits = move(logits)
+        return logits
+
+
+def form_of(operation: Operation, value: Any, *among: What) -> Form | None:
+    """The form of an argument of an operation, or None.
+
+    Args:
+        operation: the operation.
+        value: the argument.
+        among: the forms that count. Any form if none are given.
+    """
+    if not isinstance(value, torch.Tensor):
+        return None
+    form = operation.handoff_of(value)
+    if not isinstance(form, Form) or (among and form.what not in among) or not form.holds_for(value):
+        return None
+    return form
+
+
+def leave(
+    operation: Operation,
+    what: What,
+    before: torch.Tensor,
+    parts: Parts,
+    *,
+    dims: tuple[int, ...] = (),
+    of: Form | None = None,
+    is_reversed: bool = False,
+    moves: tuple[Replay, ...] = (),
+    view_of: torch.Tensor | None = None,
+) -> None:
+    """Leave a form on the output of an operation.
+
+    Args:
+        operation: the operation.
+        what, before, parts, dims, of, is_reversed, moves: see :class:`Form`.
+        view_of: the tensor of which the output may be a view. Both then have one version.
+    """
+    written = operation.args[0] if operation.in_place else view_of
+    version = (0 if written is None else version_of(written)) + operation.in_place
+    operation.handoff = Form(
+        what, before, operation, parts, version, dims=dims, of=of, is_reversed=is_reversed, moves=moves
+    )
+
+
+class _Chain(NamedTuple):
+    first: Replays
+    second: Replays
+
+    def replay(self) -> Replay:
+        first, second = self.first.replay(), self.second.replay()
+        return lambda x: second(first(x))
+
+
+def chained(first: Replays, second: Replays | None) -> Replays:
+    """One form after another: the second is in terms of the tensor that the first describes."""
+    return first if second is None else _Chain(first, second)
+
+
+class _Slot:
+    """The place of a replayed tensor among the arguments."""
+
+    def __init__(self, replay: Replay | None) -> None:
+        self._replay = replay
+
+    def fill(self, x: torch.Tensor) -> torch.Tensor:
+        """The value of the argument if the earlier tensor is ``x``."""
+        return x if self._replay is None else self._replay(x)
+
+
+def replay_of(operation: Operation, parts: Parts) -> Replay:
+    """The operation as a function of an earlier tensor.
+
+    Args:
+        operation: the operation.
+        parts: the arguments that depend on the earlier tensor (see :class:`Form`).
+    """
+
+    def slot(value: Any) -> Any:
+        for tensor, form in parts:
+            if value is tensor:
+                return _Slot(None if form is None else form.replay())
+        return value
+
+    # The replay outlives the forward pass, so it must hold no argument that has a graph.
+    function, in_place = operation.function, operation.in_place
+    args = [slot(value) for value in operation.args]
+    kwargs = {key: slot(value) for key, value in operation.kwargs.items()}
+
+    def replay(x: torch.Tensor) -> torch.Tensor:
+        filled = [value.fill(x) if isinstance(value, _Slot) else value for value in args]
+        if in_place:
+            filled[0] = filled[0].clone()
+        options = {key: value.fill(x) if isinstance(value, _Slot) else value for key, value in kwargs.items()}
+        output: torch.Tensor = function(*filled, **options)
+        return output
+
+    return replay
+
+
+def completed(
+    operation: Operation,
+    fused: Callable[..., Any],
+    before: torch.Tensor,
+    replay: Replay,
+    *settings: Any,
+    rule: Surrogate | None = None,
+) -> Operation | None:
+    """The fused function that an operation completes.
+
+    Args:
+        operation: the last operation of the function.
+        fused: the torch function that does the same.
+        before: the tensor that enters the function.
+        replay: computes the function.
+        settings: the further arguments of the fused function that its rules read.
+        rule: the default rule. None for that of the fused function.
+
+    Returns:
+        The fused function as an operation on ``before``. None if a layer that is explained lies inside the function, or
+        if the operation writes into the tensor before.
+    """
+    taps = operation.taps_of(before)
+    if any(operation.taps_of(source) != taps for source in operation.sources) or not operation.carries(before):
+        return None
+    if operation.in_place and operation.args[0].untyped_storage() is before.untyped_storage():
+        return None
+    value: torch.Tensor = operation.plain_value()
+    saved = operation.save(before.detach())
+
+    def function(x: torch.Tensor, *settings: Any) -> torch.Tensor:
+        if not x.requires_grad:
+            return value.clone()
+        return with_backward(value, lambda coefficients: (_derived(replay, saved.value, coefficients),), x)
+
+    return operation.rewritten(fused, function, before, *settings, rule=rule)
+
+
+def _derived(replay: Replay, x: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
+    """The coefficients times the derivative of a replay."""
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        return torch.autograd.grad(replay(leaf), leaf, coefficients, create_graph=coefficients.requires_grad)[0]
+
+
+# What several recognisers need ---------------------------------------------------------------------------------------
+
+
+def dims_of(operation: Operation, x: torch.Tensor, position: int = 1) -> tuple[int, ...] | None:
+    """The dimensions over which a function reduces a tensor, or None if it takes all values.
+
+    Args:
+        operation: a reduction.
+        x: the tensor.
+        position: the position of the argument ``dim``.
+    """
+    dims = operation.argument(position, "dim")
+    dims = (dims,) if isinstance(dims, int) else dims
+    return None if dims is None else tuple(dim % x.dim() for dim in dims)
+
+
+def all_dims_of(operation: Operation, x: torch.Tensor, position: int = 1) -> tuple[int, ...]:
+    """The dimensions over which a function reduces a tensor, in order. See :func:`dims_of`."""
+    dims = dims_of(operation, x, position)
+    return tuple(sorted(dims)) if dims else tuple(range(x.dim()))
+
+
+def is_reduced(statistic: torch.Tensor, x: torch.Tensor, dims: tuple[int, ...]) -> bool:
+    """Whether a statistic broadcasts along the dimensions over which it was taken."""
+    return statistic.dim() == x.dim() and all(statistic.shape[dim] == 1 for dim in dims)
+
+
+def keep(operation: Operation, x: torch.Tensor, form: Form, what: What | None = None) -> None:
+    """Leave the form of an argument on the output, or another form of the same tensor before."""
+    leave(operation, what or form.what, form.before, ((x, form),), dims=form.dims, of=form.of)
