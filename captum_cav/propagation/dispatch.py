@@ -25,7 +25,7 @@ from captum_cav.propagation.marking import (
     put_behind_taps,
     without_graph,
 )
-from captum_cav.propagation.marks import Mark, get_mark
+from captum_cav.propagation.marks import Mark, get_mark, set_mark
 from captum_cav.propagation.module_operation import ModuleCall
 from captum_cav.propagation.module_stack import ModuleStack
 from captum_cav.propagation.operation import Operation, OperationSpec, Role, Surrogate
@@ -40,6 +40,7 @@ from captum_cav.torch_internals import (
     DERIVING_MODULES,
     age_of,
     apply_as_torch_does,
+    base_of,
     hooks_on_saved_tensors,
     is_called_by,
     run_as_written,
@@ -117,8 +118,8 @@ class Propagation(TorchFunctionMode):
             if treatment.role is Role.READS_NODE:
                 return separate_node(args[0])
         if types:
-            args = map_tensors(as_plain, args)
-            kwargs = {key: map_tensors(as_plain, value) for key, value in kwargs.items()}
+            args = map_tensors(self._as_plain, args)
+            kwargs = {key: map_tensors(self._as_plain, value) for key, value in kwargs.items()}
         given, given_kwargs = args, kwargs
         sources: Sources = []
         args = tuple([value if value.__class__ in _PLAIN else self._admit(value, sources, func) for value in args])
@@ -163,6 +164,15 @@ class Propagation(TorchFunctionMode):
             admitted = [item if item.__class__ in _PLAIN else self._admit(item, sources, func) for item in value]
             return type(value)(admitted)
         return value
+
+    def _as_plain(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor of a subclass as a plain tensor, with its mark: the model may have written into it before."""
+        plain = as_plain(tensor)
+        if plain is not tensor:
+            mark = get_mark(cast(torch.Tensor, base_of(plain)), self._run)
+            if mark is not None:
+                set_mark(plain, mark)
+        return plain
 
     def _passes_unchanged(self, role: Role, args: tuple[Any, ...]) -> bool:
         """Whether a function that does not compute is called with its arguments unchanged."""

@@ -50,11 +50,13 @@ def _settled(noted: torch.Tensor, old: Any, run: object) -> torch.Tensor:
     carries = noted.requires_grad and get_mark(noted, run) is not None
     if noted is old and carries and base_of(noted) is None:
         noted.detach_()  # The model wrote into a tensor of its own.
-    elif noted is not old and isinstance(old, torch.Tensor) and old.grad_fn is not None and old.shape == noted.shape:
-        # Another value of a constant stays: the model may have noted elsewhere which value is there.
-        if carries or _is_equal(old, noted):
-            return old
-    return noted.detach() if carries and noted.requires_grad else noted
+        return noted
+    is_users_graph = isinstance(old, torch.Tensor) and old.grad_fn is not None and old.shape == noted.shape
+    # Another value of a constant stays: the model may have noted elsewhere which value is there.
+    if is_users_graph and (carries or _is_equal(old, noted)):
+        users: torch.Tensor = old
+        return users
+    return noted.detach() if carries else noted
 
 
 def _is_equal(old: torch.Tensor, noted: torch.Tensor) -> bool:
