@@ -50,6 +50,7 @@ __all__ = [
     "edge_of",
     "end_innermost_mode",
     "function_modes",
+    "give_back_lock",
     "has_old_backward_hook",
     "hooks_on_saved_tensors",
     "innermost_called",
@@ -104,18 +105,15 @@ class OwnFunction(torch.autograd.Function):
 # Around a whole pass ------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def process_lock() -> Iterator[None]:
-    """A context for whoever changes something of the whole process. One thread at a time is in it."""
-    try:
-        _lock.acquire()
-        yield
-    finally:
-        with suppress(RuntimeError):  # An interrupt may have come first.
-            _lock.release()
+#: Whoever changes something of the whole process holds this lock.
+process_lock = threading.RLock()
 
 
-_lock = threading.RLock()
+def give_back_lock() -> None:
+    """Give :data:`process_lock` back, although an interrupt may have come before this thread left the context."""
+    with suppress(RuntimeError):  # The thread does not hold the lock any more.
+        while True:
+            process_lock.release()
 
 
 class _SharedSetting:
@@ -135,7 +133,7 @@ class _SharedSetting:
         user = object()
         try:
             try:
-                with process_lock():
+                with process_lock:
                     self._users.add(user)
                     if self._active is None:
                         self._active = ExitStack()
@@ -147,7 +145,7 @@ class _SharedSetting:
             self._end(user)  # An interrupt may have come first.
 
     def _end(self, user: object) -> None:
-        with process_lock():
+        with process_lock:
             self._users.discard(user)
             if not self._users and self._active is not None:
                 self._active.close()

@@ -75,7 +75,7 @@ class _Hooks:
         """Register all hooks."""
         # RemovableHandle numbers its hooks without a lock. Two threads could get the same number, and one hook would
         # replace the other.
-        with process_lock():
+        with process_lock:
             if self._follows_modules:
                 self._hooked.append(None)
                 register_module_forward_pre_hook(self._enter)
@@ -119,7 +119,7 @@ class _Hooks:
         if copies is not None:
             hook = _Hook(self._end_call, self)
             self._hooked.append(module)
-            with process_lock():
+            with process_lock:
                 handle = module.register_forward_hook(hook, prepend=True, with_kwargs=True, always_call=True)
             self._ending.append(handle)
         return copies

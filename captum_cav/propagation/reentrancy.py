@@ -12,7 +12,7 @@ import torch
 
 from captum_cav.errors import ModelError
 from captum_cav.propagation.dispatch import Propagation
-from captum_cav.torch_internals import end_innermost_mode, function_modes
+from captum_cav.torch_internals import end_innermost_mode, function_modes, give_back_lock
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -80,6 +80,7 @@ def suspends_outer_attribution(attribution: Callable[_P, _R]) -> Callable[_P, _R
             _running.propagation = outer
             if outer is not None:
                 outer.is_suspended = False
+            give_back_lock()
 
         try:
             try:
