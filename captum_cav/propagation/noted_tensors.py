@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -48,16 +48,11 @@ def _settled(noted: torch.Tensor, old: Any, run: object) -> torch.Tensor:
         run: the identity of the pass.
     """
     carries = noted.requires_grad and get_mark(noted, run) is not None
-    if noted is old and carries and base_of(noted) is None:
-        noted.detach_()  # The model wrote into a tensor of its own.
-        return noted
-    is_users_graph = isinstance(old, torch.Tensor) and old.grad_fn is not None and old.shape == noted.shape
+    was_written_into = noted is old
+    if was_written_into and carries and base_of(noted) is None:
+        return noted.detach_()
+    has_users_graph = isinstance(old, torch.Tensor) and old.grad_fn is not None and old.shape == noted.shape
     # Another value of a constant stays: the model may have noted elsewhere which value is there.
-    if is_users_graph and (carries or _is_equal(old, noted)):
-        users: torch.Tensor = old
-        return users
+    if has_users_graph and (carries or (not noted.is_meta and torch.equal(old, noted))):
+        return cast(torch.Tensor, old)
     return noted.detach() if carries else noted
-
-
-def _is_equal(old: torch.Tensor, noted: torch.Tensor) -> bool:
-    return not noted.is_meta and torch.equal(old, noted)
