@@ -13,6 +13,7 @@ Older versions of torch lack some of these names. The code that uses such a name
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 import types
@@ -366,14 +367,22 @@ def modules_of(root: torch.nn.Module) -> Iterable[torch.nn.Module]:
 
 
 def noting_places(modules: Iterable[torch.nn.Module]) -> Iterator[dict[str, Any]]:
-    """The dictionaries in which modules keep tensors that are no parameters: attributes and buffers."""
+    """The dictionaries in which modules note tensors that are no parameters: attributes and buffers.
+
+    In evaluation mode torch's own modules note nothing, but hooks on these modules may.
+    """
     for module in modules:
-        attributes = module.__dict__
-        # Most modules have no tensor among their attributes. This is the fastest way to see that.
-        if torch.Tensor in map(type, attributes.values()):
-            yield attributes
-        if module._buffers:
-            yield module._buffers
+        if not _is_torchs(type(module)) or module._forward_hooks or module._forward_pre_hooks:
+            # Most modules have no tensor among their attributes. This is the fastest way to see that.
+            if torch.Tensor in map(type, module.__dict__.values()):
+                yield module.__dict__
+            if module._buffers:
+                yield module._buffers
+
+
+@functools.cache
+def _is_torchs(kind: type[torch.nn.Module]) -> bool:
+    return kind.__module__.startswith("torch.nn.modules.")
 
 
 def own_parameters(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:

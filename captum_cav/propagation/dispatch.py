@@ -53,6 +53,7 @@ _DEFAULT = "default"
 # Types of arguments that contain no tensors.
 _PLAIN = frozenset([int, float, bool, str, type(None), torch.dtype, torch.device])
 _NESTED = (tuple, list)
+_USUAL_TYPES = (torch.Tensor,)
 
 
 class Propagation(TorchFunctionMode):
@@ -117,7 +118,7 @@ class Propagation(TorchFunctionMode):
                 return RemovableHandle(OrderedDict())
             if treatment.role is Role.READS_NODE:
                 return separate_node(args[0])
-        if types:
+        if types and types != _USUAL_TYPES:
             args = map_tensors(self._as_plain, args)
             kwargs = {key: map_tensors(self._as_plain, value) for key, value in kwargs.items()}
         given, given_kwargs = args, kwargs
