@@ -381,7 +381,7 @@ def noting_places(modules: Iterable[torch.nn.Module]) -> Iterator[dict[str, Any]
 
 
 @functools.cache
-def _is_torchs(kind: type[torch.nn.Module]) -> bool:
+def _is_torchs(kind: Any) -> bool:
     return kind.__module__.startswith("torch.nn.modules.")
 
 

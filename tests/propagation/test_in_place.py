@@ -323,7 +323,7 @@ def pairs() -> Iterator[Any]:
             yield pytest.param(layer, write, marks=pytest.mark.slow if is_slow else ())
 
 
-@pytest.mark.parametrize(("layer", "write"), pairs())
+@pytest.mark.parametrize(("layer", "write"), list(pairs()))
 def test_writing_into_the_input_of_a_layer_that_passes_it_on(layer: str, write: str) -> None:
     """The layer's output is the same tensor, so the layer gets the contributions of the value that it gave."""
     x = picture().double()
