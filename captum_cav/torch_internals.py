@@ -372,7 +372,7 @@ def noting_places(modules: Iterable[torch.nn.Module]) -> Iterator[dict[str, Any]
     In evaluation mode torch's own modules note nothing, but hooks on these modules may.
     """
     for module in modules:
-        if not _is_torchs(type(module)) or module._forward_hooks or module._forward_pre_hooks:
+        if not _is_torchs(type(module)) or module._forward_hooks or module._forward_pre_hooks:  # type: ignore[arg-type]
             # Most modules have no tensor among their attributes. This is the fastest way to see that.
             if torch.Tensor in map(type, module.__dict__.values()):
                 yield module.__dict__
@@ -382,7 +382,7 @@ def noting_places(modules: Iterable[torch.nn.Module]) -> Iterator[dict[str, Any]
 
 @functools.cache
 def _is_torchs(kind: Any) -> bool:
-    return kind.__module__.startswith("torch.nn.modules.")
+    return str(kind.__module__).startswith("torch.nn.modules.")
 
 
 def own_parameters(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
