@@ -176,6 +176,7 @@ TABLE.register(
     _elementwise(
         hardtanh,
         kind=Kind.ACTIVATION,
+        keeps=Trait.GATE,
         find_gate=gates.clipped(_hardtanh_bounds),
     ),
 )
