@@ -97,11 +97,12 @@ def samples_are_separate(found: Propagated) -> bool:
     They do not if torch differentiated the backward pass of a user's rule wrongly. That happens without an error if the
     backward pass detaches what it gets.
     """
-    if found.separation is None:
-        return True
     tolerance = torch.finfo(found.seeds.dtype).eps ** 0.5
-    left, size = found.separation.unbind(1)
-    return not bool((left > tolerance * size).any())
+    for total, parts in found.divided:
+        whole, of_samples = total.item(), parts.tolist()
+        if abs(whole - sum(of_samples)) > tolerance * (abs(whole) + sum(map(abs, of_samples))):
+            return False
+    return True
 
 
 def check_contributions(

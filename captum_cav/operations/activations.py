@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from captum_cav.operations import gates, guards, written_activations, written_norms, written_out
 from captum_cav.operations.elementwise import evaluated, limited, of_one, passed_through, with_constant
-from captum_cav.operations.forms import What
+from captum_cav.operations.forms import What, form_of
 from captum_cav.operations.surrogates import with_late_slope, with_slopes, written_over
 from captum_cav.operations.table import TABLE
 from captum_cav.propagation.operation import Derivative, Kind, Operation, OperationSpec, Surrogate
@@ -38,7 +38,7 @@ def hardtanh(operation: Operation) -> Any:
 def clamp(operation: Operation) -> Any:
     """Clamp: a ReLU if its lower bound is 0, and hardtanh between two numbers. Otherwise pass-through."""
     x, (low, high) = operation.argument(0, "input"), _clamp_bounds(operation)
-    if isinstance(low, (int, float)) and low == 0 and high is None:
+    if high is None and _is_relu(operation, x, low):
         return operation.decompose(torch.relu, x)
     if isinstance(low, (int, float)) and isinstance(high, (int, float)) and low < high:
         return operation.decompose(F.hardtanh, x, low, high)
@@ -48,8 +48,12 @@ def clamp(operation: Operation) -> Any:
 def clamp_from_below(operation: Operation) -> Any:
     """``clamp_min``: a ReLU if the bound is 0. Otherwise pass-through."""
     x, low = operation.argument(0, "input"), operation.argument(1, "min")
-    is_zero = isinstance(low, (int, float)) and low == 0
-    return operation.decompose(torch.relu, x) if is_zero else passed_through(operation)
+    return operation.decompose(torch.relu, x) if _is_relu(operation, x, low) else passed_through(operation)
+
+
+def _is_relu(operation: Operation, x: Any, low: Any) -> bool:
+    """Whether a lower bound makes a ReLU. Behind another function of each element it may complete a hard sigmoid."""
+    return isinstance(low, (int, float)) and low == 0 and form_of(operation, x) is None
 
 
 @of_one

@@ -12,6 +12,7 @@ the first part to the value of the last part. The forward pass does not change: 
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -97,6 +98,7 @@ class Form(Handoff):
         by: the tensor by which another tensor was shifted.
         is_shifted: whether the form is ``k x + b`` with ``b`` other than 0. The number ``b`` counts as a constant
             until a function of each element follows, to which the number then belongs.
+        bound: no value is further from 0 than this number.
         is_reversed: whether a score is squashed with the opposite sign.
         moves: the operations that moved or picked elements of a squashed score, in this order.
     """
@@ -113,6 +115,7 @@ class Form(Handoff):
         of: Form | None = None,
         by: torch.Tensor | None = None,
         is_shifted: bool = False,
+        bound: float = math.inf,
         is_reversed: bool = False,
         moves: tuple[Replay, ...] = (),
     ) -> None:
@@ -122,6 +125,7 @@ class Form(Handoff):
         self.of = of
         self.by = by
         self.is_shifted = is_shifted
+        self.bound = bound
         self.is_reversed = is_reversed
         self.moves = moves
         self._call = call
@@ -263,6 +267,7 @@ def leave(
     of: Form | None = None,
     by: torch.Tensor | None = None,
     is_shifted: bool = False,
+    bound: float = math.inf,
     is_reversed: bool = False,
     moves: tuple[Replay, ...] = (),
     view_of: torch.Tensor | None = None,
@@ -271,7 +276,7 @@ def leave(
 
     Args:
         operation: the operation.
-        what, before, dims, of, by, is_shifted, is_reversed, moves: see :class:`Form`.
+        what, before, dims, of, by, is_shifted, bound, is_reversed, moves: see :class:`Form`.
         parts: see :class:`Call`.
         view_of: the tensor of which the output may be a view. Both then have one version.
     """
@@ -284,7 +289,7 @@ def leave(
         parts = ((before, first), *(part for part in parts if part[0] is not written))
     version = (0 if written is None else version_of(written)) + operation.in_place
     call = Call(operation, parts)
-    operation.handoff = Form(what, before, call, version, dims, of, by, is_shifted, is_reversed, moves)
+    operation.handoff = Form(what, before, call, version, dims, of, by, is_shifted, bound, is_reversed, moves)
 
 
 class _Chain(NamedTuple):

@@ -227,11 +227,8 @@ class Propagation(TorchFunctionMode):
         return rule, why
 
     def _run_bypassing(self, operation: Operation, rule: Surrogate, why: str) -> Any:
-        """Run an operation in which a gate weighs constants, and bypasses the explained layers.
-
-        If the rule holds gates, the output is a constant, as it is where the gate carries contributions. So a map does
-        not depend on which other layers are explained.
-        """
+        """Run an operation in which a gate weighs constants, and bypasses the explained layers."""
+        # The output is a constant where the gate carries contributions, too. So no map depends on the other layers.
         if why is _DEFAULT or (isinstance(rule, Rule) and rule.holds_gates):
             with self.paused():
                 return operation.by_default()
