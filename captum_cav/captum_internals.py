@@ -12,6 +12,8 @@ from captum._utils.common import _select_targets
 from captum._utils.gradient import _verify_select_neuron
 from captum.attr._utils import lrp_rules as lrp_rules
 
+from captum_cav.errors import CAVTypeError, TargetError
+
 
 def select_scores(output: torch.Tensor, target: Any) -> torch.Tensor:
     """The score of each sample, as the ``target`` of Captum selects it.
@@ -36,7 +38,21 @@ def select_neuron(outputs: tuple[torch.Tensor, ...], selector: Any) -> torch.Ten
         selector: an index, a tuple of indices or slices, or a function of the output of the layer.
 
     Returns:
-        Shape (N,).
+        Shape (N,), or (1,) if a function gives one number for all samples.
+
+    Raises:
+        CAVTypeError, TargetError: if a function gives no tensor of numbers.
     """
-    selected: torch.Tensor = _verify_select_neuron(outputs, selector)
-    return selected.reshape(selected.shape[0], -1).sum(1)
+    selected = _verify_select_neuron(outputs, selector)
+    if not (isinstance(selected, torch.Tensor) and selected.is_floating_point()):
+        what = f"tensor of {selected.dtype}" if isinstance(selected, torch.Tensor) else type(selected).__name__
+        raise CAVTypeError(
+            f"neuron_selector returned a {what}; expected a tensor with one number for each sample, "
+            "as lambda output: output[:, 0]."
+        )
+    if not selected.numel():
+        raise TargetError(
+            f"neuron_selector selects nothing: its tensor has shape {tuple(selected.shape)}; expected one number for "
+            "each sample."
+        )
+    return selected.reshape(selected.shape[0] if selected.dim() else 1, -1).sum(1)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from captum_cav.errors import InputError
 
-__all__ = ["MOST_DISTORTION", "check_map", "distortion", "picture_size_of", "resize_map", "spatial_map"]
+__all__ = ["MOST_DISTORTION", "check_map", "distortion", "on_host", "picture_size_of", "resize_map", "spatial_map"]
 
 #: The largest :func:`distortion` at which a grid still fits a picture. A convolution without padding removes as many
 #: rows as columns, so the grid of a long picture gets longer still.
@@ -87,6 +87,7 @@ def spatial_map(attributions: torch.Tensor, picture_size: tuple[int, int]) -> to
         >>> spatial_map(torch.ones(2, 1 + 14 * 14, 8), (224, 224)).shape   # the tokens of a vision transformer
         torch.Size([2, 14, 14])
     """
+    attributions = torch.as_tensor(attributions)
     shape = tuple(attributions.shape)
     if attributions.dim() == 4:
         layouts = {1: shape[2:], 3: shape[1:3]}
@@ -144,6 +145,7 @@ def resize_map(ratios: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         >>> resize_map(torch.tensor([[0.3, -0.1], [0.2, 0.6]]), (1, 1))
         tensor([[1.]])
     """
+    ratios = torch.as_tensor(ratios)
     if ratios.dim() < 2 or 0 in ratios.shape[-2:] or min(size) < 1:
         raise InputError(
             f"a map of shape {tuple(ratios.shape)} cannot be brought to {size[0]} x {size[1]} cells; expected "
@@ -159,6 +161,38 @@ def _weights(cells: int, new: int) -> torch.Tensor:
     each = torch.eye(cells, dtype=torch.float64)[:, None, None]
     weights = F.interpolate(each, (1, new), mode="bilinear", align_corners=False, antialias=True)[:, 0, 0]
     return weights / weights.sum(1, keepdim=True)
+
+
+def on_host(values: torch.Tensor, name: str) -> torch.Tensor:
+    """A tensor on the CPU and without a graph, whose numbers can be drawn.
+
+    Args:
+        values: any shape.
+        name: what messages call the tensor.
+
+    Returns:
+        The tensor, of the same type of numbers.
+
+    Raises:
+        InputError: for sparse, quantized and complex tensors, and for tensors that hold no numbers.
+
+    Example::
+
+        >>> on_host(torch.ones(2, requires_grad=True), "the map")
+        tensor([1., 1.])
+    """
+    if (
+        values.is_nested
+        or values.layout != torch.strided
+        or values.is_quantized
+        or values.is_complex()
+        or values.is_meta
+    ):
+        raise InputError(
+            f"{name} is a tensor of {values.layout} and {values.dtype} on {values.device}; expected a dense tensor of "
+            "real numbers."
+        )
+    return values.detach().cpu()
 
 
 def check_map(ratios: torch.Tensor, name: str, dimensions: int = 2) -> torch.Tensor:
@@ -180,14 +214,14 @@ def check_map(ratios: torch.Tensor, name: str, dimensions: int = 2) -> torch.Ten
         >>> check_map(torch.ones(2, requires_grad=True), "words", 1)
         tensor([1., 1.])
     """
-    ratios = torch.as_tensor(ratios).detach().cpu()
+    ratios = on_host(torch.as_tensor(ratios), f"the map {name!r}")
     expected = "(h, w)" if dimensions == 2 else "(n,)"
     if ratios.dim() != dimensions or not ratios.numel():
         raise InputError(
             f"the map {name!r} has shape {tuple(ratios.shape)}; expected {expected}, one number a place: the "
             "contributions of one sample, summed over channels."
         )
-    ratios = ratios.to(torch.promote_types(ratios.dtype, torch.float32))
+    ratios = ratios if ratios.dtype == torch.float64 else ratios.float()
     wrong = ratios.numel() - int(torch.isfinite(ratios).sum())
     if wrong:
         raise InputError(

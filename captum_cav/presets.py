@@ -176,9 +176,9 @@ def epsilon_plus_flat(epsilon: float = 1e-6) -> Preset:
         >>> from torch.nn import functional as F
         >>> from captum_cav import presets
         >>> presets.epsilon_plus_flat()[F.linear]
-        [AtInput(rule=FlatRule(bias='absorb')), EpsilonRule()]
+        [AtInput(rule=FlatRule()), EpsilonRule()]
     """
-    first = AtInput(FlatRule(bias="absorb"))
+    first = AtInput(FlatRule())
     return Preset("epsilon_plus_flat", (CONVOLUTIONS, [first, ZPlusRule()]), (DENSE, [first, EpsilonRule(epsilon)]))
 
 
@@ -229,6 +229,32 @@ def alpha2_beta1(epsilon: float = 1e-6) -> Preset:
         EpsilonRule(epsilon=0.1)
     """
     return Preset("alpha2_beta1", (CONVOLUTIONS, AlphaBetaRule(2.0, 1.0)), (DENSE, EpsilonRule(epsilon)))
+
+
+def alpha2_beta1_flat(epsilon: float = 1e-6) -> Preset:
+    """LRP-alpha-beta in convolutions, LRP-epsilon in dense layers, and the flat rule in the first layer.
+
+    Args:
+        epsilon: see :class:`captum_cav.rules.EpsilonRule`.
+
+    Raises:
+        OptionError: for an epsilon that the rule does not allow.
+
+    Source: Kohlbrenner et al. 2020; the composite ``EpsilonAlpha2Beta1Flat`` of zennit.
+
+    Example::
+
+        >>> from torch.nn import functional as F
+        >>> from captum_cav import presets
+        >>> presets.alpha2_beta1_flat()[F.conv2d]
+        [AtInput(rule=FlatRule()), AlphaBetaRule()]
+    """
+    first = AtInput(FlatRule())
+    return Preset(
+        "alpha2_beta1_flat",
+        (CONVOLUTIONS, [first, AlphaBetaRule(2.0, 1.0)]),
+        (DENSE, [first, EpsilonRule(epsilon)]),
+    )
 
 
 def attnlrp(gamma: float = 0.0) -> Preset:
@@ -321,11 +347,11 @@ def pinpoint(gamma: float = 1.0) -> Preset:
         >>> from torch.nn import functional as F
         >>> from captum_cav import presets
         >>> presets.pinpoint()[F.conv2d]
-        [AtInput(rule=FlatRule(bias='absorb')), GammaRule(gamma=1.0)]
+        [AtInput(rule=FlatRule()), GammaRule(gamma=1.0)]
     """
     return Preset(
         "pinpoint",
-        (CONVOLUTIONS, [AtInput(FlatRule(bias="absorb")), GammaRule(gamma)]),
+        (CONVOLUTIONS, [AtInput(FlatRule()), GammaRule(gamma)]),
         (DENSE, ContributionRule()),
         (ACTIVATIONS, MeanSlopeRule()),
     )
@@ -395,6 +421,7 @@ PRESETS: dict[str, Callable[..., Preset]] = {
         epsilon_plus_flat,
         epsilon_gamma_box,
         alpha2_beta1,
+        alpha2_beta1_flat,
         attnlrp,
         cp_lrp,
         pinpoint,

@@ -36,6 +36,7 @@ __all__ = [
     "WRAPPERS",
     "Apply",
     "Overload",
+    "OverloadPacket",
     "OwnFunction",
     "acts_as_in_training",
     "age_of",
@@ -65,6 +66,8 @@ __all__ = [
 Apply = Callable[[type[torch.autograd.Function], tuple[Any, ...], dict[str, Any]], Any]
 #: An operation of ``torch.ops`` for certain types of arguments, such as ``torch.ops.aten.add.Tensor``.
 Overload = torch._ops.OpOverload
+#: All overloads of an operation together, such as ``torch.ops.aten.add``.
+OverloadPacket = torch._ops.OpOverloadPacket
 #: Python modules of torch whose functions have a plain name in the table of operations.
 TORCH_MODULES = (
     "torch._C",

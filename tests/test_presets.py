@@ -185,6 +185,7 @@ every_preset = pytest.mark.parametrize("name", MAKERS)
 
 def test_every_preset_is_known() -> None:
     known = "paper epsilon gamma epsilon_plus epsilon_plus_flat epsilon_gamma_box alpha2_beta1 attnlrp cp_lrp".split()
+    known += ["alpha2_beta1_flat", "pinpoint"]
     assert set(known) <= set(presets.PRESETS)
     assert set(presets.NAMES) == set(presets.PRESETS) - {"epsilon_gamma_box"}
     assert all(getattr(presets, name) is preset for name, preset in presets.PRESETS.items())
@@ -229,14 +230,18 @@ def test_a_preset_prints_its_rules_and_the_functions_that_each_is_for() -> None:
             f"  {dense}: EpsilonRule()",
         ],
         "epsilon_plus_flat": [
-            f"  {convolutions}: AtInput(rule=FlatRule(bias='absorb')) else AlphaBetaRule(alpha=1.0, beta=0.0)",
-            f"  {dense}: AtInput(rule=FlatRule(bias='absorb')) else EpsilonRule()",
+            f"  {convolutions}: AtInput(rule=FlatRule()) else AlphaBetaRule(alpha=1.0, beta=0.0)",
+            f"  {dense}: AtInput(rule=FlatRule()) else EpsilonRule()",
         ],
         "epsilon_gamma_box": [
             f"  {convolutions}: AtInput(rule=ZBoxRule(low=-4.0, high=4.0)) else GammaRule()",
             f"  {dense}: AtInput(rule=ZBoxRule(low=-4.0, high=4.0)) else EpsilonRule()",
         ],
         "alpha2_beta1": [f"  {convolutions}: AlphaBetaRule()", f"  {dense}: EpsilonRule()"],
+        "alpha2_beta1_flat": [
+            f"  {convolutions}: AtInput(rule=FlatRule()) else AlphaBetaRule()",
+            f"  {dense}: AtInput(rule=FlatRule()) else EpsilonRule()",
+        ],
     }
     for name, lines in printed.items():
         assert str(MAKERS[name]()).splitlines() == [f"preset {name}", *lines]
@@ -269,6 +274,7 @@ def test_what_a_preset_prints_names_all_its_functions(name: str) -> None:
         (presets.epsilon_gamma_box(0, 1, epsilon=0.5, gamma=3.0), "GammaRule(gamma=3.0)"),
         (presets.epsilon_gamma_box(0, 1, epsilon=0.5, gamma=3.0), "EpsilonRule(epsilon=0.5)"),
         (presets.alpha2_beta1(0.5), "EpsilonRule(epsilon=0.5)"),
+        (presets.alpha2_beta1_flat(0.5), "EpsilonRule(epsilon=0.5)"),
         (presets.attnlrp(0.5), "ProductRule(share='halves') else GammaRule(gamma=0.5)"),
     ],
     ids=lambda value: value.name if isinstance(value, presets.Preset) else "",

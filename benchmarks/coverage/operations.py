@@ -7,6 +7,7 @@ shape (2, 4, 6) in float64.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -310,6 +311,14 @@ OTHERS: dict[str, tuple[Function, Function]] = {
     "adaptive_max_pool1d": (lambda x: F.adaptive_max_pool1d(x, 3), lambda x: x.reshape(2, 4, 3, 2).amax(-1)),
     "max with indices": (lambda x: x.max(1)[0], lambda x: x.amax(1)),
     "maximum of a constant": (lambda x: torch.maximum(x, C), lambda x: torch.where(x >= C, x, C)),
+    "tensordot with a weight": (lambda x: torch.tensordot(x, W, ([2], [1])), lambda x: x @ W.T),
+    "tensordot over two dimensions": (
+        lambda x: torch.tensordot(C.transpose(0, 2), x.transpose(0, 1), 2),
+        lambda x: torch.einsum("lcn,cnk->lk", C.transpose(0, 2), x.transpose(0, 1)),
+    ),
+    "inner with a weight": (lambda x: torch.inner(W[0], x), lambda x: x @ W[0]),
+    "dot with a weight": (lambda x: torch.dot(x[0, 0], B), lambda x: (x[0, 0] * B).sum()),
+    "chain of matrices": (lambda x: torch.linalg.multi_dot([A, W, x[0].T]), lambda x: A @ W @ x[0].T),
     "minimum": (lambda x: torch.minimum(x, 2 * x), lambda x: torch.where(x <= 2 * x, x, 2 * x)),
     "topk": (lambda x: x.topk(2, -1).values, lambda x: x.sort(-1, descending=True)[0][..., :2]),
     "avg_pool1d": (lambda x: F.avg_pool1d(x, 2), lambda x: x.reshape(2, 4, 3, 2).mean(-1)),
@@ -694,6 +703,168 @@ def _behind(before: Function, function: Function) -> tuple[Function, Function]:
     return lambda x: function(before(x)), lambda x: ratio(function)(before(x))
 
 
+def _squared(d: torch.Tensor) -> torch.Tensor:
+    """A square whose contribution goes to what is squared."""
+    return d * d.detach()
+
+
+def _of_classes(x: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
+    """Cross entropy of classes in dimension 1, with weights, written out."""
+    logarithms, classes = ratio(lambda x: x.log_softmax(1))(x), PIXELS[:, None]
+    hit = torch.zeros_like(x).scatter(1, classes, 1.0) * (classes >= 0)
+    uniform = smoothing / 4 * torch.ones_like(x)
+    weighted = (hit * (1 - smoothing) + uniform) * CLASS_WEIGHTS[:, None]
+    return -(weighted * logarithms).sum() / (hit * CLASS_WEIGHTS[:, None]).sum()
+
+
+def _above(margin: float) -> Function:
+    """``relu(x + margin)``: the number belongs to the function."""
+    return ratio(lambda x: (x + margin).relu())
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    return x.reshape(8, 6)
+
+
+def _times(x: torch.Tensor) -> torch.Tensor:
+    """Scores of 4 symbols at 6 times, of 2 samples."""
+    return x.permute(2, 0, 1)
+
+
+def _spelled(path: tuple[int, ...]) -> list[int]:
+    """What a path of symbols spells: repeated symbols once, and no blanks."""
+    return [symbol for symbol, _ in itertools.groupby(path) if symbol]
+
+
+def _paths(scores: torch.Tensor, word: list[int]) -> torch.Tensor:
+    """The log-sum-exp of the scores of all paths that spell a word."""
+    paths = torch.tensor([path for path in itertools.product(range(4), repeat=6) if _spelled(path) == word])
+    return scores.gather(1, paths.T).sum(0).logsumexp(0)
+
+
+PIXELS = torch.tensor([[0, 1, 2, 3, 0, 1], [3, 2, 1, 0, 2, 2]])
+CLASS_WEIGHTS = torch.tensor([0.5, 1.5, 1.0, 2.0], dtype=torch.float64)
+SIGNS = torch.where(MASK, 1.0, -1.0).double()
+BITS = MASK.double()
+ROW_SIGNS, ROW_CLASSES = torch.tensor([1.0, -1.0] * 4), torch.tensor([0, 1, 2, 3, 4, 5, 0, 1])
+SETS = torch.tensor([[1, 0, -1, 2, 3, 4]] * 8)
+
+# Losses as scores. The target is a constant unless the case says something else.
+LOSSES: dict[str, tuple[Function, Function]] = {
+    "mse_loss": (lambda x: F.mse_loss(x, C), lambda x: _squared(x - C).mean()),
+    "mse_loss of two carriers": (
+        lambda x: F.mse_loss(x, x.flip(1).tanh(), reduction="sum"),
+        lambda x: _squared(x - ratio(torch.tanh)(x.flip(1))).sum(),
+    ),
+    "mse_loss of the target": (lambda x: F.mse_loss(C, x, reduction="none"), lambda x: _squared(C - x)),
+    "l1_loss": (lambda x: F.l1_loss(x, C, reduction="none"), lambda x: (x - C) * (x - C).sign().detach()),
+    "smooth_l1_loss": (
+        lambda x: F.smooth_l1_loss(x, C, beta=0.7, reduction="sum"),
+        lambda x: ratio(lambda d: torch.where(d.abs() < 0.7, d**2 / 1.4, d.abs() - 0.35))(x - C).sum(),
+    ),
+    "huber_loss": (
+        lambda x: F.huber_loss(x, C, delta=0.7),
+        lambda x: ratio(lambda d: torch.where(d.abs() < 0.7, d**2 / 2, 0.7 * (d.abs() - 0.35)))(x - C).mean(),
+    ),
+    "nll_loss": (
+        lambda x: F.nll_loss(x, PIXELS, CLASS_WEIGHTS, reduction="sum"),
+        lambda x: -(x.gather(1, PIXELS[:, None]) * CLASS_WEIGHTS[PIXELS][:, None]).sum(),
+    ),
+    "cross_entropy": (lambda x: F.cross_entropy(x, PIXELS, CLASS_WEIGHTS), _of_classes),
+    "cross_entropy, smoothed": (
+        lambda x: F.cross_entropy(x, PIXELS, CLASS_WEIGHTS, label_smoothing=0.3),
+        lambda x: _of_classes(x, 0.3),
+    ),
+    "cross_entropy of probabilities": (
+        lambda x: F.cross_entropy(x, C.softmax(1), label_smoothing=0.2, reduction="none"),
+        lambda x: -(ratio(lambda x: x.log_softmax(1))(x) * (0.8 * C.softmax(1) + 0.05)).sum(1),
+    ),
+    "binary_cross_entropy": (
+        lambda x: F.binary_cross_entropy(x.sigmoid(), BITS, C.abs()),
+        lambda x: (
+            -(
+                (
+                    BITS * ratio(torch.log)(ratio(torch.sigmoid)(x))
+                    + (1 - BITS) * ratio(torch.log1p)(-ratio(torch.sigmoid)(x))
+                )
+                * C.abs()
+            ).mean()
+        ),
+    ),
+    "binary_cross_entropy_with_logits": (
+        lambda x: F.binary_cross_entropy_with_logits(x, BITS, pos_weight=B.abs(), reduction="none"),
+        lambda x: (1 - BITS) * x - ratio(F.logsigmoid)(x) * (1 + (B.abs() - 1) * BITS),
+    ),
+    "kl_div": (
+        lambda x: F.kl_div(x, C.softmax(1), reduction="batchmean"),
+        lambda x: (C.softmax(1) * (C.log_softmax(1) - x)).sum() / 2,
+    ),
+    "kl_div of logarithms": (
+        lambda x: F.kl_div(x, C.log_softmax(1), log_target=True, reduction="sum"),
+        lambda x: (C.softmax(1) * (C.log_softmax(1) - x)).sum(),
+    ),
+    "soft_margin_loss": (lambda x: F.soft_margin_loss(x, SIGNS), lambda x: ratio(F.softplus)(-SIGNS * x).mean()),
+    "multilabel_soft_margin_loss": (
+        lambda x: F.multilabel_soft_margin_loss(x, BITS),
+        lambda x: -(BITS * ratio(F.logsigmoid)(x) + (1 - BITS) * ratio(F.logsigmoid)(-x)).mean(),
+    ),
+    "multi_margin_loss": (
+        lambda x: F.multi_margin_loss(_rows(x), ROW_CLASSES, p=2, margin=0.5, reduction="none"),
+        lambda x: (_squared((0.5 - _rows(x).gather(1, ROW_CLASSES[:, None]) + _rows(x)).relu()).sum(1) - 0.25) / 6,
+    ),
+    "multilabel_margin_loss": (
+        lambda x: F.multilabel_margin_loss(_rows(x), SETS, reduction="none"),
+        lambda x: (
+            torch.stack([(1 - _rows(x)[:, [one]] + _rows(x)[:, [2, 3, 4, 5]]).relu().sum(1) for one in (0, 1)]).sum(0)
+            / 6
+        ),
+    ),
+    "cosine_embedding_loss": (
+        lambda x: F.cosine_embedding_loss(_rows(x), _rows(C), ROW_SIGNS, 0.1, reduction="none"),
+        lambda x: (lambda cosines: torch.where(ROW_SIGNS > 0, 1 - cosines, _above(-0.1)(cosines)))(
+            (_rows(x) / _rows(x).norm(dim=1, keepdim=True).detach() * F.normalize(_rows(C))).sum(1)
+        ),
+    ),
+    "hinge_embedding_loss": (
+        lambda x: F.hinge_embedding_loss(x, SIGNS, 0.5),
+        lambda x: torch.where(MASK, x, ratio(lambda x: (0.5 - x).relu())(x)).mean(),
+    ),
+    "margin_ranking_loss": (
+        lambda x: F.margin_ranking_loss(x, C, SIGNS, 0.5),
+        lambda x: _above(0.5)(-SIGNS * (x - C)).mean(),
+    ),
+    "triplet_margin_loss": (
+        lambda x: F.triplet_margin_loss(_rows(x), _rows(C), _rows(x.flip(1)), 4.0),
+        lambda x: _above(4.0)(
+            (_rows(x) - _rows(C) + 1e-6).norm(dim=1) - (_rows(x) - _rows(x.flip(1)) + 1e-6).norm(dim=1)
+        ).mean(),
+    ),
+    "triplet_margin_with_distance_loss": (
+        lambda x: F.triplet_margin_with_distance_loss(
+            _rows(x), _rows(C), _rows(2 * C), distance_function=lambda a, b: (a - b).abs().sum(1), margin=9.0
+        ),
+        lambda x: ((_rows(x) - _rows(C)).abs().sum(1) - (_rows(x) - _rows(2 * C)).abs().sum(1) + 9).relu().mean(),
+    ),
+    "poisson_nll_loss": (
+        lambda x: F.poisson_nll_loss(x, 3 * C.abs(), reduction="none"),
+        lambda x: ratio(torch.exp)(x) - 3 * C.abs() * x,
+    ),
+    "gaussian_nll_loss": (
+        lambda x: F.gaussian_nll_loss(x, C, positive(x), full=True),
+        lambda x: (
+            0.5
+            * (ratio(torch.log)(positive(x)) + _squared(x - C) / positive(x).detach() + math.log(2 * math.pi)).mean()
+        ),
+    ),
+    "ctc_loss": (
+        lambda x: F.ctc_loss(
+            _times(x), torch.tensor([[1, 2], [3, 1]]), torch.tensor([6, 6]), torch.tensor([2, 1]), reduction="sum"
+        ),
+        lambda x: -torch.stack([_paths(_times(x)[:, 0], [1, 2]), _paths(_times(x)[:, 1], [3])]).sum(),
+    ),
+}
+
+
 #: Every operation, with its rule written out.
 CASES: dict[str, tuple[Function, Function]] = {
     **{name: (function, ratio(function)) for name, function in ELEMENTWISE.items()},
@@ -701,6 +872,7 @@ CASES: dict[str, tuple[Function, Function]] = {
     **{name: _behind(small, function) for name, function in OF_SMALL.items()},
     **{name: (function, by_differences(function)) for name, function in PIECEWISE_LINEAR.items()},
     **OTHERS,
+    **LOSSES,
 }
 
 

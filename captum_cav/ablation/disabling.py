@@ -79,6 +79,7 @@ def ablate(
              2  sun        1.000  sun        1.000            2
     """
     forward_func = checks.check_model(forward_func)
+    checks.check_scripted(forward_func)
     checks.check_evaluation(forward_func)
     checks.check_option("by", by, tuple(BY))
     call = checks.check_call(call)

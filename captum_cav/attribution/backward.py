@@ -29,6 +29,9 @@ class Propagated:
         independent: the positions of the explained layers that the scores do not depend on.
         scale: a factor that keeps small numbers of half precision apart from 0; None stands for 1.
         weighed: an operation in which a gate weighs nothing but constants, for messages; None if there is none.
+        divided: for each explained layer, the part of the batch, a float64 scalar, and the parts of its samples, shape
+            (N,), by a derivative. They add up if torch differentiated the backward pass rightly. Empty if nothing was
+            differentiated.
     """
 
     seeds: torch.Tensor
@@ -37,6 +40,7 @@ class Propagated:
     independent: list[int]
     scale: torch.Tensor | None
     weighed: str | None
+    divided: Sequence[tuple[torch.Tensor, torch.Tensor]] = ()
 
     def unscaled(self) -> tuple[list[tuple[torch.Tensor, ...]], list[torch.Tensor]]:
         """Contributions and deltas in their own unit, without a graph."""
@@ -58,8 +62,13 @@ def propagate(
     with_delta: bool,
     keep_graph: bool,
     grad_kwargs: dict[str, Any] | None,
+    one_by_one: bool = False,
 ) -> Propagated:
     """One backward pass from the scores to the explained layers.
+
+    An operation may have its samples in any dimension, so sums cannot be taken sample by sample. All sums are linear in
+    the seeds instead: the part of a sample is its seed times the derivative of the sum with respect to that seed. Some
+    operations have a backward pass that torch cannot differentiate. For these there is ``one_by_one``.
 
     Args:
         passed: what the forward pass left.
@@ -69,9 +78,13 @@ def propagate(
         with_delta: whether to measure what stays unexplained; needs the account of constants.
         keep_graph: whether another backward pass will follow.
         grad_kwargs: passed on to :func:`torch.autograd.grad`.
+        one_by_one: whether each sample gets a backward pass of its own for its delta.
 
     Returns:
         What the backward pass found. ``contributions`` and ``deltas`` mean nothing if some layer is independent.
+
+    Raises:
+        RuntimeError: by torch, if ``one_by_one`` is needed. ``divided`` tells where torch does not raise.
     """
     # Contributions that keep their graph are computed in another way, see differentiable.py.
     options = {key: value for key, value in (grad_kwargs or {}).items() if key != "create_graph"}
@@ -79,12 +92,12 @@ def propagate(
     values = scores.values.detach()
     scale = _scale_of(values) if normalize is not None and values.itemsize < 4 else None
     seeds = seeds_of(values, normalize, 1.0 if scale is None else scale)
+    if normalize == "abs" and scores.slopes is not None and scores.can_turn_back:
+        seeds = torch.where(scores.slopes < 0, -seeds, seeds)
     if not scores.values.requires_grad and not materialize:
         return Propagated(seeds, [], [], list(range(len(chosen))), scale, passed.trace.weighed)
-    # An operation may have its samples in any dimension, so sums cannot be taken sample by sample. All sums are linear
-    # in the seeds instead: the part of a sample is its seed times the derivative of the sum with respect to that seed.
     by_sample = with_delta and len(seeds) > 1
-    if by_sample:
+    if by_sample and not one_by_one:
         seeds.requires_grad_()
         options["create_graph"] = True
     with torch.enable_grad():
@@ -93,21 +106,23 @@ def propagate(
             # The scores consist of constants. The backward pass needs a start all the same, and reaches no layer.
             start = start + torch.zeros_like(start).requires_grad_()
         coefficients = passed.coefficients(start, seeds, chosen, keep_graph or by_sample, **options)
-        zeros_carry = passed.trace.shares.zeros_carry
-        contributions = [
-            tuple(
-                torch.zeros_like(value) if part is None else zeros.contributions(value, part, zeros_carry)
-                for value, part in zip(passed.trace.taps[index].values, parts, strict=True)
-            )
-            for index, parts in zip(chosen, coefficients, strict=True)
-        ]
-        deltas = _deltas(passed, chosen, contributions, values - scores.constants, seeds) if with_delta else []
+        contributions = _contributions(passed, chosen, coefficients)
+        totals = _totals(passed, chosen, contributions, seeds.device) if with_delta else []
+        if not by_sample:
+            explained = [total.reshape(1) for total in totals]
+        elif one_by_one:
+            explained = _by_pass(passed, start, chosen, seeds)
+        else:
+            explained = _by_seed(totals, seeds)
+        explainable = (values - scores.constants) * seeds.detach()
+        deltas = [(explainable - part).detach().to(values.dtype) for part in explained]
     independent = [
         place
         for place, parts in enumerate(coefficients)
         if not materialize and all(coefficient is None for coefficient in parts)
     ]
-    return Propagated(seeds, contributions, deltas, independent, scale, passed.trace.weighed)
+    divided = list(zip(totals, explained, strict=True)) if by_sample and not one_by_one else []
+    return Propagated(seeds, contributions, deltas, independent, scale, passed.trace.weighed, divided)
 
 
 def seeds_of(scores: torch.Tensor, normalize: Normalize, scale: float | torch.Tensor = 1.0) -> torch.Tensor:
@@ -138,34 +153,79 @@ def _scale_of(scores: torch.Tensor) -> torch.Tensor:
     return torch.where(torch.isfinite(power), power, 1.0)
 
 
-def _deltas(
-    passed: Forward,
-    chosen: Sequence[int],
-    contributions: Sequence[tuple[torch.Tensor, ...]],
-    explainable: torch.Tensor,
-    seeds: torch.Tensor,
+def _contributions(
+    passed: Forward, chosen: Sequence[int], coefficients: Sequence[Sequence[torch.Tensor | None]]
+) -> list[tuple[torch.Tensor, ...]]:
+    """The contributions of each tensor of each layer.
+
+    Args:
+        passed: what the forward pass left.
+        chosen: the indices of the explained layers among what was tapped.
+        coefficients: the coefficients of each tensor of each layer, or None for a tensor without contributions.
+    """
+    zeros_carry = passed.trace.shares.zeros_carry
+    return [
+        tuple(
+            torch.zeros_like(value) if part is None else zeros.contributions(value, part, zeros_carry)
+            for value, part in zip(passed.trace.taps[index].values, parts, strict=True)
+        )
+        for index, parts in zip(chosen, coefficients, strict=True)
+    ]
+
+
+def _totals(
+    passed: Forward, chosen: Sequence[int], contributions: Sequence[tuple[torch.Tensor, ...]], device: torch.device
 ) -> list[torch.Tensor]:
-    """For each explained layer, the part of each score that contributions and constants leave unexplained.
+    """For each explained layer, what the layer and the constants behind it contribute together, a float64 scalar.
 
     Args:
         passed: what the forward pass left; it measured the shares of constants.
         chosen: the indices of the explained layers among what was tapped.
-        contributions: the contributions of each tensor of each layer, as functions of the seeds.
-        explainable: shape (N,), the scores without their constants.
-        seeds: shape (N,), the coefficient of each score.
-
-    Returns:
-        Tensors of shape (N,), in the unit of score times seed.
+        contributions: the contributions of each tensor of each layer.
+        device: where the sums are wanted.
     """
-    shares = passed.trace.shares.settle(len(passed.trace.taps), seeds.device)
-    deltas = []
+    shares = passed.trace.shares.settle(len(passed.trace.taps), device)
+    totals = []
     for index, parts in zip(chosen, contributions, strict=True):
         total = shares[index]
         for part in parts:
-            total = total + part.sum(dtype=torch.float64).to(seeds.device)
-        explained = total.reshape(1)
-        if len(seeds) > 1:
-            (by_seed,) = torch.autograd.grad(total + 0 * seeds.sum(), seeds, retain_graph=True)
-            explained = by_seed.double() * seeds.detach()
-        deltas.append((explainable * seeds.detach() - explained).detach().to(explainable.dtype))
-    return deltas
+            total = total + part.sum(dtype=torch.float64).to(device)
+        totals.append(total)
+    return totals
+
+
+def _by_seed(totals: Sequence[torch.Tensor], seeds: torch.Tensor) -> list[torch.Tensor]:
+    """For each explained layer, the part of each sample, by a derivative with respect to the seeds.
+
+    Args:
+        totals: the part of all samples together, for each layer, as functions of the seeds.
+        seeds: shape (N,), the coefficient of each score.
+
+    Returns:
+        Float64 tensors of shape (N,).
+    """
+    return [
+        torch.autograd.grad(total + 0 * seeds.sum(), seeds, retain_graph=True)[0].double() * seeds.detach()
+        for total in totals
+    ]
+
+
+def _by_pass(passed: Forward, start: torch.Tensor, chosen: Sequence[int], seeds: torch.Tensor) -> list[torch.Tensor]:
+    """For each explained layer, the part of each sample, by one backward pass for each sample.
+
+    Args:
+        passed: what the forward pass left.
+        start: shape (N,), the scores.
+        chosen: the indices of the explained layers among what was tapped.
+        seeds: shape (N,), the coefficient of each score.
+
+    Returns:
+        Float64 tensors of shape (N,).
+    """
+    parts = []
+    for sample in range(len(seeds)):
+        seed = torch.zeros_like(seeds)
+        seed[sample] = seeds[sample]
+        contributions = _contributions(passed, chosen, passed.coefficients(start, seed, chosen, True))
+        parts.append(_totals(passed, chosen, contributions, seeds.device))
+    return [torch.stack(of_layer) for of_layer in zip(*parts, strict=True)]

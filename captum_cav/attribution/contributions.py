@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -13,9 +14,10 @@ from captum_cav.attribution.backward import propagate
 from captum_cav.attribution.differentiable import contributions_with_graph
 from captum_cav.attribution.input_checks import Arguments
 from captum_cav.attribution.options import Options
-from captum_cav.attribution.result_checks import check_contributions, check_scores
+from captum_cav.attribution.result_checks import check_contributions, check_scores, samples_are_separate
 from captum_cav.attribution.scores import SelectedScores, select_target
-from captum_cav.errors import CAVTypeError, UnavailableError
+from captum_cav.attribution.squashing import squashing_of
+from captum_cav.errors import CAVTypeError, UnavailableError, UnsupportedOperationError
 from captum_cav.operations import TABLE
 from captum_cav.propagation.forward import Forward, Request, run
 from captum_cav.propagation.hooks import Site
@@ -26,8 +28,18 @@ Attributions: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...]
 class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
     """An attribution method that gives contributions; :class:`LayerCAV` and others derive from it."""
 
-    forward_func: Callable[..., Any]
     _options: Options
+
+    @property
+    def forward_func(self) -> Callable[..., Any]:
+        """The model. Another model may be assigned, if the rules for modules fit it."""
+        return self._forward_func
+
+    @forward_func.setter
+    def forward_func(self, forward_func: Callable[..., Any]) -> None:
+        forward_func = checks.check_model(forward_func)
+        self._options.rules.check_model(forward_func)
+        self._forward_func = forward_func
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -78,11 +90,6 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
             ),
         )
 
-    def _select_scores(self, output: Any, target: Any) -> SelectedScores:
-        """The scores of the target in the output of the model."""
-        with torch.enable_grad():
-            return select_target(checks.check_output(output), target, self._options.score)
-
     def _contributions(
         self,
         passed: Forward,
@@ -112,16 +119,26 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
             if ``with_delta``.
         """
         normalize = self._options.normalize
+        back = functools.partial(
+            propagate,
+            passed,
+            selected,
+            chosen,
+            normalize=normalize,
+            with_delta=with_delta,
+            keep_graph=keep_graph,
+            grad_kwargs=grad_kwargs,
+        )
         try:
-            found = propagate(
-                passed,
-                selected,
-                chosen,
-                normalize=normalize,
-                with_delta=with_delta,
-                keep_graph=keep_graph,
-                grad_kwargs=grad_kwargs,
-            )
+            try:
+                found = back()
+                differentiated = samples_are_separate(found)
+            except RuntimeError:
+                if not with_delta:
+                    raise
+                differentiated = False
+            if not differentiated:
+                found = back(one_by_one=True)
         finally:
             # Also where the backward pass fails: a score that is not finite may be why, and is the better message.
             check_scores(what, selected, normalize, self.forward_func, passed.args)
@@ -139,13 +156,18 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
     ) -> list[tuple[torch.Tensor, ...]]:
         """The contributions of each site, or of the inputs if there is no site, with their graph."""
         assert passed.trace.rules is not None
+        if self._options.score != "output" and squashing_of(passed.output, passed.trace.run) is not None:
+            raise UnsupportedOperationError(
+                "create_graph=True cannot look for what comes before a squashing function, as "
+                f'score="{self._options.score}" asks; let forward_func return the numbers before the function.'
+            )
         return contributions_with_graph(
             self.forward_func,
             arguments,
             sites,
             call or 0,
             passed.trace.rules,
-            lambda output: self._select_scores(output, target).values,
+            lambda output: select_target(checks.check_output(output), target, self._options.score).values,
             self._options.normalize,
             grad_kwargs or {},
         )

@@ -12,7 +12,7 @@ from captum_cav import checks
 from captum_cav.attribution.contributions import ContributionAttribution, as_picture, has_graph, like_inputs
 from captum_cav.attribution.input_checks import check_arguments
 from captum_cav.attribution.options import Normalize, OnUnknown, Rules, check_options
-from captum_cav.attribution.scores import Score
+from captum_cav.attribution.scores import Score, select_passed
 from captum_cav.propagation.records import RuleTable
 from captum_cav.propagation.reentrancy import suspends_outer_attribution
 
@@ -43,8 +43,8 @@ class InputCAV(ContributionAttribution):
         score: Score = "output",
     ) -> None:
         forward_func = checks.check_model(forward_func)
-        GradientAttribution.__init__(self, forward_func)
         self._options = check_options(forward_func, rules, normalize, on_unknown, score)
+        GradientAttribution.__init__(self, forward_func)
 
     @suspends_outer_attribution
     def explain_rules(self, inputs: Any, additional_forward_args: Any = None) -> RuleTable:
@@ -99,7 +99,7 @@ class InputCAV(ContributionAttribution):
         )
         (parts,), deltas = self._contributions(
             passed,
-            self._select_scores(passed.output, target),
+            select_passed(passed, target, self._options.score, [0]),
             [0],
             ["the inputs"],
             with_delta=return_convergence_delta,

@@ -14,6 +14,7 @@ from captum_cav.attribution.contributions import ContributionAttribution, chosen
 from captum_cav.attribution.input_checks import check_arguments
 from captum_cav.attribution.options import Normalize, OnUnknown, Rules, check_options
 from captum_cav.attribution.scores import SelectedScores
+from captum_cav.attribution.squashing import is_hidden, squashing_of
 from captum_cav.captum_internals import select_neuron
 from captum_cav.propagation.forward import Forward
 from captum_cav.propagation.hooks import Site
@@ -31,7 +32,8 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
             explained, on the one device where the module is.
         layer: a module or its qualified name.
         device_ids: None, or a list with the one device of the model; other ids are refused, as by :class:`LayerCAV`.
-        rules, normalize, on_unknown, call: as for :class:`LayerCAV`; the score is the value of the neuron.
+        rules, normalize, on_unknown, call: as for :class:`LayerCAV`; the score is the value of the neuron. Of a sigmoid
+            or a softmax, ``attribute_to_neuron_input=True`` explains the logit.
 
     Source: Kakishita and Hattori, equations 1-9 with the neuron in the place of the score.
 
@@ -56,20 +58,20 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
         call: int | None = None,
     ) -> None:
         forward_func = checks.check_model(forward_func)
+        self._options = check_options(forward_func, rules, normalize, on_unknown)
         self._name, module = checks.find_layer(forward_func, layer)
         NeuronAttribution.__init__(self, forward_func, module)
         GradientAttribution.__init__(self, forward_func)
         checks.check_device_ids(device_ids, forward_func, [module])
         self.device_ids = device_ids
         self._call = checks.check_call(call)
-        self._options = check_options(forward_func, rules, normalize, on_unknown)
 
     @log_usage(part_of_slo=True)
     @suspends_outer_attribution
     def attribute(
         self,
         inputs: Any,
-        neuron_selector: int | tuple[int | slice, ...] | Callable[..., torch.Tensor],
+        neuron_selector: int | slice | tuple[int | slice, ...] | Callable[..., torch.Tensor],
         additional_forward_args: Any = None,
         attribute_to_neuron_input: bool = False,
         return_convergence_delta: bool = False,
@@ -79,8 +81,9 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
 
         Args:
             inputs: a floating-point tensor of shape (N, ...) or a tuple of such tensors.
-            neuron_selector: which neuron, as in Captum: an index, a tuple of indices or slices behind the batch
-                dimension (the neurons of a slice are summed), or a function of the output of the layer.
+            neuron_selector: which neuron, as in Captum: an index, a slice, a tuple of indices or slices behind the
+                batch dimension (the neurons of a slice are summed), or a function of the output of the layer. The
+                function gives one number for each sample, or one number for all samples together.
             additional_forward_args, return_convergence_delta, grad_kwargs: as for :meth:`LayerCAV.attribute`.
             attribute_to_neuron_input: whether the neuron belongs to the input of the layer instead of its output.
 
@@ -118,8 +121,18 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
         """The value of the neuron, as the score that is explained."""
         index = chosen_tap(passed, 0, self._name, self._call)
         carriers = passed.carriers[passed.calls[0].index(index)]
-        values = tuple(tensor for tensor in tensors_in(carriers) if tensor.requires_grad)
-        checks.check_neuron(selector, values)
+        tensors = tuple(tensors_in(carriers))
+        values = tuple(tensor for tensor in tensors if tensor.requires_grad)
+        selector = checks.check_neuron(selector, values)
         with torch.enable_grad():
-            neuron = select_neuron(values, selector)
-        return SelectedScores(neuron, torch.zeros_like(neuron.detach()), values[0])
+            # A function gets all that the layer gives, as in Captum: also integers, such as the indices of a pooling.
+            neuron = select_neuron(tensors if callable(selector) else values, selector)
+        selected = SelectedScores(neuron, torch.zeros_like(neuron.detach()), values[0])
+        squashing = squashing_of(values[0], passed.trace.run)
+        if squashing is None:
+            return selected._replace(is_hidden=is_hidden(values[0], passed.trace.run))
+        if callable(selector) or not all(squashing.lies_behind([0], passed.trace.run)):
+            return selected
+        indices = selector if isinstance(selector, tuple) else (selector,)
+        slopes = squashing.slopes(neuron, passed.trace)[(slice(None), *indices)].reshape(len(neuron), -1)
+        return selected._replace(slopes=slopes.amin(1), can_turn_back=slopes.shape[1] == 1)

@@ -47,8 +47,11 @@ def check_options(
 
     Raises:
         OptionError, CAVTypeError, LayerError: for options that cannot be used.
+        ModelError: for scripted modules that no rule treats as one operation.
     """
     checks.check_option("normalize", normalize, ("score", "abs", None))
     checks.check_option("on_unknown", on_unknown, ("error", "gradient"))
     checks.check_option("score", score, SCORES)
-    return Options(Rulebook(presets.find(rules), forward_func, TABLE, translate), normalize, on_unknown, score)
+    book = Rulebook(presets.find(rules), forward_func, TABLE, translate)
+    checks.check_scripted(forward_func, lambda module, name: book.is_one_operation(module, [name]))
+    return Options(book, normalize, on_unknown, score)

@@ -14,7 +14,8 @@ from captum_cav.attribution.contributions import chosen_tap
 from captum_cav.attribution.input_checks import check_arguments
 from captum_cav.attribution.options import Rules, check_options
 from captum_cav.attribution.result_checks import refuse_independent
-from captum_cav.attribution.scores import Score, SelectedScores, select_target
+from captum_cav.attribution.scores import Score, SelectedScores, select_passed, select_target
+from captum_cav.errors import OptionError
 from captum_cav.operations import TABLE
 from captum_cav.propagation import zeros
 from captum_cav.propagation.forward import Forward, Request, names_in, random_state_kept, run
@@ -124,8 +125,7 @@ class Verification:
             for one in self.overwritten
         ]
         lines += [
-            f"  {_place(one)} has no rule; define one, as rules={{{one.key}: rules.pass_through}} where y_i comes from "
-            "x_i alone"
+            f"  {_place(one)} has no rule; define one, as rules={{{one.key}: {one.rule}}} where {one.when}"
             for one in self.unknown
         ]
         if not (self.adds_up or self.leaks or self.overwritten):
@@ -184,6 +184,7 @@ def verify(
 
     Raises:
         CAVError: for a model that cannot be followed at all, as by :meth:`captum_cav.LayerCAV.attribute`.
+        OptionError: for ``call`` without ``layer``.
 
     Source: Kakishita and Hattori, equations 3 and 4: the ratios of the inputs and constants of an output sum to 1.
 
@@ -201,6 +202,8 @@ def verify(
         name, module = checks.find_layer(model, layer)
         sites = [Site(module, False)]
     call = checks.check_call(call)
+    if call is not None and layer is None:
+        raise OptionError(f"call is {call} without a layer; expected layer=, whose call is meant.")
     options = check_options(model, rules, score=score)
     arguments = check_arguments(model, inputs, additional_forward_args, [target], inputs_are_explained=layer is None)
     passed = run(
@@ -218,16 +221,15 @@ def verify(
         ),
     )
     chosen = chosen_tap(passed, 0, name, call) if sites else 0
-    output = checks.check_output(passed.output)
-    with torch.enable_grad():
-        selected = select_target(output, arguments.targets[0], score)
+    selected = select_passed(passed, arguments.targets[0], score, [chosen])
+    name = f"layer {name}" if sites else name
     if not selected.values.requires_grad:
-        refuse_independent(f"layer {name}" if sites else name, passed.trace.weighed)
-    made = passed.trace.snapshots.values_of(output)
+        refuse_independent(name, passed.trace.weighed)
+    made = passed.trace.snapshots.values_of(selected.output)
     unrecorded = torch.zeros_like(selected.values, requires_grad=False)
     if made is not None:
         unrecorded = selected.values.detach() - select_target(made, arguments.targets[0], score).values
-    found = _audit(passed, selected, chosen)
+    found = _audit(passed, selected, chosen, name)
     with torch.no_grad(), random_state_kept(arguments.inputs):
         plain = model(*checks.copied(arguments.inputs), *checks.copied(arguments.additional))
     return _report(model, passed, selected, *found, unrecorded, plain, chosen, tolerance)
@@ -320,13 +322,16 @@ def _by_size(leak: Leak) -> tuple[bool, float]:
     return not math.isnan(leak.residual), -abs(leak.residual)
 
 
-def _audit(passed: Forward, selected: SelectedScores, chosen: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _audit(
+    passed: Forward, selected: SelectedScores, chosen: int, name: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """A backward pass in which each operation is compared.
 
     Args:
         passed: what the forward pass left; it measures the shares of constants and audits each operation.
         selected: the scores that are explained.
         chosen: the index of the explained tap.
+        name: what is explained, for messages.
 
     Returns:
         Three float64 scalars: the part of the sum of the scores that the contributions of the inputs (or the layer) and
@@ -335,6 +340,8 @@ def _audit(passed: Forward, selected: SelectedScores, chosen: int) -> tuple[torc
     """
     values = selected.values.detach()
     (found,) = passed.coefficients(selected.values, torch.ones_like(values), [chosen], False)
+    if all(coefficient is None for coefficient in found):
+        refuse_independent(name, passed.trace.weighed)
     shares = passed.trace.shares
     constants = [share.abs().to(values.device) for share in shares.since(0)]
     size = sum(constants, values.abs().sum(dtype=torch.float64))

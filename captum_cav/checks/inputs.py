@@ -10,7 +10,7 @@ import torch
 from captum_cav.checks.models import check_parameters
 from captum_cav.checks.numbers import check_finite
 from captum_cav.errors import CAVTypeError, InputError, ModelError
-from captum_cav.tensors import tensors_in
+from captum_cav.tensors import is_number, tensors_in
 from captum_cav.torch_internals import tree_map
 
 
@@ -89,6 +89,11 @@ def check_tensor(tensor: torch.Tensor, name: str, devices: set[torch.device] | N
         raise CAVTypeError(f"{name} is a nested tensor; pad it, or pass one sample at a time.")
     if tensor.layout != torch.strided:
         raise CAVTypeError(f"{name} is sparse ({tensor.layout}); pass {name}.to_dense().")
+    if tensor.is_quantized:
+        raise CAVTypeError(
+            f"{name} holds quantized numbers ({tensor.dtype}), which carry no contributions; pass {name}.dequantize() "
+            "and the float model."
+        )
     if tensor.is_complex():
         raise CAVTypeError(f"{name} is complex ({tensor.dtype}); contributions are defined for real numbers.")
     if tensor.numel() == 0:
@@ -110,14 +115,27 @@ def check_floating(inputs: Any) -> None:
     Raises:
         CAVTypeError: with what to do instead.
     """
-    for tensor in as_inputs(inputs):
+    given = as_inputs(inputs)
+    for index, tensor in enumerate(given):
         if isinstance(tensor, (tuple, list, dict)):
             raise CAVTypeError(
                 f"inputs holds a {type(tensor).__name__}; the inputs themselves are explained as a tensor or a tuple "
                 "of tensors. Pass a function of those as forward_func, or use LayerCAV."
             )
-        if isinstance(tensor, torch.Tensor) and not (tensor.is_floating_point() or tensor.is_complex()):
+        if not isinstance(tensor, torch.Tensor) or is_number(tensor) or tensor.is_quantized:
+            continue
+        if len(given) == 1:
             raise CAVTypeError(
                 f"inputs are {tensor.dtype}, which carry no contributions; use LayerCAV at the embedding layer, or "
                 "pass floating-point inputs."
             )
+        behind = any(isinstance(other, torch.Tensor) and is_number(other) for other in given[index:])
+        how = (
+            "pass a function of the other inputs, as forward_func=lambda x: model(ids, x)"
+            if behind
+            else "pass it by additional_forward_args, which follow the inputs"
+        )
+        raise CAVTypeError(
+            f"inputs[{index}] is a tensor of {tensor.dtype}, which carries no contributions; {how}, or use LayerCAV at "
+            "the embedding layer."
+        )

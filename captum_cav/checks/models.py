@@ -22,7 +22,8 @@ def check_model(forward_func: Any) -> Callable[..., Any]:
 
     Raises:
         CAVTypeError: for what is not callable.
-        ModelError: for scripted or traced code, and for models that are sharded over several processes.
+        ModelError: for a scripted function, and for models that are sharded over several processes.
+            :func:`check_scripted` is for scripted modules.
     """
     _check_callable(forward_func, "forward_func")
     wrapper = WRAPPERS.get(type(forward_func).__name__)
@@ -35,14 +36,37 @@ def check_model(forward_func: Any) -> Callable[..., Any]:
     if isinstance(forward_func, torch.nn.Module):
         for name, module in forward_func.named_modules():
             which = f"module {name!r}" if name else "the model"
-            if isinstance(module, torch.jit.ScriptModule):
-                raise ModelError(
-                    f"{which} is a scripted or traced module, whose operations cannot be seen; "
-                    "pass the eager model it was made from."
-                )
             if type(module).__name__ == "FullyShardedDataParallel":
                 raise ModelError(f"{which} is sharded over several processes; pass the whole model, on one device.")
     return forward_func  # type: ignore[no-any-return]
+
+
+def check_scripted(
+    forward_func: Callable[..., Any], is_one_operation: Callable[[torch.nn.Module, str], bool] = lambda *_: False
+) -> None:
+    """Refuse scripted or traced modules, whose operations cannot be seen.
+
+    Args:
+        forward_func: the model, as :func:`check_model` returns it.
+        is_one_operation: takes a module and its name. Tells whether a rule treats the module as one operation, so that
+            nobody needs to see into it.
+
+    Raises:
+        ModelError: names the first such module.
+    """
+    unseen: tuple[str, ...] = ()
+    for name, module in forward_func.named_modules() if isinstance(forward_func, torch.nn.Module) else ():
+        if f"{name}.".startswith(unseen):
+            continue
+        if is_one_operation(module, name):
+            unseen += (f"{name}." if name else "",)
+        elif isinstance(module, torch.jit.ScriptModule):
+            which = f"module {name!r}" if name else "the model"
+            raise ModelError(
+                f"{which} is a scripted or traced module, whose operations cannot be seen; pass the eager model it was "
+                "made from, or give the module a rule as one operation (rules={module: rules.linear} where its output "
+                "is linear in its input, rules={module: rules.PassThroughRule()} where y_i comes from x_i alone)."
+            )
 
 
 def check_measured_model(model: Any) -> None:
@@ -68,6 +92,7 @@ def check_module(model: Any) -> torch.nn.Module:
             refuse.
     """
     found = check_model(model)
+    check_scripted(found)
     if not isinstance(found, torch.nn.Module):
         raise CAVTypeError(
             f"model is a {type(model).__name__}; expected a torch.nn.Module, of which a copy is changed."

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import torch
 
 from captum_cav.checks.options import as_integer
-from captum_cav.errors import CAVTypeError, TargetError
+from captum_cav.errors import CAVTypeError, ModelError, TargetError
 
 #: One target for each example, or None if the model gives one score for each example.
 Targets: TypeAlias = list[Any] | None
@@ -19,11 +19,17 @@ def check_output(output: Any) -> torch.Tensor:
 
     Raises:
         CAVTypeError: for what is not a tensor.
+        ModelError: for a tensor without numbers.
     """
     if not isinstance(output, torch.Tensor):
         raise CAVTypeError(
             f"the model returned a {type(output).__name__}; expected a tensor of scores. Pass a function that picks "
             "it, as forward_func=lambda *x: model(*x).logits, or [0]."
+        )
+    if not output.numel():
+        raise ModelError(
+            f"the model returned no scores: its output has shape {tuple(output.shape)}. Expected at least one score "
+            "for each sample."
         )
     return output.reshape(1) if output.dim() == 0 else output
 
@@ -68,7 +74,12 @@ def resolve_target(output: torch.Tensor, target: Any) -> list[tuple[int, ...]] |
     if isinstance(target, torch.Tensor):
         if not _holds_integers(target):
             raise CAVTypeError(f"target is a tensor of {target.dtype}; expected integers, as {_example(shape)}.")
-        raise TargetError(f"target has shape {tuple(target.shape)}; expected one index for each of {samples} samples.")
+        rows = target.dim() == 2 and tuple(target.shape) == (samples, len(shape) - 1)
+        how = "pass target=list(map(tuple, target.tolist()))" if rows else f"pass {_example(shape)}"
+        raise TargetError(
+            f"target has shape {tuple(target.shape)}; expected an index, or a list of {samples} indices or tuples, one "
+            f"for each sample (output shape {shape}); {how}."
+        )
     if isinstance(target, list):
         if len(target) != samples:
             raise TargetError(f"target lists {len(target)} entries for {samples} samples; expected one for each.")
@@ -85,8 +96,8 @@ def _indices(entry: Any, which: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     known = tuple(index for index in indices if index is not None)
     if len(known) != len(indices):
         raise CAVTypeError(
-            f"{which} is {entry!r} ({type(entry).__name__}); expected an integer, a tuple of integers, or a list or "
-            f"tensor of one a sample, as {_example(shape)}."
+            f"{which} is {entry!r} ({type(entry).__name__}); expected an integer, a tuple of integers, or a list of "
+            f"integers or tuples, one for each sample, as {_example(shape)}."
         )
     if len(known) != len(shape) - 1:
         raise TargetError(
@@ -148,27 +159,33 @@ def check_classes(classes: Sequence[int], count: int) -> tuple[int, ...]:
     return tuple(checked)
 
 
-def check_neuron(selector: Any, values: tuple[torch.Tensor, ...]) -> None:
-    """Refuse a neuron selector that does not select from the tensors of a layer; a function is not checked.
+def check_neuron(selector: Any, values: tuple[torch.Tensor, ...]) -> Any:
+    """A neuron selector that selects from the tensors of a layer; a function is not checked.
 
     Args:
-        selector: an index, a tuple of indices or slices, or a function of the output of the layer.
+        selector: an index, a slice, a tuple of indices or slices, or a function of the output of the layer.
         values: the tensors of the layer, each of shape (N, ...).
+
+    Returns:
+        The selector, as Captum takes it.
 
     Raises:
         CAVTypeError, TargetError: with what selects a neuron of this layer.
     """
     if callable(selector):
-        return
+        return selector
     shape = tuple(values[0].shape)
-    indices = selector if isinstance(selector, tuple) else (selector,)
+    given = selector if isinstance(selector, tuple) else (selector,)
+    indices = tuple(index if isinstance(index, slice) else as_integer(index) for index in given)
     expected = f"one integer or slice for each of the sizes {shape[1:]}, or a function of the layer's output"
-    if not all(isinstance(index, (int, slice)) and not isinstance(index, bool) for index in indices):
+    if None in indices:
         raise CAVTypeError(f"neuron_selector is {selector!r} ({type(selector).__name__}); expected {expected}.")
     if len(values) > 1:
         raise TargetError(f"the layer gives {len(values)} tensors; pass a function that selects from them.")
     if len(indices) != len(shape) - 1:
         raise TargetError(f"neuron_selector is {selector!r} for a layer of shape {shape}; expected {expected}.")
     for index, size in zip(indices, shape[1:], strict=True):
-        if isinstance(index, int) and not -size <= index < size:
+        selected = range(size)[index] if isinstance(index, slice) else range(-size, size)
+        if not selected or (isinstance(index, int) and index not in selected):
             raise TargetError(f"neuron_selector is {selector!r}, out of range for a layer of shape {shape}.")
+    return indices

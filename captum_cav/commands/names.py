@@ -11,6 +11,7 @@ PRESETS = (
     "epsilon_plus",
     "epsilon_plus_flat",
     "alpha2_beta1",
+    "alpha2_beta1_flat",
     "attnlrp",
     "cp_lrp",
     "pinpoint",

@@ -16,6 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from captum_cav import checks
+from captum_cav.attribution.logits import logit_model, squashed_by
 from captum_cav.captum_internals import select_scores
 from captum_cav.comparison.cost import Cost, measure
 from captum_cav.comparison.methods import CONTROLS, INPUT, AnyMethod, Method, Targets, as_method
@@ -52,6 +53,9 @@ def compare(
     that do not tell what raised the score (saliency, guided backpropagation) give absolute values, and the result names
     these methods. Each map keeps its sum on the common grid. Two controls are part of every comparison: ``"random"``
     and ``"uniform"``, a map of random numbers and a map of ones on the grid of each layer.
+
+    If the model ends in a squashing function, such as a softmax or a sigmoid, all methods explain the numbers before
+    the function. The result says so.
 
     The model does not change. The methods of other libraries run on a deep copy, in which activations do not work in
     place. If Captum has no rule for an operation and would be wrong without a warning, ``compare`` raises an error.
@@ -108,6 +112,7 @@ def compare(
     checks.check_inputs(model, inputs)
     measured = _known_metrics(metrics, inputs, masks)
     cells = _cells(model, _named(methods, inputs), layers)
+    model = logit_model(model, inputs[:1])
     subject = _scored(model, inputs, target, masks, batch_size)
     run = _Run(subject, measured, _grid(size, inputs), batch_size, repeats, seed, on_error == "record")
     with tqdm(cells, disable=not progress, delay=1, leave=False) as bar:
@@ -119,6 +124,7 @@ def compare(
         methods={name: repr(method) for name, method in kinds.items()},
         unsigned=tuple(name for name, method in kinds.items() if not method.signed),
         shares=tuple(name for name, method in kinds.items() if method.unit == "share"),
+        squashed_by=squashed_by(model),
         directions={name: MEASURES[name].direction for name in measured},
         size=run.grid,
         repeats=repeats,
@@ -179,9 +185,9 @@ def _named(methods: Any, inputs: torch.Tensor) -> dict[str, AnyMethod]:
         )
     if not methods:
         raise OptionError("methods is empty; expected at least one, as methods=['cav', 'gradcam'].")
-    given = dict(methods) if isinstance(methods, Mapping) else {name: name for name in methods}
     found = {}
-    for name, value in given.items():
+    # A method without a name need not be hashable, so no mapping is made of a list.
+    for name, value in methods.items() if isinstance(methods, Mapping) else zip(methods, methods, strict=True):
         if not isinstance(name, str):
             raise CAVTypeError(
                 f"methods lists {name!r}; a method that is not a short name needs a name: use a mapping."

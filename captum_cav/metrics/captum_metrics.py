@@ -90,6 +90,7 @@ def infidelity(
     """
     checks.check_count(n_perturb_samples, "n_perturb_samples")
     forward_func = checks.check_model(forward_func)
+    checks.check_scripted(forward_func)
     inputs, additional = _as_tuple(inputs), checks.additional_arguments(additional_forward_args)
     if layer is None:
         name, site, units = "the inputs", None, _tensors("inputs", inputs)

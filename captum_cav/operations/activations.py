@@ -6,10 +6,11 @@ import math
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 from captum_cav.operations import gates, guards, written_activations, written_norms, written_out
-from captum_cav.operations.elementwise import evaluated, limited, of_one, pass_through, with_constant
-from captum_cav.operations.forms import What
+from captum_cav.operations.elementwise import evaluated, limited, of_one, passed_through, with_constant
+from captum_cav.operations.forms import What, form_of
 from captum_cav.operations.surrogates import with_late_slope, with_slopes, written_over
 from captum_cav.operations.table import TABLE
 from captum_cav.propagation.operation import Derivative, Kind, Operation, OperationSpec, Surrogate
@@ -31,7 +32,28 @@ def hardtanh(operation: Operation) -> Any:
     low, high = _hardtanh_bounds(operation)
     if low == 0:
         return saturated(operation)
-    return (limited(1.0) if low < 0 < high else pass_through)(operation)
+    return (limited(1.0) if low < 0 < high else passed_through)(operation)
+
+
+def clamp(operation: Operation) -> Any:
+    """Clamp: a ReLU if its lower bound is 0, and hardtanh between two numbers. Otherwise pass-through."""
+    x, (low, high) = operation.argument(0, "input"), _clamp_bounds(operation)
+    if high is None and _is_relu(operation, x, low):
+        return operation.decompose(torch.relu, x)
+    if isinstance(low, (int, float)) and isinstance(high, (int, float)) and low < high:
+        return operation.decompose(F.hardtanh, x, low, high)
+    return passed_through(operation)
+
+
+def clamp_from_below(operation: Operation) -> Any:
+    """``clamp_min``: a ReLU if the bound is 0. Otherwise pass-through."""
+    x, low = operation.argument(0, "input"), operation.argument(1, "min")
+    return operation.decompose(torch.relu, x) if _is_relu(operation, x, low) else passed_through(operation)
+
+
+def _is_relu(operation: Operation, x: Any, low: Any) -> bool:
+    """Whether a lower bound makes a ReLU. Behind another function of each element it may complete a hard sigmoid."""
+    return isinstance(low, (int, float)) and low == 0 and form_of(operation, x) is None
 
 
 @of_one
@@ -76,7 +98,7 @@ def power(operation: Operation) -> Any:
     if isinstance(exponent, (int, float)) and exponent > 0:
         return limited(1.0 if exponent == 1 else 0.0)(operation)
     if operation.carries(x):
-        return pass_through(operation)
+        return passed_through(operation)
     # A number stays on the host: a copy to the device would make the host wait.
     base = torch.as_tensor(x, dtype=exponent.dtype)
     if operation.depends_on_inputs(x) or operation.in_place or not bool((base > 0).all()):
@@ -118,7 +140,7 @@ def logarithm_of_factor(operation: Operation) -> Any:
 
 _hardtanh_bounds = gates.bounds_of("min_val", "max_val", -1.0, 1.0)
 _clamp_bounds = gates.bounds_of("min", "max", None, None)
-_POSITIVE_GATE = Trait.GATE | Trait.NONNEGATIVE
+_POSITIVE_GATE = Trait.GATE | Trait.NONNEGATIVE | Trait.SQUASHED
 _SOFTMAX = _POSITIVE_GATE | Trait.WEIGHTS
 
 
@@ -133,7 +155,7 @@ def _limited(limit: float, **more: Any) -> OperationSpec:
 
 
 def _passed(**more: Any) -> OperationSpec:
-    return _elementwise(pass_through, **more)
+    return _elementwise(passed_through, **more)
 
 
 def _piecewise_linear(rule: Surrogate, **more: Any) -> OperationSpec:
@@ -183,7 +205,7 @@ TABLE.register(
     """,
     _limited(1.0),
 )
-TABLE.register("log1p|special_log1p", _limited(1.0, recognise=written_out.logarithm_of_one_more))
+TABLE.register("log1p|special_log1p", _limited(1.0, keeps=Trait.SQUASHED, recognise=written_out.logarithm_of_one_more))
 TABLE.register("erfinv|special_erfinv", _limited(math.sqrt(math.pi) / 2.0))
 _ROOT = {"keeps": Trait.GATE, "makes": Trait.NONNEGATIVE}
 TABLE.register("square", _limited(0.0, recognise=written_out.square, **_ROOT))
@@ -205,27 +227,37 @@ TABLE.register("reciprocal rsqrt", _passed(makes=Trait.GATE | Trait.RECIPROCAL, 
 TABLE.register("sign|sgn", _passed(makes=Trait.GATE))
 TABLE.register("cosh", _passed(makes=Trait.NONNEGATIVE))
 TABLE.register(
-    "clamp clip", _passed(keeps=Trait.GATE, find_gate=gates.clipped(_clamp_bounds), recognise=written_out.at_least)
+    "clamp clip",
+    OperationSpec(rule=clamp, keeps=Trait.GATE, find_gate=gates.clipped(_clamp_bounds), recognise=written_out.at_least),
 )
 TABLE.register(
     "clamp_min",
-    _passed(keeps=Trait.GATE, find_gate=gates.clipped(gates.lower_bound), recognise=written_out.at_least),
+    OperationSpec(
+        rule=clamp_from_below,
+        keeps=Trait.GATE,
+        find_gate=gates.clipped(gates.lower_bound),
+        recognise=written_out.at_least,
+    ),
 )
 TABLE.register("clamp_max", _passed(keeps=Trait.GATE, find_gate=gates.clipped(gates.upper_bound)))
 TABLE.register(
     """
     cos acos|arccos acosh|arccosh log2 log10 erfc|special_erfc sinc|special_sinc
-    logit|special_logit lgamma|special_gammaln digamma|special_digamma|special_psi special_log_ndtr special_entr
+    logit|special_logit lgamma|special_gammaln digamma|special_digamma|special_psi special_entr
     floor ceil frac copysign ldexp fmod remainder|mod|imod
     floor_divide|floordiv|ifloordiv atan2|arctan2 special_erfcx mvlgamma|special_multigammaln
     """,
     _passed(),
 )
 
-TABLE.register("log", _passed(recognise=written_out.logarithm))
-TABLE.register("logsigmoid log_sigmoid", _passed(recognise=written_out.squashes(What.LOG_SIGMOID)))
+TABLE.register("log", _passed(keeps=Trait.SQUASHED, recognise=written_out.logarithm))
+TABLE.register("special_log_ndtr", _passed(makes=Trait.SQUASHED))
 TABLE.register(
-    "log_softmax|_log_softmax|special_log_softmax", _passed(recognise=written_out.squashes(What.LOG_SOFTMAX))
+    "logsigmoid log_sigmoid", _passed(makes=Trait.SQUASHED, recognise=written_out.squashes(What.LOG_SIGMOID))
+)
+TABLE.register(
+    "log_softmax|_log_softmax|special_log_softmax",
+    _passed(makes=Trait.SQUASHED, recognise=written_out.squashes(What.LOG_SOFTMAX)),
 )
 
 # Functions with other rules.

@@ -7,6 +7,8 @@ add a tensor, such as ``addcmul``, are decomposed into a product and a sum.
 
 from __future__ import annotations
 
+import functools
+import string
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +20,7 @@ from captum_cav.operations.table import TABLE
 from captum_cav.operations.weighing import weighed_by_batch_index, weighed_in_batches, weighed_in_bilinear
 from captum_cav.propagation.operation import Derivative, Kind, Operation, OperationSpec, Surrogate
 from captum_cav.propagation.traits import Trait
+from captum_cav.tensors import tensors_in
 
 Sum = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -144,9 +147,43 @@ def _view_product(operation: Operation) -> AffineView | None:
 
 
 def _view_einsum(operation: Operation) -> AffineView | None:
-    """An einsum of two tensors, with its equation as one string."""
+    """An einsum of two tensors, with its equation as one string. Without a sum it is an elementwise product."""
     equation = [value for value in operation.args if not isinstance(value, torch.Tensor)]
-    return _view_product(operation) if len(equation) == 1 and isinstance(equation[0], str) else None
+    is_string = len(equation) == 1 and isinstance(equation[0], str)
+    return _view_product(operation) if is_string and _sums(equation[0]) else None
+
+
+def _sums(equation: str) -> bool:
+    """Whether an einsum sums over a dimension: whether one of its letters is not in the output."""
+    operands, arrow, output = equation.partition("->")
+    letters = [letter for letter in operands if letter.isalpha()]
+    return any((letter not in output) if arrow else letters.count(letter) > 1 for letter in letters)
+
+
+def contraction(operation: Operation) -> Any:
+    """``tensordot``, ``inner`` and ``dot``: a product with a weight is decomposed into an einsum, which has a row."""
+    a, b = operation.argument(0, "input"), operation.argument(1, "other")
+    if len(operation.sources) != 1 or a is None or b is None:
+        return product(operation)
+    dims = operation.argument(2, "dims", 2) if operation.name == "tensordot" else 1
+    if operation.name == "inner" and a.dim() and b.dim():
+        dims = [a.dim() - 1], [b.dim() - 1]
+    of_a, of_b = (range(a.dim() - dims, a.dim()), range(dims)) if isinstance(dims, int) else dims
+    letters = iter(string.ascii_letters)
+    for_a = [next(letters) for _ in range(a.dim())]
+    for_b = [next(letters) for _ in range(b.dim())]
+    for one, other in zip(of_a, of_b, strict=True):
+        for_b[other] = for_a[one]
+    output = [letter for letter in (*for_a, *for_b) if (letter in for_a) is not (letter in for_b)]
+    return operation.decompose(torch.einsum, f"{''.join(for_a)},{''.join(for_b)}->{''.join(output)}", a, b)
+
+
+def chain(operation: Operation) -> Any:
+    """A product of several matrices, of which one depends on the inputs, decomposed into products of two matrices."""
+    matrices = tensors_in(list(operation.args))
+    if len(operation.sources) != 1:
+        return product(operation)
+    return operation.decompose(functools.reduce, torch.matmul, matrices)
 
 
 def added_product(names: tuple[str, str, str], multiply: Sum = torch.matmul) -> Surrogate:
@@ -160,10 +197,14 @@ def added_product(names: tuple[str, str, str], multiply: Sum = torch.matmul) -> 
     def rule(operation: Operation) -> Any:
         added, a, b = (operation.argument(position, name) for position, name in enumerate(names))
         beta, alpha = operation.kwargs.get("beta", 1), operation.kwargs.get("alpha", 1)
-        return operation.decompose(lambda: added * beta + multiply(a, b) * alpha)
+        return operation.decompose(lambda: _times(added, beta) + _times(multiply(a, b), alpha))
 
     rule.__name__ = "addmm"
     return rule
+
+
+def _times(x: torch.Tensor, factor: float) -> torch.Tensor:
+    return x if factor == 1 else x * factor
 
 
 def _view_added_product(names: tuple[str, str, str]) -> Callable[[Operation], AffineView | None]:
@@ -284,6 +325,9 @@ TABLE.register(
         rule=added_product(("input", "batch1", "batch2")), keeps=Trait.GATE, weighs_constants=weighed_in_batches
     ),
 )
+TABLE.register("dot inner", OperationSpec(rule=contraction, keeps=Trait.GATE, kind=Kind.PRODUCT))
+TABLE.register("tensordot", OperationSpec(rule=contraction, keeps=Trait.GATE))
+TABLE.register("chain_matmul linalg_multi_dot", OperationSpec(rule=chain, keeps=Trait.GATE))
 TABLE.register("addr", OperationSpec(rule=added_product(("input", "vec1", "vec2"), torch.outer), keeps=Trait.GATE))
 TABLE.register(
     "addbmm",

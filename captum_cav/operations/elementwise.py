@@ -47,10 +47,15 @@ def of_one(rule: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(rule)
     def checked(operation: Operation, *options: Any) -> Any:
-        (source, *others), x = operation.sources, operation.argument(0, "input")
-        return operation.gradient() if others or source is not x or x.is_complex() else rule(operation, *options)
+        return operation.gradient() if _is_of_several(operation) else rule(operation, *options)
 
     return checked
+
+
+def _is_of_several(operation: Operation) -> bool:
+    """Whether an operation is no function of its first argument alone, or no function of real numbers."""
+    (source, *others), x = operation.sources, operation.argument(0, "input")
+    return bool(others) or source is not x or x.is_complex()
 
 
 def limited(limit: float) -> Surrogate:
@@ -81,7 +86,6 @@ def limited(limit: float) -> Surrogate:
     return rule
 
 
-@of_one
 def pass_on(operation: Operation, slope_of: Callable[[torch.Tensor, torch.Tensor], tuple[Any, Any]]) -> Any:
     """Pass-through with a given slope.
 
@@ -90,8 +94,15 @@ def pass_on(operation: Operation, slope_of: Callable[[torch.Tensor, torch.Tensor
         slope_of: takes the operation's value and input. Gives the slope, and where the value counts as a constant.
 
     Raises:
-        OptionError: for an operation whose output has another shape than its input.
+        OptionError: for an operation of several tensors, and for one whose output has another shape than its input.
     """
+    if _is_of_several(operation):
+        count = len(operation.sources)
+        taken = "complex numbers" if count == 1 else f"{count} tensors that depend on the inputs"
+        raise OptionError(
+            f"pass_through is for functions of one tensor of real numbers; {operation.name!r}{operation.where} takes "
+            f"{taken}. Use rules.linear where y is linear in its inputs, or a rule of your own."
+        )
     carrier, x, value = evaluated(operation)
     if not isinstance(value, torch.Tensor) or value.shape != x.shape:
         result = tuple(value.shape) if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
@@ -153,3 +164,7 @@ def pass_through(operation: Operation) -> Any:
         return torch.div(value, x).masked_fill_(is_constant, 0.0).nan_to_num_(0.0, 0.0, 0.0), is_constant
 
     return pass_on(operation, slope)
+
+
+#: Pass-through as a default rule. An operation of several tensors has no rule then, and is no error of the user.
+passed_through = of_one(pass_through)

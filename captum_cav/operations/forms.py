@@ -12,6 +12,7 @@ the first part to the value of the last part. The forward pass does not change: 
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -97,6 +98,7 @@ class Form(Handoff):
         by: the tensor by which another tensor was shifted.
         is_shifted: whether the form is ``k x + b`` with ``b`` other than 0. The number ``b`` counts as a constant
             until a function of each element follows, to which the number then belongs.
+        bound: no value is further from 0 than this number.
         is_reversed: whether a score is squashed with the opposite sign.
         moves: the operations that moved or picked elements of a squashed score, in this order.
     """
@@ -113,6 +115,7 @@ class Form(Handoff):
         of: Form | None = None,
         by: torch.Tensor | None = None,
         is_shifted: bool = False,
+        bound: float = math.inf,
         is_reversed: bool = False,
         moves: tuple[Replay, ...] = (),
     ) -> None:
@@ -122,6 +125,7 @@ class Form(Handoff):
         self.of = of
         self.by = by
         self.is_shifted = is_shifted
+        self.bound = bound
         self.is_reversed = is_reversed
         self.moves = moves
         self._call = call
@@ -246,7 +250,9 @@ def form_of(operation: Operation, value: Any, *among: What) -> Form | None:
     if not isinstance(value, torch.Tensor):
         return None
     form = operation.handoff_of(value)
-    if form is None or form.is_for_all or not isinstance(form, Form):
+    if form is not None and not isinstance(form, Form):
+        form = form.beside
+    if not isinstance(form, Form) or form.is_final:
         return None
     return form if (not among or form.what in among) and form.holds_for(value) else None
 
@@ -261,6 +267,7 @@ def leave(
     of: Form | None = None,
     by: torch.Tensor | None = None,
     is_shifted: bool = False,
+    bound: float = math.inf,
     is_reversed: bool = False,
     moves: tuple[Replay, ...] = (),
     view_of: torch.Tensor | None = None,
@@ -269,7 +276,7 @@ def leave(
 
     Args:
         operation: the operation.
-        what, before, dims, of, by, is_shifted, is_reversed, moves: see :class:`Form`.
+        what, before, dims, of, by, is_shifted, bound, is_reversed, moves: see :class:`Form`.
         parts: see :class:`Call`.
         view_of: the tensor of which the output may be a view. Both then have one version.
     """
@@ -282,7 +289,7 @@ def leave(
         parts = ((before, first), *(part for part in parts if part[0] is not written))
     version = (0 if written is None else version_of(written)) + operation.in_place
     call = Call(operation, parts)
-    operation.handoff = Form(what, before, call, version, dims, of, by, is_shifted, is_reversed, moves)
+    operation.handoff = Form(what, before, call, version, dims, of, by, is_shifted, bound, is_reversed, moves)
 
 
 class _Chain(NamedTuple):
@@ -376,4 +383,13 @@ def is_reduced(statistic: torch.Tensor, x: torch.Tensor, dims: tuple[int, ...]) 
 
 def keep(operation: Operation, x: torch.Tensor, form: Form, what: What | None = None) -> None:
     """Leave the form of an argument on the output, or another form of the same tensor before."""
-    leave(operation, what or form.what, form.before, ((x, form),), dims=form.dims, of=form.of)
+    leave(
+        operation,
+        what or form.what,
+        form.before,
+        ((x, form),),
+        dims=form.dims,
+        of=form.of,
+        is_reversed=form.is_reversed,
+        moves=form.moves,
+    )

@@ -1,9 +1,9 @@
 """Gates that a model writes by hand, recognised by the traits of the tensors that an operation takes.
 
-A sigmoid is a gate: it weighs the other factor of a product. ``1 + tanh(x)`` and ``1 + erf(x)`` are sigmoids of another
-width. GELU is often written with them. The tanh of a tensor that is not negative is a gate (Mish). ``x + 3`` clipped
-between 0 and a number is a gate (hard sigmoid). A negative power is a reciprocal, and a number to the power of ``x`` is
-an exponential. Both are gates.
+A sigmoid is a gate: it weighs the other factor of a product. ``1 + tanh(x)`` and ``0.5 + 0.5 * erf(x)`` are sigmoids of
+another width. GELU is often written with them. The tanh of a tensor that is not negative is a gate (Mish). ``x + 3``
+clipped between 0 and a number is a gate (hard sigmoid). A negative power is a reciprocal, and a number to the power of
+``x`` is an exponential. Both are gates.
 
 Each function here takes an operation and the traits of its first tensor. It returns the traits that the output has in
 addition to the traits of the operation's row.
@@ -11,15 +11,17 @@ addition to the traits of the operation's row.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from captum_cav.operations.forms import form_of
 from captum_cav.propagation.operation import Operation
 from captum_cav.propagation.traits import Trait
 
-_SHIFTED_GATE = Trait.SHIFTED_UP | Trait.GATE
+_SHIFTED_GATE = Trait.SHIFTED_UP | Trait.GATE | Trait.SQUASHED
 
 
 def reciprocal_power(operation: Operation, traits: Trait) -> Trait:
@@ -41,12 +43,13 @@ def bounded(operation: Operation, traits: Trait) -> Trait:
 
 
 def shifted(operation: Operation, traits: Trait) -> Trait:
-    """``x + number``: a gate if ``x`` is bounded and the number at least 1; shifted up if the number is positive."""
+    """``x + number``: a gate if no value of ``x`` is below ``-number``; shifted up if the number is positive."""
     numbers = [value for value in operation.args[:2] if isinstance(value, (int, float))]
     if not numbers or numbers[0] <= 0:
         return Trait.NONE
-    is_gate = numbers[0] >= 1 and Trait.BOUNDED in traits
-    return _SHIFTED_GATE if is_gate else Trait.SHIFTED_UP
+    form = form_of(operation, operation.sources[0])
+    bound = form.bound if form is not None else 1.0 if Trait.BOUNDED in traits else math.inf
+    return _SHIFTED_GATE if numbers[0] >= bound else Trait.SHIFTED_UP
 
 
 def clipped(bounds: Callable[[Operation], tuple[Any, Any]]) -> Callable[[Operation, Trait], Trait]:
@@ -69,7 +72,7 @@ def clipped(bounds: Callable[[Operation], tuple[Any, Any]]) -> Callable[[Operati
             high is not None or Trait.CAPPED in traits,
         )
         if is_from_zero and is_capped:
-            return Trait.GATE
+            return Trait.GATE | Trait.SQUASHED
         return Trait.SHIFTED_UP | (Trait.NONNEGATIVE if is_from_zero else Trait.CAPPED)
 
     return find_gate

@@ -33,7 +33,10 @@ def _where_finite(x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
 
 
 def _carried(operation: Operation) -> torch.Tensor:
-    """``sum_i x_i dy/dx_i`` over all carriers: the derivative of the vector-Jacobian product by its vector."""
+    """``sum_i x_i dy/dx_i`` over all carriers: the derivative of the vector-Jacobian product by its vector.
+
+    Torch cannot differentiate the backward pass of some operations. Then each output has a backward pass of its own.
+    """
     leaves = {id(x): x.detach().clone().requires_grad_() for x in operation.sources if operation.carries(x)}
 
     def leaf_of(tensor: torch.Tensor) -> torch.Tensor:
@@ -42,12 +45,20 @@ def _carried(operation: Operation) -> torch.Tensor:
 
     kwargs = {key: map_tensors(leaf_of, value) for key, value in operation.kwargs.items()}
     value = operation.function(*map_tensors(leaf_of, operation.args), **kwargs)
+
+    def product(vector: torch.Tensor, **options: bool) -> torch.Tensor:
+        gradients = torch.autograd.grad(value, list(leaves.values()), vector, **options)
+        values = [torch.nan_to_num(x.detach(), nan=0.0, posinf=0.0, neginf=0.0) for x in leaves.values()]
+        parts = [(gradient * x).sum() for gradient, x in zip(gradients, values, strict=True)]
+        return torch.stack(parts).sum()
+
     vector = torch.ones_like(value).requires_grad_()
-    products = torch.autograd.grad(value, list(leaves.values()), vector, create_graph=True)
-    values = [torch.nan_to_num(x.detach(), nan=0.0, posinf=0.0, neginf=0.0) for x in leaves.values()]
-    total = torch.stack([(product * value).sum() for product, value in zip(products, values, strict=True)])
-    (carried,) = torch.autograd.grad(total.sum(), vector)
-    return carried
+    try:
+        (carried,) = torch.autograd.grad(product(vector, create_graph=True), vector)
+    except RuntimeError:
+        units = torch.eye(value.numel(), dtype=value.dtype, device=value.device)
+        carried = torch.stack([product(unit.reshape(value.shape), retain_graph=True) for unit in units])
+    return carried.reshape(value.shape)
 
 
 TABLE.register(
@@ -56,8 +67,8 @@ TABLE.register(
 )
 TABLE.register(
     """
-    logaddexp logaddexp2 logcumsumexp cdist pdist pairwise_distance dist hypot
-    scatter_reduce index_reduce linalg_matrix_exp|matrix_exp
+    logaddexp logaddexp2 logcumsumexp cdist pdist pairwise_distance dist hypot scatter_reduce index_reduce
+    linalg_matrix_exp|matrix_exp multilabel_margin_loss
     """,
     OperationSpec(rule=linearised, derivative=Derivative.ALWAYS),
 )

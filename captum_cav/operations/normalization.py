@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from captum_cav.operations import guards
 from captum_cav.operations.affine import AffineView
-from captum_cav.operations.folding import InferenceNorm, foldable_before, folded
+from captum_cav.operations.folding import ScaleAndShift, foldable_before, folded
 from captum_cav.operations.surrogates import standardised, with_backward
 from captum_cav.operations.table import TABLE
 from captum_cav.propagation.operation import Derivative, Kind, Operation, OperationSpec
@@ -63,13 +63,13 @@ def statistics_and_affine(operation: Operation) -> tuple[Any, ...]:
     return tuple(by_name[name] for name in _ARGUMENTS)
 
 
-def inference_norm(operation: Operation) -> InferenceNorm | None:
+def inference_norm(operation: Operation) -> ScaleAndShift | None:
     """Batch norm as an affine operation. None in training mode, or if the weight or the bias carries contributions."""
     x, mean, variance, weight, bias = statistics_and_affine(operation)
     if operation.argument(5, "training", False) or operation.carries(weight) or operation.carries(bias):
         return None
     scale = _scale(variance, weight, operation.argument(7, "eps", 1e-5))
-    return InferenceNorm(_per_channel(scale, x), _per_channel(_shift(mean, scale, bias), x))
+    return ScaleAndShift(_per_channel(scale, x), _per_channel(_shift(mean, scale, bias), x))
 
 
 def _view_batch_norm(operation: Operation) -> AffineView | None:
@@ -78,6 +78,7 @@ def _view_batch_norm(operation: Operation) -> AffineView | None:
     norm, x = inference_norm(operation), operation.sources[0]
     if norm is None or operation.argument(0, "input") is not x:
         return None
+    assert norm.scale is not None
     return AffineView(x, norm.scale, norm.shift, torch.mul)
 
 
@@ -110,7 +111,7 @@ def batch_norm(operation: Operation) -> Any:
                 F.batch_norm(x, mean, variance, eps=epsilon), _per_channel(weight, x), _per_channel(bias, x)
             )
         )
-    before = foldable_before(operation)
+    before = foldable_before(operation, x.shape[1])
     if before is not None:
         norm = inference_norm(operation)
         assert norm is not None

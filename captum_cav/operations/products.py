@@ -15,6 +15,8 @@ from typing import Any
 import torch
 
 from captum_cav.operations import written_norms, written_out
+from captum_cav.operations.folding import factor_folded
+from captum_cav.operations.pooled import note_average
 from captum_cav.operations.surrogates import scaled, with_backward
 from captum_cav.operations.table import TABLE
 from captum_cav.operations.weighing import weighed_by_element, weighed_in_batches
@@ -47,7 +49,11 @@ def product(operation: Operation) -> Any:
         (tensor([0.5000]), tensor([0.5000]))
     """
     if len(operation.sources) == 1:
-        return operation.value_as_weighed_constant() if operation.weighs_constants else operation.value()
+        if operation.weighs_constants:
+            return operation.value_as_weighed_constant()
+        note_average(operation, operation.sources[0])
+        output = factor_folded(operation) if operation.name == "mul" else None
+        return operation.value() if output is None else output
     # A gate is a constant even if the other factors bypass the tapped layer.
     carriers = operation.sources
     for weighs in (operation.is_reciprocal, operation.is_softmax, operation.is_gate):
@@ -88,7 +94,9 @@ def division(operation: Operation) -> Any:
     """``a / b``: the divisor is a statistic and counts as a constant. The numerator carries everything."""
     a, b = operation.argument(0, "input"), operation.argument(1, "other")
     if not operation.carries(b):
-        return operation.value()
+        is_scale = len(operation.sources) == 1 and operation.kwargs.get("rounding_mode") is None
+        output = factor_folded(operation) if is_scale else None
+        return operation.value() if output is None else output
     if operation.depends_on_inputs(a):
         if written_out.is_exponential(operation, b) and not operation.in_place:
             # The reciprocal of an exponential, or of 1 plus an exponential, is a gate. Like any gate, it may carry.
@@ -202,10 +210,10 @@ TABLE.register(
         weighs_constants=weighed_by_element,
     ),
 )
-TABLE.register("dot inner outer ger", _product(kind=Kind.PRODUCT))
+TABLE.register("outer ger", _product(kind=Kind.PRODUCT))
 TABLE.register(
     """
-    vdot tensordot kron chain_matmul linalg_multi_dot
+    vdot kron
     embedding_bag|_embedding_bag|_embedding_bag_forward_only grouped_mm|_grouped_mm
     sparse_mm|_sparse_mm|smm|hsmm|dsmm
     """,
@@ -222,7 +230,7 @@ TABLE.register(
         recognise=written_out.quotient,
     ),
 )
-TABLE.register("rdiv|rtruediv", OperationSpec(rule=reversed_division, keeps=Trait.GATE))
+TABLE.register("rdiv|rtruediv", OperationSpec(recognise=written_out.one_over, rule=reversed_division, keeps=Trait.GATE))
 TABLE.register("norm", _of_degree(1, keeps=Trait.GATE, recognise=written_norms.size("p")))
 TABLE.register("linalg_vector_norm", _of_degree(1, keeps=Trait.GATE, recognise=written_norms.size("ord")))
 TABLE.register("std", _of_degree(1, keeps=Trait.GATE, recognise=written_norms.spread))

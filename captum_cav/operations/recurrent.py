@@ -34,7 +34,7 @@ def lstm_step(x: torch.Tensor, state: State, weights: Weights) -> State:
 
 
 def gru_step(x: torch.Tensor, state: State, weights: Weights) -> State:
-    """One step of a GRU."""
+    """One step of a GRU. ``1 - sigmoid(z)`` is a function that is written out, so such functions are recognised."""
     (h,) = state
     w_ih, w_hh, b_ih, b_hh = weights
     r_x, z_x, n_x = F.linear(x, w_ih, b_ih).chunk(3, -1)
@@ -54,12 +54,13 @@ def rnn_step(activation: Callable[[torch.Tensor], torch.Tensor]) -> Step:
     return step
 
 
-def recurrent(step: Step, states: int) -> Surrogate:
+def recurrent(step: Step, states: int, recognises: bool) -> Surrogate:
     """Rule of a recurrent layer.
 
     Args:
         step: one time step of one direction of one layer.
         states: the number of tensors in a state: 2 for an LSTM, otherwise 1.
+        recognises: whether the step writes a function out.
     """
 
     def rule(operation: Operation) -> Any:
@@ -88,7 +89,7 @@ def recurrent(step: Step, states: int) -> Surrogate:
             joined = torch.cat(sequence) if sizes else torch.stack(sequence, dim)
             return (joined, *(torch.stack(parts) for parts in zip(*final, strict=True)))
 
-        return operation.decompose(all_steps, recognises=False)
+        return operation.decompose(all_steps, recognises=recognises)
 
     return rule
 
@@ -127,14 +128,14 @@ def _run(step: Step, sequence: Sequence[torch.Tensor], initial: State, weights: 
     return steps, state
 
 
-def recurrent_cell(step: Step, states: int) -> Surrogate:
+def recurrent_cell(step: Step, states: int, recognises: bool) -> Surrogate:
     """Rule of ``nn.LSTMCell``, ``nn.GRUCell`` and ``nn.RNNCell``: one step."""
 
     def rule(operation: Operation) -> Any:
         x, hx, *weights = operation.args
         state = tuple(hx) if states == 2 else (hx,)
         padded = [*weights, *[None] * (4 - len(weights))]
-        result = operation.decompose(step, x, state, padded, recognises=False)
+        result = operation.decompose(step, x, state, padded, recognises=recognises)
         return result if states == 2 else result[0]
 
     return rule
@@ -145,15 +146,20 @@ def _weights(parameters: Sequence[torch.Tensor], biased: bool) -> Weights:
     return parameters if biased else [*parameters[:2], None, None, *parameters[2:]]
 
 
-def _layers(step: Step, states: int) -> OperationSpec:
-    return OperationSpec(rule=recurrent(step, states), guard=guards.recurrent)
+def _layers(step: Step, states: int, recognises: bool = False) -> OperationSpec:
+    return OperationSpec(rule=recurrent(step, states, recognises), guard=guards.recurrent)
+
+
+def _cell(step: Step, states: int, recognises: bool = False) -> OperationSpec:
+    return OperationSpec(rule=recurrent_cell(step, states, recognises))
 
 
 TABLE.register("lstm", _layers(lstm_step, 2))
-TABLE.register("gru", _layers(gru_step, 1))
+# In a GRU 1 minus a sigmoid is a sigmoid.
+TABLE.register("gru", _layers(gru_step, 1, recognises=True))
 TABLE.register("rnn_tanh", _layers(rnn_step(torch.tanh), 1))
 TABLE.register("rnn_relu", _layers(rnn_step(torch.relu), 1))
-TABLE.register("lstm_cell", OperationSpec(rule=recurrent_cell(lstm_step, 2)))
-TABLE.register("gru_cell", OperationSpec(rule=recurrent_cell(gru_step, 1)))
-TABLE.register("rnn_tanh_cell", OperationSpec(rule=recurrent_cell(rnn_step(torch.tanh), 1)))
-TABLE.register("rnn_relu_cell", OperationSpec(rule=recurrent_cell(rnn_step(torch.relu), 1)))
+TABLE.register("lstm_cell", _cell(lstm_step, 2))
+TABLE.register("gru_cell", _cell(gru_step, 1, recognises=True))
+TABLE.register("rnn_tanh_cell", _cell(rnn_step(torch.tanh), 1))
+TABLE.register("rnn_relu_cell", _cell(rnn_step(torch.relu), 1))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from captum_cav.operations import written_activations, written_out
+from captum_cav.operations.pooled import hand_on
 from captum_cav.operations.table import TABLE
 from captum_cav.propagation.operation import Derivative, Operation, OperationSpec
 from captum_cav.propagation.traits import Trait
@@ -35,6 +36,7 @@ def linear(operation: Operation) -> Any:
         >>> InputCAV(torch.sum, rules={torch.sum: rules.linear}).attribute(torch.tensor([1., 3.]))
         tensor([0.2500, 0.7500])
     """
+    hand_on(operation, operation.argument(0, "input"))
     return operation.value()
 
 
@@ -99,7 +101,7 @@ TABLE.register(
     """,
     _linear(Trait.GATE),
 )
-TABLE.register("contiguous alias|alias_copy", _linear(KEPT, hands_on=True))
+TABLE.register("contiguous alias|alias_copy", _linear(KEPT, hands_on=True, recognise=written_out.moved))
 # Torch detaches the output of these functions, so it is a constant.
 TABLE.register(
     """

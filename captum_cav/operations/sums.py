@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from captum_cav.operations import written_norms, written_out
-from captum_cav.operations.forms import dims_of
+from captum_cav.operations.folding import summand_folded
 from captum_cav.operations.gates import shifted
-from captum_cav.operations.surrogates import with_backward
+from captum_cav.operations.pooled import note_average
 from captum_cav.operations.table import TABLE
-from captum_cav.propagation.marks import Handoff
-from captum_cav.propagation.operation import Derivative, Kind, Numbers, Operation, OperationSpec, Surrogate
+from captum_cav.propagation.operation import Derivative, Kind, Numbers, Operation, OperationSpec
 from captum_cav.propagation.traits import Trait
 from captum_cav.tensors import tensors_in
 
@@ -39,6 +35,10 @@ def additive(operation: Operation) -> Any:
         >>> InputCAV(torch.add, rules={torch.add: rules.additive}).attribute(inputs)
         (tensor([1.5000]), tensor([-0.5000]))
     """
+    is_bias = operation.spec.kind is Kind.SUM and len(operation.sources) == 1
+    output = summand_folded(operation) if is_bias else None
+    if output is not None:
+        return output
     if not (operation.counts_constants and _has_constant(operation)):
         return operation.value()
     args = operation.without_inputs(operation.args)
@@ -64,70 +64,10 @@ def _has_constant(operation: Operation) -> bool:
     return numbers is not Numbers.SETTINGS and any(isinstance(value, (int, float)) for value in operands)
 
 
-class Poolable(Handoff):
-    """The handoff of an activation to a global average pooling behind it."""
-
-    def note(self, coefficients: torch.Tensor, dims: tuple[int, ...]) -> None:
-        """Note the coefficients that come through a pooling over some dimensions."""
-        raise NotImplementedError
-
-
-Dims = tuple[int, ...]
-
-
-def averaging(pooled: Callable[[Operation, torch.Tensor], Dims | None]) -> Surrogate:
-    """Rule of means, sums and average pooling, which are linear.
-
-    An activation before a global average pooling may ask for the coefficients that come through the pooling.
-
-    Args:
-        pooled: takes an operation and its input. Gives the dimensions over which the operation averages all values, or
-            None if it averages windows.
-    """
-
-    def rule(operation: Operation) -> Any:
-        x = operation.argument(0, "input")
-        before = operation.handoff_of(x)
-        if isinstance(before, Poolable):
-            dims = pooled(operation, x)
-            if dims and 0 not in dims:
-                return operation.on({id(x): _noting(x, before, dims)}).value()
-        return operation.value()
-
-    rule.__name__ = "averaging"
-    return rule
-
-
-def _noting(x: torch.Tensor, before: Poolable, dims: Dims) -> torch.Tensor:
-    """The tensor unchanged. In the backward pass the activation before notes the coefficients of the pooling."""
-
-    def backward(coefficients: torch.Tensor) -> tuple[torch.Tensor]:
-        before.note(coefficients, dims)
-        return (coefficients,)
-
-    return with_backward(x.detach(), backward, x)
-
-
-def _pooled(spatial: int) -> Callable[[Operation, torch.Tensor], Dims | None]:
-    def pooled(operation: Operation, x: torch.Tensor) -> Dims | None:
-        if operation.argument(3, "padding", 0) not in (0, (0,) * spatial):
-            return None
-        sizes = _sizes(operation.argument(1, "kernel_size"), spatial)
-        return tuple(range(x.dim() - spatial, x.dim())) if sizes == tuple(x.shape[-spatial:]) else None
-
-    return pooled
-
-
-def _pooled_adaptively(spatial: int) -> Callable[[Operation, torch.Tensor], Dims | None]:
-    def pooled(operation: Operation, x: torch.Tensor) -> Dims | None:
-        sizes = _sizes(operation.argument(1, "output_size"), spatial)
-        return tuple(range(x.dim() - spatial, x.dim())) if sizes == (1,) * spatial else None
-
-    return pooled
-
-
-def _sizes(sizes: Any, spatial: int) -> tuple[int, ...]:
-    return tuple(sizes) if isinstance(sizes, (tuple, list)) else (sizes,) * spatial
+def averaging(operation: Operation) -> Any:
+    """Means, sums and average pooling, which are linear. An activation before a pooling may ask for the pooling."""
+    note_average(operation, operation.argument(0, "input"))
+    return operation.value()
 
 
 def _additive(**more: Any) -> OperationSpec:
@@ -136,9 +76,9 @@ def _additive(**more: Any) -> OperationSpec:
     )
 
 
-def _averaging(pooled: Callable[[Operation, torch.Tensor], Dims | None], **more: Any) -> OperationSpec:
+def _averaging(**more: Any) -> OperationSpec:
     keeps = Trait.GATE | Trait.WEIGHTS | Trait.NONNEGATIVE
-    return OperationSpec(rule=averaging(pooled), is_as_is=True, derivative=Derivative.ALWAYS, keeps=keeps, **more)
+    return OperationSpec(rule=averaging, is_as_is=True, derivative=Derivative.ALWAYS, keeps=keeps, **more)
 
 
 # A sum of gates is a gate: mixed attention heads are still attention weights.
@@ -170,11 +110,12 @@ TABLE.register(
     """,
     _additive(),
 )
-TABLE.register("sum", _averaging(dims_of, recognise=written_out.total))
-TABLE.register("mean", _averaging(dims_of, recognise=written_norms.mean, starts_function=True))
-TABLE.register("avg_pool1d", _averaging(_pooled(1)))
-TABLE.register("avg_pool2d", _averaging(_pooled(2)))
-TABLE.register("avg_pool3d", _averaging(_pooled(3)))
-TABLE.register("adaptive_avg_pool1d", _averaging(_pooled_adaptively(1)))
-TABLE.register("adaptive_avg_pool2d _adaptive_avg_pool2d", _averaging(_pooled_adaptively(2)))
-TABLE.register("adaptive_avg_pool3d _adaptive_avg_pool3d", _averaging(_pooled_adaptively(3)))
+TABLE.register("sum", _averaging(recognise=written_out.total))
+TABLE.register("mean", _averaging(recognise=written_norms.mean, starts_function=True))
+TABLE.register(
+    """
+    avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d _adaptive_avg_pool2d
+    adaptive_avg_pool3d _adaptive_avg_pool3d
+    """,
+    _averaging(),
+)

@@ -10,11 +10,13 @@ form on the output, or it returns the operation that passes contributions on to 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
+from captum_cav.operations import gates
 from captum_cav.operations.elementwise import pass_through
 from captum_cav.operations.forms import Form, Parts, Replays, What, chained, completed, form_of, leave, replay_of
 from captum_cav.propagation.operation import Operation
@@ -57,20 +59,24 @@ def function(operation: Operation) -> Operation | None:
         if any(isinstance(value, torch.Tensor) and value is not x for value in others):
             return None
     base, replays, _, is_shifted = base_of(operation, x)
-    leave(operation, What.ELEMENTWISE, base, ((x, replays),))
+    # The rows of tanh and erf say that their output is bounded.
+    bound = 1.0 if operation.spec.find_gate is gates.bounded else math.inf
+    leave(operation, What.ELEMENTWISE, base, ((x, replays),), bound=bound)
     return _passing_to(operation, base, ((x, replays),)) if is_shifted else None
 
 
-def scaled(operation: Operation, x: torch.Tensor) -> None:
+def scaled(operation: Operation, x: torch.Tensor, factor: float) -> None:
     """Leave the form of a tensor times a number."""
     base, replays, is_affine, is_shifted = base_of(operation, x)
     what = What.AFFINE if is_affine else What.ELEMENTWISE
-    leave(operation, what, base, ((x, replays),), is_shifted=is_shifted)
+    form = form_of(operation, x)
+    bound = math.inf if form is None or not factor else form.bound * abs(factor)
+    leave(operation, what, base, ((x, replays),), is_shifted=is_shifted, bound=bound)
 
 
 def negative(operation: Operation) -> Operation | None:
     """``-x``."""
-    scaled(operation, operation.argument(0, "input"))
+    scaled(operation, operation.argument(0, "input"), -1.0)
     return None
 
 

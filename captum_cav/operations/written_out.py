@@ -241,6 +241,12 @@ def reciprocal(operation: Operation) -> Operation | None:
     return written_activations.function(operation)
 
 
+def one_over(operation: Operation) -> Operation | None:
+    """``1 / x``. Other numbers are decomposed into a reciprocal and a product."""
+    _, other = _operands(operation)
+    return reciprocal(operation) if _is_number(other) and other == 1 else None
+
+
 def power(operation: Operation) -> Operation | None:
     """``x ** number``: a square, a root, a reciprocal, or another function of each element."""
     x, exponent = operation.argument(0, "input"), operation.argument(1, "exponent")
@@ -341,7 +347,8 @@ def product(operation: Operation) -> Operation | None:
     if _are_plain(operation):
         return None
     if len(operation.sources) == 1:
-        _leave_weighted(operation, *_source_first(operation))
+        x, factor = _source_first(operation)
+        _leave_weighted(operation, x, factor)
         return None
     for x, factor in ((a, b), (b, a)):
         form = form_of(operation, factor)
@@ -358,7 +365,7 @@ def quotient(operation: Operation) -> Operation | None:
     if operation.kwargs.get("rounding_mode") is not None:
         return None
     if not isinstance(b, torch.Tensor) or not operation.depends_on_inputs(b):
-        _leave_weighted(operation, a, b)
+        _leave_weighted(operation, a, 1 / b if _is_number(b) and b else b)
         return None
     form = form_of(operation, b)
     if form is not None and form.what is What.SUM_OF_EXPONENTIALS:
@@ -373,13 +380,13 @@ def quotient(operation: Operation) -> Operation | None:
 
 
 def _leave_weighted(operation: Operation, x: torch.Tensor, factor: Any) -> None:
-    """Leave a form that stays the same if the tensor is multiplied with, or divided by, a constant."""
+    """Leave a form that stays the same if the tensor is multiplied with a constant."""
     form = form_of(operation, x)
     if _is_number(factor):
         if form is not None and (factor == 1 or form.what in _SCALABLE):
             keep(operation, x, form)
         else:
-            written_activations.scaled(operation, x)
+            written_activations.scaled(operation, x, factor)
     elif form is not None and form.what in _WEIGHTED:
         keep(operation, x, form)
 

@@ -6,17 +6,19 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from captum_cav.errors import ModelError, UnsupportedOperationError, UnsupportedOperationWarning
+from captum_cav.errors import ModelError, UnsupportedOperationWarning
 from captum_cav.propagation import explanation, unknown
 from captum_cav.propagation.audit import run_audited
 from captum_cav.propagation.marking import Sources, follow_memory, mark_alike, mark_result
-from captum_cav.propagation.marks import get_mark
+from captum_cav.propagation.marks import get_mark, refuse_further_use
 from captum_cav.propagation.module_operation import ModuleCall
 from captum_cav.propagation.module_stack import ModuleStack
 from captum_cav.propagation.operation import Operation, OperationSpec, Role, Surrogate
@@ -26,15 +28,17 @@ from captum_cav.propagation.results import check_result, expected_of, is_users
 from captum_cav.propagation.rule import Rule
 from captum_cav.propagation.table import OperationTable, Treatment
 from captum_cav.propagation.trace import Trace
-from captum_cav.tensors import is_number, tensors_in
+from captum_cav.tensors import is_number, map_tensors, tensors_in
 from captum_cav.torch_internals import (
     DERIVING_MODULES,
     age_of,
     apply_as_torch_does,
+    base_of,
     hooks_on_saved_tensors,
     is_called_by,
     run_as_written,
     save_as_they_are,
+    was_written_into,
 )
 
 OnUnknown: TypeAlias = Literal["error", "gradient", "note"]
@@ -217,17 +221,14 @@ class Propagation(TorchFunctionMode):
             chosen = self._rules.choose(operation, key, self.modules.candidates)
             if chosen is not None:
                 rule, why = chosen
-                if chosen[0].operations is None:
+                if chosen[0].operations is None and operation.handoff is not None:
                     # A rule for any operation shall not be passed over because a later operation completes a function.
-                    operation.handoff = None
+                    operation.handoff.is_final = True
         return rule, why
 
     def _run_bypassing(self, operation: Operation, rule: Surrogate, why: str) -> Any:
-        """Run an operation in which a gate weighs constants, and bypasses the explained layers.
-
-        If the rule holds gates, the output is a constant, as it is where the gate carries contributions. So a map does
-        not depend on which other layers are explained.
-        """
+        """Run an operation in which a gate weighs constants, and bypasses the explained layers."""
+        # The output is a constant where the gate carries contributions, too. So no map depends on the other layers.
         if why is _DEFAULT or (isinstance(rule, Rule) and rule.holds_gates):
             with self.paused():
                 return operation.by_default()
@@ -319,15 +320,17 @@ class Propagation(TorchFunctionMode):
 
     def run_without_rule(self, operation: Operation) -> Any:
         """Run an operation without a rule. If its output holds numbers, ``on_unknown`` says what happens then."""
+        if unknown.is_quantized(operation.function):
+            raise unknown.quantized(operation, self.where())
         output = operation.value()
         if any(map(is_number, tensors_in(output))):
             if self._on_unknown == "error":
-                raise unknown.no_rule(operation.name, operation.function, self.where())
+                raise unknown.no_rule(operation, output, self.where())
             if self._on_unknown == "note":
                 innermost = self.modules.innermost
                 module = "" if innermost is None else self.modules.describe(innermost)
-                key = unknown.key_of(operation.name, operation.function)
-                self.trace.unknown.append(Unknown(operation.name, module, key))
+                key, advice = unknown.key_of(operation.function), unknown.advice_for(operation, output)
+                self.trace.unknown.append(Unknown(operation.name, module, key, advice.rule, advice.when))
             else:
                 warnings.warn(
                     f"{operation.name!r}{self.where()} has no rule; its plain gradient was passed on.",
@@ -335,10 +338,6 @@ class Propagation(TorchFunctionMode):
                     stacklevel=2,
                 )
         return output
-
-    def refuse(self, name: str) -> UnsupportedOperationError:
-        """The error for an operation that has no rule."""
-        return unknown.no_rule(name, None, self.where())
 
     def where(self) -> str:
         """Where in the model the forward pass is, for messages."""
@@ -392,13 +391,73 @@ class Propagation(TorchFunctionMode):
             tensor.requires_grad and get_mark(tensor, self._run) is not None for tensor in tensors_in(args)
         ):
             return apply_as_torch_does(function, args, kwargs)
-        output, constants = run_as_written(function, args, kwargs)
+        # Torch lets such a function write into views that it does not let plain code write into.
+        views = [
+            arg for arg in args if isinstance(arg, torch.Tensor) and arg.requires_grad and base_of(arg) is not None
+        ]
+        copies = {id(view): view.clone() for view in views}
+        with self._saving_before_writing():
+            output, constants = run_as_written(function, tuple([copies.get(id(arg), arg) for arg in args]), kwargs)
+        for view in views:
+            output = self._written_back(view, copies[id(view)], output, f"{function.__name__}{self.where()}")
         if any(
             is_number(tensor) and not tensor.requires_grad and id(tensor) not in constants
             for tensor in tensors_in(output)
         ):
             raise unknown.hidden_kernel(function, self.where())
         return output
+
+    @contextmanager
+    def _saving_before_writing(self) -> Iterator[None]:
+        """While this context is active, the model may write over what autograd saves for the backward pass.
+
+        Torch records nothing inside a custom autograd function, so such a function may write over anything.
+        """
+        before = self._saved_as
+        with saved_tensors_hooks(self.trace.saved.save, lambda saved: saved.value):
+            self._saved_as = hooks_on_saved_tensors()
+            try:
+                yield
+            finally:
+                self._saved_as = before
+
+    def _written_back(self, view: torch.Tensor, copy: torch.Tensor, output: Any, who: str) -> Any:
+        """Write a copy of a view back if the model wrote into the copy.
+
+        Args:
+            view: a view that carries contributions.
+            copy: the copy of the view that a custom autograd function got.
+            output: what the function returned.
+            who: the function, for messages.
+
+        Returns:
+            The output, with the view in the place of the copy.
+        """
+        with self.paused():
+            written = was_written_into(copy)
+        if written:
+            try:
+                with torch.enable_grad():
+                    view.copy_(copy)
+            except RuntimeError:  # The view is one of several outputs, into which torch lets nobody write.
+                self.note_written(view, copy, who)
+                return output
+        return map_tensors(lambda tensor: view if tensor is copy else tensor, output)
+
+    def note_written(self, argument: torch.Tensor, copy: torch.Tensor, who: str) -> None:
+        """Note that something wrote, unseen, into a copy of an argument. The model may use the argument afterwards.
+
+        Args:
+            argument: the argument of the model.
+            copy: the copy, with its new value.
+            who: what wrote into it, for messages.
+        """
+        if argument.requires_grad:
+            refuse_further_use(argument, self._run, partial(unknown.overwritten, tuple(argument.shape), who))
+            return
+        with self.paused(), torch.no_grad():
+            self.trace.saved.before_writing(argument)
+            argument.copy_(copy)
 
     # A module as one operation --------------------------------------------------------------------------------------
 

@@ -58,17 +58,24 @@ class Forward:
 
         Raises:
             ModelError: for a model that writes over a tensor that its own gradient needs.
+            UnsupportedOperationError: for an operation that torch cannot differentiate.
         """
         edges = [edge for index in chosen for edge in self.trace.taps[index].edges]
         options = {"retain_graph": keep_graph or None, "allow_unused": True, **grad_kwargs}
         try:
             coefficients = iter(torch.autograd.grad(scores, edges, seeds, **options))
         except RuntimeError as error:
+            if "derivative" in str(error) and "is not implemented" in str(error):
+                raise UnsupportedOperationError(
+                    f"torch cannot differentiate an operation of the model: {error}. Give this operation a rule that "
+                    "needs no derivative, as rules.pass_through where y_i comes from x_i alone, or your own function."
+                ) from error
             if "modified by an inplace operation" not in str(error):
                 raise
             raise ModelError(
                 "the model writes over a tensor that its own gradient needs, so it could not be trained either; make "
-                "that operation out of place, as nn.ReLU(inplace=False) or x = x + y."
+                "that operation out of place, as nn.ReLU(inplace=False) or x = x + y, or give the module that does it "
+                "a rule as one operation (rules={module: rules.PassThroughRule()})."
             ) from error
         return [[next(coefficients) for _ in self.trace.taps[index].edges] for index in chosen]
 

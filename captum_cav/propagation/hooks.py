@@ -18,6 +18,10 @@ from captum_cav.propagation.module_calls import ModuleCalls
 _REGISTERING = threading.Lock()
 
 
+# Scripted modules refuse the methods of these names, but not the hooks.
+_before, _after = torch.nn.Module.register_forward_pre_hook, torch.nn.Module.register_forward_hook
+
+
 class Site(NamedTuple):
     """Where to tap: a module's output or input."""
 
@@ -83,9 +87,9 @@ class _Hooks:
             for index, site in enumerate(sites):
                 if site.of_input:
                     hook = _Hook(self._tap_input(index))
-                    self._keep(site.module.register_forward_pre_hook(hook, with_kwargs=True))
+                    self._keep(_before(site.module, hook, with_kwargs=True))
                 else:
-                    self._keep(site.module.register_forward_hook(_Hook(self._tap_output(index))))
+                    self._keep(_after(site.module, _Hook(self._tap_output(index))))
 
     def _keep(self, handle: RemovableHandle) -> None:
         self._registered.callback(handle.remove)
@@ -113,7 +117,7 @@ class _Hooks:
         if copies is not None:
             hook = _Hook(self._end_call)
             with _REGISTERING:
-                handle = module.register_forward_hook(hook, prepend=True, with_kwargs=True, always_call=True)
+                handle = _after(module, hook, prepend=True, with_kwargs=True, always_call=True)
             self._ending.append(handle)
             self._keep(handle)
         return copies

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, TypeAlias
 
 import torch
 
-from captum_cav.propagation.marks import Mark, clear_mark, get_mark, set_mark
+from captum_cav.propagation.marks import Mark, clear_mark, get_mark, refuse_further_use, set_mark
 from captum_cav.propagation.operation import Numbers, Operation
 from captum_cav.propagation.table import Treatment
 from captum_cav.propagation.taps import memory_aliases
 from captum_cav.propagation.trace import Trace
 from captum_cav.propagation.traits import Trait
+from captum_cav.propagation.unknown import overwritten
 from captum_cav.tensors import is_number, tensors_in
 from captum_cav.torch_internals import base_of, keeps_version
 
@@ -91,8 +93,12 @@ def follow_memory(trace: Trace, written: torch.Tensor) -> None:
         trace.snapshots.update(written)
     for alias in memory_aliases(whole):
         # The copy puts the alias behind the writing operation in the graph. The numbers in its memory do not change.
-        with keeps_version(alias):
-            alias.copy_(whole)
+        try:
+            with keeps_version(alias):
+                alias.copy_(whole)
+        except RuntimeError:  # The alias is one of several views that one function returned. Nobody may write there.
+            refuse_further_use(alias, trace.run, functools.partial(overwritten, tuple(alias.shape), "The model"))
+            continue
         mark = get_mark(whole, trace.run)
         if mark is not None:
             set_mark(alias, mark)

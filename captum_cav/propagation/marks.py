@@ -12,6 +12,7 @@ A tensor that requires grad and has no mark was made by an operation that the pr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -30,17 +31,37 @@ class Handoff:
         consumers: how many operations took the output.
         rectifiers: how many of these operations give 0 where the output is below 0.
         is_for_all: whether any operation may use the handoff. If not, only those whose row recognises functions.
+        beside: what else was left for the same output, or None.
+        is_final: whether no later operation may use the handoff, but only what follows the forward pass.
     """
 
     is_for_all = True
 
     consumers = 0
     rectifiers = 0
+    beside: Handoff | None = None
+    is_final = False
 
     @property
     def is_rectified(self) -> bool:
         """Whether values below 0 have no contribution, because only rectifiers took the output."""
         return 0 < self.consumers == self.rectifiers
+
+
+class Overwritten(Handoff):
+    """The handoff of a tensor into which something was written unseen. Operations that take the tensor are refused.
+
+    Args:
+        error: makes the error.
+    """
+
+    def __init__(self, error: Callable[[], Exception]) -> None:
+        self._error = error
+
+    @property
+    def consumers(self) -> int:  # type: ignore[override]
+        """Raises the error, because an operation takes the tensor."""
+        raise self._error()
 
 
 class Mark(NamedTuple):
@@ -69,6 +90,20 @@ def clear_mark(tensor: torch.Tensor) -> None:
     """Take the mark off a tensor that is a constant now, as after ``x.detach_()``."""
     if hasattr(tensor, _ATTRIBUTE):
         delattr(tensor, _ATTRIBUTE)
+
+
+def refuse_further_use(tensor: torch.Tensor, run: object, error: Callable[[], Exception]) -> None:
+    """Let the pass refuse all operations that take a tensor, or the tensor of which it is a view.
+
+    Args:
+        tensor: a tensor into which something was written unseen.
+        run: identity of the pass.
+        error: makes the error.
+    """
+    for one in (tensor, base_of(tensor)):
+        mark = None if one is None else get_mark(one, run)
+        if mark is not None:
+            setattr(one, _ATTRIBUTE, mark._replace(handoff=Overwritten(error)))
 
 
 def set_mark(tensor: torch.Tensor, mark: Mark, *, written: bool = False) -> None:

@@ -71,7 +71,7 @@ class ModuleCalls:
             The output by the rule. None if the module raised.
 
         Raises:
-            ModelError: for a module that writes into an argument that it does not return.
+            ModelError: for a module that returns a keyword argument.
         """
         call, self._running, self._propagation.is_paused = self._running, None, False
         assert call is not None
@@ -80,13 +80,17 @@ class ModuleCalls:
         pairs = zip(tensors_in(call.args), tensors_in(call.copies), strict=True)
         with self._propagation.paused():  # This call of torch is the engine's, not the model's.
             written = [(argument, copy) for argument, copy in pairs if was_written_into(copy)]
-        if any(copy is not output for _, copy in written) or any(tensor is output for tensor in tensors_in(kwargs)):
+        who = self._propagation.modules.describe(call.module)
+        if any(tensor is output for tensor in tensors_in(kwargs)):
             raise ModelError(
-                f"{self._propagation.modules.describe(call.module)} is ruled as one by {call.rule!r}, but writes into "
-                "an argument that it does not return, or that is a keyword argument; pass that argument by position, "
-                "or give rules for the operations inside the module."
+                f"{who} is ruled as one by {call.rule!r}, but returns a keyword argument; pass that argument by "
+                "position, or give rules for the operations inside the module."
             )
-        arguments = [argument for argument, _ in written]
-        return self._propagation.run_module_call(
+        arguments = [argument for argument, copy in written if copy is output]
+        ruled = self._propagation.run_module_call(
             call.module, (call.rule, call.why), call.args, kwargs, output, arguments
         )
+        for argument, copy in written:
+            if copy is not output:
+                self._propagation.note_written(argument, copy, who)
+        return ruled

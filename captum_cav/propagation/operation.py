@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import torch
 
-from captum_cav.errors import UnsupportedOperationError
 from captum_cav.propagation.constant_shares import OperationShares
 from captum_cav.propagation.marks import Handoff, get_mark, let_be_constant
 from captum_cav.propagation.saved_values import SavedValue
@@ -171,10 +170,6 @@ class Engine(Protocol):
         """Run an operation that has no rule, or refuse it."""
         ...
 
-    def refuse(self, name: str) -> UnsupportedOperationError:
-        """The error for an operation that has no rule."""
-        ...
-
     def where(self) -> str:
         """Where in the model the forward pass is, for messages."""
         ...
@@ -322,7 +317,7 @@ class Operation:
     def decompose_body(self) -> Any:
         """Run the Python body of the function, so that each operation inside has its own rule."""
         if not isinstance(self.function, types.FunctionType):
-            raise self._engine.refuse(self.name)
+            return self.gradient()
         return self.decompose(body_of(self.function), *self.args, **self.kwargs)
 
     def on(self, stand_ins: dict[int, torch.Tensor]) -> Operation:

@@ -65,7 +65,7 @@ class Rulebook:
         self._types: dict[type, tuple[Rule, ...]] = {}
         self._functions: dict[Any, tuple[Rule, ...]] = {}
         for key, value in rules.items():
-            chosen = tuple(self._as_rules(value, key))
+            chosen = tuple(self._as_rules(value, f"the rule of {key!r}"))
             if isinstance(key, torch.nn.Module):
                 _check_instance(key, forward_func)
                 self._instances[key] = chosen
@@ -114,9 +114,30 @@ class Rulebook:
                 return rule, f"function {operation.name}"
         return None
 
+    def check_model(self, forward_func: Callable[..., Any]) -> None:
+        """Check that each key for modules fits another model, too.
+
+        Raises:
+            LayerError: for a pattern that matches no module, or a module of another model.
+        """
+        for module in self._instances:
+            _check_instance(module, forward_func)
+        for pattern in self._patterns:
+            _check_pattern(pattern, forward_func)
+
     def may_be_for(self, module: torch.nn.Module) -> bool:
         """Whether there may be a rule for a module."""
-        return bool(self._instances or self._patterns or self._types) or "rule" in module.__dict__
+        return bool(self._instances or self._patterns or self._types) or self._attached(module) is not None
+
+    def is_one_operation(self, module: torch.nn.Module, names: Sequence[str]) -> bool:
+        """Whether a rule for a module treats the whole call of the module as one operation.
+
+        Args:
+            module: the module.
+            names: its qualified names in the model.
+        """
+        candidates = self.of_module(module, names, 0) if self.may_be_for(module) else []
+        return any(rule.as_one for candidate in candidates for rule in candidate.rules)
 
     def of_module(self, module: torch.nn.Module, names: Sequence[str], depth: int) -> list[Candidate]:
         """The rules for operations in a module, best first.
@@ -129,9 +150,11 @@ class Rulebook:
         candidates = []
         if module in self._instances:
             candidates.append(Candidate((_INSTANCE, depth, 1), self._instances[module], "this module"))
-        attached = module.__dict__.get("rule")
-        if isinstance(attached, Rule) or (attached is not None and self._translate(attached) is not None):
-            candidates.append(Candidate((_INSTANCE, depth, 0), tuple(self._as_rules(attached, module)), "module.rule"))
+        attached = self._attached(module)
+        if attached is not None:
+            name = repr(names[0]) if names else type(module).__name__
+            what = f"the attribute rule of module {name} (rename the attribute if it means something else)"
+            candidates.append(Candidate((_INSTANCE, depth, 0), tuple(self._as_rules(attached, what)), "module.rule"))
         for number, (pattern, rules) in enumerate(self._patterns.items()):
             if any(fnmatchcase(name, pattern) for name in names):
                 literal = sum(character not in "*?" for character in pattern)
@@ -144,11 +167,27 @@ class Rulebook:
                 candidates.append(Candidate((_TYPE, depth, -lineage.index(kind)), rules, f"type {kind.__name__}"))
         return sorted(candidates, key=lambda candidate: candidate.rank, reverse=True)
 
-    def _as_rules(self, value: Any, key: Any) -> Iterator[Rule]:
-        """The rules that a value of the user's mapping stands for: a rule, a rule object, a function or a list."""
+    def _attached(self, module: torch.nn.Module) -> Any:
+        """The attribute ``rule`` of a module or of its class, as Captum's LRP has it. None if there is no such rule."""
+        value = module.__dict__.get("rule")
+        if value is not None:
+            return None if isinstance(value, str) else value  # A text means something else.
+        # A traced module keeps its attributes elsewhere.
+        value = getattr(module if isinstance(module, torch.jit.ScriptModule) else type(module), "rule", None)
+        # A method, a property or a submodule of this name means something else.
+        is_rule = isinstance(value, (Rule, list, tuple)) or (value is not None and self._translate(value) is not None)
+        return value if is_rule else None
+
+    def _as_rules(self, value: Any, name: str) -> Iterator[Rule]:
+        """The rules that a value of the user stands for: a rule, a rule object, a function or a list.
+
+        Args:
+            value: the value.
+            name: what the value is, for messages.
+        """
         if isinstance(value, (list, tuple)):
             for item in value:
-                yield from self._as_rules(item, key)
+                yield from self._as_rules(item, name)
             return
         translated = value if isinstance(value, Rule) else self._translate(value)
         if translated is not None:
@@ -158,7 +197,7 @@ class Rulebook:
         else:
             what = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
             raise CAVTypeError(
-                f"the rule of {key!r} is {what}; expected a rule as rules.GammaRule(0.25), a list of rules, or a "
+                f"{name} is {what}; expected a rule as rules.GammaRule(0.25), a list of rules, or a "
                 "function of a rules.Operation as rules.pass_through."
             )
 

@@ -70,11 +70,15 @@ class Unknown(NamedTuple):
         operation: its plain name.
         module: the innermost module in which the operation ran, for messages. Empty outside of modules.
         key: the key for the operation in ``rules``, as a user writes it.
+        rule: a rule that can be given for it.
+        when: when that rule is right.
     """
 
     operation: str
     module: str
     key: str
+    rule: str
+    when: str
 
 
 @dataclass

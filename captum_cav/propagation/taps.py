@@ -88,7 +88,7 @@ def tap(
         The same structure with carriers inside, and the tap.
 
     Raises:
-        CAVTypeError: for sparse tensors and complex numbers.
+        CAVTypeError: for sparse tensors, quantized and complex numbers.
     """
     tapped = Tapped(type(value).__name__)
 
@@ -97,6 +97,11 @@ def tap(
             raise CAVTypeError(
                 f"the layer gives a sparse tensor ({leaf.layout}), whose units cannot be told apart; pick a layer "
                 "before or behind it."
+            )
+        if isinstance(leaf, torch.Tensor) and leaf.is_quantized:
+            raise CAVTypeError(
+                f"the layer gives quantized numbers ({leaf.dtype}), which carry no contributions; pass the float model "
+                "that this model was made from."
             )
         if isinstance(leaf, torch.Tensor) and leaf.is_complex():
             raise CAVTypeError(

@@ -3,50 +3,110 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from captum_cav.errors import UnsupportedOperationError
-from captum_cav.torch_internals import Overload, overload_name
+from captum_cav.propagation.operation import Operation
+from captum_cav.torch_internals import Overload, OverloadPacket, overload_name
 
-_ADVICE = """{operation!r}{where} has no rule for how it passes contributions on. Define one for this attribution:
+_OF_QUANTIZED = ("quantized", "quantized_decomposed", "torchao")
+_NO_RULE = """{operation!r}{where} has no rule for how it passes contributions on. Define one for this attribution:
     from captum_cav import rules
-    LayerCAV(..., rules={{{key}: rules.pass_through}})  # y_i comes from x_i alone (equation 7);
-or rules.linear where y is linear in its input, or your own function of a rules.Operation.
+    LayerCAV(..., rules={{{key}: {advice.rule}}})  # {advice.when};
+or {advice.others}your own function of a rules.Operation.
 on_unknown="gradient" goes on with its plain gradient instead."""
 
 _REMEDY = (
     "Write that step in torch operations, or give the module that does it a rule as one operation "
-    "(rules={module: rules.PassThroughRule()}, or your own function), or detach the tensor if it should count as a "
-    "constant."
+    "(rules={module: rules.linear} where its output is linear in its input, rules={module: rules.PassThroughRule()} "
+    "where y_i comes from x_i alone, or your own function), or detach the tensor if it should count as a constant."
 )
 
 
-def key_of(name: str, function: Callable[..., Any] | None) -> str:
+class Advice(NamedTuple):
+    """A rule for an operation without a rule.
+
+    Attributes:
+        rule: the rule, as a user writes it.
+        when: when the rule is right.
+        others: another rule, and when it is right. May be empty.
+    """
+
+    rule: str
+    when: str
+    others: str = ""
+
+
+_ELEMENTWISE = Advice(
+    "rules.pass_through", "y_i comes from x_i alone (equation 7)", "rules.linear where y is linear in its input, or "
+)
+_LINEAR = Advice("rules.linear", "y is linear in its input")
+
+
+def advice_for(operation: Operation, output: Any) -> Advice:
+    """A rule that can be given for an operation.
+
+    Args:
+        operation: the operation.
+        output: its output.
+    """
+    x = operation.argument(0, "input")
+    is_elementwise = (
+        len(operation.sources) == 1
+        and operation.sources[0] is x
+        and not x.is_complex()
+        and isinstance(output, torch.Tensor)
+        and output.shape == x.shape
+    )
+    return _ELEMENTWISE if is_elementwise else _LINEAR
+
+
+def key_of(function: Callable[..., Any]) -> str:
     """The key for a function in ``rules``, as a user writes it."""
-    key = torch.overrides.resolve_name(function) if function is not None else None
-    if isinstance(function, Overload):
-        key = f"torch.ops.{key}"
-    return key or f"the function {name}"
+    key = torch.overrides.resolve_name(function)
+    if key is None:
+        return f"{function.__module__}.{function.__qualname__}"
+    return f"torch.ops.{key}" if isinstance(function, (Overload, OverloadPacket)) else key
 
 
-def no_rule(name: str, function: Callable[..., Any] | None, where: str) -> UnsupportedOperationError:
+def no_rule(operation: Operation, output: Any, where: str) -> UnsupportedOperationError:
     """The error for an operation without a rule.
 
     Args:
-        name: its plain name.
-        function: the torch function, if it is known.
+        operation: the operation.
+        output: its output.
         where: where in the model the operation ran, such as `` in module 'layer1' (Layer)``.
     """
-    resolved = (torch.overrides.resolve_name(function) if function is not None else None) or ""
-    if resolved.startswith(("quantized.", "torch.ops.quantized.")):
-        plain = overload_name(function)[1] if isinstance(function, Overload) else resolved.rpartition(".")[2]
-        return UnsupportedOperationError(
-            f"{plain!r}{where} runs on quantized numbers, which carry no contributions; pass the "
-            "float model that it was made from."
+    return UnsupportedOperationError(
+        _NO_RULE.format(
+            operation=operation.name,
+            where=where,
+            key=key_of(operation.function),
+            advice=advice_for(operation, output),
         )
-    return UnsupportedOperationError(_ADVICE.format(operation=name, where=where, key=key_of(name, function)))
+    )
+
+
+def is_quantized(function: Callable[..., Any]) -> bool:
+    """Whether a function is one of the operations on quantized numbers that have a namespace of their own."""
+    return key_of(function).startswith(tuple(f"torch.ops.{namespace}." for namespace in _OF_QUANTIZED))
+
+
+def quantized(operation: Operation, where: str) -> UnsupportedOperationError:
+    """The error for an operation on quantized numbers.
+
+    Args:
+        operation: the operation.
+        where: where in the model the operation ran, such as `` in module 'layer1' (Layer)``.
+    """
+    function = operation.function
+    plain = overload_name(function)[1] if isinstance(function, Overload) else operation.name.rpartition(".")[2]
+    return UnsupportedOperationError(
+        f"{plain!r}{where} runs on quantized numbers, which carry no contributions; pass the float model that it was "
+        "made from."
+    )
 
 
 def unseen(tensor: torch.Tensor, reached: str, where: str) -> UnsupportedOperationError:
@@ -64,6 +124,19 @@ def unseen(tensor: torch.Tensor, reached: str, where: str) -> UnsupportedOperati
         f"but was made by {node.name()!r}, which captum_cav "
         "could not see (a scripted function, reentrant checkpointing, or a custom autograd.Function whose apply "
         f"was taken beforehand). {_REMEDY}"
+    )
+
+
+def overwritten(shape: tuple[int, ...], by: str) -> UnsupportedOperationError:
+    """The error for a tensor that the model uses after something wrote into it unseen.
+
+    Args:
+        shape: of the tensor.
+        by: what wrote into it, such as "module 'act' (Act)".
+    """
+    return UnsupportedOperationError(
+        f"{by} writes into a tensor of shape {shape}, and the model uses the tensor afterwards. captum_cav cannot "
+        "follow what was written there. Write that step out of place, as x = x - y instead of x -= y."
     )
 
 

@@ -9,14 +9,13 @@ import torch
 
 from captum_cav.operations import TABLE
 from captum_cav.operations.elementwise import pass_on
-from captum_cav.operations.sums import Poolable
+from captum_cav.operations.pooled import Poolable
 from captum_cav.operations.surrogates import with_backward
 from captum_cav.propagation import zeros
 from captum_cav.propagation.constant_shares import OperationShares
 from captum_cav.propagation.operation import Kind, Operation
 from captum_cav.propagation.rule import Rule
 from captum_cav.propagation.saved_values import SavedValue
-from captum_cav.tensors import is_same_memory
 
 
 @dataclass(frozen=True, repr=False)
@@ -83,6 +82,8 @@ class GradientRule(Rule):
 class StopRule(Rule):
     """Contributions end here: the output of the operation counts as a constant.
 
+    Given for a module, this rule treats the module's whole call as one operation, whatever runs inside.
+
     Example::
 
         >>> import torch
@@ -92,6 +93,8 @@ class StopRule(Rule):
         >>> InputCAV(score, rules={torch.tanh: StopRule()}, normalize=None).attribute(x)
         tensor([1.])
     """
+
+    as_one: ClassVar[bool] = True
 
     def __call__(self, operation: Operation, /) -> Any:
         """The operation's value as a constant."""
@@ -106,8 +109,10 @@ class MeanSlopeRule(Rule):
     This rule takes the mean slope of all positions that are pooled, ``c_z = c_y mean(f(z) / z)``. Then the sign of the
     pre-activation counts: a position where the feature is absent, ``z < 0``, contributes negatively.
 
-    The difference between the contributions behind and before the activation counts as a share of constants. An
-    activation that no global average pooling follows keeps its default rule.
+    Positions are pooled if their outputs have equal coefficients ``c_y``. A global average pooling makes them equal,
+    whatever torch functions it is written with. Where the coefficients differ, an activation keeps its default rule.
+
+    The difference between the contributions behind and before the activation counts as a share of constants.
 
     Source: at the pre-activation the map is that of Grad-CAM (Selvaraju et al. 2017) without its ReLU.
 
@@ -128,20 +133,21 @@ class MeanSlopeRule(Rule):
         return super().governs(operation) and len(operation.sources) == 1
 
     def __call__(self, operation: Operation, /) -> Any:
-        """The default value, in which a pooling behind it may average the slopes."""
+        """The default value, whose slopes are averaged over the positions that are pooled."""
         carrier = operation.sources[0]
-        pooled = Pooled(operation.save(carrier), operation.shares())
+        pooled = _Pooled(operation.save(carrier), operation.shares())
         averaged = with_backward(carrier.detach(), pooled.average, carrier)
         if operation.in_place:
             averaged = averaged.clone()
         output = operation.on({id(carrier): averaged}).by_default()
-        output = with_backward(output.detach(), pooled.decide, output)
+        output = with_backward(output.detach(), pooled.find, output)
+        pooled.beside = operation.handoff
         operation.handoff = pooled
         return operation.args[0].copy_(output) if operation.in_place else output
 
 
-class Pooled(Poolable):
-    """An activation whose slopes are averaged if a global average pooling takes its output.
+class _Pooled(Poolable):
+    """An activation whose slopes are averaged over positions with equal coefficients.
 
     Args:
         before: the saved value of the pre-activation.
@@ -151,24 +157,27 @@ class Pooled(Poolable):
     def __init__(self, before: SavedValue, shares: OperationShares) -> None:
         self._before = before
         self._shares = shares
-        self._poolings: list[tuple[torch.Tensor, tuple[int, ...]]] = []
-        self._dims: tuple[int, ...] | None = None
+        self._is_pooled: list[tuple[int, torch.Tensor]] = []
 
-    def note(self, coefficients: torch.Tensor, dims: tuple[int, ...]) -> None:
-        """Note the coefficients that come through a pooling over some dimensions."""
-        self._poolings.append((coefficients, dims))
-
-    def decide(self, coefficients: torch.Tensor) -> tuple[torch.Tensor]:
-        """Behind the activation: decide to average if all coefficients of the output came through one pooling."""
-        noted, self._poolings = self._poolings, []
-        self._dims = noted[0][1] if len(noted) == 1 and is_same_memory(coefficients, noted[0][0]) else None
+    def find(self, coefficients: torch.Tensor) -> tuple[torch.Tensor]:
+        """Behind the activation: find the lines along each dimension on which all coefficients are equal."""
+        dims = [dim for dim in range(1, coefficients.dim()) if self.may_be_pooled and coefficients.shape[dim] > 1]
+        self._is_pooled = [(dim, _is_uniform(coefficients, dim)) for dim in dims]
         return (coefficients,)
 
     def average(self, coefficients: torch.Tensor) -> tuple[torch.Tensor]:
-        """Before the activation: replace each position's coefficient by the mean over the pooled positions."""
-        if self._dims is None:
+        """Before the activation: replace the coefficients on these lines by their mean."""
+        if not self._is_pooled:
             return (coefficients,)
-        averages = coefficients.mean(self._dims, keepdim=True).expand_as(coefficients)
+        averages = coefficients
+        for dim, is_pooled in self._is_pooled:
+            averages = torch.where(is_pooled, averages.mean(dim, keepdim=True), averages)
+        self._is_pooled = []
         if self._shares.are_measured:
             self._shares.enter((self._before.value * (coefficients - averages)).sum(dtype=torch.float64))
         return (averages,)
+
+
+def _is_uniform(x: torch.Tensor, dim: int) -> torch.Tensor:
+    """Whether all elements are equal along a dimension, which keeps size 1."""
+    return torch.eq(x, x.narrow(dim, 0, 1)).all(dim, keepdim=True)

@@ -22,16 +22,15 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch.nn import functional as F
 
-from captum_cav.errors import OptionError
+from captum_cav.errors import OptionError, UnsupportedOperationError
 from captum_cav.operations import TABLE
 from captum_cav.operations.affine import AffineView
-from captum_cav.operations.folding import Foldable, FoldedNorm, Passed, foldable_before, folded
+from captum_cav.operations.folding import Foldable, Folded, Part, ScaleAndShift, foldable_before, folded, split
 from captum_cav.operations.normalization import inference_norm
 from captum_cav.operations.surrogates import with_backward
 from captum_cav.propagation import zeros
 from captum_cav.propagation.operation import Operation
 from captum_cav.propagation.rule import Rule
-from captum_cav.tensors import is_same_memory
 from captum_cav.torch_internals import OwnFunction
 
 Bias = Literal["share", "absorb"]
@@ -282,9 +281,9 @@ class AffineRule(Rule):
             the constant, is 1.
 
         Raises:
-            NotImplementedError: in this base class.
+            UnsupportedOperationError: in this base class.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say how to share: define shares.")
+        raise UnsupportedOperationError(f"{type(self).__name__} does not say how to share: define shares.")
 
     def governs(self, operation: Operation) -> bool:
         """Whether one tensor depends on the inputs, and the operation is affine in this tensor."""
@@ -296,7 +295,7 @@ class AffineRule(Rule):
         assert view is not None
         # A batch norm is affine itself, and may be folded into the operation before.
         norm = inference_norm(operation) if operation.name == "batch_norm" else None
-        before = foldable_before(operation) if norm is not None else None
+        before = foldable_before(operation, view.x.shape[1]) if norm is not None else None
         if norm is not None and before is not None:
             return folded(operation, norm, before, lambda: Affine(operation, view, operation.value(), self).pass_alone)
         if self.gives_to_zeros:
@@ -331,7 +330,7 @@ class _Shares(NamedTuple):
 
 
 class Affine(Foldable):
-    """One affine operation between its forward and its backward pass. Batch norms behind it are folded in meanwhile.
+    """One affine operation between its forward and its backward pass. What is behind it is folded in meanwhile.
 
     Args:
         operation: the operation.
@@ -347,15 +346,17 @@ class Affine(Foldable):
         self._output = operation.save(output)
         self._nonnegative = operation.is_nonnegative(view.x)
         self.shares = operation.shares()
-        self._norms: list[FoldedNorm] = []
+        self._behind: list[Folded] = []
 
-    def can_fold(self, channels: int) -> bool:
-        """Whether the rule folds batch norms in, and the output has so many channels."""
-        return self.rule.fold and self._view.scaled is not None and self._output.value.shape[1] == channels
+    def can_fold(self, channels: int | None) -> bool:
+        """Whether the rule folds operations in. If they scale, the output must have so many channels."""
+        if channels is None or not self.rule.fold:
+            return self.rule.fold
+        return self._view.scaled is not None and self._output.value.shape[1] == channels
 
-    def fold(self, norm: FoldedNorm) -> None:
-        """Rule this operation and a batch norm as one affine operation."""
-        self._norms.append(norm)
+    def fold(self, behind: Folded) -> None:
+        """Rule this operation and one behind it as one affine operation."""
+        self._behind.append(behind)
 
     def share_out(self, coefficients: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Share out the contributions of the output and of all folded batch norms.
@@ -367,48 +368,46 @@ class Affine(Foldable):
             Coefficients of the operation's own output, to which torch's own gradient applies, and coefficients of the
             input. None for none.
         """
-        unfolded: torch.Tensor | None = coefficients
-        parts = []
-        for norm in self._norms:
-            passed = norm.take()
-            if passed is not None:
-                assert unfolded is not None
-                unfolded = None if is_same_memory(unfolded, passed.passed) else unfolded - passed.passed
-                shared = self._share(passed.coefficients, norm)
-                if shared.constant_share is not None and passed.constant_share is not None:
-                    # The batch norm has entered a share of constants already. The share of the pair replaces it.
-                    self.shares.enter(shared.constant_share - passed.constant_share)
-                parts.append(shared)
+        unfolded, taken = split(coefficients, self._behind)
+        shared = [self._share(part.coefficients, part) for passed in taken for part in passed.parts]
         if unfolded is not None:
-            parts.append(self._share(unfolded, None))
-            if parts[-1].constant_share is not None:
-                self.shares.enter(parts[-1].constant_share)
+            shared.append(self._share(unfolded, None))
+        for constant_share in (one.constant_share for one in shared):
+            if constant_share is not None:
+                self.shares.enter(constant_share)
+        for constant_share in (passed.constant_share for passed in taken):
+            if constant_share is not None:
+                # The operations behind have entered shares of constants already. The shares of the pairs replace them.
+                self.shares.enter(-constant_share)
         return (
-            functools.reduce(_sum, [part.of_output for part in parts]),
-            functools.reduce(_sum, [part.of_input for part in parts]),
+            functools.reduce(_sum, [one.of_output for one in shared]),
+            functools.reduce(_sum, [one.of_input for one in shared]),
         )
 
-    def pass_alone(self, coefficients: torch.Tensor) -> Passed:
+    def pass_alone(self, coefficients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What this operation, a batch norm, passes on if it is not folded into the operation before."""
         of_output, of_input, constant_share = self._share(coefficients, None)
         passed = _sum(None if of_output is None else of_output * self._view.weight, of_input)
         assert passed is not None
-        return Passed(coefficients, passed, constant_share)
+        return passed, constant_share
 
-    def _share(self, coefficients: torch.Tensor, pair: FoldedNorm | None) -> _Shares:
+    def _share(self, coefficients: torch.Tensor, folded_in: Part | None) -> _Shares:
         """Share out contributions.
 
         Args:
-            coefficients: coefficients of the operation's output, or of the output of ``pair``.
-            pair: a folded batch norm. None for contributions that come through no folded batch norm.
+            coefficients: coefficients of the operation's output, or of the output of the last operation folded in.
+            folded_in: the operations behind that are folded in. None for none.
         """
         view = self._view
         output, weight, constant, rectified = self._output.value, view.weight, view.bias, self.is_rectified
-        if pair is not None:
-            assert view.scaled is not None
-            output, rectified = pair.output.value, pair.is_rectified
-            weight = view.scaled(weight, pair.norm.scale)
-            constant = pair.norm.shift if constant is None else constant * pair.norm.scale + pair.norm.shift
+        scale = None
+        if folded_in is not None:
+            output, rectified = folded_in.last.output.value, folded_in.last.is_rectified
+            scale, constant = folded_in.total.behind(ScaleAndShift(None, constant))
+            if scale is not None:
+                scaled = view.scaled if scale.dim() else torch.mul
+                assert scaled is not None
+                weight = scaled(weight, scale)
         zeros_carry = self.shares.zeros_carry and output.dtype != torch.float16
         contributions = coefficients * (zeros.without_zeros(output) if zeros_carry else output)
         with torch.enable_grad():
@@ -435,8 +434,8 @@ class Affine(Foldable):
             else:
                 differentiated.append(sums)
                 seeds.append(part.to(sums.dtype))
-        if of_output is not None and pair is not None:
-            of_output = of_output * pair.norm.scale
+        if of_output is not None and scale is not None:
+            of_output = of_output * scale
         of_input = None
         if differentiated:
             (of_input,) = torch.autograd.grad(differentiated, x, seeds, create_graph=torch.is_grad_enabled())

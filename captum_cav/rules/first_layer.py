@@ -77,7 +77,9 @@ class WSquareRule(AffineRule):
     """The w-square rule: ``R_i = sum_j w_ij^2 / sum_i w_ij^2 R_j``. The values of the inputs do not matter.
 
     Args:
-        bias, fold: see :class:`AffineRule`. The bias counts as one more weight.
+        bias: with ``"absorb"`` the bias has no share, as in the formula. With ``"share"`` the bias counts as one more
+            weight, and its share is a share of constants.
+        fold: see :class:`AffineRule`.
 
     Raises:
         OptionError: for a ``bias`` that is neither ``"share"`` nor ``"absorb"``.
@@ -95,6 +97,8 @@ class WSquareRule(AffineRule):
         tensor([[0.8000, 0.2000]])
     """
 
+    bias: Bias = field(default="absorb", kw_only=True)
+
     uses_total: ClassVar[bool] = False
     gives_to_zeros: ClassVar[bool] = True
 
@@ -109,7 +113,9 @@ class FlatRule(AffineRule):
     """The flat rule: the ``n_j`` inputs of an output get equal shares, ``R_i = sum_j 1 / n_j R_j``.
 
     Args:
-        bias, fold: see :class:`AffineRule`. The bias counts as one more input.
+        bias: with ``"absorb"`` the bias has no share, as in the formula. With ``"share"`` the bias counts as one more
+            input, and its share is a share of constants.
+        fold: see :class:`AffineRule`.
 
     Raises:
         OptionError: for a ``bias`` that is neither ``"share"`` nor ``"absorb"``.
@@ -126,6 +132,8 @@ class FlatRule(AffineRule):
         >>> InputCAV(lambda x: F.linear(x, weight), rules={F.linear: FlatRule()}).attribute(x)
         tensor([[0.5000, 0.5000]])
     """
+
+    bias: Bias = field(default="absorb", kw_only=True)
 
     uses_total: ClassVar[bool] = False
     gives_to_zeros: ClassVar[bool] = True

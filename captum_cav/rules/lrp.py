@@ -97,6 +97,9 @@ class GammaRule(AffineRule):
     Where ``y_j >= 0``, ``R_i = sum_j (z_ij + gamma z_ij+) / (y_j + gamma sum_i z_ij+) R_j``. Where ``y_j < 0``, the
     negative parts ``z_ij-`` take the place of the positive parts. Inputs may have either sign.
 
+    The sign of ``y_j`` here is the sign of the sum that divides. With ``bias="absorb"`` that is the sum without the
+    bias. The library zennit goes by the sign of the output with its bias in any case.
+
     Args:
         gamma: a finite number of at least 0. With 0 the rule is LRP-0. The larger gamma is, the nearer the rule comes
             to the z+ rule where ``y_j >= 0``.

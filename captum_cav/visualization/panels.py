@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from captum_cav.errors import InputError, OptionError
-from captum_cav.maps import check_map, resize_map
+from captum_cav.maps import check_map, on_host, resize_map
 from captum_cav.visualization.colours import (
     DIMMED,
     ENDS,
@@ -139,7 +139,7 @@ def draw_panel(
         axis.imshow(picture)
         add_caption(figure, axis, panel.title)
         return
-    height, width = panel.ratios.shape
+    height, width = torch.as_tensor(panel.ratios).shape
     number = amount(full / (height * width), panel.unit) if numbered else None
     add_caption(figure, axis, panel.title, f"{height} x {width}", number)
     axis.imshow(picture.mean(2) * (1 if panel.signed else DIMMED), cmap="gray", vmin=0, vmax=255)
@@ -165,8 +165,8 @@ def as_pixels(picture: Any) -> np.ndarray[Any, Any]:
     """The pixels of a picture that is drawn.
 
     Args:
-        picture: a PIL image, or (height, width), (height, width, 1) or (height, width, 3) of uint8 or of numbers from
-            0 to 1.
+        picture: a PIL image, or an array or a tensor (height, width), (height, width, 1) or (height, width, 3) of uint8
+            or of numbers from 0 to 1.
 
     Returns:
         Shape (height, width, 3), uint8. A very large picture is made smaller.
@@ -176,6 +176,10 @@ def as_pixels(picture: Any) -> np.ndarray[Any, Any]:
     """
     if isinstance(picture, Image.Image):
         picture = picture.convert("RGB")
+    if isinstance(picture, torch.Tensor):
+        picture = on_host(picture, "the picture")
+        # numpy has no numbers of less precision, but for float16.
+        picture = picture.float() if picture.is_floating_point() and picture.itemsize < 4 else picture
     pixels = np.asarray(picture)
     shape = pixels.shape
     if pixels.ndim == 2 or (pixels.ndim == 3 and shape[2] == 1):

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
-from captum_cav.errors import InputError
+from captum_cav.errors import CAVTypeError, InputError
 from captum_cav.maps import check_map
 from captum_cav.visualization.colours import (
     ENDS,
@@ -65,6 +65,7 @@ def show_tokens(
         The figure and the axes. No window is opened.
 
     Raises:
+        CAVTypeError: for tokens that are no strings.
         InputError: if there are no tokens, if tokens and ratios differ in number, or if a ratio is not finite.
         OptionError: for a percentile that is not above 0 and at most 100.
 
@@ -75,6 +76,12 @@ def show_tokens(
         ['not', 'a', 'bad', 'film', 'lowered the score', 'raised the score', 'full colour: 50 % of the score']
     """
     ratios = check_map(ratios, title or "ratios", 1)
+    wrong = [token for token in tokens if not isinstance(token, str)]
+    if wrong:
+        raise CAVTypeError(
+            f"tokens holds {wrong[0]!r} ({type(wrong[0]).__name__}); expected strings, as "
+            "tokenizer.convert_ids_to_tokens(ids) gives them."
+        )
     if len(tokens) != len(ratios):
         raise InputError(f"there are {len(tokens)} tokens and {len(ratios)} ratios; expected one ratio for each token.")
     full = full_colour(ratios.abs(), outlier_percentile)

@@ -137,7 +137,9 @@ def test_a_target_of_a_wrong_length_is_refused(target: Any) -> None:
 
 def test_a_target_tensor_of_two_dimensions_is_refused() -> None:
     net = small_net()
-    with refused(ValueError, "target has shape (2, 1)", "one index for each of 2 samples", model=net):
+    with refused(
+        ValueError, "target has shape (2, 1)", "a list of 2 indices or tuples, one for each sample", model=net
+    ):
         LayerCAV(net, "0").attribute(samples(), torch.tensor([[0], [1]]))
 
 
@@ -186,7 +188,12 @@ def test_negative_targets_count_from_the_end_as_documented() -> None:
     ("target", "kind", "builtin", "said"),
     [
         ([0, 1, 2], TargetError, ValueError, r"target lists 3 entries for 2 samples; expected one for each"),
-        (torch.tensor([[0], [1]]), TargetError, ValueError, r"target has shape \(2, 1\); expected one index for each"),
+        (
+            torch.tensor([[0], [1]]),
+            TargetError,
+            ValueError,
+            r"target has shape \(2, 1\); expected an index, or a list of 2",
+        ),
         (1.0, CAVTypeError, TypeError, r"target is 1\.0 \(float\); expected an integer, a tuple of integers, or a"),
         (True, CAVTypeError, TypeError, r"target is True \(bool\); expected an integer"),
         ("dog", CAVTypeError, TypeError, r"target is 'dog' \(str\); expected an integer"),

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import captum_cav
 from captum_cav import rules, verify
-from captum_cav.errors import CAVTypeError, LayerError, ModelError, TargetError
+from captum_cav.errors import CAVTypeError, LayerError, ModelError, OptionError, TargetError
 from tests.support.networks import fixed, network, shape_of
 from tests.support.traces import left_as_it_was
 
@@ -225,6 +225,33 @@ def test_a_call_that_is_not_there_is_refused_as_by_an_attribution(
         lambda: verify(twice, fixed(2, 4), 1, layer=layer, call=call),
     ):
         with pytest.raises(error) as raised:
+            attempt()
+        messages.append(str(raised.value))
+    assert messages[0] == messages[1]
+
+
+def test_a_call_without_a_layer_is_refused(twice: Twice) -> None:
+    with pytest.raises(OptionError, match=r"call is 0 without a layer; expected layer=, whose call is meant"):
+        verify(twice, fixed(2, 4), 1, call=0)
+
+
+def test_a_call_on_which_the_score_does_not_depend_is_refused_as_by_an_attribution() -> None:
+    class Idle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            first: torch.Tensor = self.layer(x)
+            self.layer(x + 1)
+            return first
+
+    net, messages = Idle().double(), []
+    for attempt in (
+        lambda: captum_cav.LayerCAV(net, "layer", call=1).attribute(fixed(2, 4), 1),
+        lambda: verify(net, fixed(2, 4), 1, layer="layer", call=1),
+    ):
+        with pytest.raises(ModelError, match="the score does not depend on layer 'layer'") as raised:
             attempt()
         messages.append(str(raised.value))
     assert messages[0] == messages[1]

@@ -177,7 +177,29 @@ def test_fused_attention_is_as_attention_written_out(is_boolean: bool, mapping: 
     expected, expected_delta = map_and_delta(attention("add", PADDED, -math.inf), X, mapping)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(delta, expected_delta, rtol=1e-9, atol=1e-12)
-    assert verify(fused, X, rules=mapping).ok
+    verified = verify(fused, X, rules=mapping)
+    assert verified.ok, verified
+    assert [leak.operation for leak in verified.by_rules] == ["scaled_dot_product_attention"] * (mapping is not None)
+    assert verified.lost == pytest.approx(0.0, abs=1e-12)
+
+
+@FILLS
+@CARRIERS
+def test_a_softmax_in_lower_precision(fill: float, mapping: Any) -> None:
+    """The lowest number of float64 is infinite in float32. So is what the delta's derivative brings to the mask."""
+
+    def model(x: torch.Tensor) -> torch.Tensor:
+        scores = add((x @ Q) @ (x @ K).transpose(-2, -1) / 2, ~CAUSAL, fill)
+        return (scores.softmax(-1, dtype=torch.float32).to(x.dtype) @ (x @ V)).sum((1, 2))
+
+    found, delta = map_and_delta(model, X, mapping)
+    expected, expected_delta = map_and_delta(attention("add", CAUSAL, fill), X, mapping)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(delta, expected_delta, rtol=1e-5, atol=1e-6)
+    verified = verify(model, X, rules=mapping)
+    assert verified.ok, verified
+    assert verified.tolerance == pytest.approx(torch.finfo(torch.float32).eps ** 0.5)
+    assert verify(attention("add", CAUSAL, fill), X).tolerance == pytest.approx(torch.finfo(torch.float64).eps ** 0.5)
 
 
 MASK = torch.tensor([True, False, False, True])

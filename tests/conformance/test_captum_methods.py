@@ -256,10 +256,13 @@ def test_a_noise_tunnel_is_what_its_noisy_samples_give(kind: str, at_once: int |
     assert (deltas.abs().max() > 1e-3) == kind.startswith("layer")
 
 
-def test_a_noise_tunnel_needs_one_layer() -> None:
+def test_a_noise_tunnel_gets_the_maps_of_several_layers_as_a_tuple() -> None:
     model = basic_models.BasicModel_MultiLayer()
-    with pytest.raises(AssertionError, match="found: <class 'list'>"):
-        NoiseTunnel(LayerCAV(model, ["relu", "linear0"])).attribute(SMALL, target=0)
+    found = NoiseTunnel(LayerCAV(model, ["relu", "linear0"], normalize=None)).attribute(SMALL, target=0, stdevs=1e-9)
+    expected = LayerCAV(model, ["relu", "linear0"], normalize=None).attribute(SMALL, target=0)
+    assert [part.shape for part in found] == [part.shape for part in expected]
+    for part, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(part, other, rtol=1e-4, atol=1e-4)
 
 
 # Metrics, maps and pictures ------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ import pytest
 import torch
 from torch import nn
 
-from captum_cav import InputCAV, rules
+from captum_cav import InputCAV, presets, rules
 from tests.support import matrix_rules
 
 pytest.importorskip("zennit", reason="zennit is not installed (pip install zennit); its numbers are compared with ours")
@@ -90,17 +90,17 @@ ALIKE: dict[str, tuple[Callable[[], Any], Callable[[], Any], matrix_rules.Rule]]
     ),
     "w-square": (
         lambda: zennit_rules.WSquare(TINY),
-        lambda: rules.WSquareRule(),
+        lambda: rules.WSquareRule(bias="share"),
         matrix_rules.w_square(),
     ),
     "w-square, absorb": (
         lambda: zennit_rules.WSquare(TINY, **NO_BIAS),
-        lambda: rules.WSquareRule(bias="absorb"),
+        lambda: rules.WSquareRule(),
         matrix_rules.w_square(bias="absorb"),
     ),
     "flat": (
         lambda: zennit_rules.Flat(TINY),
-        lambda: rules.FlatRule(bias="absorb"),
+        lambda: rules.FlatRule(),
         matrix_rules.flat(bias="absorb"),
     ),
 }
@@ -211,8 +211,8 @@ def test_rules_mixed_by_layer(names: list[str], padding_mode: str) -> None:
 @pytest.mark.parametrize(
     ("theirs", "first", "convolutions"),
     [
-        (composites.EpsilonPlusFlat, lambda: rules.FlatRule(bias="absorb"), lambda: rules.ZPlusRule()),
-        (composites.EpsilonAlpha2Beta1Flat, lambda: rules.FlatRule(bias="absorb"), lambda: rules.AlphaBetaRule(2, 1)),
+        (composites.EpsilonPlusFlat, lambda: rules.FlatRule(), lambda: rules.ZPlusRule()),
+        (composites.EpsilonAlpha2Beta1Flat, lambda: rules.FlatRule(), lambda: rules.AlphaBetaRule(2, 1)),
         (composites.EpsilonGammaBox, lambda: rules.ZBoxRule(-4.0, 5.0), lambda: rules.GammaRule(0.25)),
     ],
 )
@@ -224,6 +224,12 @@ def test_zennits_composites(
     expected = by_zennit(theirs(epsilon=2**-10, stabilizer=TINY, **box), net, x)
     ours = {"0": first(), nn.Conv2d: convolutions(), nn.Linear: rules.EpsilonRule(2**-10)}
     assert deviation(by_us(net, x, ours), expected) < 1e-6
+    preset = {
+        composites.EpsilonPlusFlat: presets.epsilon_plus_flat(2**-10),
+        composites.EpsilonAlpha2Beta1Flat: presets.alpha2_beta1_flat(2**-10),
+        composites.EpsilonGammaBox: presets.epsilon_gamma_box(-4.0, 5.0, epsilon=2**-10),
+    }[theirs]
+    assert deviation(by_us(net, x, preset), expected) < 1e-6
 
 
 def test_gamma_without_bias_where_the_bias_leaves_the_sign_of_the_output() -> None:

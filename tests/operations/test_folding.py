@@ -1,4 +1,4 @@
-"""A batch norm behind an affine operation that takes it in."""
+"""A batch norm, a bias or a scale behind an affine operation that takes it in."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import gc
 import weakref
 from typing import Any
 
+import pytest
 import torch
 
-from captum_cav.operations.folding import Alone, Foldable, FoldedNorm, InferenceNorm, Passed, foldable_before, folded
+from captum_cav.operations.folding import Alone, Foldable, Folded, ScaleAndShift, foldable_before, folded
 from captum_cav.propagation.constant_shares import ConstantShares, OperationShares
 from captum_cav.propagation.operation import Operation, OperationSpec
 from captum_cav.propagation.saved_values import SavedValue
 from tests.propagation.engine import Pass, rulebook, small_table
 
 SCALE, SHIFT = torch.tensor([2.0, 3.0]), torch.tensor([10.0, 20.0])
-NORM = InferenceNorm(SCALE, SHIFT)
+NORM = ScaleAndShift(SCALE, SHIFT)
 
 
 class Taking(Foldable):
@@ -23,19 +24,19 @@ class Taking(Foldable):
 
     def __init__(self, shares: OperationShares) -> None:
         self.shares = shares
-        self.norms: list[FoldedNorm] = []
+        self.norms: list[Folded] = []
 
-    def can_fold(self, channels: int) -> bool:
-        return channels == 2
+    def can_fold(self, channels: int | None) -> bool:
+        return channels in (2, None)
 
-    def fold(self, norm: FoldedNorm) -> None:
-        self.norms.append(norm)
+    def fold(self, behind: Folded) -> None:
+        self.norms.append(behind)
 
 
-def pair(is_read: bool, with_shares: bool = False, alone: Alone | None = None) -> tuple[FoldedNorm, ConstantShares]:
+def pair(is_read: bool, with_shares: bool = False, alone: Alone | None = None) -> tuple[Folded, ConstantShares]:
     shares = ConstantShares(with_shares)
-    output = SavedValue(torch.zeros(1, 2))
-    return FoldedNorm(output, NORM, OperationShares(shares, 1), is_read, alone), shares
+    its_shares = OperationShares(shares, 1)
+    return Folded(SavedValue(torch.zeros(1, 2)), NORM, Taking(its_shares), its_shares, is_read, alone), shares
 
 
 COEFFICIENTS = torch.tensor([[1.0, 100.0], [2.0, 200.0]])
@@ -61,7 +62,7 @@ def test_the_share_of_the_shift_is_entered_if_somebody_asks() -> None:
 
 
 def test_a_rule_of_its_own_goes_before() -> None:
-    norm, shares = pair(True, True, lambda c: Passed(c, c * 7, torch.tensor(5.0, dtype=torch.float64)))
+    norm, shares = pair(True, True, lambda c: (c * 7, torch.tensor(5.0, dtype=torch.float64)))
     (found,) = norm.pass_on(torch.ones(1, 2))
     assert found.tolist() == [[7.0, 7.0]]
     assert [float(share) for share in shares.settle(1, torch.device("cpu"))] == [5.0]
@@ -73,9 +74,48 @@ def test_what_was_passed_on_is_taken_once_a_backward_pass() -> None:
     norm.pass_on(COEFFICIENTS)
     passed = norm.take()
     assert passed is not None
-    assert passed.coefficients is COEFFICIENTS
+    (part,) = passed.parts
+    assert part.coefficients is COEFFICIENTS
+    assert part.last is norm
+    assert part.total is NORM
     assert passed.passed.tolist() == [[2.0, 300.0], [4.0, 600.0]]
     assert norm.take() is None
+
+
+def test_one_operation_behind_another_is_one_operation() -> None:
+    """2 x + 10, then 5 y + 1, is 10 x + 51. None is a scale of 1 or a shift of 0."""
+    first, second = (ScaleAndShift(torch.tensor([a]), torch.tensor([b])) for a, b in ((2.0, 10.0), (5.0, 1.0)))
+    assert [float(value) for value in second.behind(first)] == [10.0, 51.0]
+    bias, scale = ScaleAndShift(None, torch.tensor([3.0])), ScaleAndShift(torch.tensor([4.0]), None)
+    assert [float(value) for value in scale.behind(bias)] == [4.0, 12.0]
+    assert [float(value) for value in bias.behind(scale)] == [4.0, 3.0]
+    assert bias.behind(ScaleAndShift(None, None)) == bias
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+def test_what_comes_through_two_operations_is_a_part_of_its_own(is_read: bool) -> None:
+    """A scale, and a bias behind it. The output of the scale is taken elsewhere, too, with coefficients of 1."""
+    first, shares = pair(is_read, with_shares=is_read)
+    bias = torch.tensor([[1.0, 2.0]])
+    second = Folded(SavedValue(bias), ScaleAndShift(None, bias), first, first.shares, is_read, None)
+    assert second.can_fold(2)
+    assert not second.can_fold(3)
+    first.fold(second)
+    (passed,) = second.pass_on(torch.tensor([[1.0, 10.0]]))
+    first.pass_on(passed + 1)
+    taken = first.take()
+    assert taken is not None
+    through_both, elsewhere = taken.parts
+    assert through_both.coefficients.tolist() == [[1.0, 10.0]]
+    assert through_both.last is second
+    assert [value.tolist() for value in through_both.total] == [[2.0, 3.0], [[11.0, 22.0]]]
+    assert elsewhere.coefficients.tolist() == [[1.0, 1.0]]
+    assert elsewhere.total is NORM
+    if is_read:
+        # 1 * 1 + 2 * 10 of the bias; 10 * 2 + 20 * 11 of the shift.
+        assert taken.constant_share is not None
+        assert float(taken.constant_share) == 21.0 + 240.0
+        assert float(sum(shares.settle(1, torch.device("cpu")))) == 261.0
 
 
 # In a forward pass --------------------------------------------------------------------------------------------------
@@ -97,10 +137,10 @@ class Case:
 
         def alone() -> Alone:
             self.asked.append("alone")
-            return lambda c: Passed(c, c * 7, None)
+            return lambda c: (c * 7, None)
 
         def norm(operation: Operation) -> Any:
-            before = foldable_before(operation)
+            before = foldable_before(operation, operation.sources[0].shape[1])
             self.found.append(before)
             return operation.value() if before is None else folded(operation, NORM, before, alone)
 

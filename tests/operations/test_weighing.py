@@ -419,3 +419,27 @@ def test_a_map_does_not_depend_on_whether_the_gate_bypasses_the_layer(weigh: Fun
     if preset is None:
         weighed = torch.tanh(weigh(torch.softmax(X, -1), *arguments))
         torch.testing.assert_close(alone, weighed * X.tanh())
+
+
+# Divisors -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", [None, "cp_lrp", "attnlrp"])
+@pytest.mark.parametrize(
+    "divide",
+    [
+        lambda x, c: c / x,
+        lambda x, c: c * x.reciprocal(),
+        lambda x, c: c * (1 / x),
+        lambda x, c: c * x**-1,
+        lambda x, c: c.clone().div_(x),
+        lambda x, c: torch.einsum("nlc,nlc->nlc", c, x.reciprocal()),
+    ],
+    ids=["quotient", "reciprocal", "one over", "power", "in place", "einsum"],
+)
+def test_a_divisor_weighs_nothing(divide: Function, preset: str | None) -> None:
+    constant = fixed(N, L, C, seed=2)
+    positive = X.abs() + 0.5
+    found = explained(divide, positive, constant, rules=preset)
+    # The presets have LRP-epsilon for einsum.
+    torch.testing.assert_close(found, constant / positive, rtol=1e-4, atol=1e-5)

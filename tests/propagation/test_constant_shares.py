@@ -122,6 +122,33 @@ def test_a_share_can_be_differentiated_by_the_gradient_with_which_the_backward_p
     assert torch.autograd.grad(total, seeds)[0].tolist() == [3.0, 5.0]  # The share of each sample.
 
 
+def test_a_mask_without_a_coefficient_has_a_derivative_that_lower_precision_can_hold() -> None:
+    """The lowest number of float64 is infinite in float32, and infinity times the coefficient 0 is NaN."""
+    lowest = torch.finfo(torch.float64).min
+    shares = ConstantShares(True)
+    x = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    part = torch.tensor([lowest, 5.0], dtype=torch.float64)
+    y = x + part
+    shares.watch(y, part, taps=1)
+    seeds = torch.ones(2, requires_grad=True)
+    weights = torch.tensor([0.0, 2.0])
+    torch.autograd.grad(y.float() * weights, x, seeds, create_graph=True)
+    (total,) = shares.settle(1, CPU)
+    assert float(total.detach()) == 10.0
+    assert torch.autograd.grad(total, seeds)[0].tolist() == [0.0, 10.0]
+
+
+def test_the_lowest_number_has_a_share_where_it_has_a_coefficient() -> None:
+    """Such as the maximum of masked values that are all the lowest number."""
+    lowest = torch.finfo(torch.float32).min
+    shares = ConstantShares(True)
+    x = torch.zeros(2, requires_grad=True)
+    y = x + lowest
+    shares.watch(y, torch.tensor(lowest), taps=1)
+    torch.autograd.backward((y * torch.tensor([0.0, 1.0])).sum())
+    assert settled(shares, 1) == [lowest]
+
+
 def test_shares_hold_no_graph() -> None:
     shares = ConstantShares(True)
     x = torch.zeros(2, requires_grad=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from captum_cav.propagation.marks import Handoff, Mark, get_mark, set_mark
+from captum_cav.propagation.marks import Handoff, Mark, clear_mark, get_mark, set_mark
 from captum_cav.propagation.taps import as_carrier
 from captum_cav.propagation.traits import Trait
 
@@ -27,6 +27,14 @@ def test_only_the_marks_of_the_own_pass_count() -> None:
     set_mark(tensor, Mark(RUN, 1, 0))
     assert get_mark(tensor, RUN) == Mark(RUN, 1, 0)
     assert get_mark(tensor, object()) is None
+
+
+def test_a_mark_that_is_cleared_is_gone() -> None:
+    tensor = torch.zeros(1)
+    set_mark(tensor, Mark(RUN, 1, 0))
+    clear_mark(tensor)
+    assert get_mark(tensor, RUN) is None
+    clear_mark(tensor)
 
 
 def test_a_later_pass_replaces_the_mark_of_an_earlier_pass() -> None:

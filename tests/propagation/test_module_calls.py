@@ -118,20 +118,22 @@ def test_a_module_that_writes_into_its_argument_and_returns_it_writes_into_the_m
     assert coefficients.tolist() == [-10.0, -10.0]
 
 
-def test_a_module_that_writes_into_an_argument_that_it_does_not_return_is_refused() -> None:
+def test_an_argument_that_a_module_writes_into_and_does_not_return_must_not_be_used_afterwards() -> None:
     case = OneModule(nn.Tanh())
-    got = case.calls.begin(case.module, (case.one.tapped(1.0),))
+    x = case.one.tapped(1.0)
+    got = case.calls.begin(case.module, (x,))
     assert got is not None
     output = got[0].mul_(2) + 1
-    with cav_error(RuntimeError, "the module Tanh is ruled as one by value_and_first_input", "does not return"):
-        case.calls.end({}, output)
+    assert case.calls.end({}, output).tolist() == [3.0]
+    with cav_error(NotImplementedError, "the module Tanh writes into a tensor of shape (1,)", "afterwards"):
+        case.one.run(torch.neg, x)
 
 
 def test_a_module_that_returns_an_argument_that_came_by_keyword_is_refused() -> None:
     case = OneModule(nn.Tanh())
     by_keyword = case.one.tapped(1.0)
     assert case.calls.begin(case.module, ()) == ()
-    with cav_error(RuntimeError, "that is a keyword argument", "pass that argument by position"):
+    with cav_error(RuntimeError, "returns a keyword argument", "pass that argument by position"):
         case.calls.end({"x": by_keyword}, by_keyword)
 
 

@@ -176,7 +176,7 @@ def test_another_attribute_of_that_name_is_no_rule() -> None:
     first = model.block.first
     first.rule = "a word"
     rules = rulebook({}, model)
-    assert rules.may_be_for(first)
+    assert not rules.may_be_for(first)
     assert rules.of_module(first, ["block.first"], 0) == []
 
 
@@ -268,7 +268,8 @@ def test_a_rule_object_of_another_library_may_be_the_attribute_of_a_module() -> 
     model.block.rule = Foreign("a")
     rules = rulebook({}, model, translate)
     assert chosen(rules, model, [model.block]) == (Named("translated a"), "module.rule")
-    assert chosen(rulebook({}, model), model, [model.block]) is None
+    with cav_error(TypeError, "the attribute rule of module 'block'", "is a Foreign"):
+        chosen(rulebook({}, model), model, [model.block])
 
 
 # Errors -------------------------------------------------------------------------------------------------------------

@@ -128,7 +128,9 @@ def test_an_operation_without_a_row_passes_its_gradient_on_with_a_warning() -> N
 
 def test_an_operation_without_a_row_is_noted() -> None:
     passed = forward_of(torch.square, torch.tensor([3.0]), on_unknown="note")
-    assert passed.trace.unknown == [Unknown("square", "", "torch.square")]
+    assert passed.trace.unknown == [
+        Unknown("square", "", "torch.square", "rules.pass_through", "y_i comes from x_i alone (equation 7)")
+    ]
 
 
 def test_the_module_of_an_operation_without_a_row_is_named() -> None:

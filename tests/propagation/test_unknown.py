@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 import torch
 
 from captum_cav.errors import UnsupportedOperationError
 from captum_cav.propagation import unknown
+from captum_cav.propagation.operation import UNKNOWN, Operation
+from tests.propagation.engine import Pass
 
 WHERE = " in module 'layer1' (Layer)"
 
@@ -19,33 +24,59 @@ WHERE = " in module 'layer1' (Layer)"
         (torch.special.i0, "torch.special.i0"),
         (torch.nn.functional.pdist, "torch.nn.functional.pdist"),
         (torch.ops.aten.cos.default, "torch.ops.aten.cos.default"),
-        (None, "the function cos"),
-        (len, "the function cos"),
+        (torch.ops.aten.cos, "torch.ops.aten.cos"),
+        (math.cos, "math.cos"),
     ],
     ids=str,
 )
 def test_a_function_is_named_as_a_key_of_rules(function: object, key: str) -> None:
-    assert unknown.key_of("cos", function) == key  # type: ignore[arg-type]
+    assert unknown.key_of(function) == key  # type: ignore[arg-type]
 
 
-def test_an_operation_without_a_rule() -> None:
-    error = unknown.no_rule("cos", torch.cos, WHERE)
+def operation(function: Any, *sources: torch.Tensor) -> Operation:
+    return Operation("cos", UNKNOWN, function, sources, {}, list(sources), False, Pass().propagation)
+
+
+X = torch.ones(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("sources", "output", "advice"),
+    [
+        (
+            (X,),
+            X,
+            (
+                "rules.pass_through})  # y_i comes from x_i alone (equation 7);\n"
+                "or rules.linear where y is linear in its input, or "
+            ),
+        ),
+        ((X,), X[0], "rules.linear})  # y is linear in its input;\nor "),
+        ((X,), (X, X), "rules.linear})  # y is linear in its input;\nor "),
+        ((X, X), X, "rules.linear})  # y is linear in its input;\nor "),
+        ((X.cfloat(),), X, "rules.linear})  # y is linear in its input;\nor "),
+    ],
+    ids=["elementwise", "another shape", "several outputs", "several inputs", "complex"],
+)
+def test_an_operation_without_a_rule(sources: tuple[torch.Tensor, ...], output: Any, advice: str) -> None:
+    error = unknown.no_rule(operation(torch.cos, *sources), output, WHERE)
     assert isinstance(error, UnsupportedOperationError)
     assert str(error) == (
         "'cos' in module 'layer1' (Layer) has no rule for how it passes contributions on. "
         "Define one for this attribution:\n"
         "    from captum_cav import rules\n"
-        "    LayerCAV(..., rules={torch.cos: rules.pass_through})  # y_i comes from x_i alone (equation 7);\n"
-        "or rules.linear where y is linear in its input, or your own function of a rules.Operation.\n"
+        f"    LayerCAV(..., rules={{torch.cos: {advice}your own function of a rules.Operation.\n"
         'on_unknown="gradient" goes on with its plain gradient instead.'
     )
 
 
 def test_an_operation_on_quantized_numbers() -> None:
     for function in (torch.ops.quantized.linear, torch.ops.quantized.linear.default):
-        message = str(unknown.no_rule("linear", function, WHERE))
-        assert message.startswith("'linear' in module 'layer1' (Layer) runs on quantized numbers")
+        assert unknown.is_quantized(function)
+        message = str(unknown.quantized(operation(function, X), WHERE))
+        assert "in module 'layer1' (Layer) runs on quantized numbers" in message
         assert "pass the float model that it was made from" in message
+    assert not unknown.is_quantized(torch.cos)
 
 
 def test_a_tensor_that_was_made_unseen() -> None:

@@ -112,7 +112,7 @@ def test_an_attribution_within_a_compiled_function() -> None:
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_scripted_traced_exported_and_as_a_graph() -> None:
     net, x = small_net(), samples()
-    said = r"is a scripted or traced module, whose operations cannot be seen; pass the eager model it was made from\.$"
+    said = r"is a scripted or traced module, whose operations cannot be seen; pass the eager model it was made from"
     for made in (torch.jit.script(net), torch.jit.trace(net, x)):
         partly = nn.Sequential(nn.Linear(4, 4), nn.Sequential(made))
         with raising(ModelError, RuntimeError, "^the model " + said):

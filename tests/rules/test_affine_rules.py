@@ -275,7 +275,7 @@ def test_without_folding_batch_norm_is_an_operation_of_its_own(name: str) -> Non
         "alpha-beta": lambda: rules.AlphaBetaRule(2.0, 1.0, fold=False),
         "z+": lambda: rules.ZPlusRule(fold=False),
         "z-box": lambda: rules.ZBoxRule(LOW, HIGH, fold=False),
-        "w-square": lambda: rules.WSquareRule(fold=False),
+        "w-square": lambda: rules.WSquareRule(bias="share", fold=False),
     }[name]()
     # In the oracle, what stands between them keeps them apart.
     apart = [(body[0], oracles), (nn.Identity(), None), *((layer, None) for layer in body[1:])]
@@ -503,3 +503,76 @@ def test_values_that_may_be_below_zero_are_shared_by_sign(made: Callable[[torch.
     assert bool((positive.sum(1) > 0).all()), "a sample without positive summands shares nothing"
     expected = positive / positive.sum(1, keepdim=True) * (y @ weight.T)
     torch.testing.assert_close(cav.attribute(x, 0), expected)
+
+
+@pytest.mark.parametrize("rule", [rules.GammaRule(0.7), rules.EpsilonRule(0.1), rules.ZPlusRule()], ids=repr)
+def test_a_bias_behind_a_product_is_a_bias(rule: rules.Rule) -> None:
+    """Whatever the product and the sum are called, and in the memory of the product, too."""
+    torch.manual_seed(0)
+    weight, bias = torch.randn(3, 4, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
+    x, chosen = torch.randn(4, 4, dtype=torch.float64), dict.fromkeys([F.linear, torch.matmul, torch.einsum], rule)
+    rewrites: list[Callable[[torch.Tensor], torch.Tensor]] = [
+        lambda x: x @ weight.T + bias,
+        lambda x: bias + F.linear(x, weight),
+        lambda x: torch.sub(x @ weight.T, -bias),
+        lambda x: torch.add(bias * 3, x @ (weight.T / 2), alpha=2) - bias * 2,
+        lambda x: (x @ weight.T).add_(bias),
+        lambda x: torch.einsum("ni,oi->no", x, weight) + bias / 2 + bias / 2,
+        lambda x: bias - x @ -weight.T,
+    ]
+
+    def explained(function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+        cav = InputCAV(lambda x: F.relu(function(x)) ** 2, rules=chosen, normalize=None)
+        return cav.attribute(x, 1, return_convergence_delta=True)
+
+    expected = explained(lambda x: F.linear(x, weight, bias))
+    plain = InputCAV(lambda x: F.relu(F.linear(x, weight, bias)) ** 2, normalize=None).attribute(x, 1)
+    assert not torch.allclose(expected[0], plain)
+    for rewrite in rewrites:
+        torch.testing.assert_close(explained(rewrite), expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "rule", [rules.GammaRule, rules.EpsilonRule, rules.AlphaBetaRule], ids=lambda rule: rule.__name__
+)
+def test_a_batch_norm_may_be_written_by_hand(rule: Callable[..., rules.Rule]) -> None:
+    """Folded in as a scale and a shift, also where a layer between the operations is explained."""
+    torch.manual_seed(7)
+    conv, norm = nn.Conv1d(2, 3, 3).double(), nn.BatchNorm1d(3).double().eval()
+    norm.running_mean.normal_()
+    norm.weight.data.normal_()
+    scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).detach()[:, None]
+    shift = norm.bias.detach()[:, None] - norm.running_mean[:, None] * scale
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.scaled = conv, nn.Identity()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.relu(self.scaled(self.conv(x) * scale) + shift).mean(2)
+
+    x, chosen = torch.randn(2, 2, 8, dtype=torch.float64), {F.conv1d: rule()}
+    expected = InputCAV(lambda x: F.relu(norm(conv(x))).mean(2), rules=chosen, normalize=None).attribute(x, 1)
+    found, delta = InputCAV(Scaled(), rules=chosen, normalize=None).attribute(x, 1, return_convergence_delta=True)
+    torch.testing.assert_close(found, expected)
+    assert delta.abs().max() < 1e-12
+    net = Scaled()
+    (at_scale,), (its_delta,) = LayerCAV(net, ["scaled"], rules=chosen, normalize=None).attribute(
+        x, 1, return_convergence_delta=True
+    )
+    torch.testing.assert_close(at_scale, LayerCAV(net, "scaled", normalize=None).attribute(x, 1))
+    assert its_delta.abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("rule", [rules.GammaRule(0.7), rules.EpsilonRule(0.1), rules.AlphaBetaRule()], ids=repr)
+def test_a_mask_behind_a_layer_is_no_bias_of_infinity(rule: rules.Rule) -> None:
+    torch.manual_seed(9)
+    layer, mask = nn.Linear(3, 4).double(), torch.tensor([0.0, -torch.inf, 1.0, 0.0], dtype=torch.float64)
+    score = lambda x: torch.softmax(layer(x) + mask, -1)  # noqa: E731
+    chosen = {F.linear: rule, torch.softmax: rules.AttentionRule("all")}
+    x = torch.randn(2, 3, dtype=torch.float64)
+    found, delta = InputCAV(score, rules=chosen, normalize=None).attribute(x, 2, return_convergence_delta=True)
+    assert found.isfinite().all()
+    assert delta.isfinite().all()
+    assert found.abs().sum() > 0

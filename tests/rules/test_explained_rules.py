@@ -35,7 +35,7 @@ class Everything(nn.Module):
 
 def everything() -> tuple[nn.Module, dict[Any, Any]]:
     net = filled(Everything())
-    net.gate.rule = rules.FlatRule(bias="absorb")
+    net.gate.rule = rules.FlatRule()
     return net, {
         net.first: [rules.AtInput(rules.ZBoxRule(-9, 9)), rules.GammaRule()],
         "block.*": rules.EpsilonRule(0.5),
@@ -54,7 +54,7 @@ def test_every_choice_of_a_rule_is_explained() -> None:
         ("Everything", "gelu", "GradientRule()", "function gelu", ""),
         ("block.inner", "linear", "EpsilonRule(epsilon=0.5)", "'block.*'", ""),
         ("block", "tanh", "Times()", "'block'", ""),
-        ("gate", "linear", "FlatRule(bias='absorb')", "module.rule", ""),
+        ("gate", "linear", "FlatRule()", "module.rule", ""),
         ("Everything", "sigmoid", "pass_through", "default", ""),
         ("Everything", "mul", "product", "default", "2 of 2"),
         ("norm", "layer_norm", "NormRule(statistic='identity')", "type LayerNorm", ""),
