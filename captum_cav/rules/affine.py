@@ -7,8 +7,8 @@ gets :class:`Summands` and returns :class:`Share` objects.
 The bias is one more input, always 1 (equations 3 and 4). Its share is a share of constants. With ``bias="absorb"`` the
 inputs get its share.
 
-With ``fold=True`` a batch norm ``s y + t`` right behind the operation is folded in. So are a constant summand, such as a
-bias behind a matrix product, and a constant factor for each channel. The rule then treats both as one affine operation
+With ``fold=True`` a batch norm ``s y + t`` right behind the operation is folded in. So are a constant summand, such as
+a bias behind a matrix product, and a constant factor for each channel. The rule then treats both as one affine operation
 with ``w' = s w`` and ``b' = s b + t``. The model itself does not change.
 """
 
