@@ -8,8 +8,8 @@ The bias is one more input, always 1 (equations 3 and 4). Its share is a share o
 inputs get its share.
 
 With ``fold=True`` a batch norm ``s y + t`` right behind the operation is folded in. So are a constant summand, such as
-a bias behind a matrix product, and a constant factor for each channel. The rule then treats both as one affine operation
-with ``w' = s w`` and ``b' = s b + t``. The model itself does not change.
+a bias behind a matrix product, and a constant factor for each channel. The rule then treats both as one affine
+operation with ``w' = s w`` and ``b' = s b + t``. The model itself does not change.
 """
 
 from __future__ import annotations
