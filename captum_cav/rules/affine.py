@@ -7,8 +7,9 @@ gets :class:`Summands` and returns :class:`Share` objects.
 The bias is one more input, always 1 (equations 3 and 4). Its share is a share of constants. With ``bias="absorb"`` the
 inputs get its share.
 
-With ``fold=True`` a batch norm ``s y + t`` right behind the operation is folded in. The rule then treats both as one
-affine operation with ``w' = s w`` and ``b' = s b + t``. The model itself does not change.
+With ``fold=True`` a batch norm ``s y + t`` right behind the operation is folded in. So are a constant summand, such as
+a bias behind a matrix product, and a constant factor for each channel. The rule then treats both as one affine
+operation with ``w' = s w`` and ``b' = s b + t``. The model itself does not change.
 """
 
 from __future__ import annotations
@@ -57,11 +58,11 @@ class Summands:
 
     Attributes:
         x: the input. A rule computes its sums from this tensor, because autograd differentiates them by it.
-        weight: the weight, times the scale of a folded batch norm.
-        constant: the bias, with the shift of a folded batch norm. Broadcasts to the output's shape. 0 if the inputs
+        weight: the weight, times the scale of what is folded in.
+        constant: the bias, with the shift of what is folded in. Broadcasts to the output's shape. 0 if the inputs
             absorb the bias.
         total: the sums of all summands and the constant, in the shape of the output.
-        has_constant: whether the operation, or a folded batch norm, has a constant.
+        has_constant: whether the operation, or what is folded in, has a constant.
         rectified: whether outputs below 0 have no contributions, because only ReLUs take the output.
     """
 
@@ -235,7 +236,8 @@ class AffineRule(Rule):
     Args:
         bias: with ``"share"`` the bias is one more input, and its share is a share of constants. With ``"absorb"`` the
             inputs get the share of the bias.
-        fold: whether a batch norm right behind the operation is folded in.
+        fold: whether a batch norm, a constant summand, and a constant factor for each channel are folded in, if they
+            are right behind the operation.
 
     Raises:
         OptionError: for another value of ``bias``.
