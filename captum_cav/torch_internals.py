@@ -195,7 +195,7 @@ class _Following(threading.local):
     """How this thread applies custom autograd functions. ``apply`` is None if torch applies them."""
 
     apply: Apply | None = None
-    at_rest: Callable[[], bool]
+    at_rest: Callable[[], bool] = staticmethod(lambda: True)
 
 
 _following = _Following()
@@ -278,7 +278,7 @@ def patched_torch(apply: Apply, at_rest: Callable[[], bool]) -> Iterator[None]:
         at_rest: returns True while torch shall apply custom autograd functions as usual.
     """
     with _run_eagerly(), _run_openly(), _note_hooks():
-        before = _following.apply, getattr(_following, "at_rest", at_rest)
+        before = _following.apply, _following.at_rest
         try:
             _following.apply, _following.at_rest = apply, at_rest
             yield

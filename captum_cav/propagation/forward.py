@@ -161,7 +161,7 @@ def _run(
         if request.keep_carriers:
             # A copy: the model may write into the value with which it goes on, also under another name.
             with propagation.paused(), torch.enable_grad():
-                carriers.append(tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, value))
+                carriers.append(tree_map(trace.copied, value))
             trace.note_consumer(value)
         if ends:
             value = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, value)
