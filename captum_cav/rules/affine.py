@@ -26,7 +26,16 @@ from torch.nn import functional as F
 from captum_cav.errors import OptionError, UnsupportedOperationError
 from captum_cav.operations import TABLE
 from captum_cav.operations.affine import AffineView
-from captum_cav.operations.folding import Foldable, Folded, Part, ScaleAndShift, foldable_before, folded, split
+from captum_cav.operations.folding import (
+    Foldability,
+    Foldable,
+    Folded,
+    Part,
+    ScaleAndShift,
+    foldable_before,
+    folded,
+    split,
+)
 from captum_cav.operations.normalization import inference_norm
 from captum_cav.operations.surrogates import with_backward
 from captum_cav.propagation import zeros
@@ -349,12 +358,7 @@ class Affine(Foldable):
         self._nonnegative = operation.is_nonnegative(view.x)
         self.shares = operation.shares()
         self._behind: list[Folded] = []
-
-    def can_fold(self, channels: int | None) -> bool:
-        """Whether the rule folds operations in. If they scale, the output must have so many channels."""
-        if channels is None or not self.rule.fold:
-            return self.rule.fold
-        return self._view.scaled is not None and self._output.value.shape[1] == channels
+        self.foldability = Foldability(rule.fold, None if view.scaled is None else output.shape[1])
 
     def fold(self, behind: Folded) -> None:
         """Rule this operation and one behind it as one affine operation."""
