@@ -51,7 +51,7 @@ def find_depths(model: nn.Module, inputs: torch.Tensor, count: int) -> tuple[str
             try:
                 # Only the shape matters. The model itself may watch what becomes of its tensors.
                 grid = spatial_map(torch.empty(output.shape, device="meta"), size).shape[1:]
-            except InputError:  # no grid
+            except InputError:
                 return
             grids.setdefault(name, []).append((grid[0], grid[1]))
 
