@@ -211,6 +211,7 @@ def _smooth() -> Iterator[Pair]:
             "celu": F.celu,
             "x * ratio": lambda x: x * torch.where(x > 0, _ZERO + 1, torch.expm1(x) / x),
         },
+        undecidable={"x * ratio": _CHOICE},
     )
     yield from family(
         _GROUP,

@@ -10,7 +10,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.coverage.operations import fixed
-from benchmarks.invariance.pair import OF_ANY_SCALE, Function, Pair, Spelling, family, made
+from benchmarks.invariance.pair import (
+    DIVIDED_LATER,
+    OF_ANY_SCALE,
+    SUM_OF_LAYERS,
+    Function,
+    Pair,
+    Spelling,
+    family,
+    made,
+)
 from benchmarks.invariance.softmax import BY_HAND
 
 _GROUP = "attention"
@@ -98,6 +107,7 @@ def _plain() -> Iterator[Pair]:
                 ),
             }
         ),
+        undecidable={"divided behind the values": DIVIDED_LATER},
     )
     whole, whole_bias = torch.cat([_QUERY, _KEY, _VALUE]), torch.cat([_QUERY_BIAS, _KEY_BIAS, _VALUE_BIAS])
     yield from family(
@@ -125,6 +135,13 @@ def _plain() -> Iterator[Pair]:
         },
         presets=OF_ANY_SCALE,
     )
+
+
+#: Why attention weights in a linear layer carry.
+_LINEAR = (
+    "The factors of a linear layer are its input and its weight, and the input carries. So a gate is an activation "
+    "there (docs/gates.md)."
+)
 
 
 def _masked() -> Iterator[Pair]:
@@ -155,7 +172,7 @@ def _masked() -> Iterator[Pair]:
                     torch.softmax(torch.baddbmm(_ADDED, q, k.mT, alpha=_SCALE), -1) @ v
                 ),
                 "exp * mask / sum": lambda q, k, v: (
-                    ((torch.exp(_scores(q, k)) * _MASK) / (torch.exp(_scores(q, k)) * _MASK).sum(-1, keepdim=True)) @ v
+                    (e := torch.exp(_scores(q, k)) * _MASK) / e.sum(-1, keepdim=True) @ v
                 ),
             }
         ),
@@ -316,6 +333,7 @@ def _remembered() -> Iterator[Pair]:
                 (_MEMORY_KEYS, _MEMORY_VALUES),
             ),
         },
+        undecidable={"by parts": SUM_OF_LAYERS},
     )
 
     def crossed(attention: Attention) -> Function:
@@ -344,6 +362,7 @@ def _remembered() -> Iterator[Pair]:
                 (_MEMORY_KEYS, _MEMORY_VALUES),
             ),
         },
+        undecidable={"linear with computed weight": _LINEAR},
     )
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from benchmarks.coverage.operations import fixed
 from benchmarks.invariance.linear import _SAME_FOR_ALL
-from benchmarks.invariance.pair import SUM_OF_LAYERS, Pair, family
+from benchmarks.invariance.pair import BEHIND_A_VIEW, SUM_OF_LAYERS, Pair, family
 
 _GROUP = "convolution"
 _PICTURES = (2, 4, 5, 6)
@@ -99,7 +99,7 @@ def _plain() -> Iterator[Pair]:
                 + bias
             ),
         },
-        undecidable={"sum of shifted products": SUM_OF_LAYERS},
+        undecidable={"unfold, matmul": BEHIND_A_VIEW, "sum of shifted products": SUM_OF_LAYERS},
         shape=_PICTURES,
         presets=_SAME_FOR_ALL,
     )
@@ -220,6 +220,7 @@ def _of_other_dimensions() -> Iterator[Pair]:
             "matmul": lambda x: (_POINT[..., 0, 0] @ x.flatten(2)).reshape(2, 3, 5, 6) + _BIAS.reshape(3, 1, 1),
             "einsum": lambda x: torch.einsum("nchw,oc->nohw", x, _POINT[..., 0, 0]) + _BIAS.reshape(3, 1, 1),
         },
+        undecidable={"matmul": BEHIND_A_VIEW},
         shape=_PICTURES,
         presets=_SAME_FOR_ALL,
     )

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.coverage.operations import fixed
-from benchmarks.invariance.pair import OF_ANY_SCALE, SUM_OF_LAYERS, Function, Pair, family
+from benchmarks.invariance.pair import BEHIND_A_VIEW, OF_ANY_SCALE, SUM_OF_LAYERS, Function, Pair, family
 
 _GROUP = "linear"
 _WEIGHT, _BIAS = fixed(5, 6, seed=81), fixed(5, seed=82)
@@ -99,6 +99,7 @@ _UNDECIDABLE = {
     "multiply and sum": _WEIGHTED_SUM,
     "multiply, sum, add": _WEIGHTED_SUM,
     "sum of two halves": SUM_OF_LAYERS,
+    "@ with vectors + bias": BEHIND_A_VIEW,
 }
 #: Presets that have one rule for linear layers and for convolutions.
 _SAME_FOR_ALL = ("paper", "epsilon", "gamma", "attnlrp", "cp_lrp")

@@ -117,6 +117,13 @@ def _by_native(x: torch.Tensor) -> torch.Tensor:
     return torch.layer_norm(x, (6,), None, None, _EPSILON)
 
 
+#: Why an exponential is not taken for a reciprocal.
+_EXPONENTIAL = (
+    "An exponential is a gate, which AttnLRP lets carry. That this one is a reciprocal follows from the logarithm and "
+    "the factor inside, and so from their numbers."
+)
+
+
 def _layer_norms() -> Iterator[Pair]:
     ways: dict[str, Function] = {
         **_STANDARDISED,
@@ -128,7 +135,13 @@ def _layer_norms() -> Iterator[Pair]:
         "torch.layer_norm": _by_native,
         "nn.LayerNorm": made(lambda: nn.LayerNorm(6, _EPSILON, elementwise_affine=False)),
     }
-    yield from family(_GROUP, "layer_norm", lambda x: F.layer_norm(x, (6,), eps=_EPSILON), ways)
+    yield from family(
+        _GROUP,
+        "layer_norm",
+        lambda x: F.layer_norm(x, (6,), eps=_EPSILON),
+        ways,
+        undecidable={"* exp(-log / 2)": _EXPONENTIAL},
+    )
     yield from family(
         _GROUP,
         "layer_norm with weight and bias",

@@ -22,6 +22,16 @@ RULES: dict[str, Any] = {
 
 #: The presets whose rules do not depend on the scale of a layer. LRP-epsilon is in units of the output.
 OF_ANY_SCALE = ("paper", "gamma", "pinpoint")
+#: Why a sum of exponentials is no part of a softmax if it divides later.
+DIVIDED_LATER = (
+    "The exponentials meet the values before their sum divides. There each factor takes its part of the product, and "
+    "no softmax has been made yet."
+)
+#: Why what is added behind a view is no bias.
+BEHIND_A_VIEW = (
+    "A view lies between the product and the sum. It may mix positions and channels, so what is added behind the view "
+    "is no bias of the layer in general."
+)
 #: Why a sum of layers is not one layer.
 SUM_OF_LAYERS = (
     "A rule of a layer shares the output of this layer. Several layers and a sum have several outputs, and one layer "

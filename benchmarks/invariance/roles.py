@@ -94,6 +94,7 @@ def pairs() -> Iterator[Pair]:
             "add_": lambda x: x.add_(0.75),
             "fill_": lambda x: x + torch.empty_like(x).fill_(0.75),
         },
+        undecidable={"rsub": "A change of sign lies between the layer and the number, as a function of its own."},
     )
 
 

@@ -21,6 +21,8 @@ class Poolable(Handoff):
 def poolable_before(operation: Operation, x: Any) -> Poolable | None:
     """The activation that made an argument of an operation, if it asks for a pooling behind it."""
     before = operation.handoff_of(x)
+    if before is not None and not isinstance(before, Poolable):
+        before = before.beside
     return before if isinstance(before, Poolable) else None
 
 
@@ -34,5 +36,8 @@ def note_average(operation: Operation, x: Any) -> None:
 
 def hand_on(operation: Operation, x: Any) -> None:
     """Keep what the activation before asks for: the operation moves or averages its output."""
+    before = poolable_before(operation, x)
     if operation.handoff is None:
-        operation.handoff = poolable_before(operation, x)
+        operation.handoff = before
+    elif operation.handoff is not before and before is not None:
+        operation.handoff.beside = before

@@ -94,6 +94,7 @@ def division(operation: Operation) -> Any:
     """``a / b``: the divisor is a statistic and counts as a constant. The numerator carries everything."""
     a, b = operation.argument(0, "input"), operation.argument(1, "other")
     if not operation.carries(b):
+        note_average(operation, a)
         is_scale = len(operation.sources) == 1 and operation.kwargs.get("rounding_mode") is None
         output = factor_folded(operation) if is_scale else None
         return operation.value() if output is None else output

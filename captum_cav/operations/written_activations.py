@@ -37,15 +37,14 @@ _FORMS = frozenset(
 def activation(operation: Operation) -> Operation | None:
     """An activation between layers. What follows the activation does not belong to the activation.
 
-    A number that is added before does. So the activation leaves no form of its own.
+    So the activation leaves no form of its own, unless a number was added before. Then it may be a hard sigmoid.
     """
     x = operation.argument(0, "input")
     if form_of(operation, x) is None:
         return None
     found = function(operation)
-    operation.handoff = None
-    if found is not None:
-        found.handoff = None
+    if found is None:
+        operation.handoff = None
     return found
 
 

@@ -314,8 +314,11 @@ def difference(operation: Operation) -> Operation | None:
         if squares is not None and squares.before is form.before and squares.dims == form.dims:
             leave(operation, What.SPREAD, form.before, ((a, squares), (b, form)), dims=form.dims)
         return None
+    parts = ((a, None), (b, form))
+    if form is not None and form.what is What.LOG_SOFTMAX and a is form.before and not form.moves:
+        # z - log_softmax(z) = logsumexp(z)
+        return completed(operation, torch.logsumexp, a, replay_of(operation, parts), *form.dims)
     if form is not None and a is form.before and is_reduced(b, a, form.dims):
-        parts = ((a, None), (b, form))
         if form.what is What.LOG_SUM_EXP:
             return _squashed(operation, What.LOG_SOFTMAX, torch.log_softmax, form, parts)
         if form.what is What.MEAN:
