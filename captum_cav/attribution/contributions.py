@@ -89,10 +89,12 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
             ),
         )
 
-    def _select_scores(self, output: Any, target: Any) -> SelectedScores:
-        """The scores of the target in the output of the model."""
+    def _select_scores(self, output: Any, target: Any, part: range | None) -> SelectedScores:
+        """The scores of the target in the output of the model, for the whole batch or for a part of the batch."""
         with torch.enable_grad():
-            return select_target(checks.check_output(output), target, self._options.score)
+            scores = checks.check_output(output)
+            checks.check_one_for_each(output, "the model", part)
+            return select_target(scores, target, self._options.score, part.start if part is not None else 0)
 
     def _contributions(
         self,
@@ -146,7 +148,7 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
         finally:
             # Also where the backward pass fails: a score that is not finite may be why, and is the better message.
             check_scores(what, selected, normalize, self.forward_func, passed.args)
-        check_contributions(found, names, self.forward_func, passed.args)
+        check_contributions(found, names, self.forward_func, passed.args, selected.first_sample)
         return found.unscaled()
 
     def _differentiable(
@@ -166,7 +168,7 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
             sites,
             call or 0,
             passed.trace.rules,
-            lambda output: self._select_scores(output, target).values,
+            lambda output: self._select_scores(output, target, arguments.part).values,
             self._options.normalize,
             grad_kwargs or {},
         )

@@ -18,8 +18,9 @@ from captum_cav.attribution.contributions import (
     chosen_tap,
     has_graph,
 )
-from captum_cav.attribution.input_checks import check_arguments
+from captum_cav.attribution.input_checks import Arguments, check_arguments
 from captum_cav.attribution.options import Normalize, OnUnknown, Rules, check_options
+from captum_cav.attribution.parts import in_parts
 from captum_cav.attribution.scores import Score
 from captum_cav.errors import LayerError
 from captum_cav.propagation.hooks import Site
@@ -153,6 +154,7 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
         attr_dim_summation: bool = False,
         return_convergence_delta: bool = False,
         grad_kwargs: dict[str, Any] | None = None,
+        internal_batch_size: int | None = None,
     ) -> Any:
         """Contribution ratios of the units of the layer to the score of each sample.
 
@@ -173,6 +175,10 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
                 layer that the score does not depend on. ``{"create_graph": True}`` gives contributions that can be
                 differentiated with respect to parameters and inputs, in networks of linear operations, ReLU, max
                 pooling and batch norm.
+            internal_batch_size: the largest number of samples in one forward pass, for batches that do not fit into
+                memory at once; None for all samples. The results of the parts are concatenated. They are those of the
+                whole batch if the model treats each sample alone. Inputs, lists of targets, and additional tensors
+                whose first dimension is N are cut into parts; other additional arguments go to each part as they are.
 
         Returns:
             A tensor of the shape of the layer; a tuple of tensors if the layer gives several tensors; for a list of
@@ -195,6 +201,7 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
             attr_dim_summation,
             return_convergence_delta,
             grad_kwargs,
+            internal_batch_size,
         )
         return result
 
@@ -209,6 +216,7 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
         attr_dim_summation: bool = False,
         return_convergence_delta: bool = False,
         grad_kwargs: dict[str, Any] | None = None,
+        internal_batch_size: int | None = None,
     ) -> list[Any]:
         """Contribution ratios for several targets, by one forward pass and one backward pass for each target.
 
@@ -217,6 +225,7 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
             targets: a list of targets, each in any of the forms that :meth:`attribute` takes.
             additional_forward_args, attribute_to_layer_input, relu_attributions: as for :meth:`attribute`.
             attr_dim_summation, return_convergence_delta, grad_kwargs: as for :meth:`attribute`.
+            internal_batch_size: as for :meth:`attribute`.
 
         Returns:
             A list with what :meth:`attribute` returns for each target.
@@ -241,6 +250,7 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
             attr_dim_summation,
             return_convergence_delta,
             grad_kwargs,
+            internal_batch_size,
         )
 
     @suspends_outer_attribution
@@ -283,8 +293,33 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
         attr_dim_summation: bool,
         return_convergence_delta: bool,
         grad_kwargs: dict[str, Any] | None,
+        internal_batch_size: int | None,
     ) -> list[Any]:
         arguments = check_arguments(self.forward_func, inputs, additional_forward_args, targets)
+
+        def explain(part: Arguments) -> list[Any]:
+            return self._explain(
+                part,
+                attribute_to_layer_input,
+                relu_attributions,
+                attr_dim_summation,
+                return_convergence_delta,
+                grad_kwargs,
+            )
+
+        explained: list[Any] = in_parts(arguments, internal_batch_size, explain)
+        return explained
+
+    def _explain(
+        self,
+        arguments: Arguments,
+        attribute_to_layer_input: bool,
+        relu_attributions: bool,
+        attr_dim_summation: bool,
+        return_convergence_delta: bool,
+        grad_kwargs: dict[str, Any] | None,
+    ) -> list[Any]:
+        """What :meth:`attribute` returns for each target, from one forward pass."""
         sites = [Site(module, attribute_to_layer_input) for module in self._modules]
         passed = self._forward(
             arguments, sites, with_shares=return_convergence_delta, with_rules=has_graph(grad_kwargs)
@@ -294,11 +329,11 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
         for number, target in enumerate(arguments.targets, 1):
             contributions, deltas = self._contributions(
                 passed,
-                self._select_scores(passed.output, target),
+                self._select_scores(passed.output, target, arguments.part),
                 chosen,
                 [f"layer {name}" for name in self._names],
                 with_delta=return_convergence_delta,
-                keep_graph=number < len(targets),
+                keep_graph=number < len(arguments.targets),
                 grad_kwargs=grad_kwargs,
             )
             if has_graph(grad_kwargs):

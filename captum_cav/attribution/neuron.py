@@ -11,8 +11,9 @@ from captum.log import log_usage
 
 from captum_cav import checks
 from captum_cav.attribution.contributions import ContributionAttribution, chosen_tap, like_inputs
-from captum_cav.attribution.input_checks import check_arguments
+from captum_cav.attribution.input_checks import Arguments, check_arguments
 from captum_cav.attribution.options import Normalize, OnUnknown, Rules, check_options
+from captum_cav.attribution.parts import in_parts
 from captum_cav.attribution.scores import SelectedScores
 from captum_cav.captum_internals import select_neuron
 from captum_cav.propagation.forward import Forward
@@ -74,6 +75,7 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
         attribute_to_neuron_input: bool = False,
         return_convergence_delta: bool = False,
         grad_kwargs: dict[str, Any] | None = None,
+        internal_batch_size: int | None = None,
     ) -> Any:
         """Contribution ratios of each element of the inputs to the value of a neuron.
 
@@ -84,6 +86,8 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
                 function gives one number for each sample, or one number for all samples together.
             additional_forward_args, return_convergence_delta, grad_kwargs: as for :meth:`LayerCAV.attribute`.
             attribute_to_neuron_input: whether the neuron belongs to the input of the layer instead of its output.
+            internal_batch_size: as for :meth:`LayerCAV.attribute`; a selector that is a function then gives one number
+                for each sample.
 
         Returns:
             As :meth:`InputCAV.attribute`.
@@ -94,6 +98,24 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
                 :meth:`InputCAV.attribute`.
         """
         arguments = check_arguments(self.forward_func, inputs, additional_forward_args, inputs_are_explained=True)
+
+        def explain(part: Arguments) -> Any:
+            return self._explain(
+                part, inputs, neuron_selector, attribute_to_neuron_input, return_convergence_delta, grad_kwargs
+            )
+
+        return in_parts(arguments, internal_batch_size, explain)
+
+    def _explain(
+        self,
+        arguments: Arguments,
+        form: Any,
+        neuron_selector: Any,
+        attribute_to_neuron_input: bool,
+        return_convergence_delta: bool,
+        grad_kwargs: dict[str, Any] | None,
+    ) -> Any:
+        """What :meth:`attribute` returns, from one forward pass, in the form of the inputs ``form``."""
         passed = self._forward(
             arguments,
             [Site(self.layer, attribute_to_neuron_input)],
@@ -105,18 +127,18 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
         )
         (parts,), deltas = self._contributions(
             passed,
-            self._select_neuron(passed, neuron_selector),
+            self._select_neuron(passed, neuron_selector, arguments.part),
             [0],
             ["the inputs"],
             what="the neuron's value is",
             with_delta=return_convergence_delta,
             grad_kwargs=grad_kwargs,
         )
-        attributions = like_inputs(parts, inputs)
+        attributions = like_inputs(parts, form)
         return (attributions, deltas[0]) if return_convergence_delta else attributions
 
-    def _select_neuron(self, passed: Forward, selector: Any) -> SelectedScores:
-        """The value of the neuron, as the score that is explained."""
+    def _select_neuron(self, passed: Forward, selector: Any, part: range | None) -> SelectedScores:
+        """The value of the neuron, as the score that is explained, for the whole batch or for a part of the batch."""
         index = chosen_tap(passed, 0, self._name, self._call)
         carriers = passed.carriers[passed.calls[0].index(index)]
         tensors = tuple(tensors_in(carriers))
@@ -125,4 +147,8 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
         with torch.enable_grad():
             # A function gets all that the layer gives, as in Captum: also integers, such as the indices of a pooling.
             neuron = select_neuron(tensors if callable(selector) else values, selector)
-        return SelectedScores(neuron, torch.zeros_like(neuron.detach()), values[0])
+            checks.check_one_for_each(neuron, "neuron_selector", part)
+            neuron = neuron.reshape(-1)
+        return SelectedScores(
+            neuron, torch.zeros_like(neuron.detach()), values[0], part.start if part is not None else 0
+        )

@@ -29,9 +29,9 @@ def check_scores(
     Raises:
         ModelError: names the samples, and the module that gives the first number that is not finite.
     """
-    checks.check_finite_results(what, scores.values, model, args)
+    checks.check_finite_results(what, scores.values, model, args, scores.first_sample)
     if normalize is not None:
-        checks.warn_near_zero(scores.values, scores.output)
+        checks.warn_near_zero(scores.values, scores.output, scores.first_sample)
 
 
 def samples_are_separate(found: Propagated) -> bool:
@@ -48,7 +48,7 @@ def samples_are_separate(found: Propagated) -> bool:
 
 
 def check_contributions(
-    found: Propagated, names: Sequence[str], model: Callable[..., Any], args: tuple[Any, ...]
+    found: Propagated, names: Sequence[str], model: Callable[..., Any], args: tuple[Any, ...], first_sample: int
 ) -> None:
     """Refuse layers that the score does not depend on, and contributions that are not finite.
 
@@ -57,6 +57,7 @@ def check_contributions(
         names: of the explained layers, such as ``"layer 'features.3'"``.
         model: the model. It runs once more if a contribution is not finite.
         args: the arguments of the model.
+        first_sample: the number of the first of these samples in the batch.
 
     Raises:
         ModelError: names the layers or the samples.
@@ -67,7 +68,7 @@ def check_contributions(
     if bool(torch.isfinite(found.seeds).all()):
         for name, parts in zip(names, found.contributions, strict=True):
             for part in parts:
-                checks.check_finite_results(f"the contributions at {name} are", part, model, args)
+                checks.check_finite_results(f"the contributions at {name} are", part, model, args, first_sample)
 
 
 def refuse_independent(name: str, weighed: str | None) -> NoReturn:

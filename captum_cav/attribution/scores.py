@@ -21,14 +21,16 @@ class SelectedScores(NamedTuple):
         values: shape (N,), the score of each sample, with its graph.
         constants: shape (N,), the part of each score that does not come from any output.
         output: shape (N, ...), all outputs that the scores were selected from.
+        first_sample: the number of the first of these samples in the batch, for messages.
     """
 
     values: torch.Tensor
     constants: torch.Tensor
     output: torch.Tensor
+    first_sample: int = 0
 
 
-def select_target(output: torch.Tensor, target: Any, score: Score) -> SelectedScores:
+def select_target(output: torch.Tensor, target: Any, score: Score, first_sample: int = 0) -> SelectedScores:
     """The score of each sample.
 
     The log-odds of a class are its output minus the log-sum-exp of the other outputs ``z_k``. With the softmax ``s`` of
@@ -40,20 +42,21 @@ def select_target(output: torch.Tensor, target: Any, score: Score) -> SelectedSc
         target: in any of the forms that Captum takes.
         score: ``"output"``, the output of the target as in the paper; ``"log_odds"``, that output minus the log-sum-exp
             of all other outputs, which is ``log(p / (1 - p))`` of the softmax probability ``p``.
+        first_sample: the number of the first of these samples in the batch, for messages.
 
     Raises:
         TargetError, CAVTypeError: for a target that does not fit the output.
 
     Example::
 
-        >>> values, constants, _ = select_target(torch.tensor([[2.0, 0.0, 0.0]]), 0, "log_odds")
+        >>> values, constants, *_ = select_target(torch.tensor([[2.0, 0.0, 0.0]]), 0, "log_odds")
         >>> values, constants                                      # 2 - log(2); the entropy of (1/2, 1/2) is log(2)
         (tensor([1.3069]), tensor([-0.6931]))
     """
-    indices = checks.resolve_target(output, target)
+    indices = checks.resolve_target(output, target, first_sample)
     scores = select_scores(output, indices)
     if score == "output":
-        return SelectedScores(scores, torch.zeros_like(scores.detach()), output)
+        return SelectedScores(scores, torch.zeros_like(scores.detach()), output, first_sample)
     if output.dim() != 2 or output.shape[1] < 2:
         raise TargetError(
             f'score="log_odds" compares classes: expected an output of shape (N, classes) with several classes, got '
@@ -70,4 +73,4 @@ def select_target(output: torch.Tensor, target: Any, score: Score) -> SelectedSc
     weights = torch.softmax(others, 1)
     carried = torch.where(weights > 0, weights * output, 0.0).sum(1)
     entropy = torch.logsumexp(others, 1) - carried.detach()
-    return SelectedScores(scores - carried - entropy, -entropy, output)
+    return SelectedScores(scores - carried - entropy, -entropy, output, first_sample)

@@ -32,7 +32,9 @@ def check_finite(tensor: torch.Tensor, name: str) -> None:
     raise InputError(f"{name} holds NaN or infinity in {sample_names(~rows)}; expected finite numbers.")
 
 
-def check_finite_results(what: str, values: torch.Tensor, model: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def check_finite_results(
+    what: str, values: torch.Tensor, model: Callable[..., Any], args: tuple[Any, ...], first_sample: int = 0
+) -> None:
     """Refuse scores or contributions that are not finite, and name the first module that gives such numbers.
 
     Args:
@@ -40,6 +42,7 @@ def check_finite_results(what: str, values: torch.Tensor, model: Callable[..., A
         values: shape (N, ...), the scores or contributions.
         model: the model that gave the numbers. It runs once more if a number is not finite.
         args: the arguments of the model.
+        first_sample: the number of the first of these samples in the batch.
 
     Raises:
         ModelError: names the samples and the module.
@@ -51,7 +54,7 @@ def check_finite_results(what: str, values: torch.Tensor, model: Callable[..., A
     rows = ~torch.isfinite(values.reshape(len(values), -1)).all(1)
     if bool(rows.any()):
         raise ModelError(
-            f"{what} not finite in {sample_names(rows)}: NaN or infinity first comes "
+            f"{what} not finite in {sample_names(rows, first_sample)}: NaN or infinity first comes "
             f"{_first_not_finite(model, args)}. Look at the numbers there."
         )
 
@@ -81,12 +84,13 @@ def _first_not_finite(model: Callable[..., Any], args: tuple[Any, ...]) -> str:
     return f"out of module {name!r} ({kind})" if name else f"out of the module {kind}"
 
 
-def warn_near_zero(scores: torch.Tensor, output: torch.Tensor) -> None:
+def warn_near_zero(scores: torch.Tensor, output: torch.Tensor, first_sample: int = 0) -> None:
     """Warn about a score that is at or near zero compared with the other scores of the sample.
 
     Args:
         scores: shape (N,), the scores that contributions are divided by.
         output: shape (N, ...), all scores of each sample.
+        first_sample: the number of the first of these samples in the batch.
     """
     rows = output.detach().reshape(len(scores), -1).abs()
     scale = rows.amax(1) if rows.shape[1] > 1 else torch.ones_like(rows[:, 0])
@@ -96,19 +100,20 @@ def warn_near_zero(scores: torch.Tensor, output: torch.Tensor) -> None:
     near_zero = sizes <= (_NEAR_ZERO * scale).clamp(min=smallest)
     if bool(near_zero.any()):
         warnings.warn(
-            f"the score of {sample_names(near_zero)} is at or near zero, so ratios to it mean nothing; "
+            f"the score of {sample_names(near_zero, first_sample)} is at or near zero, so ratios to it mean nothing; "
             "normalize=None gives contributions in units of the score instead.",
             ScoreWarning,
             stacklevel=4,
         )
 
 
-def sample_names(rows: torch.Tensor) -> str:
+def sample_names(rows: torch.Tensor, first_sample: int = 0) -> str:
     """The samples of a selection, as messages name them: "sample 2", "samples 0, 3, ..."; the first five at most.
 
     Args:
         rows: booleans of shape (N,), True for each selected sample.
+        first_sample: the number of the first of these samples in the batch.
     """
-    indices: Sequence[int] = rows.nonzero().flatten().tolist()
+    indices: Sequence[int] = (rows.nonzero().flatten() + first_sample).tolist()
     shown = ", ".join(map(str, indices[:5])) + (", ..." if len(indices) > 5 else "")
     return f"sample {shown}" if len(indices) == 1 else f"samples {shown}"
