@@ -86,7 +86,8 @@ class InputCAV(ContributionAttribution):
 
         Returns:
             A tensor of the shape of ``inputs``; a tuple of tensors if ``inputs`` is a tuple. With
-            ``return_convergence_delta``, a pair of the attributions and the delta of shape (N,).
+            ``return_convergence_delta``, a pair of the attributions and the delta of shape (N,): one delta for all
+            inputs together, ``1 - ratios of all inputs - shares of constants``.
 
         Raises:
             CAVTypeError: for integer inputs, which have no contributions; explain the embedding layer instead.

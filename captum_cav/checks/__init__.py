@@ -30,7 +30,7 @@ from captum_cav.checks.models import (
     check_scripted,
 )
 from captum_cav.checks.numbers import check_finite_results, warn_near_zero
-from captum_cav.checks.options import check_count, check_option
+from captum_cav.checks.options import check_count, check_delta, check_option
 from captum_cav.checks.targets import (
     check_classes,
     check_neuron,
@@ -48,6 +48,7 @@ __all__ = [
     "check_call",
     "check_classes",
     "check_count",
+    "check_delta",
     "check_device_ids",
     "check_evaluation",
     "check_finite_results",
