@@ -21,6 +21,8 @@ __all__ = ["MOST_DISTORTION", "check_map", "distortion", "on_host", "picture_siz
 MOST_DISTORTION = math.log(1.25)
 # A transformer puts fewer than this many tokens without a place (class tokens, register tokens) before the grid.
 _MOST_EXTRA_TOKENS = 6
+# The dimensions of maps, as messages name them.
+_GRIDS = {1: "n,", 2: "h, w", 3: "d, h, w"}
 
 
 def picture_size_of(inputs: torch.Tensor) -> tuple[int, int]:
@@ -117,23 +119,23 @@ def _grids(tokens: int, picture_size: tuple[int, int]) -> list[tuple[int, int]]:
     return grids
 
 
-def resize_map(ratios: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def resize_map(ratios: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """Bring a map to another grid. The sum of the map stays the same, because contributions are shares.
 
-    Each old cell divides its share among the new cells. The weights are those of bilinear interpolation
+    Each old cell divides its share among the new cells. The weights are those of linear interpolation in each dimension
     (``align_corners=False``, with antialiasing), scaled so that the weights of each old cell add up to 1. So the
     resizing is linear, it changes no sign, and it keeps every sum, also a sum near 0.
 
-    If each side of the new grid is a multiple of the old side, the result is the bilinear interpolation times the
+    If each side of the new grid is a multiple of the old side, the result is that interpolation times the
     number of old cells over the number of new cells. On other grids a uniform map becomes slightly uneven: by less than
     0.5 % on a grid that is ten times as fine, and by up to 20 % between two grids of nearly the same size.
 
     Args:
-        ratios: shape (..., h, w).
-        size: (height, width) of the new grid, in cells.
+        ratios: shape (..., h, w), or (..., d, h, w) for a volume.
+        size: (height, width) or (depth, height, width) of the new grid, in cells.
 
     Returns:
-        Shape (..., height, width), in single precision at least.
+        Shape (..., *size), in single precision at least.
 
     Raises:
         InputError: if the map or the new grid has no cells.
@@ -144,16 +146,20 @@ def resize_map(ratios: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         tensor([[0.0000, 0.1250, 0.3750, 0.5000]])
         >>> resize_map(torch.tensor([[0.3, -0.1], [0.2, 0.6]]), (1, 1))
         tensor([[1.]])
+        >>> resize_map(torch.ones(1, 1, 2), (1, 2, 4)).shape       # a volume
+        torch.Size([1, 2, 4])
     """
     ratios = torch.as_tensor(ratios)
-    if ratios.dim() < 2 or 0 in ratios.shape[-2:] or min(size) < 1:
+    if ratios.dim() < len(size) or 0 in ratios.shape[-len(size) :] or min(size) < 1:
         raise InputError(
-            f"a map of shape {tuple(ratios.shape)} cannot be brought to {size[0]} x {size[1]} cells; expected "
-            "(..., h, w) with at least one cell on either side."
+            f"a map of shape {tuple(ratios.shape)} cannot be brought to {' x '.join(map(str, size))} cells; expected "
+            f"(..., {_GRIDS[len(size)]}) with at least one cell on {'either' if len(size) == 2 else 'each'} side."
         )
     ratios = ratios.to(torch.promote_types(ratios.dtype, torch.float32))
-    rows, columns = (_weights(cells, new).to(ratios) for cells, new in zip(ratios.shape[-2:], size, strict=True))
-    return rows.T @ ratios @ columns
+    for dim, new in enumerate(size, -len(size)):
+        along_last = ratios.transpose(dim, -1) @ _weights(ratios.shape[dim], new).to(ratios)
+        ratios = along_last.transpose(dim, -1)
+    return ratios
 
 
 def _weights(cells: int, new: int) -> torch.Tensor:
@@ -199,7 +205,8 @@ def check_map(ratios: torch.Tensor, name: str, dimensions: int = 2) -> torch.Ten
     """Check that a map can be drawn, and return it on the CPU and without a graph.
 
     Args:
-        ratios: shape (h, w), or (n,) if ``dimensions`` is 1; what :func:`torch.as_tensor` takes.
+        ratios: shape (h, w), (n,) if ``dimensions`` is 1, or (d, h, w) if ``dimensions`` is 3; what
+            :func:`torch.as_tensor` takes.
         name: what messages call the map.
         dimensions: how many dimensions the map must have.
 
@@ -215,11 +222,10 @@ def check_map(ratios: torch.Tensor, name: str, dimensions: int = 2) -> torch.Ten
         tensor([1., 1.])
     """
     ratios = on_host(torch.as_tensor(ratios), f"the map {name!r}")
-    expected = "(h, w)" if dimensions == 2 else "(n,)"
     if ratios.dim() != dimensions or not ratios.numel():
         raise InputError(
-            f"the map {name!r} has shape {tuple(ratios.shape)}; expected {expected}, one number a place: the "
-            "contributions of one sample, summed over channels."
+            f"the map {name!r} has shape {tuple(ratios.shape)}; expected ({_GRIDS[dimensions]}), one number a place: "
+            "the contributions of one sample, summed over channels."
         )
     ratios = ratios if ratios.dtype == torch.float64 else ratios.float()
     wrong = ratios.numel() - int(torch.isfinite(ratios).sum())
