@@ -63,7 +63,17 @@ class MapError(CAVError, KeyError):
 
 
 class ScoreWarning(UserWarning):
-    """A score is 0 or nearly 0, so that ratios to the score mean nothing."""
+    """Ratios to a score are hard to read: the score is 0 or nearly 0, so that ratios mean nothing, or see below."""
+
+
+class SignWarning(ScoreWarning):
+    """Positive numbers in a map lowered the score, and negative numbers raised the score.
+
+    This happens if the score is negative, or if a squashing function such as a sigmoid is the last operation and the
+    number before it is negative. It may happen if a score was computed from such a function in a way that cannot be
+    followed. The text is the same for all maps, and Python names the line that asked for the map.
+    So Python shows the warning once for each such line, unless its filters say something else.
+    """
 
 
 class UnsupportedOperationWarning(UserWarning):

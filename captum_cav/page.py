@@ -101,10 +101,12 @@ def write_page(
     for preset in presets:
         rule_presets.find(preset)
     template = (importlib.resources.files("captum_cav") / "data" / "page.html").read_text(encoding="utf-8")
+    network = single_image.with_logits(network, single_image.batch_of(network, pictures[0][1]))
     layers = list(layers or network.depths or _find_depths(network, pictures[0][1]))
     depth = min(_FIRST_DEPTH, len(layers) - 1)
     data = {
         "network": network.name,
+        "aboutScores": single_image.about_scores(network),
         "layers": layers,
         "firstDepth": depth,
         "hidden": _ABLATED_SHARE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import torch
 from captum.attr import LayerGradCam
 from PIL import Image
 
+from captum_cav.attribution.logits import logit_model, squashed_by
 from captum_cav.errors import InputError
 from captum_cav.maps import picture_size_of, spatial_map
 from captum_cav.zoo.networks import Network
@@ -29,11 +31,33 @@ def batch_of(network: Network, picture: Image.Image) -> torch.Tensor:
     return network.preprocess(picture)[None].to(next(tensors, torch.empty(0)).device)
 
 
+def with_logits(network: Network, inputs: torch.Tensor) -> Network:
+    """A network whose model gives scores before softmax.
+
+    Args:
+        network: the network, whose model may end in a softmax, a sigmoid or another squashing function.
+        inputs: shape (1, 3, H, W), an example.
+
+    Returns:
+        The network with the model that :func:`captum_cav.attribution.logits.logit_model` returns.
+
+    Raises:
+        ModelError: if the numbers before the squashing function cannot be found.
+    """
+    return dataclasses.replace(network, model=logit_model(network.model, inputs))
+
+
+def about_scores(network: Network) -> str:
+    """One line that says what the scores of a network are, if :func:`with_logits` changed them. Otherwise empty."""
+    name = squashed_by(network.model)
+    return "" if name is None else f"{network.name} ends in {name}: all scores are the numbers before it."
+
+
 def class_scores(model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     """The scores of one picture before softmax.
 
     Args:
-        model: the model.
+        model: the model. It gives logits, as that of :func:`with_logits`.
         inputs: shape (1, 3, H, W).
 
     Returns:

@@ -116,6 +116,23 @@ def test_maps_and_shares_are_those_of_the_attribution(full_page: Path, network: 
     assert (shown - cam[0, 0].detach()).abs().max() <= cam.abs().max() / 60_000
 
 
+@pytest.mark.parametrize(
+    "last", [nn.Softmax(1), nn.LogSoftmax(1), nn.Sigmoid()], ids=["softmax", "log_softmax", "sigmoid"]
+)
+def test_a_network_that_squashes_its_scores_has_the_page_of_its_logits(last: nn.Module, tmp_path: Path) -> None:
+    found = {}
+    for name, more in (("plain", []), ("squashed", [last])):
+        network = tiny_network("a", "b", "c")
+        network.model.extend(more)  # type: ignore[operator]
+        write_page(tmp_path / name, network, [("noise", noise())], presets=["paper"])
+        found[name] = data_of(tmp_path / name)
+    said = found["squashed"].pop("aboutScores")
+    assert re.fullmatch(r"tiny ends in (log_)?(softmax|sigmoid): all scores are the numbers before it\.", said)
+    assert found["plain"].pop("aboutScores") == ""
+    assert any(entry["score"] < 0 for entry in found["plain"]["pictures"][0]["classes"])
+    assert found["squashed"] == found["plain"]
+
+
 def test_behind_the_last_layer_constants_are_the_class_bias(full_page: Path, network: zoo.Network) -> None:
     for entry in data_of(full_page)["pictures"][0]["classes"]:
         bias = network.model.classifier.bias[network.class_index(entry["name"])].item()

@@ -13,6 +13,15 @@ from benchmarks.coverage.operations import fixed
 from benchmarks.invariance.pair import Function, Pair, family
 
 _GROUP = "activations"
+_CHOICE = (
+    "A choice between a tensor and a constant: where the constant is chosen, it carries (equation 8), as an input in "
+    "its place would. A clamp is an activation (equation 7), which has no second tensor."
+)
+#: Why a softmax of a score and 0 is not a sigmoid.
+SOFTMAX_OF_TWO = (
+    "AttnLRP has two rules for one function: a softmax passes its derivative on (proposition 3.1). A sigmoid is an "
+    "activation, which passes contributions through."
+)
 _ZERO = torch.zeros((), dtype=torch.float64)
 _SLOPES = fixed(4, seed=21).abs()
 _WIDE, _BIAS = fixed(8, 6, seed=22), fixed(8, seed=23)
@@ -82,6 +91,7 @@ def _rectifiers() -> Iterator[Pair]:
             "clamp_min, clamp_max": lambda x: (8 * x).clamp_min(0).clamp_max(6),
             "torch.minimum": lambda x: torch.minimum(F.relu(8 * x), _ZERO + 6),
         },
+        undecidable={"torch.minimum": _CHOICE},
     )
     yield from family(
         _GROUP,
@@ -188,6 +198,7 @@ def _smooth() -> Iterator[Pair]:
             "x * exp(logsigmoid)": lambda x: x * F.logsigmoid(x).exp(),
             "x * softmax of two": lambda x: x * torch.softmax(torch.stack([x, torch.zeros_like(x)]), 0)[0],
         },
+        undecidable={"x * softmax of two": SOFTMAX_OF_TWO},
     )
     yield from family(
         _GROUP,
@@ -217,6 +228,10 @@ def _smooth() -> Iterator[Pair]:
             "-logsigmoid(-x)": lambda x: -F.logsigmoid(-x),
             "logaddexp": lambda x: torch.logaddexp(x, torch.zeros_like(x)),
             "-log(sigmoid(-x))": lambda x: -torch.log(torch.sigmoid(-x)),
+        },
+        undecidable={
+            "logaddexp": "The log-sum-exp of two scores, of which one is constant: both share, as two inputs would. "
+            "Softplus is an activation, which has no second tensor."
         },
     )
     yield from family(
@@ -261,6 +276,7 @@ def _bounded() -> Iterator[Pair]:
             "softmax of two": lambda x: torch.softmax(torch.stack([x, torch.zeros_like(x)]), 0)[0],
             "expit": torch.special.expit,
         },
+        undecidable={"softmax of two": SOFTMAX_OF_TWO},
     )
     yield from family(
         _GROUP,
@@ -293,6 +309,7 @@ def _bounded() -> Iterator[Pair]:
             "clamp_min, clamp_max": lambda x: (4 * x).clamp_min(-1).clamp_max(1),
             "maximum, minimum": lambda x: torch.minimum(torch.maximum(4 * x, _ZERO - 1), _ZERO + 1),
         },
+        undecidable={"maximum, minimum": _CHOICE},
     )
     yield from family(
         _GROUP,
@@ -353,6 +370,9 @@ def _bounded() -> Iterator[Pair]:
         "softshrink",
         lambda x: F.softshrink(x, 0.2),
         {"relu(x - 0.2) - relu(-x - 0.2)": lambda x: F.relu(x - 0.2) - F.relu(-x - 0.2)},
+        undecidable={
+            "relu(x - 0.2) - relu(-x - 0.2)": "These are two hidden units with biases. Their rules are fixed."
+        },
     )
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.coverage.operations import fixed
-from benchmarks.invariance.pair import Function, Pair, Spelling, family, made
+from benchmarks.invariance.pair import OF_ANY_SCALE, Function, Pair, Spelling, family, made
 from benchmarks.invariance.softmax import BY_HAND
 
 _GROUP = "attention"
@@ -105,17 +105,25 @@ def _plain() -> Iterator[Pair]:
         "projections",
         _of(F.scaled_dot_product_attention),
         {
-            "scale in the query weights": lambda x: F.scaled_dot_product_attention(
-                F.linear(x, _QUERY * _SCALE, _QUERY_BIAS * _SCALE),
-                F.linear(x, _KEY, _KEY_BIAS),
-                F.linear(x, _VALUE, _VALUE_BIAS),
-                scale=1.0,
-            ),
             "one layer, chunk": lambda x: _attended(F.linear(x, whole, whole_bias).chunk(3, -1)),
             "one layer, reshape and unbind": lambda x: _attended(
                 F.linear(x, whole, whole_bias).reshape(2, 4, 3, 6).permute(2, 0, 1, 3).unbind(0)
             ),
         },
+    )
+    yield from family(
+        _GROUP,
+        "projections",
+        _of(F.scaled_dot_product_attention),
+        {
+            "scale in the query weights": lambda x: F.scaled_dot_product_attention(
+                F.linear(x, _QUERY * _SCALE, _QUERY_BIAS * _SCALE),
+                F.linear(x, _KEY, _KEY_BIAS),
+                F.linear(x, _VALUE, _VALUE_BIAS),
+                scale=1.0,
+            )
+        },
+        presets=OF_ANY_SCALE,
     )
 
 

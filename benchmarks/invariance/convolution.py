@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from benchmarks.coverage.operations import fixed
 from benchmarks.invariance.linear import _SAME_FOR_ALL
-from benchmarks.invariance.pair import Pair, family
+from benchmarks.invariance.pair import SUM_OF_LAYERS, Pair, family
 
 _GROUP = "convolution"
 _PICTURES = (2, 4, 5, 6)
@@ -74,6 +74,7 @@ def _plain() -> Iterator[Pair]:
             "channels last": lambda x: _conv(x.contiguous(memory_format=torch.channels_last)),
             "kernel of 5 x 5": lambda x: F.conv2d(x, F.pad(_KERNEL, (1, 1, 1, 1)), _BIAS, padding=2),
         },
+        undecidable={"sum over groups of channels": SUM_OF_LAYERS},
         shape=_PICTURES,
     )
     yield from family(
@@ -98,6 +99,7 @@ def _plain() -> Iterator[Pair]:
                 + bias
             ),
         },
+        undecidable={"sum of shifted products": SUM_OF_LAYERS},
         shape=_PICTURES,
         presets=_SAME_FOR_ALL,
     )

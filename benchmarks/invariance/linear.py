@@ -9,11 +9,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.coverage.operations import fixed
-from benchmarks.invariance.pair import Function, Pair, family
+from benchmarks.invariance.pair import OF_ANY_SCALE, SUM_OF_LAYERS, Function, Pair, family
 
 _GROUP = "linear"
 _WEIGHT, _BIAS = fixed(5, 6, seed=81), fixed(5, seed=82)
 _SECOND, _SECOND_BIAS = fixed(3, 5, seed=83), fixed(3, seed=84)
+_WEIGHTED_SUM = (
+    "A product with a constant and a sum are also a masked mean and a weighted pooling, which are no layers."
+)
 _WORDS = torch.tensor([[0, 2, 1, 4], [3, 3, 0, 1]])
 _TABLE = fixed(5, 6, seed=85)
 
@@ -92,6 +95,11 @@ def _increased(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
+_UNDECIDABLE = {
+    "multiply and sum": _WEIGHTED_SUM,
+    "multiply, sum, add": _WEIGHTED_SUM,
+    "sum of two halves": SUM_OF_LAYERS,
+}
 #: Presets that have one rule for linear layers and for convolutions.
 _SAME_FOR_ALL = ("paper", "epsilon", "gamma", "attnlrp", "cp_lrp")
 
@@ -104,7 +112,7 @@ def pairs() -> Iterator[Pair]:
     ):
         convolutions = {key: way for key, way in ways.items() if "convolution" in key}
         others = {key: way for key, way in ways.items() if key not in convolutions}
-        yield from family(_GROUP, name, usual, others)
+        yield from family(_GROUP, name, usual, others, undecidable=_UNDECIDABLE)
         yield from family(_GROUP, name, usual, convolutions, presets=_SAME_FOR_ALL)
     yield from _deep()
     yield from _embedded()
@@ -130,10 +138,18 @@ def _deep() -> Iterator[Pair]:
                 torch.stack([F.relu(x @ row + bias) for row, bias in zip(_WEIGHT, _BIAS, strict=True)], -1) @ _SECOND.T
                 + _SECOND_BIAS
             ),
+        },
+    )
+    yield from family(
+        _GROUP,
+        "linear, relu, linear",
+        network(lambda x: F.linear(x, _WEIGHT, _BIAS)),
+        {
             "neurons scaled": lambda x: F.linear(
                 F.relu(F.linear(x, _WEIGHT * 4, _BIAS * 4)), _SECOND / 4, _SECOND_BIAS
             ),
         },
+        presets=OF_ANY_SCALE,
     )
     yield from family(
         _GROUP,
@@ -179,6 +195,10 @@ def _deep() -> Iterator[Pair]:
             "addcmul": lambda x: torch.addcmul(x, _TABLE[:4], torch.ones((), dtype=x.dtype)),
             "embedding": lambda x: x + F.embedding(torch.arange(4), _TABLE),
             "expanded": lambda x: x + _TABLE[:4].expand(2, 4, 6),
+        },
+        undecidable={
+            "rsub": "The rules share the output of the layer before with the opposite sign. Z-box is not symmetric.",
+            "stack, sum": "A sum over a dimension of a stack is a pooling over two positions, not a bias.",
         },
     )
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.coverage.operations import fixed
-from benchmarks.invariance.pair import Function, Pair, family, made
+from benchmarks.invariance.pair import RULES, Function, Pair, family, made
 
 _GROUP = "norms"
 _EPSILON = 1e-5
@@ -20,6 +20,10 @@ _MEAN, _VARIANCE = fixed(4, seed=35), fixed(4, seed=36).square() + 0.2
 _KERNEL, _KERNEL_BIAS = fixed(4, 4, 3, 3, seed=37), fixed(4, seed=38)
 _MATRIX, _MATRIX_BIAS = fixed(4, 24, seed=39), fixed(4, seed=40)
 _PICTURES = (2, 4, 5, 6)
+_NO_LAYER = (
+    "Behind no other layer, a product with a constant and a sum are also the end of a layer norm, or a change of "
+    "units. Only the name of batch norm says that the rules of convolutions are for it."
+)
 
 
 def _mean(x: torch.Tensor) -> torch.Tensor:
@@ -351,6 +355,7 @@ def _batch_norms() -> Iterator[Pair]:
             "convolution of width 1 by groups": lambda x: F.conv2d(x, scale.reshape(-1, 1, 1, 1), shift, groups=4),
             "nn.BatchNorm2d": made(module),
         },
+        undecidable=dict.fromkeys(("scale and shift", "addcmul", "(x - mean) / sqrt(var) * weight + bias"), _NO_LAYER),
         shape=_PICTURES,
     )
     kernel = _KERNEL * scale.reshape(-1, 1, 1, 1)
@@ -372,4 +377,6 @@ def _batch_norms() -> Iterator[Pair]:
             "folded": lambda x: F.linear(x.flatten(1), _MATRIX * scale[:, None], _MATRIX_BIAS * scale + shift),
             "scale and shift": lambda x: F.linear(x.flatten(1), _MATRIX, _MATRIX_BIAS) * scale + shift,
         },
+        # In this preset batch norms have the rule of convolutions, and linear layers have another.
+        presets=tuple(name for name in RULES if name != "pinpoint"),
     )

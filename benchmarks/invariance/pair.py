@@ -20,6 +20,15 @@ RULES: dict[str, Any] = {
 }
 
 
+#: The presets whose rules do not depend on the scale of a layer. LRP-epsilon is in units of the output.
+OF_ANY_SCALE = ("paper", "gamma", "pinpoint")
+#: Why a sum of layers is not one layer.
+SUM_OF_LAYERS = (
+    "A rule of a layer shares the output of this layer. Several layers and a sum have several outputs, and one layer "
+    "has one: residual branches and the two products of a recurrent cell are sums of layers, too."
+)
+
+
 @dataclass(frozen=True, eq=False)
 class Spelling:
     """One way to write a function.
@@ -73,6 +82,8 @@ def family(
     name: str,
     function: Function | Spelling,
     rewrites: Mapping[str, Function | Spelling],
+    *,
+    undecidable: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Iterator[Pair]:
     """Pairs of one function and several rewrites.
@@ -82,11 +93,13 @@ def family(
         name: names the function.
         function: the usual way to write the function.
         rewrites: other ways, by name.
+        undecidable: for some of the rewrites, by name, why nothing local tells that they are the same function.
         options: further attributes of each :class:`Pair`.
     """
     usual = _spelling(function)  # One object, so that the usual way is explained once for all rewrites.
     for rewrite, other in rewrites.items():
-        yield Pair(group, name, rewrite, usual, _spelling(other), **options)
+        reason = (undecidable or {}).get(rewrite, "")
+        yield Pair(group, name, rewrite, usual, _spelling(other), undecidable=reason, **options)
 
 
 def _spelling(function: Function | Spelling) -> Spelling:

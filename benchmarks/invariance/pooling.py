@@ -13,6 +13,10 @@ from benchmarks.invariance.pair import Function, Pair, family
 
 _GROUP = "pooling"
 _PICTURES = (2, 3, 4, 6)
+_NO_ACTIVATION = (
+    "The slopes of an activation are averaged. Choices, masks and sums are no activations: with other numbers the same "
+    "operations pad, drop or join, and there each position has a share of its own."
+)
 _KERNEL = fixed(4, 3, 3, 3, seed=71)
 
 
@@ -179,6 +183,7 @@ def _global_means() -> Iterator[Pair]:
             "hardtanh": behind(lambda x: F.hardtanh(x, 0.0, torch.inf)),
             "(x + |x|) / 2": behind(lambda x: (x + x.abs()) / 2),
         },
+        undecidable=dict.fromkeys(("maximum", "where", "x * (x > 0)", "(x + |x|) / 2"), _NO_ACTIVATION),
         shape=_PICTURES,
     )
     yield from family(

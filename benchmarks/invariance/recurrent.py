@@ -11,10 +11,11 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from benchmarks.coverage.operations import fixed
-from benchmarks.invariance.pair import Function, Pair, family, made
+from benchmarks.invariance.pair import RULES, SUM_OF_LAYERS, Function, Pair, family, made
 
 _GROUP = "recurrent"
 _SIZE = 5
+_SHARED_BIAS = "A bias behind a sum of two layers belongs to either of them."
 _HIDDEN, _CELL = fixed(1, 2, _SIZE, seed=111), fixed(1, 2, _SIZE, seed=112)
 _LENGTHS = torch.tensor([4, 3])
 
@@ -195,6 +196,7 @@ def _written_out() -> Iterator[Pair]:
             "written out, matmuls": _written("lstm", _lstm_of_matmuls),
             "written out, eight layers": _written("lstm", _lstm_of_eight),
         },
+        undecidable={"written out, one product": SUM_OF_LAYERS, "written out, matmuls": _SHARED_BIAS},
     )
     yield from family(
         _GROUP,
@@ -209,6 +211,8 @@ def _written_out() -> Iterator[Pair]:
             ),
             "written out, sigmoid by hand": _written("gru", _gru_step(lambda z, n, h: (1 - z) * n + z * h, _sigmoid)),
         },
+        # AttnLRP is not for recurrent layers: there each product shares in halves.
+        presets=tuple(name for name in RULES if name != "attnlrp"),
     )
     yield from family(
         _GROUP,
@@ -222,6 +226,7 @@ def _written_out() -> Iterator[Pair]:
                 _rnn_step(lambda x, h, w, u, b, d: F.linear(torch.cat([x, h], -1), torch.cat([w, u], 1), b + d)),
             ),
         },
+        undecidable={"written out, one product": SUM_OF_LAYERS, "written out, matmuls": _SHARED_BIAS},
     )
 
 

@@ -8,11 +8,15 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.coverage.operations import fixed
-from benchmarks.invariance.pair import Function, Pair, family
+from benchmarks.invariance.pair import SUM_OF_LAYERS, Function, Pair, family
 
 _GROUP = "residual"
 _WEIGHT, _BIAS = fixed(6, 6, seed=101), fixed(6, seed=102)
 _HEAD, _HEAD_BIAS = fixed(3, 12, seed=103), fixed(3, seed=104)
+_WEIGHTS = (
+    "A product with a weight is a layer, whatever numbers the weight holds. If ones and zeros were told from other "
+    "numbers, a map would jump when a weight changes a little."
+)
 _EYE = torch.eye(6, dtype=torch.float64)
 
 
@@ -85,6 +89,7 @@ def pairs() -> Iterator[Pair]:
             "scaled by 1": _sum(lambda x, y: x + 1.0 * y),
             "layer scale": _sum(lambda x, y: x + torch.ones(6, dtype=x.dtype) * y),
         },
+        undecidable={"cat, linear": _WEIGHTS},
     )
     yield from family(
         _GROUP,
@@ -107,6 +112,7 @@ def pairs() -> Iterator[Pair]:
             "pad and add": lambda x: F.linear(F.pad(x, (0, 6)) + F.pad(_branch(x), (6, 0)), _HEAD, _HEAD_BIAS),
             "sum of two": lambda x: F.linear(x, _HEAD[:, :6], _HEAD_BIAS) + F.linear(_branch(x), _HEAD[:, 6:]),
         },
+        undecidable={"sum of two": SUM_OF_LAYERS},
     )
     yield from family(
         _GROUP,
@@ -142,6 +148,7 @@ def pairs() -> Iterator[Pair]:
             "sign * abs": lambda x: torch.sign(x) * x.abs(),
             "fft and back": lambda x: torch.fft.irfft(torch.fft.rfft(x), 6),
         },
+        undecidable={"identity matrix": _WEIGHTS},
     )
 
 

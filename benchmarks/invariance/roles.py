@@ -68,6 +68,7 @@ _USES: dict[str, tuple[_Use, torch.Tensor]] = {
     "gate": (lambda x, c: x * torch.sigmoid(c), _SAME_SIZE),
     "mixed by a gate": (lambda x, c: torch.sigmoid(x) * c + x, _SAME_SIZE),
 }
+_UNDECIDABLE = {"sum": {"input": "What is constant is a bias of the layer before. Another input is none."}}
 #: Uses in which the numbers only add, so that they may be inputs without taking a part of any factor.
 _ADDING = ("sum", "cat", "maximum")
 
@@ -78,7 +79,7 @@ def pairs() -> Iterator[Pair]:
         ways = _roles(use, numbers)
         if name in _ADDING:
             ways["input"] = Spelling(use, (numbers,), are_inputs=True)
-        yield from family(_GROUP, name, _closure(use, numbers), ways)
+        yield from family(_GROUP, name, _closure(use, numbers), ways, undecidable=_UNDECIDABLE.get(name))
     yield from family(
         _GROUP,
         "a number",

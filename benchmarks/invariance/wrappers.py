@@ -103,6 +103,7 @@ def pairs() -> Iterator[Pair]:
             "row by row": lambda x: torch.stack([block(row) for row in x.unbind(1)], 1),
             "weight_norm": _weight_normed(block),
         },
+        undecidable={"vmap": "Torch hides the tensors inside vmap, so the network is refused."},
     )
     yield from family(
         _GROUP,

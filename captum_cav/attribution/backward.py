@@ -29,9 +29,9 @@ class Propagated:
         independent: the positions of the explained layers that the scores do not depend on.
         scale: a factor that keeps small numbers of half precision apart from 0; None stands for 1.
         weighed: an operation in which a gate weighs nothing but constants, for messages; None if there is none.
-        separation: for each delta, two numbers: what the parts of all samples leave of the part of the batch,
-            and the sum of the sizes of all these parts. The first is 0 up to rounding if torch differentiated the
-            backward pass rightly. None if nothing was differentiated.
+        divided: for each delta, the part of the batch, a float64 scalar, and the parts of its samples, shape
+            (N,), by a derivative. They add up if torch differentiated the backward pass rightly. Empty if nothing was
+            differentiated.
     """
 
     seeds: torch.Tensor
@@ -40,7 +40,7 @@ class Propagated:
     independent: list[int]
     scale: torch.Tensor | None
     weighed: str | None
-    separation: torch.Tensor | None = None
+    divided: Sequence[tuple[torch.Tensor, torch.Tensor]] = ()
 
     def unscaled(self) -> tuple[list[tuple[torch.Tensor, ...]], list[torch.Tensor]]:
         """Contributions and deltas in their own unit, without a graph."""
@@ -86,7 +86,7 @@ def propagate(
         What the backward pass found. ``contributions`` and ``deltas`` mean nothing if some layer is independent.
 
     Raises:
-        RuntimeError: by torch, if ``one_by_one`` is needed. ``separation`` tells where torch does not raise.
+        RuntimeError: by torch, if ``one_by_one`` is needed. ``divided`` tells where torch does not raise.
     """
     # Contributions that keep their graph are computed in another way, see differentiable.py.
     options = {key: value for key, value in (grad_kwargs or {}).items() if key != "create_graph"}
@@ -94,6 +94,8 @@ def propagate(
     values = scores.values.detach()
     scale = _scale_of(values) if normalize is not None and values.itemsize < 4 else None
     seeds = seeds_of(values, normalize, 1.0 if scale is None else scale)
+    if normalize == "abs" and scores.slopes is not None and scores.can_turn_back:
+        seeds = torch.where(scores.slopes < 0, -seeds, seeds)
     if not scores.values.requires_grad and not materialize:
         return Propagated(seeds, [], [], list(range(len(chosen))), scale, passed.trace.weighed)
     by_sample = with_delta and len(seeds) > 1
@@ -121,8 +123,8 @@ def propagate(
         for place, parts in enumerate(coefficients)
         if not materialize and all(coefficient is None for coefficient in parts)
     ]
-    separation = _separation(totals, explained) if by_sample and not one_by_one else None
-    return Propagated(seeds, contributions, deltas, independent, scale, passed.trace.weighed, separation)
+    divided = list(zip(totals, explained, strict=True)) if by_sample and not one_by_one else []
+    return Propagated(seeds, contributions, deltas, independent, scale, passed.trace.weighed, divided)
 
 
 def seeds_of(scores: torch.Tensor, normalize: Normalize, scale: float | torch.Tensor = 1.0) -> torch.Tensor:
@@ -240,13 +242,3 @@ def _by_pass(
         contributions = _contributions(passed, chosen, passed.coefficients(start, seed, chosen, True))
         parts.append(_totals(passed, chosen, contributions, seeds.device, joint))
     return [torch.stack(of_delta) for of_delta in zip(*parts, strict=True)]
-
-
-def _separation(totals: Sequence[torch.Tensor], explained: Sequence[torch.Tensor]) -> torch.Tensor:
-    """What :class:`Propagated` calls the separation, of shape (layers, 2)."""
-    return torch.stack(
-        [
-            torch.stack([(total - parts.sum()).abs(), total.abs() + parts.abs().sum()]).detach()
-            for total, parts in zip(totals, explained, strict=True)
-        ]
-    )

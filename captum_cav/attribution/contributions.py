@@ -16,7 +16,8 @@ from captum_cav.attribution.input_checks import Arguments
 from captum_cav.attribution.options import Options
 from captum_cav.attribution.result_checks import check_contributions, check_scores, samples_are_separate
 from captum_cav.attribution.scores import SelectedScores, select_target
-from captum_cav.errors import CAVTypeError, UnavailableError
+from captum_cav.attribution.squashing import squashing_of
+from captum_cav.errors import CAVTypeError, UnavailableError, UnsupportedOperationError
 from captum_cav.operations import TABLE
 from captum_cav.propagation.forward import Forward, Request, run
 from captum_cav.propagation.hooks import Site
@@ -89,13 +90,6 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
             ),
         )
 
-    def _select_scores(self, output: Any, target: Any, part: range | None) -> SelectedScores:
-        """The scores of the target in the output of the model, for the whole batch or for a part of the batch."""
-        with torch.enable_grad():
-            scores = checks.check_output(output)
-            checks.check_one_for_each(output, "the model", part)
-            return select_target(scores, target, self._options.score, part.start if part is not None else 0)
-
     def _contributions(
         self,
         passed: Forward,
@@ -165,13 +159,18 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
     ) -> list[tuple[torch.Tensor, ...]]:
         """The contributions of each site, or of the inputs if there is no site, with their graph."""
         assert passed.trace.rules is not None
+        if self._options.score != "output" and squashing_of(passed.output, passed.trace.run) is not None:
+            raise UnsupportedOperationError(
+                "create_graph=True cannot look for what comes before a squashing function, as "
+                f'score="{self._options.score}" asks; let forward_func return the numbers before the function.'
+            )
         return contributions_with_graph(
             self.forward_func,
             arguments,
             sites,
             call or 0,
             passed.trace.rules,
-            lambda output: self._select_scores(output, target, arguments.part).values,
+            lambda output: select_target(checks.check_output(output), target, self._options.score).values,
             self._options.normalize,
             grad_kwargs or {},
         )

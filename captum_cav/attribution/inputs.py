@@ -13,7 +13,7 @@ from captum_cav.attribution.contributions import ContributionAttribution, as_pic
 from captum_cav.attribution.input_checks import Arguments, check_arguments
 from captum_cav.attribution.options import Normalize, OnUnknown, Rules, check_options
 from captum_cav.attribution.parts import in_parts
-from captum_cav.attribution.scores import Score
+from captum_cav.attribution.scores import Score, select_passed
 from captum_cav.propagation.records import RuleTable
 from captum_cav.propagation.reentrancy import suspends_outer_attribution
 
@@ -117,7 +117,7 @@ class InputCAV(ContributionAttribution):
         )
         (parts,), deltas = self._contributions(
             passed,
-            self._select_scores(passed.output, target, arguments.part),
+            select_passed(passed, target, self._options.score, [0], arguments.part),
             [0],
             ["the inputs"],
             with_delta=return_convergence_delta,

@@ -21,7 +21,7 @@ from captum_cav.attribution.contributions import (
 from captum_cav.attribution.input_checks import Arguments, check_arguments
 from captum_cav.attribution.options import Normalize, OnUnknown, Rules, check_options
 from captum_cav.attribution.parts import in_parts
-from captum_cav.attribution.scores import Score
+from captum_cav.attribution.scores import Score, select_passed
 from captum_cav.errors import LayerError
 from captum_cav.propagation.forward import Forward
 from captum_cav.propagation.hooks import Site
@@ -83,14 +83,20 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
             :class:`captum_cav.rules.Operation`, or a list of rules; of a list, the first rule that is for an operation
             governs the operation. A rule in the attribute ``rule`` of a module, as Captum's LRP has it, counts too.
         normalize: what contributions are divided by. ``"score"`` gives the ratios of the paper, ``x * c / p``; if the
-            score is negative, positive ratios lowered the score. ``"abs"`` divides by ``|p|`` instead, so that
-            positive ratios always raised the score. None gives contributions in units of the score, as LRP does.
+            score or its logit is negative, positive ratios lowered the score, and a
+            :class:`captum_cav.errors.SignWarning` says so. ``"abs"`` divides by ``|p|`` instead, so that positive
+            ratios always raised the score; ratios and shares of constants then sum to the sign of the score, or of its
+            logit. None gives contributions in units of the score, as LRP does.
         on_unknown: what happens at an operation without a rule: ``"error"`` refuses the operation; ``"gradient"`` warns
             and passes its gradient on.
         call: which call of a layer is meant if the forward pass reaches the layer several times: 0 for the first, -1
             for the last.
-        score: what is explained. ``"output"``: the output of the target. ``"log_odds"``: that output minus the
-            log-sum-exp of all other outputs, which shows what speaks for this class rather than for any other.
+        score: what is explained. ``"output"``: the output of the target. ``"logit"``: the number before the last
+            squashing function, as in the paper. Squashing functions are sigmoid, softmax and their logarithms, also
+            written by hand; behind them the model may only move or pick numbers. If no such function comes last, the
+            logit is the output. ``"log_odds"``: the logarithm of ``p / (1 - p)`` for the probability ``p`` of the
+            target, which is its logit minus the log-sum-exp of all other logits, or behind a sigmoid the logit. It
+            shows what speaks for this class rather than for any other.
 
     Raises:
         LayerError: for a layer that does not belong to the model; suggests similar names.
@@ -109,6 +115,9 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
         tensor([[0.4444, 0.4444]])
         >>> LayerCAV(net, "0", normalize=None).attribute(x, return_convergence_delta=True)
         (tensor([[4., 4.]]), tensor([0.]))
+        >>> squashed = torch.nn.Sequential(net, torch.nn.Sigmoid())
+        >>> LayerCAV(squashed, "0.1", score="logit").attribute(x)   # the 9 before the sigmoid
+        tensor([[0.4444, 0.4444]])
     """
 
     def __init__(
@@ -351,7 +360,7 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
         for number, target in enumerate(arguments.targets, 1):
             contributions, deltas = self._contributions(
                 passed,
-                self._select_scores(passed.output, target, arguments.part),
+                select_passed(passed, target, self._options.score, chosen, arguments.part),
                 chosen,
                 [f"layer {name}" for name in self._names],
                 with_delta=bool(return_convergence_delta),

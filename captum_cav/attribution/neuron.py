@@ -15,6 +15,7 @@ from captum_cav.attribution.input_checks import Arguments, check_arguments
 from captum_cav.attribution.options import Normalize, OnUnknown, Rules, check_options
 from captum_cav.attribution.parts import in_parts
 from captum_cav.attribution.scores import SelectedScores
+from captum_cav.attribution.squashing import is_hidden, squashing_of
 from captum_cav.captum_internals import select_neuron
 from captum_cav.propagation.forward import Forward
 from captum_cav.propagation.hooks import Site
@@ -32,7 +33,8 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
             explained, on the one device where the module is.
         layer: a module or its qualified name.
         device_ids: None, or a list with the one device of the model; other ids are refused, as by :class:`LayerCAV`.
-        rules, normalize, on_unknown, call: as for :class:`LayerCAV`; the score is the value of the neuron.
+        rules, normalize, on_unknown, call: as for :class:`LayerCAV`; the score is the value of the neuron. Of a sigmoid
+            or a softmax, ``attribute_to_neuron_input=True`` explains the logit.
 
     Source: Kakishita and Hattori, equations 1-9 with the neuron in the place of the score.
 
@@ -149,6 +151,13 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
             neuron = select_neuron(tensors if callable(selector) else values, selector)
             checks.check_one_for_each(neuron, "neuron_selector", part)
             neuron = neuron.reshape(-1)
-        return SelectedScores(
-            neuron, torch.zeros_like(neuron.detach()), values[0], part.start if part is not None else 0
-        )
+        first_sample = part.start if part is not None else 0
+        selected = SelectedScores(neuron, torch.zeros_like(neuron.detach()), values[0], first_sample=first_sample)
+        squashing = squashing_of(values[0], passed.trace.run)
+        if squashing is None:
+            return selected._replace(is_hidden=is_hidden(values[0], passed.trace.run))
+        if callable(selector) or not all(squashing.lies_behind([0], passed.trace.run)):
+            return selected
+        indices = selector if isinstance(selector, tuple) else (selector,)
+        slopes = squashing.slopes(neuron, passed.trace)[(slice(None), *indices)].reshape(len(neuron), -1)
+        return selected._replace(slopes=slopes.amin(1), can_turn_back=slopes.shape[1] == 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -11,13 +12,15 @@ from captum_cav import checks
 from captum_cav.attribution.backward import Propagated
 from captum_cav.attribution.options import Normalize
 from captum_cav.attribution.scores import SelectedScores
-from captum_cav.errors import ModelError
+from captum_cav.errors import ModelError, ScoreWarning, SignWarning
 
 
 def check_scores(
     what: str, scores: SelectedScores, normalize: Normalize, model: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
-    """Refuse scores that are not finite, and warn about scores that are too small to divide by.
+    """Refuse scores that are not finite, and warn about scores that make ratios hard to read.
+
+    Such scores are too small to divide by, or turn the signs of a map round. All numbers are read at once.
 
     Args:
         what: what the scores are, with a verb, such as ``"the score is"``.
@@ -29,9 +32,63 @@ def check_scores(
     Raises:
         ModelError: names the samples, and the module that gives the first number that is not finite.
     """
-    checks.check_finite_results(what, scores.values, model, args, scores.first_sample)
+    values = scores.values.detach()
+    near_zero = torch.zeros_like(values, dtype=torch.bool)
     if normalize is not None:
-        checks.warn_near_zero(scores.values, scores.output, scores.first_sample)
+        near_zero = checks.near_zero(values, scores.output)
+    turned = _turned(scores, normalize) & ~near_zero
+    is_finite, any_near_zero, any_turned = torch.stack(
+        [checks.has_finite_sum(values), near_zero.any(), turned.any()]
+    ).tolist()
+    if not is_finite:
+        checks.check_finite_results(what, values, model, args, scores.first_sample)
+    if any_near_zero:
+        warnings.warn(
+            f"the score of {checks.sample_names(near_zero, scores.first_sample)} is at or near zero, so ratios to it "
+            "mean nothing; normalize=None gives contributions in units of the score instead.",
+            ScoreWarning,
+            stacklevel=checks.users_level(),
+        )
+    if scores.is_hidden:
+        warnings.warn(
+            f"{what} computed from a sigmoid, a softmax or the like in a way that cannot be followed. Positive numbers "
+            "of the map may have lowered it; let forward_func return the numbers before that function.",
+            SignWarning,
+            stacklevel=checks.users_level(),
+        )
+    elif any_turned:
+        warnings.warn(_sign_message(what, scores, normalize), SignWarning, stacklevel=checks.users_level())
+
+
+def _turned(scores: SelectedScores, normalize: Normalize) -> torch.Tensor:
+    """For which samples positive numbers of the map lowered the score. Booleans of shape (N,)."""
+    values = scores.values.detach()
+    if scores.slopes is None:
+        return values < 0 if normalize == "score" else torch.zeros_like(values, dtype=torch.bool)
+    if normalize == "score":
+        return values * scores.slopes < 0
+    if normalize == "abs" and scores.can_turn_back:
+        return torch.zeros_like(values, dtype=torch.bool)
+    return scores.slopes < 0
+
+
+def _sign_message(what: str, scores: SelectedScores, normalize: Normalize) -> str:
+    """Why signs of the map are turned round, and what to do. The text does not name samples (see SignWarning)."""
+    if scores.slopes is None:
+        return (
+            f"{what} negative in some samples. There positive numbers of the map lowered it; "
+            'normalize="abs" keeps positive for what raised it.'
+        )
+    if normalize == "score":
+        remedy = 'normalize="abs" keeps positive for what raised it'
+    elif normalize is None:
+        remedy = 'score="logit" explains the logit (of a neuron, attribute_to_neuron_input=True)'
+    else:
+        remedy = "explain one neuron at a time, and layers behind the function apart from layers before it"
+    return (
+        f"{what} squashed by a function such as a sigmoid, and its logit, the number before the function, has another "
+        f"sign in some samples. There positive numbers of the map lowered it; {remedy}."
+    )
 
 
 def samples_are_separate(found: Propagated) -> bool:
@@ -40,11 +97,12 @@ def samples_are_separate(found: Propagated) -> bool:
     They do not if torch differentiated the backward pass of a user's rule wrongly. That happens without an error if the
     backward pass detaches what it gets.
     """
-    if found.separation is None:
-        return True
     tolerance = torch.finfo(found.seeds.dtype).eps ** 0.5
-    left, size = found.separation.unbind(1)
-    return not bool((left > tolerance * size).any())
+    for total, parts in found.divided:
+        whole, of_samples = total.item(), parts.tolist()
+        if abs(whole - sum(of_samples)) > tolerance * (abs(whole) + sum(map(abs, of_samples))):
+            return False
+    return True
 
 
 def check_contributions(

@@ -14,7 +14,7 @@ from captum_cav.attribution.contributions import chosen_tap
 from captum_cav.attribution.input_checks import check_arguments
 from captum_cav.attribution.options import Rules, check_options
 from captum_cav.attribution.result_checks import refuse_independent
-from captum_cav.attribution.scores import Score, SelectedScores, select_target
+from captum_cav.attribution.scores import Score, SelectedScores, select_passed, select_target
 from captum_cav.errors import OptionError
 from captum_cav.operations import TABLE
 from captum_cav.propagation import zeros
@@ -221,13 +221,11 @@ def verify(
         ),
     )
     chosen = chosen_tap(passed, 0, name, call) if sites else 0
-    output = checks.check_output(passed.output)
-    with torch.enable_grad():
-        selected = select_target(output, arguments.targets[0], score)
+    selected = select_passed(passed, arguments.targets[0], score, [chosen])
     name = f"layer {name}" if sites else name
     if not selected.values.requires_grad:
         refuse_independent(name, passed.trace.weighed)
-    made = passed.trace.snapshots.values_of(output)
+    made = passed.trace.snapshots.values_of(selected.output)
     unrecorded = torch.zeros_like(selected.values, requires_grad=False)
     if made is not None:
         unrecorded = selected.values.detach() - select_target(made, arguments.targets[0], score).values

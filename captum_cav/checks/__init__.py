@@ -29,7 +29,7 @@ from captum_cav.checks.models import (
     check_module,
     check_scripted,
 )
-from captum_cav.checks.numbers import check_finite_results, warn_near_zero
+from captum_cav.checks.numbers import check_finite_results, has_finite_sum, near_zero, sample_names, users_level
 from captum_cav.checks.options import check_count, check_delta, check_option
 from captum_cav.checks.targets import (
     check_classes,
@@ -71,9 +71,12 @@ __all__ = [
     "choose_call",
     "copied",
     "find_layer",
+    "has_finite_sum",
     "is_floating",
+    "near_zero",
     "picture_size",
     "read_target",
     "resolve_target",
-    "warn_near_zero",
+    "sample_names",
+    "users_level",
 ]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from captum_cav.errors import InputError, ModelError, ScoreWarning
+from captum_cav.errors import InputError, ModelError
 from captum_cav.tensors import tensors_in
 
 _NEAR_ZERO = 1e-6
+# Their functions lie between the user's line and a warning.
+_LIBRARIES = ("captum_cav", "captum")
 
 
 def check_finite(tensor: torch.Tensor, name: str) -> None:
@@ -48,8 +50,7 @@ def check_finite_results(
         ModelError: names the samples and the module.
     """
     values = values.detach()
-    # The test of one number, the sum, is fast. Sums of half-precision numbers would overflow.
-    if bool(torch.isfinite(values.sum(dtype=torch.float32 if values.itemsize < 4 else values.dtype))):
+    if bool(has_finite_sum(values)):
         return
     rows = ~torch.isfinite(values.reshape(len(values), -1)).all(1)
     if bool(rows.any()):
@@ -57,6 +58,15 @@ def check_finite_results(
             f"{what} not finite in {sample_names(rows, first_sample)}: NaN or infinity first comes "
             f"{_first_not_finite(model, args)}. Look at the numbers there."
         )
+
+
+def has_finite_sum(values: torch.Tensor) -> torch.Tensor:
+    """Whether the sum of some numbers is finite: a fast test of whether all are. A boolean of shape ().
+
+    If the sum is not finite, all numbers may be finite nevertheless.
+    """
+    # Sums of half-precision numbers would overflow.
+    return torch.isfinite(values.sum(dtype=torch.float32 if values.itemsize < 4 else values.dtype))
 
 
 def _first_not_finite(model: Callable[..., Any], args: tuple[Any, ...]) -> str:
@@ -84,8 +94,8 @@ def _first_not_finite(model: Callable[..., Any], args: tuple[Any, ...]) -> str:
     return f"out of module {name!r} ({kind})" if name else f"out of the module {kind}"
 
 
-def warn_near_zero(scores: torch.Tensor, output: torch.Tensor, first_sample: int = 0) -> None:
-    """Warn about a score that is at or near zero compared with the other scores of the sample.
+def near_zero(scores: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """Which scores are at or near zero compared with the other scores of the sample. Booleans of shape (N,).
 
     Args:
         scores: shape (N,), the scores that contributions are divided by.
@@ -97,14 +107,15 @@ def warn_near_zero(scores: torch.Tensor, output: torch.Tensor, first_sample: int
     sizes = scores.detach().abs()
     # The smallest numbers of float32 have no finite reciprocal. Scores of half precision are scaled beforehand.
     smallest = 1 / torch.finfo(sizes.dtype).max if sizes.itemsize >= 4 else 0.0
-    near_zero = sizes <= (_NEAR_ZERO * scale).clamp(min=smallest)
-    if bool(near_zero.any()):
-        warnings.warn(
-            f"the score of {sample_names(near_zero, first_sample)} is at or near zero, so ratios to it mean nothing; "
-            "normalize=None gives contributions in units of the score instead.",
-            ScoreWarning,
-            stacklevel=4,
-        )
+    return sizes <= (_NEAR_ZERO * scale).clamp(min=smallest)
+
+
+def users_level() -> int:
+    """The ``stacklevel`` with which a warning of the caller names the line where the user called the package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES:
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def sample_names(rows: torch.Tensor, first_sample: int = 0) -> str:

@@ -62,6 +62,7 @@ class Settings:
         batch_size: how many examples ran at once.
         device: the device of the inputs.
         versions: the versions of Python and of the packages.
+        squashed_by: the last function of the model, such as "softmax", if the scores are the numbers before it.
     """
 
     methods: Mapping[str, str]
@@ -74,6 +75,7 @@ class Settings:
     batch_size: int
     device: str
     versions: Mapping[str, str]
+    squashed_by: str | None = None
 
 
 class Maps(Mapping[Place, torch.Tensor]):

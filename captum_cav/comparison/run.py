@@ -16,6 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from captum_cav import checks
+from captum_cav.attribution.logits import logit_model, squashed_by
 from captum_cav.captum_internals import select_scores
 from captum_cav.comparison.cost import Cost, measure
 from captum_cav.comparison.methods import CONTROLS, INPUT, AnyMethod, Method, Targets, as_method
@@ -52,6 +53,9 @@ def compare(
     that do not tell what raised the score (saliency, guided backpropagation) give absolute values, and the result names
     these methods. Each map keeps its sum on the common grid. Two controls are part of every comparison: ``"random"``
     and ``"uniform"``, a map of random numbers and a map of ones on the grid of each layer.
+
+    If the model ends in a squashing function, such as a softmax or a sigmoid, all methods explain the numbers before
+    the function. The result says so.
 
     The model does not change. The methods of other libraries run on a deep copy, in which activations do not work in
     place. If Captum has no rule for an operation and would be wrong without a warning, ``compare`` raises an error.
@@ -108,6 +112,7 @@ def compare(
     checks.check_inputs(model, inputs)
     measured = _known_metrics(metrics, inputs, masks)
     cells = _cells(model, _named(methods, inputs), layers)
+    model = logit_model(model, inputs[:1])
     subject = _scored(model, inputs, target, masks, batch_size)
     run = _Run(subject, measured, _grid(size, inputs), batch_size, repeats, seed, on_error == "record")
     with tqdm(cells, disable=not progress, delay=1, leave=False) as bar:
@@ -119,6 +124,7 @@ def compare(
         methods={name: repr(method) for name, method in kinds.items()},
         unsigned=tuple(name for name, method in kinds.items() if not method.signed),
         shares=tuple(name for name, method in kinds.items() if method.unit == "share"),
+        squashed_by=squashed_by(model),
         directions={name: MEASURES[name].direction for name in measured},
         size=run.grid,
         repeats=repeats,

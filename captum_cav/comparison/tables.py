@@ -108,6 +108,8 @@ def _notes(places: Mapping[Place, Sequence[Row]], settings: Settings) -> list[st
     clock = f"the median of {settings.repeats} after a warm-up, on {settings.device}"
     notes = [f"Means over {examples} examples."] if examples > 1 else []
     notes.append(f"Metrics are of maps of {height} x {width}; passes and seconds ({clock}) are those of one example.")
+    if settings.squashed_by:
+        notes.append(f"The model ends in {settings.squashed_by}: scores and maps are those of the numbers before it.")
     if settings.directions:
         notes.append("Bold: the best. *: no better than a control (random or uniform) at that layer.")
     if settings.unsigned:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import torch
 
 from captum_cav import checks
+from captum_cav.attribution.logits import logit_model, probabilities, squashed_by
 from captum_cav.captum_internals import select_scores
 from captum_cav.checks.targets import Targets
-from captum_cav.errors import CAVTypeError, InputError
+from captum_cav.errors import CAVError, CAVTypeError, InputError
 
 Model: TypeAlias = Callable[..., Any]
 Output: TypeAlias = Literal["probability", "score"]
@@ -33,14 +35,28 @@ def outputs(model: Model, inputs: torch.Tensor) -> torch.Tensor:
     return found
 
 
+def scored_model(model: Model, inputs: torch.Tensor) -> Model:
+    """A model that gives scores before softmax, if the model can be seen into. Otherwise the model itself.
+
+    Args:
+        model: the model; it may end in a softmax, a sigmoid or another squashing function.
+        inputs: shape (N, ...), examples.
+    """
+    try:
+        return logit_model(model, inputs[:1])
+    except (CAVError, RuntimeError, TypeError, ValueError):
+        # A model that is measured need not be one that can be explained.
+        return model
+
+
 def scores(model: Model, inputs: torch.Tensor, targets: Targets, output: Output) -> torch.Tensor:
     """The score of the target of each input, or its probability.
 
     Args:
-        model: the model.
+        model: the model, as :func:`scored_model` returns it.
         inputs: shape (N, ...).
         targets: one target for each input.
-        output: ``"score"``, or ``"probability"`` for the softmax over the classes.
+        output: ``"score"``, or ``"probability"``, as :func:`captum_cav.attribution.logits.probabilities` gives it.
 
     Returns:
         Shape (N,), finite numbers.
@@ -48,9 +64,11 @@ def scores(model: Model, inputs: torch.Tensor, targets: Targets, output: Output)
     Raises:
         InputError, TargetError, CAVTypeError, ModelError: for outputs and targets that give no such numbers.
     """
-    found = outputs(model, inputs)
+    is_squashed = squashed_by(model) is not None
+    read = functools.partial(probabilities, model) if output == "probability" and is_squashed else model
+    found = outputs(read, inputs)
     indices = checks.resolve_target(found, targets)
-    if output == "probability":
+    if output == "probability" and not is_squashed:
         if found.dim() != 2 or found.shape[1] < 2:
             raise InputError(
                 'output="probability" is the softmax over classes: expected a model that returns (N, classes) with '

@@ -20,7 +20,7 @@ from captum_cav.checks import (
 from captum_cav.checks.targets import Targets
 from captum_cav.errors import CAVTypeError, InputError, OptionError
 from captum_cav.metrics.measure import measure
-from captum_cav.metrics.model_outputs import Model, Output, scores
+from captum_cav.metrics.model_outputs import Model, Output, scored_model, scores
 from captum_cav.metrics.resolution import at_size, precise
 from captum_cav.metrics.similarity import spearman
 
@@ -58,7 +58,9 @@ def deletion(
             sixteenth of the height; ``"zero"``; ``"mean"``, the mean of each channel over the picture; a tensor that
             can be expanded to the shape of the inputs; or a function of the inputs that returns a tensor of the same
             shape.
-        output: ``"probability"`` for the softmax over classes, or ``"score"`` for the score before softmax.
+        output: ``"probability"`` for the softmax over classes, or ``"score"`` for the score before softmax. If the
+            model ends in a softmax or a sigmoid, its output is the probability. To find that out, the model runs once
+            more for one picture.
         batch_size: how many pictures run at once.
 
     Returns:
@@ -302,6 +304,7 @@ def _scores(
     ``make`` takes the indices of examples and of versions, and returns these pictures.
     """
     found = []
+    model = scored_model(model, inputs)
     places = torch.arange(len(inputs) * versions, device=inputs.device)
     for start in range(0, len(places), batch_size):
         part = places[start : start + batch_size]

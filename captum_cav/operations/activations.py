@@ -140,7 +140,7 @@ def logarithm_of_factor(operation: Operation) -> Any:
 
 _hardtanh_bounds = gates.bounds_of("min_val", "max_val", -1.0, 1.0)
 _clamp_bounds = gates.bounds_of("min", "max", None, None)
-_POSITIVE_GATE = Trait.GATE | Trait.NONNEGATIVE
+_POSITIVE_GATE = Trait.GATE | Trait.NONNEGATIVE | Trait.SQUASHED
 _SOFTMAX = _POSITIVE_GATE | Trait.WEIGHTS
 
 
@@ -205,7 +205,7 @@ TABLE.register(
     """,
     _limited(1.0),
 )
-TABLE.register("log1p|special_log1p", _limited(1.0, recognise=written_out.logarithm_of_one_more))
+TABLE.register("log1p|special_log1p", _limited(1.0, keeps=Trait.SQUASHED, recognise=written_out.logarithm_of_one_more))
 TABLE.register("erfinv|special_erfinv", _limited(math.sqrt(math.pi) / 2.0))
 _ROOT = {"keeps": Trait.GATE, "makes": Trait.NONNEGATIVE}
 TABLE.register("square", _limited(0.0, recognise=written_out.square, **_ROOT))
@@ -243,17 +243,21 @@ TABLE.register("clamp_max", _passed(keeps=Trait.GATE, find_gate=gates.clipped(ga
 TABLE.register(
     """
     cos acos|arccos acosh|arccosh log2 log10 erfc|special_erfc sinc|special_sinc
-    logit|special_logit lgamma|special_gammaln digamma|special_digamma|special_psi special_log_ndtr special_entr
+    logit|special_logit lgamma|special_gammaln digamma|special_digamma|special_psi special_entr
     floor ceil frac copysign ldexp fmod remainder|mod|imod
     floor_divide|floordiv|ifloordiv atan2|arctan2 special_erfcx mvlgamma|special_multigammaln
     """,
     _passed(),
 )
 
-TABLE.register("log", _passed(recognise=written_out.logarithm))
-TABLE.register("logsigmoid log_sigmoid", _passed(recognise=written_out.squashes(What.LOG_SIGMOID)))
+TABLE.register("log", _passed(keeps=Trait.SQUASHED, recognise=written_out.logarithm))
+TABLE.register("special_log_ndtr", _passed(makes=Trait.SQUASHED))
 TABLE.register(
-    "log_softmax|_log_softmax|special_log_softmax", _passed(recognise=written_out.squashes(What.LOG_SOFTMAX))
+    "logsigmoid log_sigmoid", _passed(makes=Trait.SQUASHED, recognise=written_out.squashes(What.LOG_SIGMOID))
+)
+TABLE.register(
+    "log_softmax|_log_softmax|special_log_softmax",
+    _passed(makes=Trait.SQUASHED, recognise=written_out.squashes(What.LOG_SOFTMAX)),
 )
 
 # Functions with other rules.

@@ -252,7 +252,7 @@ def form_of(operation: Operation, value: Any, *among: What) -> Form | None:
     form = operation.handoff_of(value)
     if form is not None and not isinstance(form, Form):
         form = form.beside
-    if not isinstance(form, Form):
+    if not isinstance(form, Form) or form.is_final:
         return None
     return form if (not among or form.what in among) and form.holds_for(value) else None
 
@@ -383,4 +383,13 @@ def is_reduced(statistic: torch.Tensor, x: torch.Tensor, dims: tuple[int, ...]) 
 
 def keep(operation: Operation, x: torch.Tensor, form: Form, what: What | None = None) -> None:
     """Leave the form of an argument on the output, or another form of the same tensor before."""
-    leave(operation, what or form.what, form.before, ((x, form),), dims=form.dims, of=form.of)
+    leave(
+        operation,
+        what or form.what,
+        form.before,
+        ((x, form),),
+        dims=form.dims,
+        of=form.of,
+        is_reversed=form.is_reversed,
+        moves=form.moves,
+    )

@@ -21,7 +21,7 @@ from captum_cav.operations.forms import form_of
 from captum_cav.propagation.operation import Operation
 from captum_cav.propagation.traits import Trait
 
-_SHIFTED_GATE = Trait.SHIFTED_UP | Trait.GATE
+_SHIFTED_GATE = Trait.SHIFTED_UP | Trait.GATE | Trait.SQUASHED
 
 
 def reciprocal_power(operation: Operation, traits: Trait) -> Trait:
@@ -72,7 +72,7 @@ def clipped(bounds: Callable[[Operation], tuple[Any, Any]]) -> Callable[[Operati
             high is not None or Trait.CAPPED in traits,
         )
         if is_from_zero and is_capped:
-            return Trait.GATE
+            return Trait.GATE | Trait.SQUASHED
         return Trait.SHIFTED_UP | (Trait.NONNEGATIVE if is_from_zero else Trait.CAPPED)
 
     return find_gate

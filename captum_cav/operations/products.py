@@ -230,7 +230,7 @@ TABLE.register(
         recognise=written_out.quotient,
     ),
 )
-TABLE.register("rdiv|rtruediv", OperationSpec(rule=reversed_division, keeps=Trait.GATE))
+TABLE.register("rdiv|rtruediv", OperationSpec(recognise=written_out.one_over, rule=reversed_division, keeps=Trait.GATE))
 TABLE.register("norm", _of_degree(1, keeps=Trait.GATE, recognise=written_norms.size("p")))
 TABLE.register("linalg_vector_norm", _of_degree(1, keeps=Trait.GATE, recognise=written_norms.size("ord")))
 TABLE.register("std", _of_degree(1, keeps=Trait.GATE, recognise=written_norms.spread))

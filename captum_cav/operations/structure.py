@@ -101,7 +101,7 @@ TABLE.register(
     """,
     _linear(Trait.GATE),
 )
-TABLE.register("contiguous alias|alias_copy", _linear(KEPT, hands_on=True))
+TABLE.register("contiguous alias|alias_copy", _linear(KEPT, hands_on=True, recognise=written_out.moved))
 # Torch detaches the output of these functions, so it is a constant.
 TABLE.register(
     """

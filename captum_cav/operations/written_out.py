@@ -241,6 +241,12 @@ def reciprocal(operation: Operation) -> Operation | None:
     return written_activations.function(operation)
 
 
+def one_over(operation: Operation) -> Operation | None:
+    """``1 / x``. Other numbers are decomposed into a reciprocal and a product."""
+    _, other = _operands(operation)
+    return reciprocal(operation) if _is_number(other) and other == 1 else None
+
+
 def power(operation: Operation) -> Operation | None:
     """``x ** number``: a square, a root, a reciprocal, or another function of each element."""
     x, exponent = operation.argument(0, "input"), operation.argument(1, "exponent")

@@ -221,9 +221,9 @@ class Propagation(TorchFunctionMode):
             chosen = self._rules.choose(operation, key, self.modules.candidates)
             if chosen is not None:
                 rule, why = chosen
-                if chosen[0].operations is None:
+                if chosen[0].operations is None and operation.handoff is not None:
                     # A rule for any operation shall not be passed over because a later operation completes a function.
-                    operation.handoff = None
+                    operation.handoff.is_final = True
         return rule, why
 
     def _run_bypassing(self, operation: Operation, rule: Surrogate, why: str) -> Any:

@@ -32,6 +32,7 @@ class Handoff:
         rectifiers: how many of these operations give 0 where the output is below 0.
         is_for_all: whether any operation may use the handoff. If not, only those whose row recognises functions.
         beside: what else was left for the same output, or None.
+        is_final: whether no later operation may use the handoff, but only what follows the forward pass.
     """
 
     is_for_all = True
@@ -39,6 +40,7 @@ class Handoff:
     consumers = 0
     rectifiers = 0
     beside: Handoff | None = None
+    is_final = False
 
     @property
     def is_rectified(self) -> bool:

@@ -35,6 +35,11 @@ def running(propagation: Propagation) -> Iterator[None]:
         _running.propagation = None
 
 
+def current() -> Propagation | None:
+    """The propagation in whose forward pass this thread is, or None."""
+    return _running.propagation
+
+
 def suspends_outer_attribution(attribution: Callable[_P, _R]) -> Callable[_P, _R]:
     """A decorator for attributions, so that a model may call them in a forward pass that is being explained.
 

@@ -155,6 +155,8 @@ class OperationTable:
         name, writes, switch = self._identify(function)
         spec = self._functions.get(function, UNKNOWN) if name is None else self._rows.get(name, UNKNOWN)
         keeps = spec.keeps | spec.keeps_without_constants
+        if keeps & Trait.GATE:
+            keeps |= Trait.SQUASHED
         if not spec.has_weights:
             keeps |= Trait.BEFORE_FIRST_LAYER
         makes = spec.makes | (Trait.ACTIVATED if spec.kind & Kind.ACTIVATION else Trait.NONE)

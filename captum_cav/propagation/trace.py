@@ -17,6 +17,7 @@ from captum_cav.tensors import tensors_in
 from captum_cav.torch_internals import now
 
 _BEFORE_FIRST_LAYER: int = Trait.BEFORE_FIRST_LAYER.value
+_SQUASHED: int = Trait.SQUASHED.value
 
 
 class Trace:
@@ -91,10 +92,12 @@ class Trace:
         def mark(carrier: torch.Tensor, source: torch.Tensor) -> None:
             nonlocal behind
             before = get_mark(source, self.run)
-            if before is not None:
+            if before is None:
+                new = Mark(self.run, bit, 0)
+            else:
                 note_alias(source, carrier)
                 behind |= before.taps
-            new = Mark(self.run, bit, 0) if before is None else before._replace(taps=before.taps | bit)
+                new = before._replace(taps=before.taps | bit, traits=before.traits & ~_SQUASHED)
             set_mark(carrier, new)
             if self.audited is not None:
                 self.snapshots.take(carrier)

@@ -29,5 +29,7 @@ class Trait(enum.Flag):
     BOUNDED = enum.auto()
     #: A positive number was just added. Clipped between 0 and another number, the tensor is a hard sigmoid, so a gate.
     SHIFTED_UP = enum.auto()
+    #: Squashed by a sigmoid, a softmax or the like since the last tap, or computed from such numbers alone.
+    SQUASHED = enum.auto()
     #: A positive number was added, and then the values were clipped from above.
     CAPPED = enum.auto()

@@ -117,7 +117,7 @@ def test_log_odds_need_a_target_and_a_score_that_is_known() -> None:
     with pytest.raises(TargetError, match="target is missing"):
         InputCAV(linear_head, score="log_odds").attribute(fixed(3, 4))
     for score in ("logits", None, "odds"):
-        with pytest.raises(OptionError, match=rf'score is {score!r}; expected "output" or "log_odds"'):
+        with pytest.raises(OptionError, match=rf'score is {score!r}; expected "output", "logit" or "log_odds"'):
             InputCAV(linear_head, score=score)
     with pytest.raises(TypeError, match="score"):
         NeuronCAV(nn.Linear(2, 2), "", score="log_odds")

@@ -93,6 +93,70 @@ def test_a_users_network_from_the_current_folder(
     assert (tmp_path / "out" / "contributions.png").exists()
 
 
+def squashed_network(folder: Path) -> None:
+    """A module with networks that differ only in what comes last."""
+    (folder / "squashed_network.py").write_text(
+        "import torch, torchvision\n"
+        "def make(*last):\n"
+        "    torch.manual_seed(0)\n"
+        "    net = torchvision.models.VisionTransformer(224, 16, 5, 2, 32, 64, num_classes=3)\n"
+        "    torch.nn.init.normal_(net.heads.head.weight)\n"
+        "    net.heads.extend(last)\n"
+        "    return net\n"
+        "def squashed():\n"
+        "    return make(torch.nn.LogSoftmax(1))\n"
+        "def hidden():\n"
+        "    class Halves(torch.nn.Module):\n"
+        "        def forward(self, z):\n"
+        "            return z.softmax(1) / 2\n"
+        "    return make(Halves())\n"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["explain", PICTURE, "--target", "0", "1"],
+        ["compare", PICTURE, "--methods", "cav", "gradcam", "--metrics", "deletion", "--repeats", "1"],
+        ["reproduce", PICTURE, "--classes", "0", "1", "--region", "0,0,1,0.5"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_network_that_squashes_its_scores(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command prints logits and true probabilities, and says so in one line."""
+    squashed_network(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    printed = {}
+    for name in ("make", "squashed"):
+        arguments = [*command, "--depths", "2", "--model", f"squashed_network:{name}", "--output", name]
+        assert cli.main(arguments) == 0
+        text = capsys.readouterr().out.replace(f"squashed_network:{name}", "net").replace(f"{name}/", "")
+        printed[name] = [line for line in text.splitlines() if not line.startswith(("| cav", "| gradcam"))]
+    if command[0] == "compare":
+        said = "The model ends in log_softmax: scores and maps are those of the numbers before it."
+    else:
+        said = "net ends in log_softmax: all scores are the numbers before it."
+    assert said in printed["squashed"]
+    assert [line for line in printed["squashed"] if line != said] == printed["make"]
+    if command[0] == "explain":
+        probabilities = [
+            float(number) for number in re.findall(r"^ +\d +\S+ +(\S+)%", "\n".join(printed["squashed"]), re.M)
+        ]
+        assert sum(probabilities) == pytest.approx(100, abs=0.2)
+
+
+def test_a_network_whose_logits_cannot_be_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    squashed_network(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["explain", PICTURE, "--model", "squashed_network:hidden", "--output", "out"]) == 2
+    assert "let forward_func return the logits" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

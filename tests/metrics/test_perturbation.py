@@ -192,7 +192,8 @@ def test_the_batch_size_does_not_change_the_result(measure: Any, batch_size: int
     found = measure(model, inputs, explained, TARGETS, batch_size=batch_size)
     assert max(seen) <= batch_size
     runs = {single_deletion: 17, morf_lerf: 42}.get(measure, 21)
-    assert sum(seen) == 3 * runs
+    # One picture runs once more, to find out whether the model ends in a squashing function.
+    assert sum(seen) == 3 * runs + (2 if measure is morf_lerf else 1)
     close(found, measure(MODEL, inputs, explained, TARGETS))
     one_by_one = [
         measure(MODEL, inputs[i : i + 1], explained[i : i + 1], TARGETS[i], batch_size=batch_size) for i in range(3)

@@ -169,11 +169,12 @@ def test_a_treatment_says_which_traits_the_output_has() -> None:
     table.register("add", row(keeps=Trait.GATE, keeps_without_constants=Trait.NONNEGATIVE))
     table.register("linear", row(keeps=Trait.GATE, has_weights=True))
     relu, add, linear = (table.treatments[function] for function in (torch.relu, torch.add, F.linear))
-    assert Trait(relu.keeps) == Trait.GATE | Trait.BEFORE_FIRST_LAYER
+    # What keeps a gate keeps what is squashed.
+    assert Trait(relu.keeps) == Trait.GATE | Trait.SQUASHED | Trait.BEFORE_FIRST_LAYER
     assert (Trait(relu.makes), Trait(relu.drops_with_constants)) == (Trait.NONNEGATIVE, Trait.NONE)
-    assert Trait(add.keeps) == Trait.GATE | Trait.NONNEGATIVE | Trait.BEFORE_FIRST_LAYER
+    assert Trait(add.keeps) == Trait.GATE | Trait.SQUASHED | Trait.NONNEGATIVE | Trait.BEFORE_FIRST_LAYER
     assert Trait(add.drops_with_constants) == Trait.NONNEGATIVE
-    assert Trait(linear.keeps) == Trait.GATE
+    assert Trait(linear.keeps) == Trait.GATE | Trait.SQUASHED
 
 
 def test_a_treatment_says_whether_a_function_computes() -> None:

@@ -508,8 +508,9 @@ def test_values_that_may_be_below_zero_are_shared_by_sign(made: Callable[[torch.
 @pytest.mark.parametrize("rule", [rules.GammaRule(0.7), rules.EpsilonRule(0.1), rules.ZPlusRule()], ids=repr)
 def test_a_bias_behind_a_product_is_a_bias(rule: rules.Rule) -> None:
     """Whatever the product and the sum are called, and in the memory of the product, too."""
+    torch.manual_seed(0)
     weight, bias = torch.randn(3, 4, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
-    x, chosen = torch.randn(2, 4, dtype=torch.float64), dict.fromkeys([F.linear, torch.matmul, torch.einsum], rule)
+    x, chosen = torch.randn(4, 4, dtype=torch.float64), dict.fromkeys([F.linear, torch.matmul, torch.einsum], rule)
     rewrites: list[Callable[[torch.Tensor], torch.Tensor]] = [
         lambda x: x @ weight.T + bias,
         lambda x: bias + F.linear(x, weight),
@@ -566,6 +567,7 @@ def test_a_batch_norm_may_be_written_by_hand(rule: Callable[..., rules.Rule]) ->
 
 @pytest.mark.parametrize("rule", [rules.GammaRule(0.7), rules.EpsilonRule(0.1), rules.AlphaBetaRule()], ids=repr)
 def test_a_mask_behind_a_layer_is_no_bias_of_infinity(rule: rules.Rule) -> None:
+    torch.manual_seed(9)
     layer, mask = nn.Linear(3, 4).double(), torch.tensor([0.0, -torch.inf, 1.0, 0.0], dtype=torch.float64)
     score = lambda x: torch.softmax(layer(x) + mask, -1)  # noqa: E731
     chosen = {F.linear: rule, torch.softmax: rules.AttentionRule("all")}

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import torch
 from tqdm import tqdm
 
-from captum_cav import zoo
+from captum_cav import single_image, zoo
+from captum_cav.attribution.logits import probabilities
 from captum_cav.commands.options import current_folder_on_path
 from captum_cav.errors import InputError
 from captum_cav.visualization import Panel
@@ -62,12 +63,21 @@ def grad_cam_panel(cam: torch.Tensor | None) -> Panel:
     return Panel("Grad-CAM not defined here", None) if cam is None else Panel("Grad-CAM", cam, unit="")
 
 
-def best_classes(network: zoo.Network, scores: torch.Tensor) -> str:
-    """The ten best classes as a printable table."""
+def best_classes(network: zoo.Network, scores: torch.Tensor, inputs: torch.Tensor) -> str:
+    """The ten best classes as a printable table.
+
+    Args:
+        network: the network; its model gives logits.
+        scores: shape (classes,), the logits of one picture.
+        inputs: shape (1, 3, H, W), the picture.
+    """
+    with torch.no_grad():
+        shares = probabilities(network.model, inputs)[0].cpu()
     best = scores.topk(min(10, len(scores)))
-    lines = [f"best classes of {network.name} (scores before softmax)"]
+    lines = [line] if (line := single_image.about_scores(network)) else []
+    lines.append(f"best classes of {network.name} (scores before softmax, probabilities)")
     for rank, (score, index) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True), 1):
-        lines.append(f"  {rank:2d}  {score:8.2f}  {network.class_name(index)} ({index})")
+        lines.append(f"  {rank:2d}  {score:8.2f}  {shares[index]:6.1%}  {network.class_name(index)} ({index})")
     return "\n".join(lines)
 
 

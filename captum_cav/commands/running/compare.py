@@ -18,6 +18,7 @@ def run(options: argparse.Namespace) -> None:
     pictures = [zoo.open_picture(image) for image in options.images]
     network = common.load_network(options, device)
     batches = [single_image.batch_of(network, picture) for picture in pictures]
+    network = single_image.with_logits(network, batches[0])
     scores = [single_image.class_scores(network.model, batch) for batch in batches]
     targets = _targets(options, network, scores)
     comparison = compare(

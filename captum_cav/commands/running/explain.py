@@ -27,8 +27,9 @@ def run(options: argparse.Namespace) -> None:
     picture = zoo.demo_picture() if options.command == "demo" else zoo.open_picture(options.image)
     with common.steps("loading the network", "scores", "contributions", "drawing") as step:
         network = common.load_network(options, device)
-        model = network.model
         inputs = single_image.batch_of(network, picture)
+        network = single_image.with_logits(network, inputs)
+        model = network.model
         step()
         scores = single_image.class_scores(model, inputs)
         targets = common.choose_targets(options, network, scores)
@@ -50,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
             output / _CONTRIBUTIONS_FILE, dpi=110
         )
         _draw_rules(shown, network.name, names, layers, maps, other_maps).savefig(output / _RULES_FILE, dpi=110)
-    print(common.best_classes(network, scores))
+    print(common.best_classes(network, scores, inputs))
     for name, target, (_, deltas), of_layers in zip(names, targets, explained, maps, strict=True):
         print(_share_table(name, scores[target], layers, of_layers, deltas))
     print(f"pictures: {output / _CONTRIBUTIONS_FILE}, {output / _RULES_FILE}")

@@ -16,7 +16,11 @@ def run(options: argparse.Namespace) -> None:
     pictures = pictures or [("dog_above_cat.png", zoo.demo_picture())]
     with common.steps("loading the network", "contributions and ablations") as step:
         network = common.load_network(options, device)
-        layers = common.choose_layers(options, network, single_image.batch_of(network, pictures[0][1]))
+        inputs = single_image.batch_of(network, pictures[0][1])
+        network = single_image.with_logits(network, inputs)
+        layers = common.choose_layers(options, network, inputs)
         step()
         page.write_page(options.output, network, pictures, options.target, layers, presets=options.presets)
+    if line := single_image.about_scores(network):
+        print(line)
     print(f"page: {options.output} ({options.output.stat().st_size / 1e6:.1f} MB)")

@@ -33,8 +33,9 @@ def run(options: argparse.Namespace, names: list[str], box: tuple[float, ...]) -
     picture = zoo.demo_picture() if options.image is None else zoo.open_picture(options.image)
     with common.steps("loading the network", "contributions", "ablations", "drawing") as step:
         network = common.load_network(options, device)
-        model = network.model
         inputs = single_image.batch_of(network, picture)
+        network = single_image.with_logits(network, inputs)
+        model = network.model
         pixels = box_mask(box, picture_size_of(inputs))
         scores = single_image.class_scores(model, inputs)
         classes = [network.class_index(name) for name in names]
@@ -75,7 +76,7 @@ def run(options: argparse.Namespace, names: list[str], box: tuple[float, ...]) -
         for file, figure in figures.items():
             figure.savefig(output / file, dpi=110)
         (output / _TABLE_FILE).write_text(_table(network, names, box, options.rules, trials), encoding="utf-8")
-    print(common.best_classes(network, scores))
+    print(common.best_classes(network, scores, inputs))
     print(
         f"\nthe paper's claims on {network.name}: {names[0]}, with {names[1]} in the box {box}; rules: {options.rules}"
     )
