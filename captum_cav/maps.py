@@ -63,18 +63,19 @@ def distortion(grid: Sequence[int], size: tuple[int, int]) -> float:
     return abs(math.log(grid[0] * size[1] / (grid[1] * size[0])))
 
 
-def spatial_map(attributions: torch.Tensor, picture_size: tuple[int, int]) -> torch.Tensor:
+def spatial_map(attributions: torch.Tensor, picture_size: tuple[int, ...]) -> torch.Tensor:
     """Sum the attributions of a layer over its channels: one number for each place of the layer.
 
     Args:
         attributions: shape (N, C, h, w), (N, h, w, C) or (N, tokens, C). The tokens are a grid. Up to five tokens
             without a place, as class tokens, may stand before the grid. Of several possible grids, the one whose
-            proportions are nearest to those of the picture counts.
+            proportions are nearest to those of the picture counts. For a volume or a video, shape (N, C, d, h, w) or
+            (N, d, h, w, C).
         picture_size: (height, width) of the picture, in pixels. It decides which dimensions are the grid: those with
-            the proportions of the picture.
+            the proportions of the picture. For a volume (depth, height, width), of which height and width decide.
 
     Returns:
-        Shape (N, h, w), in the unit of the attributions.
+        Shape (N, h, w), or (N, d, h, w) for a volume, in the unit of the attributions.
 
     Raises:
         InputError: if no dimensions have the proportions of the picture.
@@ -91,16 +92,24 @@ def spatial_map(attributions: torch.Tensor, picture_size: tuple[int, int]) -> to
     """
     attributions = torch.as_tensor(attributions)
     shape = tuple(attributions.shape)
-    if attributions.dim() == 4:
-        layouts = {1: shape[2:], 3: shape[1:3]}
-        channels = min(layouts, key=lambda dim: distortion(layouts[dim], picture_size))
-        if distortion(layouts[channels], picture_size) < MOST_DISTORTION:
+    sides = len(picture_size)
+    if attributions.dim() == sides + 2:
+        # Steps in time or depth often differ from those in the plane, so the depth says nothing about the layout.
+        in_plane = (picture_size[-2], picture_size[-1])
+        layouts = {1: shape[-2:], sides + 1: shape[-3:-1]}
+        channels = min(layouts, key=lambda dim: distortion(layouts[dim], in_plane))
+        if distortion(layouts[channels], in_plane) < MOST_DISTORTION:
             return attributions.sum(channels)
+    if sides == 3:
+        raise InputError(
+            f"contributions of shape {shape} have no places to lay over a volume of "
+            f"{' x '.join(map(str, picture_size))} voxels; expected (N, C, d, h, w) or (N, d, h, w, C)."
+        )
     if attributions.dim() == 3:
-        grids = _grids(shape[1], picture_size)
+        grids = _grids(shape[1], (picture_size[0], picture_size[1]))
         if grids:
             # Register tokens may make another grid possible: 5 tokens and 5 x 5 places are 5 x 6, too.
-            grid = min(grids, key=lambda grid: distortion(grid, picture_size))
+            grid = min(grids, key=lambda grid: distortion(grid, (picture_size[0], picture_size[1])))
             return attributions[:, shape[1] - grid[0] * grid[1] :].sum(2).reshape(shape[0], *grid)
     raise InputError(
         f"contributions of shape {shape} have no places to lay over a picture of {picture_size[0]} x {picture_size[1]} "

@@ -20,7 +20,7 @@ from captum_cav.checks.inputs import (
     is_floating,
 )
 from captum_cav.checks.layers import check_call, choose_call, find_layer
-from captum_cav.checks.maps import check_maps, check_masks, check_pictures, check_same_length, picture_size
+from captum_cav.checks.maps import check_maps, check_masks, check_pictures, check_same_length, picture_size, sides_of
 from captum_cav.checks.models import (
     check_device_ids,
     check_evaluation,
@@ -78,5 +78,6 @@ __all__ = [
     "read_target",
     "resolve_target",
     "sample_names",
+    "sides_of",
     "users_level",
 ]
