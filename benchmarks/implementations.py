@@ -4,10 +4,10 @@
         [--rules paper attnlrp cp_lrp] [--json FILE] [--threads 1]
 
 ``transformers`` runs each architecture of the coverage benchmark, tiny and in float64, with every implementation of
-its attention and of its experts that runs in float64 on CPU. Where a model has an encoder and a decoder, the inputs of
-the decoder are explained, too, with constant inputs of the encoder. ``torchvision`` runs each classifier as it is,
-exported by ``torch.export``, and lowered to the core operations of ATen. For each preset, maps and deltas must be those
-of the first implementation.
+its attention and of its experts that runs in float64 on CPU. Text is also padded on its left. Where a model has an
+encoder and a decoder, the inputs of the decoder are explained, too, with constant inputs of the encoder.
+``torchvision`` runs each classifier as it is, exported by ``torch.export``, and lowered to the core operations of ATen.
+For each preset, maps and deltas must be those of the first implementation.
 
 Two implementations are the same function if their scores differ by less than 1e-9 of the largest score. Then
 
@@ -23,9 +23,11 @@ import argparse
 import dataclasses
 import functools
 import gc
+import importlib.metadata
 import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
 
@@ -142,6 +144,18 @@ def with_constant_source(case: transformers_models.Case) -> transformers_models.
         given=source,
         read=transformers_models.SEQ2SEQ.read,
     )
+
+
+def takes_padding(case: transformers_models.Case) -> bool:
+    """Whether a model takes a mask of its tokens, in sequences that are short enough to be padded here."""
+    is_text = case.kind.argument == "inputs_embeds" and len(case.size) == 2
+    return is_text and case.size[1] == 6 and "attention_mask" not in case.given
+
+
+def with_padding(case: transformers_models.Case) -> transformers_models.Case:
+    """A model whose first sample begins with two tokens of padding, which nothing may attend to."""
+    mask = [[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]]
+    return dataclasses.replace(case, name=f"{case.name} padded", given={**case.given, "attention_mask": mask})
 
 
 # Torchvision --------------------------------------------------------------------------------------------------------
@@ -277,11 +291,14 @@ def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
 def cases(suite: str) -> Iterator[tuple[str, Builders]]:
     """Names and implementations of all networks of a suite."""
     if suite == "transformers":
-        for name, case in transformers_models.CASES.items():
-            yield name, transformers_builders(case)
+        for case in transformers_models.CASES.values():
+            variants = [case]
+            if takes_padding(case):
+                variants.append(with_padding(case))
             if has_decoder(case):
-                decoder = with_constant_source(case)
-                yield decoder.name, transformers_builders(decoder)
+                variants.append(with_constant_source(case))
+            for variant in variants:
+                yield variant.name, transformers_builders(variant)
         return
     import torchvision
 
@@ -315,8 +332,16 @@ def main(arguments: list[str] | None = None) -> None:
                     print(row, flush=True)
             gc.collect()
             if options.json:
-                options.json.write_text(json.dumps({"rows": [dataclasses.asdict(row) for row in rows]}, indent=1))
+                options.json.write_text(json.dumps(_report(rows), indent=1))
         print(summary(suite, rows))
+
+
+def _report(rows: Iterable[Comparison]) -> dict[str, object]:
+    packages = ("captum_cav", "torch", "torchvision", "transformers")
+    return {
+        "versions": {name: importlib.metadata.version(name) for name in packages if find_spec(name) is not None},
+        "rows": [dataclasses.asdict(row) for row in rows],
+    }
 
 
 def summary(suite: str, rows: Iterable[Comparison]) -> str:

@@ -1,11 +1,13 @@
-"""Helpers for tensors: nested arguments, and memory that two tensors share."""
+"""Helpers for tensors and their functions: nested arguments, shared memory, places in the graph."""
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 
 def is_number(tensor: torch.Tensor) -> bool:
@@ -51,6 +53,29 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
     return tensors
 
 
+def as_plain(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor in the same memory whose class is :class:`torch.Tensor`, if the class adds only Python code to it.
+
+    Tensors that keep their numbers in another way, such as quantized weights, are returned as they are.
+    """
+    kind = type(tensor)
+    if kind in _PLAIN or kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        return tensor
+    return tensor.as_subclass(torch.Tensor)
+
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def separate_node(tensor: torch.Tensor) -> Any:
+    """A node of autograd for those who look at the node of a tensor: a node in a graph of its own.
+
+    A hook that is registered at this node never runs.
+    """
+    with torch.enable_grad():
+        return torch.zeros((), dtype=tensor.dtype, device=tensor.device, requires_grad=True).expand(1).grad_fn
+
+
 def is_same_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two tensors have the same memory, shape, strides and type of numbers.
 
@@ -65,3 +90,56 @@ def is_same_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
         and one.stride() == other.stride()
         and one.dtype == other.dtype
     )
+
+
+def share_elements(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors that lie in the same memory have an element of it in common."""
+    # The whole memory, a truth value for each element, on the host: such tensors are rare.
+    used = torch.zeros(one.untyped_storage().nbytes() // one.itemsize, dtype=torch.bool, device="cpu")
+    used.as_strided(one.shape, one.stride(), one.storage_offset()).fill_(True)
+    return bool(used.as_strided(other.shape, other.stride(), other.storage_offset()).any())
+
+
+class _OwningEdge(GradientEdge):
+    """A gradient edge that keeps its node alive."""
+
+    ownership_token: Any
+
+
+def edge_of(tensor: torch.Tensor) -> GradientEdge:
+    """The place of a tensor in the graph of autograd.
+
+    The Python object of a custom function's node does not keep the node alive. If the score does not reach the tensor,
+    the tensor and its node may be gone when autograd is asked for the gradient, and the process ends. From version 2.9
+    on, torch keeps the node alive by another node that leads to it. This function does so in older versions.
+    """
+    edge = get_gradient_edge(tensor)
+    if hasattr(edge, "ownership_token"):
+        return edge
+    owning = _OwningEdge(*edge)
+    with torch.enable_grad():
+        owning.ownership_token = tensor.view_as(tensor).grad_fn
+    return owning
+
+
+def _no_override(*_: object) -> bool:
+    return False
+
+
+def body_of(function: types.FunctionType) -> Callable[..., Any]:
+    """A copy of a Python function of torch that does not check for overrides.
+
+    With the check, a mode would see only the function itself. Without the check, the mode sees the operations inside.
+    """
+    unchecked = dict.fromkeys(
+        ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"), _no_override
+    )
+    body = types.FunctionType(
+        function.__code__,
+        {**function.__globals__, **unchecked},
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    body.__kwdefaults__ = function.__kwdefaults__
+    return body

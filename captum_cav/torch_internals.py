@@ -13,22 +13,27 @@ Older versions of torch lack some of these names. The code that uses such a name
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 from torch.autograd.function import FunctionCtx
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
-from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.hooks import BackwardHook
+
+from captum_cav.tensors import body_of, edge_of
 
 __all__ = [
     "DERIVING_MODULES",
@@ -38,29 +43,35 @@ __all__ = [
     "Overload",
     "OverloadPacket",
     "OwnFunction",
+    "active_transform",
     "acts_as_in_training",
     "age_of",
     "apply_as_torch_does",
     "base_of",
     "body_of",
     "edge_of",
+    "end_innermost_mode",
+    "function_modes",
+    "give_back_lock",
     "has_old_backward_hook",
     "hooks_on_saved_tensors",
     "innermost_called",
     "is_called_by",
     "keeps_version",
     "modules_of",
+    "noting_places",
     "now",
     "overload_name",
     "own_parameters",
     "patched_torch",
+    "process_lock",
+    "remove_hooks",
     "run_as_written",
     "same_layer_versions",
     "save_as_they_are",
     "tree_leaves",
     "tree_map",
     "version_of",
-    "was_written_into",
 ]
 
 Apply = Callable[[type[torch.autograd.Function], tuple[Any, ...], dict[str, Any]], Any]
@@ -97,6 +108,17 @@ class OwnFunction(torch.autograd.Function):
 # Around a whole pass ------------------------------------------------------------------------------------------------
 
 
+#: Whoever changes something of the whole process holds this lock.
+process_lock = threading.RLock()
+
+
+def give_back_lock() -> None:
+    """Give :data:`process_lock` back, although an interrupt may have come before this thread left the context."""
+    with suppress(RuntimeError):  # The thread does not hold the lock any more.
+        while True:
+            process_lock.release()
+
+
 class _SharedSetting:
     """A setting of the whole process. The first thread that needs the setting applies it. The last thread restores it.
 
@@ -106,23 +128,60 @@ class _SharedSetting:
 
     def __init__(self, change: Callable[[], AbstractContextManager[Any]]) -> None:
         self._change = change
-        self._lock = threading.Lock()
-        self._users = 0
-        self._active = ExitStack()
+        self._users: set[object] = set()
+        self._active: ExitStack | None = None
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        with self._lock:
-            if not self._users:
-                self._active.enter_context(self._change())
-            self._users += 1
+        user = object()
         try:
-            yield
+            try:
+                with process_lock:
+                    self._users.add(user)
+                    if self._active is None:
+                        self._active = ExitStack()
+                        self._active.enter_context(self._change())
+                yield
+            finally:
+                self._end(user)
         finally:
-            with self._lock:
-                self._users -= 1
-                if not self._users:
-                    self._active.close()
+            self._end(user)  # An interrupt may have come first.
+
+    def _end(self, user: object) -> None:
+        with process_lock:
+            self._users.discard(user)
+            if not self._users and self._active is not None:
+                self._active.close()
+                self._active = None
+
+
+def function_modes() -> list[TorchFunctionMode]:
+    """The active function modes of this thread, the innermost last."""
+    return [torch._C._get_function_stack_at(index) for index in range(torch._C._len_torch_function_stack())]
+
+
+def end_innermost_mode() -> None:
+    """End the innermost function mode of this thread."""
+    torch._C._pop_torch_function_stack()
+
+
+def remove_hooks(module: torch.nn.Module | None, is_own: Callable[[object], bool]) -> None:
+    """Remove those hooks from a module for which ``is_own`` is true. None stands for the hooks of all modules.
+
+    A handle would remove a hook, too. But an interrupt may come before anybody has the handle.
+    """
+    everywhere = torch.nn.modules.module
+    registries: list[dict[int, Any]] = [everywhere._global_forward_hooks, everywhere._global_forward_pre_hooks]
+    options: list[dict[int, bool]] = [everywhere._global_forward_hooks_always_called]
+    if module is not None:
+        registries = [module._forward_hooks, module._forward_pre_hooks]
+        options = [module._forward_hooks_with_kwargs, module._forward_hooks_always_called]
+        options.append(module._forward_pre_hooks_with_kwargs)
+    for registry in registries:
+        for number in [number for number, hook in list(registry.items()) if is_own(hook)]:
+            for option in options:
+                option.pop(number, None)
+            registry.pop(number, None)
 
 
 def _uncompiled() -> AbstractContextManager[Any]:
@@ -136,7 +195,7 @@ class _Following(threading.local):
     """How this thread applies custom autograd functions. ``apply`` is None if torch applies them."""
 
     apply: Apply | None = None
-    at_rest: Callable[[], bool]
+    at_rest: Callable[[], bool] = staticmethod(lambda: True)
 
 
 _following = _Following()
@@ -155,13 +214,20 @@ def _patched_functions() -> Iterator[None]:
         return lambda hook, values: set_up(hook, values) if _following.apply is None else values
 
     set_up = BackwardHook.setup_input_hook, BackwardHook.setup_output_hook
-    torch.autograd.Function.apply = classmethod(apply)
-    BackwardHook.setup_input_hook, BackwardHook.setup_output_hook = map(unless_followed, set_up)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
+
+    def restore() -> None:
         torch.autograd.Function.apply = original
         BackwardHook.setup_input_hook, BackwardHook.setup_output_hook = set_up  # type: ignore[method-assign]
+
+    try:
+        try:
+            torch.autograd.Function.apply = classmethod(apply)
+            BackwardHook.setup_input_hook, BackwardHook.setup_output_hook = map(unless_followed, set_up)  # type: ignore[method-assign]
+            yield
+        finally:
+            restore()
+    finally:
+        restore()  # An interrupt may have come first.
 
 
 #: Returns the innermost hooks on saved tensors. Torch has this function from version 2.8 on.
@@ -212,9 +278,9 @@ def patched_torch(apply: Apply, at_rest: Callable[[], bool]) -> Iterator[None]:
         at_rest: returns True while torch shall apply custom autograd functions as usual.
     """
     with _run_eagerly(), _run_openly(), _note_hooks():
-        before = _following.apply, getattr(_following, "at_rest", at_rest)
-        _following.apply, _following.at_rest = apply, at_rest
+        before = _following.apply, _following.at_rest
         try:
+            _following.apply, _following.at_rest = apply, at_rest
             yield
         finally:
             _following.apply, _following.at_rest = before
@@ -254,35 +320,23 @@ def overload_name(function: Overload) -> tuple[str, str]:
     return f"torch._ops.{function.namespace}", function._opname
 
 
-def _no_override(*_: object) -> bool:
-    return False
-
-
-def body_of(function: types.FunctionType) -> Callable[..., Any]:
-    """A copy of a Python function of torch that does not check for overrides.
-
-    With the check, a mode would see only the function itself. Without the check, the mode sees the operations inside.
-    """
-    unchecked = dict.fromkeys(
-        ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"), _no_override
-    )
-    body = types.FunctionType(
-        function.__code__,
-        {**function.__globals__, **unchecked},
-        function.__name__,
-        function.__defaults__,
-        function.__closure__,
-    )
-    body.__kwdefaults__ = function.__kwdefaults__
-    return body
-
-
 def innermost_called() -> torch.nn.Module | None:
     """The innermost module that this thread calls now, read off the stack. None outside of modules."""
     frame: types.FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code is not torch.nn.Module._call_impl.__code__:
         frame = frame.f_back
     return None if frame is None else frame.f_locals["self"]
+
+
+def active_transform() -> str | None:
+    """The innermost transform of torch that this code runs in, such as ``"torch.func.vmap"``. None outside of all."""
+    interpreter: Any = torch._C._functorch.peek_interpreter_stack()
+    if interpreter is not None:
+        name = interpreter.key().name.lower()
+        return {"grad": "torch.func.grad, vjp or jacrev", "jvp": "torch.func.jvp or jacfwd"}.get(
+            name, f"torch.func.{name}"
+        )
+    return "torch.autograd.forward_ad.dual_level" if forward_ad._current_level >= 0 else None
 
 
 def is_called_by(modules: tuple[str, ...], depth: int) -> bool:
@@ -312,6 +366,25 @@ def modules_of(root: torch.nn.Module) -> Iterable[torch.nn.Module]:
             modules[module] = None
             waiting += reversed(module._modules.values())
     return modules
+
+
+def noting_places(modules: Iterable[torch.nn.Module]) -> Iterator[dict[str, Any]]:
+    """The dictionaries in which modules note tensors that are no parameters: attributes and buffers.
+
+    In evaluation mode torch's own modules note nothing, but hooks on these modules may.
+    """
+    for module in modules:
+        if not _is_torchs(type(module)) or module._forward_hooks or module._forward_pre_hooks:  # type: ignore[arg-type]
+            # Most modules have no tensor among their attributes. This is the fastest way to see that.
+            if torch.Tensor in map(type, module.__dict__.values()):
+                yield module.__dict__
+            if module._buffers:
+                yield module._buffers
+
+
+@functools.cache
+def _is_torchs(kind: Any) -> bool:
+    return str(kind.__module__).startswith("torch.nn.modules.")
 
 
 def own_parameters(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
@@ -380,28 +453,6 @@ def now() -> int:
         return age_of(torch.zeros((), device="cpu", requires_grad=True) + 0)
 
 
-class _OwningEdge(GradientEdge):
-    """A gradient edge that keeps its node alive."""
-
-    ownership_token: Any
-
-
-def edge_of(tensor: torch.Tensor) -> GradientEdge:
-    """The place of a tensor in the graph of autograd.
-
-    The Python object of a custom function's node does not keep the node alive. If the score does not reach the tensor,
-    the tensor and its node may be gone when autograd is asked for the gradient, and the process ends. From version 2.9
-    on, torch keeps the node alive by another node that leads to it. This function does so in older versions.
-    """
-    edge = get_gradient_edge(tensor)
-    if hasattr(edge, "ownership_token"):
-        return edge
-    owning = _OwningEdge(*edge)
-    with torch.enable_grad():
-        owning.ownership_token = tensor.view_as(tensor).grad_fn
-    return owning
-
-
 def base_of(tensor: torch.Tensor) -> torch.Tensor | None:
     """The base of a view. None for a tensor that is no view."""
     return tensor._base
@@ -410,11 +461,6 @@ def base_of(tensor: torch.Tensor) -> torch.Tensor | None:
 def version_of(tensor: torch.Tensor) -> int:
     """How often anything was written into a tensor or its views. 0 for inference tensors, which do not count that."""
     return 0 if tensor.is_inference() else tensor._version
-
-
-def was_written_into(tensor: torch.Tensor) -> bool:
-    """Whether anything was written into a tensor since the tensor was made."""
-    return bool(tensor._version)
 
 
 def hooks_on_saved_tensors() -> Any:

@@ -516,13 +516,13 @@ def test_the_base_of_a_view_is_known() -> None:
 
 def test_writing_is_counted_unless_the_version_is_kept() -> None:
     x = torch.zeros(2)
-    assert not internals.was_written_into(x)
+    assert not internals.version_of(x)
     with internals.keeps_version(x):
         x.add_(1)
-    assert not internals.was_written_into(x)
+    assert not internals.version_of(x)
     x[:1].add_(1)
-    assert internals.was_written_into(x)
-    assert not internals.was_written_into(x.clone())
+    assert internals.version_of(x)
+    assert not internals.version_of(x.clone())
 
 
 def test_what_autograd_saved_may_be_read_if_the_version_was_kept() -> None:

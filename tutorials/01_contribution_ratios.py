@@ -128,9 +128,9 @@ convolutional = nn.Sequential(
 )
 convolutional = convolutional.double().eval()
 pictures = torch.rand(4, 3, 16, 16, dtype=torch.float64)
-ratios = LayerCAV(convolutional, "2").attribute(pictures, target=1)
+ratios = LayerCAV(convolutional, "2", normalize="abs").attribute(pictures, target=1)  # some scores are negative
 product = LayerGradientXActivation(convolutional, convolutional[2]).attribute(pictures, target=1).detach()
-scores = convolutional(pictures).detach()[:, 1]
+scores = convolutional(pictures).detach()[:, 1].abs()
 relu_difference = (ratios - product / scores[:, None, None, None]).abs().max().item()
 print(f"largest difference {relu_difference:.0e}")
 

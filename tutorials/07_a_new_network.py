@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from captum_cav import InputCAV, LayerCAV, rules, verify
-from captum_cav.errors import CAVError
+from captum_cav.errors import CAVError, SignWarning
 from captum_cav.visualization import Panel, show_classes, show_rows
 
 # %% [markdown]
@@ -139,7 +139,9 @@ show_classes(both[0, 0].clamp(0, 1), maps, labels, layers, signed=True)[0]
 # %%
 circle = torch.stack([draw(True, False)])
 square_score = net(circle)[0, 1].item()
-by_score = LayerCAV(net, "conv", normalize="score").attribute(circle, target=1)
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", SignWarning)  # which says what is said above
+    by_score = LayerCAV(net, "conv", normalize="score").attribute(circle, target=1)
 by_size = LayerCAV(net, "conv", normalize="abs").attribute(circle, target=1)
 
 figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.4), layout="constrained")
@@ -270,7 +272,7 @@ print("as torch's own softsign:", torch.allclose(by_kernel, LayerCAV(in_torch, "
 messages = [
     attempt(lambda: LayerCAV(nn.Sequential(nn.Linear(3, 2), nn.Dropout()), "0").attribute(x, target=1)),
     attempt(lambda: InputCAV(lambda x: {"logits": net(x)}).attribute(both, target=1)),
-    attempt(lambda: InputCAV(lambda x: bent(x.detach())).attribute(x, target=1)),
+    attempt(lambda: InputCAV(lambda x: bent(x.detach()), normalize="abs").attribute(x, target=1)),
     attempt(lambda: InputCAV(lambda x: bent[0](x / 0.0)).attribute(x, target=1)),
 ]
 with torch.inference_mode():

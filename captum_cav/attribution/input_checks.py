@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import torch
+
 from captum_cav import checks
+from captum_cav.tensors import as_plain
+from captum_cav.torch_internals import tree_map
 
 
 class Arguments(NamedTuple):
@@ -40,7 +44,9 @@ def check_arguments(
 
     Args:
         forward_func: the model.
-        inputs, additional_forward_args: as for :meth:`captum_cav.LayerCAV.attribute`.
+        inputs: as for :meth:`captum_cav.LayerCAV.attribute`. Of a subclass of :class:`torch.Tensor`, the model gets the
+            plain tensor, because the propagation must see the operations and not what the subclass makes of them.
+        additional_forward_args: as for :meth:`captum_cav.LayerCAV.attribute`.
         targets: targets in any of the forms that Captum takes. Whether they fit the output of the model is checked when
             the output is known.
         inputs_are_explained: whether the contributions of the inputs are asked for, not only those of a layer.
@@ -50,6 +56,7 @@ def check_arguments(
     """
     if inputs_are_explained:
         checks.check_floating(inputs)
+    inputs = tree_map(lambda leaf: as_plain(leaf) if isinstance(leaf, torch.Tensor) else leaf, inputs)
     given = checks.check_inputs(forward_func, inputs)
     return Arguments(
         given, checks.additional_arguments(additional_forward_args), list(map(checks.read_target, targets))

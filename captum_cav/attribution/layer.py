@@ -174,6 +174,7 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
 
         Args:
             inputs: a tensor of shape (N, ...) or a tuple of such tensors; finite numbers, on the device of the model.
+                A subclass of tensors counts as the plain tensor, and the result is a plain tensor.
             target: which output is the score, in any of Captum's forms: an index, a tuple of indices, or a list or 1-D
                 tensor with one entry for each sample. Negative indices count from the end. None if the output is one
                 score for each sample.

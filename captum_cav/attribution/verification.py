@@ -20,6 +20,7 @@ from captum_cav.operations import TABLE
 from captum_cav.propagation import zeros
 from captum_cav.propagation.forward import Forward, Request, names_in, random_state_kept, run
 from captum_cav.propagation.hooks import Site
+from captum_cav.propagation.noted_tensors import noted_tensors
 from captum_cav.propagation.operation import describe_rule
 from captum_cav.propagation.records import Unknown
 from captum_cav.propagation.reentrancy import suspends_outer_attribution
@@ -230,7 +231,7 @@ def verify(
     if made is not None:
         unrecorded = selected.values.detach() - select_target(made, arguments.targets[0], score).values
     found = _audit(passed, selected, chosen, name)
-    with torch.no_grad(), random_state_kept(arguments.inputs):
+    with torch.no_grad(), random_state_kept(arguments.inputs), noted_tensors(model, passed.trace.run):
         plain = model(*checks.copied(arguments.inputs), *checks.copied(arguments.additional))
     return _report(model, passed, selected, *found, unrecorded, plain, chosen, tolerance)
 

@@ -11,7 +11,7 @@ from captum_cav.checks.models import check_parameters
 from captum_cav.checks.numbers import check_finite
 from captum_cav.errors import CAVTypeError, InputError, ModelError
 from captum_cav.tensors import is_number, tensors_in
-from captum_cav.torch_internals import tree_map
+from captum_cav.torch_internals import active_transform, tree_map
 
 
 def as_inputs(inputs: Any) -> tuple[Any, ...]:
@@ -49,12 +49,20 @@ def check_inputs(forward_func: Callable[..., Any], inputs: Any) -> tuple[Any, ..
 
     Raises:
         CAVTypeError, InputError: for inputs that cannot be explained.
-        ModelError: for parameters that hold no numbers, and under ``torch.inference_mode()``.
+        ModelError: for parameters that hold no numbers, and under ``torch.inference_mode()`` or inside a
+            transform of ``torch.func``.
     """
     if torch.is_inference_mode_enabled():
         raise ModelError(
             "attribute() was called under torch.inference_mode(), where torch records no graph; leave it, or use "
             "torch.no_grad() instead, which is fine."
+        )
+    transform = active_transform()
+    if transform is not None:
+        raise ModelError(
+            f"attribute() was called inside {transform}, which would transform the propagation too; call it outside. "
+            "It takes a whole batch at once, and its contributions can be differentiated with "
+            'grad_kwargs={"create_graph": True}.'
         )
     devices = check_parameters(forward_func) if isinstance(forward_func, torch.nn.Module) else set()
     given = as_inputs(inputs)

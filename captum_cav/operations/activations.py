@@ -180,6 +180,7 @@ TABLE.register(
     _elementwise(
         hardtanh,
         kind=Kind.ACTIVATION,
+        keeps=Trait.GATE,
         find_gate=gates.clipped(_hardtanh_bounds),
     ),
 )

@@ -83,18 +83,32 @@ class Passed(NamedTuple):
 Alone = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
 
 
+class Foldability(NamedTuple):
+    """What can be folded into an operation.
+
+    Attributes:
+        is_wanted: whether the operation's rule folds anything in.
+        channels: how many channels the output has. None if channels cannot be scaled.
+    """
+
+    is_wanted: bool
+    channels: int | None
+
+    def allows(self, channels: int | None) -> bool:
+        """Whether a scale for each of so many channels can be folded in. None for a scale that is a scalar or 1."""
+        return self.is_wanted and (channels is None or channels == self.channels)
+
+
 class Foldable(Handoff):
     """What an affine operation leaves for the operations right behind it.
 
     Attributes:
         shares: where the operation reports shares of constants.
+        foldability: what can be folded into the operation.
     """
 
     shares: OperationShares
-
-    def can_fold(self, channels: int | None) -> bool:
-        """Whether a scale for each of so many channels can be folded in. None for a scale that is a scalar or 1."""
-        raise NotImplementedError
+    foldability: Foldability
 
     def fold(self, behind: Folded) -> None:
         """Fold an operation behind this one in."""
@@ -132,9 +146,9 @@ class Folded(Foldable):
         self.output = output
         self.norm = norm
         self.shares = shares
-        self.can_fold = before.can_fold  # type: ignore[method-assign]
+        self.foldability = before.foldability
         self._is_read = is_read
-        self._alone = alone or self._by_default
+        self._alone = alone
         self._behind: list[Folded] = []
         self._passed: Passed | None = None
 
@@ -148,7 +162,8 @@ class Folded(Foldable):
         parts = [part._replace(total=part.total.behind(self.norm)) for one in taken for part in one.parts]
         if own is not None:
             parts.append(Part(own, self, self.norm))
-        passed, constant_share = self._alone(coefficients) if self._is_read else (coefficients, None)
+        alone = self._alone or self._by_default
+        passed, constant_share = alone(coefficients) if self._is_read else (coefficients, None)
         if constant_share is not None:
             self.shares.enter(constant_share)
             constant_share = sum(
@@ -200,7 +215,7 @@ def foldable_before(operation: Operation, channels: int | None) -> Foldable | No
     """
     (x,) = operation.sources
     before = operation.handoff_of(x)
-    return before if isinstance(before, Foldable) and before.can_fold(channels) else None
+    return before if isinstance(before, Foldable) and before.foldability.allows(channels) else None
 
 
 def folded(

@@ -14,7 +14,7 @@ def _no_computation(role: Role) -> OperationSpec:
 
 TABLE.register(
     """
-    shape device dtype ndim layout requires_grad grad grad_fn is_leaf is_cuda is_cpu is_meta is_mps is_xpu is_sparse
+    shape device dtype ndim layout requires_grad grad is_leaf is_cuda is_cpu is_meta is_mps is_xpu is_sparse
     is_quantized is_nested output_nr names itemsize nbytes _version _base size dim numel nelement ndimension stride
     storage_offset is_contiguous is_floating_point is_complex is_signed is_inference is_pinned is_set_to is_shared
     is_same_size element_size data_ptr untyped_storage storage get_device type_dtype __len__ __hash__ __repr__
@@ -25,5 +25,6 @@ TABLE.register(
 )
 TABLE.register("requires_grad_", _no_computation(Role.ASKS_FOR_GRADIENT))
 TABLE.register("__set__", _no_computation(Role.SETS_ATTRIBUTE))
-TABLE.register("register_hook", _no_computation(Role.REGISTERS_HOOK))
+TABLE.register("register_hook register_post_accumulate_grad_hook", _no_computation(Role.REGISTERS_HOOK))
+TABLE.register("grad_fn", _no_computation(Role.READS_NODE))
 TABLE.register(torch.autograd.grad, _no_computation(Role.DIFFERENTIATES))

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
@@ -17,8 +17,16 @@ from torch.utils.hooks import RemovableHandle
 from captum_cav.errors import ModelError, UnsupportedOperationWarning
 from captum_cav.propagation import explanation, unknown
 from captum_cav.propagation.audit import run_audited
-from captum_cav.propagation.marking import Sources, follow_memory, mark_alike, mark_result
-from captum_cav.propagation.marks import get_mark, refuse_further_use
+from captum_cav.propagation.constant_operations import run_on_constants, usable
+from captum_cav.propagation.marking import (
+    Sources,
+    follow_memory,
+    mark_alike,
+    mark_result,
+    put_behind_taps,
+    without_graph,
+)
+from captum_cav.propagation.marks import Mark, get_mark, set_mark
 from captum_cav.propagation.module_operation import ModuleCall
 from captum_cav.propagation.module_stack import ModuleStack
 from captum_cav.propagation.operation import Operation, OperationSpec, Role, Surrogate
@@ -27,18 +35,16 @@ from captum_cav.propagation.records import Unknown
 from captum_cav.propagation.results import check_result, expected_of, is_users
 from captum_cav.propagation.rule import Rule
 from captum_cav.propagation.table import OperationTable, Treatment
+from captum_cav.propagation.taps import comes_from_carrier
 from captum_cav.propagation.trace import Trace
-from captum_cav.tensors import is_number, map_tensors, tensors_in
+from captum_cav.tensors import as_plain, is_number, map_tensors, separate_node, tensors_in
 from captum_cav.torch_internals import (
     DERIVING_MODULES,
     age_of,
-    apply_as_torch_does,
     base_of,
     hooks_on_saved_tensors,
     is_called_by,
-    run_as_written,
     save_as_they_are,
-    was_written_into,
 )
 
 OnUnknown: TypeAlias = Literal["error", "gradient", "note"]
@@ -46,6 +52,7 @@ OnUnknown: TypeAlias = Literal["error", "gradient", "note"]
 _DEFAULT = "default"
 # Types of arguments that contain no tensors.
 _PLAIN = frozenset([int, float, bool, str, type(None), torch.dtype, torch.device])
+_USUAL_TYPES = (torch.Tensor,)
 
 
 class Propagation(TorchFunctionMode):
@@ -66,7 +73,8 @@ class Propagation(TorchFunctionMode):
         trace: the state of the pass.
         modules: the modules in which the forward pass is.
         is_paused: whether the mode lets torch calls pass unchanged for now.
-        is_suspended: whether another attribution runs inside the forward pass.
+        is_suspended: whether another attribution runs inside the forward pass, or the forward pass is finished.
+        is_finished: whether the forward pass is finished. The mode does nothing any more, wherever it was left.
     """
 
     def __init__(
@@ -81,12 +89,14 @@ class Propagation(TorchFunctionMode):
         self.trace = trace
         self.modules = ModuleStack(rules, names_of)
         self.is_suspended = False
+        self.is_finished = False
         self._run = trace.run
         self._rules = rules
         self._has_rules_for_functions = rules.are_for_functions
         self._treatments = table.treatments
         self._on_unknown = on_unknown
         self._is_watched = trace.is_watched
+        self._keeps_graphs = torch.is_grad_enabled()
         self.is_paused = False
         self._recognises = True
         self._saved_as = hooks_on_saved_tensors()
@@ -100,24 +110,31 @@ class Propagation(TorchFunctionMode):
         if self.is_paused or self.is_suspended:
             return func(*args, **kwargs)
         treatment = self._treatments[func]
-        if not treatment.computes and self._passes_unchanged(treatment.role, args):
-            return func(*args, **kwargs)
+        if not treatment.computes:
+            if self._passes_unchanged(treatment.role, args):
+                return func(*args, **kwargs)
+            # Contributions are no gradients. A hook that scales or records gradients must not meet them.
+            if treatment.role is Role.REGISTERS_HOOK:
+                return RemovableHandle(OrderedDict())
+            if treatment.role is Role.READS_NODE:
+                return separate_node(args[0])
+        if types and types != _USUAL_TYPES:
+            args = map_tensors(self._as_plain, args)
+            kwargs = {key: map_tensors(self._as_plain, value) for key, value in kwargs.items()}
+        given, given_kwargs = args, kwargs
         sources: Sources = []
         args = tuple([value if value.__class__ in _PLAIN else self._admit(value, sources, func) for value in args])
         if kwargs:
             kwargs = {key: self._admit(value, sources, func) for key, value in kwargs.items()}
         if not sources and treatment.guard is None:
-            return func(*args, **kwargs)
-        if treatment.role is Role.REGISTERS_HOOK:
-            # Contributions are no gradients. A hook that scales or records gradients must not meet them.
-            return RemovableHandle(OrderedDict())
+            return run_on_constants(func, (args, kwargs), (given, given_kwargs), treatment, self._keeps_graphs)
         if treatment.spec.first_only:
             sources = [(tensor, mark) for tensor, mark in sources if tensor is args[0]]
         if "out" in kwargs and isinstance(kwargs["out"], torch.Tensor):
-            return self._run_into(kwargs["out"], func, args, kwargs)
+            return self._run_into(given_kwargs["out"], func, args, kwargs)
         in_place = treatment.writes_in_place(args, kwargs)
-        if in_place:
-            self._prepare_writing(args[0], treatment)
+        if in_place and isinstance(given[0], torch.Tensor):
+            args = self._prepare_writing(given[0], args, sources, treatment)
         if self._is_as_is(treatment, sources):
             output = func(*args, **kwargs)
             mark_alike(args[0] if output is None else output, *sources[0], treatment, in_place)
@@ -135,8 +152,10 @@ class Propagation(TorchFunctionMode):
                 sources.append((value, mark))
                 if mark.handoff is not None:
                     mark.handoff.consumers += 1
+            elif value.is_inference():
+                return usable(value)
             elif value.requires_grad:
-                if value.grad_fn is not None and age_of(value) > self.trace.began:
+                if self._is_unseen(value):
                     name = self._treatments[func].name or getattr(func, "__name__", None) or func
                     raise unknown.unseen(value, f"reached {name!r}", self.where())
                 return value.detach()
@@ -148,21 +167,32 @@ class Propagation(TorchFunctionMode):
             return tuple(admitted) if isinstance(value, tuple) else admitted
         return value
 
+    def _as_plain(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor of a subclass as a plain tensor, with its mark: the model may have written into it before."""
+        plain = as_plain(tensor)
+        if plain is not tensor:
+            mark = get_mark(cast(torch.Tensor, base_of(plain)), self._run)
+            if mark is not None:
+                set_mark(plain, mark)
+        return plain
+
     def _passes_unchanged(self, role: Role, args: tuple[Any, ...]) -> bool:
         """Whether a function that does not compute is called with its arguments unchanged."""
         if role is Role.ASKS:
             return True
         if role is Role.DIFFERENTIATES:
             raise unknown.derivatives_taken(self.where())
-        if role is Role.REGISTERS_HOOK:
-            return False
         if get_mark(args[0], self._run) is not None:
-            return role is Role.ASKS_FOR_GRADIENT
+            return role is Role.ASKS_FOR_GRADIENT or (role is Role.READS_NODE and not args[0].requires_grad)
         # A tensor that the model lets require grad is a constant, unless torch takes derivatives by it.
         if role is Role.ASKS_FOR_GRADIENT and is_called_by(DERIVING_MODULES, 3):
             raise unknown.derivatives_taken(self.where())
         # A model that sets the data of a parameter must change the parameter, not a detached copy.
         return True
+
+    def _is_unseen(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor without a mark was made from carriers in this forward pass, but unseen by the mode."""
+        return tensor.grad_fn is not None and age_of(tensor) > self.trace.began and comes_from_carrier(tensor)
 
     def _is_as_is(self, treatment: Treatment, sources: Sources) -> bool:
         """Whether the function is its own surrogate here. Most functions are, and run without an :class:`Operation`."""
@@ -281,6 +311,8 @@ class Propagation(TorchFunctionMode):
         self, out: torch.Tensor, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Run an operation with ``out=``. Autograd does not record ``out=``, so the result is copied into it."""
+        # The operation may take the tensor into which it writes.
+        put_behind_taps(self.trace, out, partial(unknown.output_of_several, self._treatments[func].name, self.where()))
         with self:
             result = func(*args, **{key: value for key, value in kwargs.items() if key != "out"})
             if result.shape != out.shape:
@@ -291,16 +323,35 @@ class Propagation(TorchFunctionMode):
                 )
             return out.copy_(result)
 
-    def _prepare_writing(self, target: Any, treatment: Treatment) -> None:
-        """Copy saved values out of the memory of a tensor into which the model is about to write."""
-        if not isinstance(target, torch.Tensor):
-            return
+    def _prepare_writing(
+        self, target: torch.Tensor, args: tuple[Any, ...], sources: Sources, treatment: Treatment
+    ) -> tuple[Any, ...]:
+        """Prepare that the model writes into a tensor values that carry contributions.
+
+        Args:
+            target: the tensor, as the model gave it.
+            args: the arguments of the writing operation, the first of which stands for the tensor.
+            sources: the tensors among the arguments that depend on the inputs. The tensor is added if it does so now.
+            treatment: what is known of the operation.
+
+        Returns:
+            The arguments, the first of which is the tensor into which the operation must write.
+        """
         self.trace.saved.before_writing(target)
+        if target is not args[0]:
+            refusal = partial(unknown.older_tensor, treatment.name, target, self.where())
+            return (without_graph(target, self.trace.began, refusal), *args[1:])
         if target.requires_grad and not torch.is_grad_enabled():
             raise ModelError(
                 f"{treatment.name!r}{self.where()} writes into a tensor that carries contributions while the model is "
                 "under torch.no_grad(), so autograd does not record that; pick a layer behind it."
             )
+        if put_behind_taps(self.trace, target, partial(unknown.output_of_several, treatment.name, self.where())):
+            marks = [(tensor, get_mark(tensor, self._run) or mark) for tensor, mark in sources]
+            if all(tensor is not target for tensor, _ in sources):
+                marks.insert(0, (target, cast(Mark, get_mark(target, self._run))))
+            sources[:] = marks
+        return args
 
     # Called by operations -------------------------------------------------------------------------------------------
 
@@ -356,6 +407,10 @@ class Propagation(TorchFunctionMode):
         """Whether the mode lets torch calls pass unchanged for now."""
         return self.is_paused or self.is_suspended
 
+    def finish(self) -> None:
+        """Note that the forward pass is finished."""
+        self.is_suspended = self.is_finished = True
+
     @contextmanager
     def paused(self, is_paused: bool = True) -> Iterator[None]:
         """Let torch calls pass unchanged while this context is active, or replace them again."""
@@ -375,40 +430,11 @@ class Propagation(TorchFunctionMode):
     def check_seen(self, value: Any) -> None:
         """Refuse tensors that an operation made in this forward pass, unseen by the mode."""
         for tensor in (value,) if isinstance(value, torch.Tensor) else tensors_in(value):
-            unmarked = get_mark(tensor, self._run) is None
-            if unmarked and tensor.grad_fn is not None and age_of(tensor) > self.trace.began:
+            if get_mark(tensor, self._run) is None and self._is_unseen(tensor):
                 raise unknown.unseen(tensor, "comes out", self.where() or " at the end of the forward pass")
 
-    def run_function(
-        self, function: type[torch.autograd.Function], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """Run a custom autograd function that the model applies.
-
-        The mode sees the operations of its forward pass. Its backward pass says nothing about contributions.
-        """
-        of_torch = function.__module__.startswith("torch.")  # Hooks of modules, reentrant checkpoints.
-        if of_torch or not any(
-            tensor.requires_grad and get_mark(tensor, self._run) is not None for tensor in tensors_in(args)
-        ):
-            return apply_as_torch_does(function, args, kwargs)
-        # Torch lets such a function write into views that it does not let plain code write into.
-        views = [
-            arg for arg in args if isinstance(arg, torch.Tensor) and arg.requires_grad and base_of(arg) is not None
-        ]
-        copies = {id(view): view.clone() for view in views}
-        with self._saving_before_writing():
-            output, constants = run_as_written(function, tuple([copies.get(id(arg), arg) for arg in args]), kwargs)
-        for view in views:
-            output = self._written_back(view, copies[id(view)], output, f"{function.__name__}{self.where()}")
-        if any(
-            is_number(tensor) and not tensor.requires_grad and id(tensor) not in constants
-            for tensor in tensors_in(output)
-        ):
-            raise unknown.hidden_kernel(function, self.where())
-        return output
-
     @contextmanager
-    def _saving_before_writing(self) -> Iterator[None]:
+    def saving_before_writing(self) -> Iterator[None]:
         """While this context is active, the model may write over what autograd saves for the backward pass.
 
         Torch records nothing inside a custom autograd function, so such a function may write over anything.
@@ -420,44 +446,6 @@ class Propagation(TorchFunctionMode):
                 yield
             finally:
                 self._saved_as = before
-
-    def _written_back(self, view: torch.Tensor, copy: torch.Tensor, output: Any, who: str) -> Any:
-        """Write a copy of a view back if the model wrote into the copy.
-
-        Args:
-            view: a view that carries contributions.
-            copy: the copy of the view that a custom autograd function got.
-            output: what the function returned.
-            who: the function, for messages.
-
-        Returns:
-            The output, with the view in the place of the copy.
-        """
-        with self.paused():
-            written = was_written_into(copy)
-        if written:
-            try:
-                with torch.enable_grad():
-                    view.copy_(copy)
-            except RuntimeError:  # The view is one of several outputs, into which torch lets nobody write.
-                self.note_written(view, copy, who)
-                return output
-        return map_tensors(lambda tensor: view if tensor is copy else tensor, output)
-
-    def note_written(self, argument: torch.Tensor, copy: torch.Tensor, who: str) -> None:
-        """Note that something wrote, unseen, into a copy of an argument. The model may use the argument afterwards.
-
-        Args:
-            argument: the argument of the model.
-            copy: the copy, with its new value.
-            who: what wrote into it, for messages.
-        """
-        if argument.requires_grad:
-            refuse_further_use(argument, self._run, partial(unknown.overwritten, tuple(argument.shape), who))
-            return
-        with self.paused(), torch.no_grad():
-            self.trace.saved.before_writing(argument)
-            argument.copy_(copy)
 
     # A module as one operation --------------------------------------------------------------------------------------
 

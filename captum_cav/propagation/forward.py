@@ -11,8 +11,10 @@ from typing import Any
 import torch
 
 from captum_cav.errors import ModelError, UnsupportedOperationError
+from captum_cav.propagation.custom_functions import CustomFunctions
 from captum_cav.propagation.dispatch import OnUnknown, Propagation
 from captum_cav.propagation.hooks import Site, hooked
+from captum_cav.propagation.noted_tensors import noted_tensors
 from captum_cav.propagation.overrides import Rulebook
 from captum_cav.propagation.reentrancy import running
 from captum_cav.propagation.table import OperationTable
@@ -157,28 +159,32 @@ def _run(
         ends = len(calls[index]) - 1 == request.end_at_call
         value = propagation.tap(value)
         if request.keep_carriers:
-            carriers.append(value)
+            # A copy: the model may write into the value with which it goes on, also under another name.
+            with propagation.paused(), torch.enable_grad():
+                carriers.append(tree_map(trace.copied, value))
             trace.note_consumer(value)
-            # A copy: the model may write into the value with which it goes on.
-            value = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, value)
         if ends:
             value = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, value)
         return value
 
     for tensor in tensors_in(list(inputs)):
         trace.mark_input(tensor)
-    with (
-        random_state_kept(inputs),
-        patched_torch(propagation.run_function, lambda: propagation.is_at_rest),
-        torch.enable_grad(),
-        hooked(sites, at_site, propagation, follows_modules),
-    ):
-        if request.tap_inputs:
-            inputs = propagation.tap(inputs)
-        with running(propagation), propagation:
-            output = forward_func(*inputs, *additional)
-        propagation.check_seen(output)
-        trace.note_consumer(output)
+    try:
+        with (
+            random_state_kept(inputs),
+            noted_tensors(forward_func, trace.run),
+            patched_torch(CustomFunctions(propagation).run, lambda: propagation.is_at_rest),
+            torch.enable_grad(),
+            hooked(sites, at_site, propagation, follows_modules),
+        ):
+            if request.tap_inputs:
+                inputs = propagation.tap(inputs)
+            with running(propagation), propagation:
+                output = forward_func(*inputs, *additional)
+            propagation.check_seen(output)
+            trace.note_consumer(output)
+    finally:
+        propagation.finish()
     return Forward((*inputs, *additional), output, carriers, calls, trace)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -13,10 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from captum_cav.propagation.dispatch import Propagation
 from captum_cav.propagation.module_calls import ModuleCalls
-
-# RemovableHandle numbers its hooks without a lock: two threads could get the same number and replace each other's.
-_REGISTERING = threading.Lock()
-
+from captum_cav.torch_internals import process_lock, remove_hooks
 
 # Scripted modules refuse the methods of these names, but not the hooks.
 _before, _after = torch.nn.Module.register_forward_pre_hook, torch.nn.Module.register_forward_hook
@@ -32,8 +29,9 @@ class Site(NamedTuple):
 class _Hook:
     """A hook on a module. If the model is copied during the forward pass, the copy gets a hook that does nothing."""
 
-    def __init__(self, act: Callable[..., Any]) -> None:
+    def __init__(self, act: Callable[..., Any], owner: object) -> None:
         self._act = act
+        self.owner = owner
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._act(*args, **kwargs)
@@ -58,7 +56,6 @@ class _Hooks:
             on.
         propagation: the propagation of the forward pass.
         follows_modules: whether to follow the forward pass through its modules. That slows each call of a module.
-        registered: removes the registered hooks when it closes.
     """
 
     def __init__(
@@ -67,12 +64,11 @@ class _Hooks:
         at_site: Callable[[int, Any], Any],
         propagation: Propagation,
         follows_modules: bool,
-        registered: ExitStack,
     ) -> None:
         self._at_site = at_site
         self._propagation = propagation
         self._follows_modules = follows_modules
-        self._registered = registered
+        self._hooked: list[torch.nn.Module | None] = []
         self._calls = ModuleCalls(propagation)
         self._thread = threading.get_ident()
         self._tapped_before = {site.module for site in sites if site.of_input}
@@ -80,19 +76,27 @@ class _Hooks:
 
     def register(self, sites: Sequence[Site]) -> None:
         """Register all hooks."""
-        with _REGISTERING:
+        # RemovableHandle numbers its hooks without a lock. Two threads could get the same number, and one hook would
+        # replace the other.
+        with process_lock:
             if self._follows_modules:
-                self._keep(register_module_forward_pre_hook(self._enter))
-                self._keep(register_module_forward_hook(self._leave, always_call=True))
+                self._hooked.append(None)
+                register_module_forward_pre_hook(self._enter)
+                register_module_forward_hook(self._leave, always_call=True)
             for index, site in enumerate(sites):
+                self._hooked.append(site.module)
                 if site.of_input:
-                    hook = _Hook(self._tap_input(index))
-                    self._keep(_before(site.module, hook, with_kwargs=True))
+                    _before(site.module, _Hook(self._tap_input(index), self), with_kwargs=True)
                 else:
-                    self._keep(_after(site.module, _Hook(self._tap_output(index))))
+                    _after(site.module, _Hook(self._tap_output(index), self))
 
-    def _keep(self, handle: RemovableHandle) -> None:
-        self._registered.callback(handle.remove)
+    def remove(self) -> None:
+        """Remove all hooks. May be called again if it was interrupted."""
+        for module in self._hooked:
+            remove_hooks(module, self._is_own)
+
+    def _is_own(self, hook: object) -> bool:
+        return getattr(hook, "owner" if isinstance(hook, _Hook) else "__self__", None) is self
 
     def _is_elsewhere(self) -> bool:
         """Whether another thread, or another attribution inside the model, calls the module."""
@@ -115,11 +119,11 @@ class _Hooks:
     def _begin_call(self, module: torch.nn.Module, args: Any) -> Any:
         copies = self._calls.begin(module, args)
         if copies is not None:
-            hook = _Hook(self._end_call)
-            with _REGISTERING:
+            hook = _Hook(self._end_call, self)
+            self._hooked.append(module)
+            with process_lock:
                 handle = _after(module, hook, prepend=True, with_kwargs=True, always_call=True)
             self._ending.append(handle)
-            self._keep(handle)
         return copies
 
     def _end_call(self, module: torch.nn.Module, args: Any, *kwargs_and_output: Any) -> Any:
@@ -160,6 +164,12 @@ def hooked(
         propagation: the propagation of the forward pass.
         follows_modules: whether to follow the forward pass through its modules.
     """
-    with ExitStack() as registered:
-        _Hooks(sites, at_site, propagation, follows_modules, registered).register(sites)
-        yield
+    hooks = _Hooks(sites, at_site, propagation, follows_modules)
+    try:
+        try:
+            hooks.register(sites)
+            yield
+        finally:
+            hooks.remove()
+    finally:
+        hooks.remove()  # An interrupt may have come first.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
@@ -10,12 +11,12 @@ import torch
 from captum_cav.propagation.marks import Mark, clear_mark, get_mark, refuse_further_use, set_mark
 from captum_cav.propagation.operation import Numbers, Operation
 from captum_cav.propagation.table import Treatment
-from captum_cav.propagation.taps import memory_aliases
+from captum_cav.propagation.taps import all_in_memory, memory_aliases
 from captum_cav.propagation.trace import Trace
 from captum_cav.propagation.traits import Trait
 from captum_cav.propagation.unknown import overwritten
-from captum_cav.tensors import is_number, tensors_in
-from captum_cav.torch_internals import base_of, keeps_version
+from captum_cav.tensors import is_number, share_elements, tensors_in
+from captum_cav.torch_internals import age_of, base_of, keeps_version
 
 # All combinations of traits. To look one up is cheaper than to make one.
 _FLAGS = tuple(Trait(traits) for traits in range(2 * max(trait.value for trait in Trait)))
@@ -85,6 +86,63 @@ def mark_result(
             # operation detached the tensor.
 
 
+def put_behind_taps(trace: Trace, written: torch.Tensor, refusal: Callable[[], Exception]) -> bool:
+    """Before writing into a tensor: let the tensor come from the taps that took it over.
+
+    A layer may pass its input on unchanged. Then the input and the layer's output are one tensor to the model, and what
+    is written into the input is written into the output.
+
+    Args:
+        trace: the running pass.
+        written: the tensor into which the model is about to write.
+        refusal: gives the error for a tensor that several layers passed on side by side.
+
+    Returns:
+        Whether anything changed.
+    """
+    base = base_of(written)
+    whole = written if base is None else base
+    aliases = all_in_memory(whole)
+    if len(aliases) < 2:
+        return False
+    taps = [0 if mark is None else mark.taps for mark in (get_mark(alias, trace.run) for alias in aliases)]
+    for last in range(1, len(aliases)):
+        for first in range(last):
+            if taps[first] & ~taps[last] and share_elements(aliases[first], aliases[last]):
+                raise refusal()
+    later = aliases[[alias is whole for alias in aliases].index(True) + 1 :]
+    for alias in later:
+        _copy_graph(alias, whole)
+        before, mark = get_mark(whole, trace.run), get_mark(alias, trace.run)
+        if before is not None and mark is not None:
+            set_mark(whole, Mark(trace.run, before.taps | mark.taps, before.traits & mark.traits))
+    mark = get_mark(whole, trace.run)
+    if later and mark is not None:
+        set_mark(written, mark)
+        # Torch brings a view up to date when somebody asks for its node, but not when somebody writes into the view.
+        assert written.grad_fn is not None
+    return bool(later)
+
+
+def without_graph(constant: torch.Tensor, began: int, refusal: Callable[[], Exception]) -> torch.Tensor:
+    """Before contributions are written into a constant with a graph of its own, such as a product of parameters.
+
+    Args:
+        constant: the constant.
+        began: the age of the pass. Older tensors, and parameters, are the user's and stay as they are.
+        refusal: gives the error for a tensor of the user's.
+
+    Returns:
+        The constant or, if it is a view, the same view of its base. The constant or its base has no graph any more.
+    """
+    base = base_of(constant)
+    whole = constant if base is None else base
+    if whole.is_leaf or type(constant) is not torch.Tensor or age_of(whole) <= began:
+        raise refusal()
+    whole.detach_()
+    return constant if base is None else base.as_strided(constant.shape, constant.stride(), constant.storage_offset())
+
+
 def follow_memory(trace: Trace, written: torch.Tensor) -> None:
     """After writing into a tensor: update the other tensors in its memory, which a tap separated from it."""
     base = base_of(written)
@@ -95,7 +153,7 @@ def follow_memory(trace: Trace, written: torch.Tensor) -> None:
         # The copy puts the alias behind the writing operation in the graph. The numbers in its memory do not change.
         try:
             with keeps_version(alias):
-                alias.copy_(whole)
+                _copy_graph(whole, alias)
         except RuntimeError:  # The alias is one of several views that one function returned. Nobody may write there.
             refuse_further_use(alias, trace.run, functools.partial(overwritten, tuple(alias.shape), "The model"))
             continue
@@ -104,6 +162,21 @@ def follow_memory(trace: Trace, written: torch.Tensor) -> None:
             set_mark(alias, mark)
         if trace.audited is not None:
             trace.snapshots.share(whole, alias)
+
+
+def _copy_graph(source: torch.Tensor, target: torch.Tensor) -> None:
+    """Let the elements that two tensors share come from the first of them."""
+    if source.numel() < target.numel():
+        _part_like(target, source).copy_(source)
+    else:
+        target.copy_(_part_like(source, target))
+
+
+def _part_like(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """The part of a tensor that lies where another tensor of the same memory lies."""
+    if tensor.shape == other.shape and tensor.stride() == other.stride():
+        return tensor
+    return tensor.as_strided(other.shape, other.stride(), other.storage_offset())
 
 
 def _takes_constants(operation: Operation, sources: int) -> bool:

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import torch
 
 from captum_cav.errors import ModelError
+from captum_cav.propagation.custom_functions import note_written
 from captum_cav.propagation.dispatch import Propagation
 from captum_cav.propagation.rule import Rule
 from captum_cav.tensors import tensors_in
-from captum_cav.torch_internals import tree_map, was_written_into
+from captum_cav.torch_internals import tree_map, version_of
 
 
 class _Call(NamedTuple):
@@ -79,7 +80,7 @@ class ModuleCalls:
             return None
         pairs = zip(tensors_in(call.args), tensors_in(call.copies), strict=True)
         with self._propagation.paused():  # This call of torch is the engine's, not the model's.
-            written = [(argument, copy) for argument, copy in pairs if was_written_into(copy)]
+            written = [(argument, copy) for argument, copy in pairs if version_of(copy)]
         who = self._propagation.modules.describe(call.module)
         if any(tensor is output for tensor in tensors_in(kwargs)):
             raise ModelError(
@@ -92,5 +93,5 @@ class ModuleCalls:
         )
         for argument, copy in written:
             if copy is not output:
-                self._propagation.note_written(argument, copy, who)
+                note_written(self._propagation, argument, copy, who)
         return ruled

@@ -55,6 +55,8 @@ class Role(enum.Enum):
     SETS_ATTRIBUTE = enum.auto()
     #: Registers a hook on a tensor's gradient.
     REGISTERS_HOOK = enum.auto()
+    #: Reads the place of a tensor in the graph of autograd, where hooks can be registered too.
+    READS_NODE = enum.auto()
     #: Takes derivatives.
     DIFFERENTIATES = enum.auto()
 

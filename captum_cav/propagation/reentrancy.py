@@ -10,16 +10,19 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
+from captum_cav.errors import ModelError
 from captum_cav.propagation.dispatch import Propagation
+from captum_cav.torch_internals import end_innermost_mode, function_modes, give_back_lock
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
 class _Running(threading.local):
-    """The propagation in whose forward pass this thread is."""
+    """The propagation in whose forward pass this thread is, and whether a compiler was told not to trace it."""
 
     propagation: Propagation | None = None
+    is_untraced = False
 
 
 _running = _Running()
@@ -45,28 +48,54 @@ def suspends_outer_attribution(attribution: Callable[_P, _R]) -> Callable[_P, _R
 
     While the inner attribution runs, the outer propagation is suspended. The result of the inner attribution counts as
     a constant. A compiler that traces the code around the attribution does not trace the attribution.
+
+    Python may raise KeyboardInterrupt before any line, also before the line that leaves a context. So contexts are not
+    enough, and the decorator restores what an attribution changes in the thread. It does so twice, in case that the
+    first time is interrupted.
     """
 
     @functools.wraps(attribution)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         if torch.compiler.is_compiling():
+            if _running.is_untraced:  # Export traces everything, although a compiler would not.
+                raise ModelError(
+                    "attribute() was called inside torch.export, which records no numbers; export the model without "
+                    "the attribution."
+                )
             untraced: Callable[_P, _R] = torch.compiler.disable(call)  # type: ignore[no-untyped-call]
-            return untraced(*args, **kwargs)
-        with _suspended():
-            return attribution(*args, **kwargs)
+            _running.is_untraced = True
+            try:
+                return untraced(*args, **kwargs)
+            finally:
+                _running.is_untraced = False
+        modes = function_modes()
+        while modes and isinstance(modes[-1], Propagation) and modes[-1].is_finished:
+            modes.pop()
+            end_innermost_mode()
+        outer = _running.propagation
+        if outer is not None and outer.is_finished:
+            outer = None
+        is_grad_enabled = torch.is_grad_enabled()
+
+        def restore() -> None:
+            for _ in function_modes()[len(modes) :]:
+                end_innermost_mode()
+            if torch.is_grad_enabled() is not is_grad_enabled:
+                torch.set_grad_enabled(is_grad_enabled)
+            _running.propagation = outer
+            if outer is not None:
+                outer.is_suspended = False
+            give_back_lock()
+
+        try:
+            try:
+                _running.propagation = None
+                if outer is not None:
+                    outer.is_suspended = True
+                return attribution(*args, **kwargs)
+            finally:
+                restore()
+        finally:
+            restore()
 
     return call
-
-
-@contextmanager
-def _suspended() -> Iterator[None]:
-    """Suspend the propagation in whose forward pass this thread is."""
-    outer, _running.propagation = _running.propagation, None
-    if outer is not None:
-        outer.is_suspended = True
-    try:
-        yield
-    finally:
-        _running.propagation = outer
-        if outer is not None:
-            outer.is_suspended = False

@@ -15,7 +15,7 @@ from torch.autograd.graph import GradientEdge
 
 from captum_cav.errors import CAVTypeError
 from captum_cav.propagation.saved_values import SavedValue
-from captum_cav.torch_internals import OwnFunction, edge_of, tree_map
+from captum_cav.torch_internals import OwnFunction, base_of, edge_of, tree_map
 
 
 class _Carrier(OwnFunction):
@@ -39,21 +39,45 @@ def as_carrier(value: torch.Tensor) -> torch.Tensor:
     return carrier
 
 
+def comes_from_carrier(tensor: torch.Tensor) -> bool:
+    """Whether the graph of a tensor leads to a carrier."""
+    seen, waiting = set(), [tensor.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            if node.name() == _CARRIER_NODE:
+                return True
+            seen.add(node)
+            waiting += [before for before, _ in node.next_functions]
+    return False
+
+
+_CARRIER_NODE = f"{_Carrier.__name__}Backward"
 _ALIASES = "_captum_cav_memory_aliases"
 
 
 def note_alias(source: torch.Tensor, carrier: torch.Tensor) -> None:
     """Note that a carrier shares the memory of the tensor that it replaces. The model may use both later."""
-    known: list[weakref.ref[torch.Tensor]] = getattr(source, _ALIASES, None) or [weakref.ref(source)]
+    base = base_of(source)
+    whole = source if base is None else base
+    known: list[weakref.ref[torch.Tensor]] = getattr(whole, _ALIASES, None) or [weakref.ref(whole)]
     known.append(weakref.ref(carrier))
-    for tensor in (source, carrier):
+    for tensor in (whole, carrier):
         setattr(tensor, _ALIASES, known)
+
+
+def all_in_memory(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The tensors in one memory that taps separated from each other and that still exist, in the order of the taps.
+
+    The tensor itself is one of them. The list is empty if no tap separated anything from the tensor.
+    """
+    known = [reference() for reference in getattr(tensor, _ALIASES, ())]
+    return [alias for alias in known if alias is not None]
 
 
 def memory_aliases(tensor: torch.Tensor) -> list[torch.Tensor]:
     """The other tensors in the same memory that still exist."""
-    known = [reference() for reference in getattr(tensor, _ALIASES, ())]
-    return [alias for alias in known if alias is not None and alias is not tensor]
+    return [alias for alias in all_in_memory(tensor) if alias is not tensor]
 
 
 class Tapped:

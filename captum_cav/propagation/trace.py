@@ -107,6 +107,15 @@ class Trace:
         self.taps.append(tapped)
         return passed_on
 
+    def copied(self, value: Any) -> Any:
+        """A copy of a tensor, with its mark. Any other value is returned unchanged."""
+        if not isinstance(value, torch.Tensor):
+            return value
+        copy, mark = value.clone(), get_mark(value, self.run)
+        if mark is not None:
+            set_mark(copy, mark)
+        return copy
+
     def note_consumer(self, value: Any) -> None:
         """Note that the tensors of a value are used by something other than an operation, such as a tap."""
         for tensor in tensors_in(value):

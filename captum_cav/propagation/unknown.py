@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from captum_cav.errors import UnsupportedOperationError
+from captum_cav.errors import ModelError, UnsupportedOperationError
 from captum_cav.propagation.operation import Operation
 from captum_cav.torch_internals import Overload, OverloadPacket, overload_name
 
@@ -122,8 +122,8 @@ def unseen(tensor: torch.Tensor, reached: str, where: str) -> UnsupportedOperati
     return UnsupportedOperationError(
         f"A tensor of shape {tuple(tensor.shape)} that requires grad {reached}{where} "
         f"but was made by {node.name()!r}, which captum_cav "
-        "could not see (a scripted function, reentrant checkpointing, or a custom autograd.Function whose apply "
-        f"was taken beforehand). {_REMEDY}"
+        "could not see (a scripted function, torch.func.vmap, reentrant checkpointing, or a custom autograd.Function "
+        f"whose apply was taken beforehand). {_REMEDY}"
     )
 
 
@@ -152,4 +152,32 @@ def hidden_kernel(function: type[torch.autograd.Function], where: str) -> Unsupp
     return UnsupportedOperationError(
         f"{function.__name__}, a custom autograd.Function{where}, computes in a way that captum_cav "
         f"cannot see (a kernel of its own, or under torch.no_grad()). {_REMEDY}"
+    )
+
+
+def output_of_several(name: str | None, where: str) -> ModelError:
+    """The error for a tensor that is written into, and that several tapped layers passed on side by side.
+
+    Args:
+        name: the plain name of the operation that writes.
+        where: where in the model, such as `` in module 'layer1' (Layer)``.
+    """
+    return ModelError(
+        f"{name!r}{where} writes into a tensor that several explained layers passed on unchanged, so that it is the "
+        "output of each of them; explain one of these layers at a time, or make that operation out of place, as "
+        "nn.ReLU(inplace=False)."
+    )
+
+
+def older_tensor(name: str | None, target: torch.Tensor, where: str) -> ModelError:
+    """The error for contributions that are written into a tensor of the user's.
+
+    Args:
+        name: the plain name of the operation that writes.
+        target: the tensor.
+        where: where in the model, such as `` in module 'layer1' (Layer)``.
+    """
+    return ModelError(
+        f"{name!r}{where} writes values that carry contributions into a tensor that was there before the model ran, a "
+        f"{type(target).__name__}, which captum_cav must not change; write into a copy, as x.detach().clone()."
     )

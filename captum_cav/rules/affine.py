@@ -7,8 +7,9 @@ gets :class:`Summands` and returns :class:`Share` objects.
 The bias is one more input, always 1 (equations 3 and 4). Its share is a share of constants. With ``bias="absorb"`` the
 inputs get its share.
 
-With ``fold=True`` a batch norm ``s y + t`` right behind the operation is folded in. The rule then treats both as one
-affine operation with ``w' = s w`` and ``b' = s b + t``. The model itself does not change.
+With ``fold=True`` a batch norm ``s y + t`` right behind the operation is folded in. So are a constant summand, such as
+a bias behind a matrix product, and a constant factor for each channel. The rule then treats both as one affine
+operation with ``w' = s w`` and ``b' = s b + t``. The model itself does not change.
 """
 
 from __future__ import annotations
@@ -25,7 +26,16 @@ from torch.nn import functional as F
 from captum_cav.errors import OptionError, UnsupportedOperationError
 from captum_cav.operations import TABLE
 from captum_cav.operations.affine import AffineView
-from captum_cav.operations.folding import Foldable, Folded, Part, ScaleAndShift, foldable_before, folded, split
+from captum_cav.operations.folding import (
+    Foldability,
+    Foldable,
+    Folded,
+    Part,
+    ScaleAndShift,
+    foldable_before,
+    folded,
+    split,
+)
 from captum_cav.operations.normalization import inference_norm
 from captum_cav.operations.surrogates import with_backward
 from captum_cav.propagation import zeros
@@ -57,11 +67,11 @@ class Summands:
 
     Attributes:
         x: the input. A rule computes its sums from this tensor, because autograd differentiates them by it.
-        weight: the weight, times the scale of a folded batch norm.
-        constant: the bias, with the shift of a folded batch norm. Broadcasts to the output's shape. 0 if the inputs
+        weight: the weight, times the scale of what is folded in.
+        constant: the bias, with the shift of what is folded in. Broadcasts to the output's shape. 0 if the inputs
             absorb the bias.
         total: the sums of all summands and the constant, in the shape of the output.
-        has_constant: whether the operation, or a folded batch norm, has a constant.
+        has_constant: whether the operation, or what is folded in, has a constant.
         rectified: whether outputs below 0 have no contributions, because only ReLUs take the output.
     """
 
@@ -235,7 +245,8 @@ class AffineRule(Rule):
     Args:
         bias: with ``"share"`` the bias is one more input, and its share is a share of constants. With ``"absorb"`` the
             inputs get the share of the bias.
-        fold: whether a batch norm right behind the operation is folded in.
+        fold: whether a batch norm, a constant summand, and a constant factor for each channel are folded in, if they
+            are right behind the operation.
 
     Raises:
         OptionError: for another value of ``bias``.
@@ -347,12 +358,7 @@ class Affine(Foldable):
         self._nonnegative = operation.is_nonnegative(view.x)
         self.shares = operation.shares()
         self._behind: list[Folded] = []
-
-    def can_fold(self, channels: int | None) -> bool:
-        """Whether the rule folds operations in. If they scale, the output must have so many channels."""
-        if channels is None or not self.rule.fold:
-            return self.rule.fold
-        return self._view.scaled is not None and self._output.value.shape[1] == channels
+        self.foldability = Foldability(rule.fold, None if view.scaled is None else output.shape[1])
 
     def fold(self, behind: Folded) -> None:
         """Rule this operation and one behind it as one affine operation."""

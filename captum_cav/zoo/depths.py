@@ -46,9 +46,11 @@ def find_depths(model: nn.Module, inputs: torch.Tensor, count: int) -> tuple[str
 
     def note(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if not isinstance(output, torch.Tensor):
+                return
             try:
                 grid = spatial_map(output, size).shape[1:]
-            except (AttributeError, InputError):  # the output is a tuple, or no grid
+            except InputError:
                 return
             grids.setdefault(name, []).append((grid[0], grid[1]))
 

@@ -151,3 +151,135 @@ def test_another_default_device(name: str) -> None:
         found = [way() for way in ways]
         assert verify(net, x, 1).ok
     assert all(map(torch.equal, tensors_of(found), tensors_of(expected)))
+
+
+# Subclasses of tensors -----------------------------------------------------------------------------------------------
+
+
+class Bare(torch.Tensor):
+    """A subclass that adds nothing."""
+
+
+class WithNotes(torch.Tensor):
+    """A subclass as those of image libraries: every result is of the class and has the notes of the first argument."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = super().__torch_function__(func, types, args, kwargs or {})
+        if isinstance(result, torch.Tensor):
+            result = result.as_subclass(cls)
+            result.notes = getattr(args[0], "notes", None) if args else None
+        return result
+
+
+class Refusing(torch.Tensor):
+    """A subclass that no function of torch computes with."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in ("conv2d", "mul", "add", "linear"):
+            return NotImplemented
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+every_subclass = pytest.mark.parametrize("kind", [Bare, WithNotes, Refusing])
+
+
+def writing_net() -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(400, 3)
+        return nn.Sequential(*layers).double().eval()
+
+
+WAYS_OF_INPUTS: dict[str, Callable[[nn.Module, torch.Tensor], Any]] = {
+    "inputs": lambda net, x: InputCAV(net).attribute(x, 1),
+    "inputs, delta": lambda net, x: InputCAV(net).attribute(x, 1, return_convergence_delta=True),
+    "layers": lambda net, x: LayerCAV(net, ["0", "1", "2"]).attribute(x, 1),
+    "layer, delta": lambda net, x: LayerCAV(net, "1").attribute(x, 1, return_convergence_delta=True),
+    "input of a layer": lambda net, x: LayerCAV(net, "2").attribute(x, 1, attribute_to_layer_input=True),
+    "targets": lambda net, x: LayerCAV(net, "2").attribute_targets(x, [0, torch.tensor([1, 2]).as_subclass(type(x))]),
+    "neuron": lambda net, x: NeuronCAV(net, "2").attribute(x, (1, 2, 3), return_convergence_delta=True),
+    "rules": lambda net, x: InputCAV(net, rules="gamma").attribute(x, 1),
+    "with a graph": lambda net, x: InputCAV(net).attribute(x, 1, grad_kwargs={"create_graph": True}).detach(),
+}
+
+
+@every_subclass
+@pytest.mark.parametrize("way", WAYS_OF_INPUTS)
+def test_a_subclass_as_input_has_the_map_of_the_plain_tensor(kind: type[torch.Tensor], way: str) -> None:
+    net, x = writing_net(), picture().double()
+    given = x.as_subclass(kind)
+    found, expected = tensors_of(WAYS_OF_INPUTS[way](net, given)), tensors_of(WAYS_OF_INPUTS[way](net, x))
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert type(one) is torch.Tensor
+        assert torch.equal(one, other)
+    assert type(given) is kind
+
+
+@every_subclass
+def test_a_model_with_a_subclass_as_input_is_verified(kind: type[torch.Tensor]) -> None:
+    report = verify(writing_net(), picture().double().as_subclass(kind), 1)
+    assert report.ok
+    assert report.value == 0
+
+
+@pytest.mark.parametrize("kind", [Bare, WithNotes])
+def test_a_subclass_as_an_additional_argument_and_on_the_model(kind: type[torch.Tensor]) -> None:
+    x, scale, shift = samples().double(), fixed(4), fixed(3, seed=2)
+
+    class Shifted(nn.Module):
+        def __init__(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+            super().__init__()
+            self.first, self.last = net[0], nn.Linear(5, 3).double()
+            self.last.weight = nn.Parameter(net[2].weight.detach())
+            self.scale = nn.Parameter(change(torch.ones(3).double()) if kind is Bare else torch.ones(3).double())
+            self.register_buffer("shift", change(shift))
+            self.attribute = change(torch.ones(5).double())
+
+        def forward(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+            y = self.first(x * scale) + self.attribute
+            return torch.add(self.last(y.relu_()) * self.scale, self.shift)
+
+    net = small_net().double()
+    plain, given = Shifted(lambda value: value), Shifted(lambda value: value.as_subclass(kind))
+    given.last.bias = plain.last.bias
+    assert type(given.shift) is kind
+    for way in (InputCAV, lambda model: LayerCAV(model, "first"), lambda model: NeuronCAV(model, "last")):
+        found, expected = (
+            way(model).attribute(x, 1, argument, return_convergence_delta=True)
+            for model, argument in ((given, scale.as_subclass(kind)), (plain, scale))
+        )
+        assert all(map(torch.equal, tensors_of(found), tensors_of(expected)))
+    assert verify(given, x, 1, scale.as_subclass(kind)).value == verify(plain, x, 1, scale).value
+
+
+def test_the_model_writes_into_a_subclass() -> None:
+    def model(x: torch.Tensor, kind: type[torch.Tensor]) -> torch.Tensor:
+        buffer = torch.ones(2, 4).as_subclass(kind)
+        buffer[:, :2] = x[:, :2]
+        return (buffer * buffer.sigmoid()).sum(1)
+
+    x = samples()
+    found, expected = (InputCAV(lambda x, k=k: model(x, k)).attribute(x) for k in (Bare, torch.Tensor))
+    assert torch.equal(found, expected)
+    assert (found != 0).sum() == 4
+
+
+@pytest.mark.parametrize("kind", [Bare, WithNotes])
+@pytest.mark.parametrize(
+    "before",
+    [lambda x: x, lambda x: x * 3, lambda x: x.relu()[:, 1:], lambda x: x.view(4, 2)],
+    ids=["the input", "a product", "a view", "all of a view"],
+)
+def test_the_model_turns_a_tensor_into_a_subclass(kind: type[torch.Tensor], before: Callable[..., Any]) -> None:
+    def model(x: torch.Tensor, kind: type[torch.Tensor] | None) -> torch.Tensor:
+        y = before(x)
+        return ((y if kind is None else y.as_subclass(kind)) * 2).tanh().reshape(2, -1).sum(1)
+
+    x = samples()
+    found, expected = (
+        InputCAV(lambda x, k=k: model(x, k)).attribute(x, return_convergence_delta=True) for k in (kind, None)
+    )
+    assert_same(found, expected, 1e-6)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from captum_cav import InputCAV, LayerCAV
+from captum_cav import InputCAV, LayerCAV, NeuronCAV, verify
 from captum_cav.errors import (
     ModelError,
 )
@@ -294,3 +294,113 @@ def test_a_backward_hook_of_the_old_kind_is_refused() -> None:
     net.middle[1].register_backward_hook(lambda module, before, after: None)
     with raising(ModelError, RuntimeError, r"module 'middle\.1' \(GELU\).*register_full_backward_hook", net):
         InputCAV(net).attribute(samples().double(), 1)
+
+
+# Hooks in the graph --------------------------------------------------------------------------------------------------
+
+
+def doubled(*gradients: Any) -> tuple[Any, ...]:
+    """A hook of a node: of the gradients of its inputs if there are two arguments, else of its outputs."""
+    return tuple(None if one is None else one * 2 for one in gradients[0])
+
+
+def reach_down(node: Any) -> Any:
+    """The first node before a node that has nodes before it, or the node itself."""
+    return next((before for before, _ in node.next_functions if before is not None), node)
+
+
+def scale_saved(node: Any) -> None:
+    for name in dir(node):
+        if name.startswith("_raw_saved_") and isinstance(getattr(node, name), torch._C._autograd.SavedTensor):
+            getattr(node, name).register_hooks(lambda tensor: tensor * 2, lambda tensor: tensor)
+
+
+NODE_HOOKS: dict[str, Callable[[torch.Tensor], Any]] = {
+    "after a node": lambda y: y.grad_fn.register_hook(doubled),
+    "before a node": lambda y: y.grad_fn.register_prehook(doubled),
+    "before the node before": lambda y: reach_down(y.grad_fn).register_prehook(doubled),
+    "by the edge": lambda y: torch.autograd.graph.get_gradient_edge(y).node.register_hook(doubled),
+    "of a view": lambda y: y[:, 1:].grad_fn.register_hook(doubled),
+    "saved tensors": lambda y: scale_saved(y.grad_fn),
+    "several tensors": lambda y: torch.autograd.graph.register_multi_grad_hook([y, y.exp()], print),
+    "any of them": lambda y: torch.autograd.graph.register_multi_grad_hook([y], print, mode="any"),
+    "post-accumulate": lambda y: y.register_post_accumulate_grad_hook(print),
+}
+THE_USERS = ("several tensors", "any of them", "post-accumulate")
+
+
+@pytest.mark.parametrize("kind", NODE_HOOKS)
+@pytest.mark.parametrize("where", ["a hook", "the model"])
+def test_hooks_in_the_graph_do_not_change_the_map(kind: str, where: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def act(y: torch.Tensor) -> None:
+        if y.requires_grad:
+            NODE_HOOKS[kind](y)
+
+    net, x = net_around(nn.Identity(), nn.GELU()), samples().double()
+    attributions = [LayerCAV(net, ["first", "middle.0"]), InputCAV(net), InputCAV(net, rules="gamma")]
+    expected = [attribution.attribute(x, 1, return_convergence_delta=True) for attribution in attributions]
+    if where == "a hook":
+        net.first.register_forward_hook(lambda module, args, output: act(output))
+        net.middle[1].register_forward_hook(lambda module, args, output: act(output))
+    else:
+        net.middle[0].forward = lambda y: (act(y), y)[1]
+    found = [attribution.attribute(x, 1, return_convergence_delta=True) for attribution in attributions]
+    assert all(map(torch.equal, tensors_of(found), tensors_of(expected)))
+    assert NeuronCAV(net, "last").attribute(x, 1).isfinite().all()
+    assert verify(net, x, 1).ok
+    assert capsys.readouterr().out == ""
+
+
+def test_the_hooks_in_the_graph_would_change_a_gradient() -> None:
+    """So the test above can fail."""
+    for kind in set(NODE_HOOKS) - {*THE_USERS, "of a view"}:
+        net, x = net_around(nn.Identity(), nn.GELU()), samples().double().requires_grad_()
+        (expected,) = torch.autograd.grad(net(x)[:, 1].sum(), x)
+        net.first.register_forward_hook(lambda module, args, output, kind=kind: (NODE_HOOKS[kind](output), None)[1])
+        net.middle[1].register_forward_hook(lambda module, args, output, kind=kind: (NODE_HOOKS[kind](output), None)[1])
+        (found,) = torch.autograd.grad(net(x)[:, 1].sum(), x)
+        assert not torch.allclose(found, expected), kind
+
+
+def test_hooks_on_parameters_stay_the_users() -> None:
+    called: list[str] = []
+    kept: list[Any] = []  # A parameter does not keep its node.
+
+    class Registering(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not called:
+                called.append("registered")
+                self.weight.register_hook(lambda gradient: (called.append("tensor"), gradient * 2)[1])
+                self.weight.register_post_accumulate_grad_hook(lambda weight: called.append("accumulated"))
+                node = self.weight.view_as(self.weight).grad_fn.next_functions[0][0]
+                node.register_hook(lambda *_: called.append("node"))
+                kept.append(node)
+            return super().forward(x)
+
+    net, x = small_net(), samples()
+    expected = InputCAV(net).attribute(x, 1)
+    net[2].__class__ = Registering
+    assert torch.equal(InputCAV(net).attribute(x, 1), expected)
+    assert called == ["registered"]
+    net(x)[:, 1].sum().backward()
+    assert sorted(called) == ["accumulated", "node", "registered", "tensor"]
+
+
+def test_looking_at_nodes_does_not_fail() -> None:
+    seen: list[Any] = []
+
+    def look(module: nn.Module, args: Any, output: torch.Tensor) -> None:
+        node = output.grad_fn
+        seen.append((node is None) is not output.requires_grad)
+        if node is not None:
+            seen.append(isinstance(node.name(), str))
+            seen.append(isinstance(node, torch.autograd.graph.Node))
+            seen.append(len(node.next_functions) == 1)
+
+    net, x = small_net(), samples()
+    expected = LayerCAV(net, "1").attribute(x, 1)
+    for module in net:
+        module.register_forward_hook(look)
+    assert torch.equal(LayerCAV(net, "1").attribute(x, 1), expected)
+    assert all(seen)
+    assert len(seen) == 3 + 3  # The hook of the layer itself comes before the tap.

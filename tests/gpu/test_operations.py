@@ -46,6 +46,14 @@ def device(cuda_or_meta: torch.device, monkeypatch: pytest.MonkeyPatch) -> torch
     return cuda_or_meta
 
 
+#: Operations that torch itself cannot run without numbers, and why.
+NOT_ON_META = {
+    "multilabel_margin_loss": "torch has no backward pass on the meta device",
+    "ctc_loss": "torch has no kernel on the meta device",
+    "gaussian_nll_loss": "torch's own function reads the variance on the host",
+}
+
+
 def scored(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
     """A case as a model. It runs once, which makes its constants and loads what torch needs on a GPU."""
 
@@ -54,6 +62,8 @@ def scored(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
 
     if reason := limit_of(name):
         pytest.skip(reason)
+    if operations.X.is_meta and name in NOT_ON_META:
+        pytest.skip(NOT_ON_META[name])
     if name not in names_of("operation"):
         score(operations.X)
     return score

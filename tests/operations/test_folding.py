@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from captum_cav.operations.folding import Alone, Foldable, Folded, ScaleAndShift, foldable_before, folded
+from captum_cav.operations.folding import Alone, Foldability, Foldable, Folded, ScaleAndShift, foldable_before, folded
 from captum_cav.propagation.constant_shares import ConstantShares, OperationShares
 from captum_cav.propagation.operation import Operation, OperationSpec
 from captum_cav.propagation.saved_values import SavedValue
@@ -24,10 +24,8 @@ class Taking(Foldable):
 
     def __init__(self, shares: OperationShares) -> None:
         self.shares = shares
+        self.foldability = Foldability(True, 2)
         self.norms: list[Folded] = []
-
-    def can_fold(self, channels: int | None) -> bool:
-        return channels in (2, None)
 
     def fold(self, behind: Folded) -> None:
         self.norms.append(behind)
@@ -98,8 +96,8 @@ def test_what_comes_through_two_operations_is_a_part_of_its_own(is_read: bool) -
     first, shares = pair(is_read, with_shares=is_read)
     bias = torch.tensor([[1.0, 2.0]])
     second = Folded(SavedValue(bias), ScaleAndShift(None, bias), first, first.shares, is_read, None)
-    assert second.can_fold(2)
-    assert not second.can_fold(3)
+    assert second.foldability.allows(2)
+    assert not second.foldability.allows(3)
     first.fold(second)
     (passed,) = second.pass_on(torch.tensor([[1.0, 10.0]]))
     first.pass_on(passed + 1)

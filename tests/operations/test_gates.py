@@ -16,6 +16,8 @@ from tests.propagation.engine import Pass
 
 NONE, GATE, NONNEGATIVE, RECIPROCAL = Trait.NONE, Trait.GATE, Trait.NONNEGATIVE, Trait.RECIPROCAL
 BOUNDED, SHIFTED_UP, CAPPED = Trait.BOUNDED, Trait.SHIFTED_UP, Trait.CAPPED
+#: A sigmoid that is written by hand.
+SIGMOID = GATE | Trait.SQUASHED
 X, CONSTANT = "a tensor of the pass", torch.tensor([2.0])
 
 
@@ -60,9 +62,9 @@ def test_a_bounded_function_of_what_is_not_negative_is_a_gate() -> None:
 @pytest.mark.parametrize(
     ("traits", "args", "expected"),
     [
-        (BOUNDED, (X, 1), GATE | SHIFTED_UP),
-        (BOUNDED, (1.0, X), GATE | SHIFTED_UP),
-        (BOUNDED | NONNEGATIVE, (X, 1.5), GATE | SHIFTED_UP),
+        (BOUNDED, (X, 1), SIGMOID | SHIFTED_UP),
+        (BOUNDED, (1.0, X), SIGMOID | SHIFTED_UP),
+        (BOUNDED | NONNEGATIVE, (X, 1.5), SIGMOID | SHIFTED_UP),
         (BOUNDED, (X, 0.5), SHIFTED_UP),
         (BOUNDED, (X, 0), NONE),
         (BOUNDED, (X, -1), NONE),
@@ -79,12 +81,12 @@ def test_one_and_a_bounded_function_are_a_gate(traits: Trait, args: tuple[Any, .
 @pytest.mark.parametrize(
     ("traits", "bounds", "expected"),
     [
-        (SHIFTED_UP, (0, 6), GATE),
-        (SHIFTED_UP | NONNEGATIVE, (0.0, 1.0), GATE),
+        (SHIFTED_UP, (0, 6), SIGMOID),
+        (SHIFTED_UP | NONNEGATIVE, (0.0, 1.0), SIGMOID),
         (SHIFTED_UP, (0, None), SHIFTED_UP | NONNEGATIVE),
         (SHIFTED_UP, (None, 6), SHIFTED_UP | CAPPED),
-        (SHIFTED_UP | NONNEGATIVE, (None, 6), GATE),
-        (SHIFTED_UP | CAPPED, (0, None), GATE),
+        (SHIFTED_UP | NONNEGATIVE, (None, 6), SIGMOID),
+        (SHIFTED_UP | CAPPED, (0, None), SIGMOID),
         (SHIFTED_UP | CAPPED, (0.5, None), NONE),
         (NONNEGATIVE, (None, 6), NONE),
         (SHIFTED_UP, (-1, 1), NONE),

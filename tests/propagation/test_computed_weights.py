@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from captum_cav import InputCAV, LayerCAV
+from captum_cav import InputCAV, LayerCAV, NeuronCAV, verify
 from captum_cav.errors import (
     ModelError,
     UnsupportedOperationError,
@@ -22,6 +22,7 @@ from tests.support.attributions import check_same_as
 from tests.support.networks import fixed
 from tests.support.small_networks import samples, seeded, small_net
 from tests.support.tensors import assert_same
+from tests.support.traces import left_as_it_was
 
 
 def quantized(net: nn.Module) -> nn.Module:
@@ -132,3 +133,270 @@ def test_the_power_iteration_of_spectral_norm_is_not_continued(kind: str) -> Non
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
     net(x)
     assert not all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+
+
+# What stays on the model ---------------------------------------------------------------------------------------------
+
+
+ATTRIBUTING: dict[str, Callable[[nn.Module, torch.Tensor], Any]] = {
+    "inputs": lambda net, x: InputCAV(net).attribute(x, 1),
+    "layer, delta": lambda net, x: LayerCAV(net, "0").attribute(x, 1, return_convergence_delta=True),
+    "neuron": lambda net, x: NeuronCAV(net, "2").attribute(x, 1),
+    "rules": lambda net, x: InputCAV(net, rules="gamma").attribute(x, 1),
+    "verify": lambda net, x: verify(net, x, 1),
+    "with a graph": lambda net, x: InputCAV(net).attribute(x, 1, grad_kwargs={"create_graph": True}),
+}
+every_way = pytest.mark.parametrize("attribute", ATTRIBUTING.values(), ids=ATTRIBUTING)
+
+
+def gradients_of(net: nn.Module, *outputs: torch.Tensor) -> list[torch.Tensor]:
+    """Gradients of all parameters. None of them may be missing."""
+    return list(torch.autograd.grad(sum(output.sum() for output in outputs), list(net.parameters())))
+
+
+@every_way
+@pytest.mark.parametrize("kind", PARAMETRIZATIONS)
+def test_derived_weights_have_their_graph_afterwards(kind: str, attribute: Callable[..., Any]) -> None:
+    net, x = changed_by(PARAMETRIZATIONS[kind]).eval(), samples().double()
+    expected = gradients_of(net, net(x), net[0].weight, net[2].weight)
+    net(x)
+    attribute(net, x)
+    assert net[2].weight.requires_grad
+    found = gradients_of(net, net(x), net[0].weight, net[2].weight)
+    assert all(map(torch.equal, found, expected))
+
+
+@every_way
+@pytest.mark.parametrize("kind", ["weight_norm, old", "spectral_norm, old", "pruned", "weight_norm"])
+@pytest.mark.parametrize("enabled", [True, False], ids=["", "under no_grad"])
+def test_derived_weights_are_the_very_tensors_that_they_were(
+    kind: str, attribute: Callable[..., Any], enabled: bool
+) -> None:
+    net, x = changed_by(PARAMETRIZATIONS[kind]).eval(), samples().double()
+    loss = net(x).sum()
+    with torch.set_grad_enabled(enabled or attribute is ATTRIBUTING["with a graph"]), left_as_it_was(net, x):
+        attribute(net, x)
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+@every_way
+@pytest.mark.parametrize("filled", [False, True])
+def test_cached_parametrizations_keep_their_graph(attribute: Callable[..., Any], filled: bool) -> None:
+    net, x = changed_by(PARAMETRIZATIONS["weight_norm"]), samples().double()
+    expected = gradients_of(net, net(x))
+    with parametrize.cached():
+        if filled:
+            net(x)
+        attribute(net, x)
+        found = gradients_of(net, net(x))
+    assert all(map(torch.equal, found, expected))
+
+
+class Caches(nn.Module):
+    """Keeps weights that it computes from its parameters in many places."""
+
+    class Beside:
+        weight: torch.Tensor | None = None
+
+    def __init__(self, *, caching: bool = True) -> None:
+        super().__init__()
+        self.caching = caching
+        self.scales = nn.ParameterList(nn.Parameter(fixed(4, seed=seed)) for seed in range(6))
+        self.down, self.up = nn.Parameter(fixed(2, 4, seed=7)), nn.Parameter(fixed(3, 2, seed=8))
+        self.last = nn.Linear(4, 3).double()
+        self.attribute: torch.Tensor | None = None
+        self.is_ready, self.placeholder = False, torch.zeros(4, dtype=torch.float64)
+        self.by_name: dict[str, torch.Tensor] = {}
+        self.in_list: list[torch.Tensor] = []
+        self.beside = self.Beside()
+        self.register_buffer("merged", torch.zeros(3, 4, dtype=torch.float64))
+        self.written: torch.Tensor | None = None
+
+    def fill(self) -> None:
+        zero, one, two, three, four, five = self.scales
+        self.attribute, self.placeholder = zero * 2, one.exp()
+        self.by_name["weight"], self.in_list, self.beside.weight = two.tanh(), [three * 3], four * 4
+        self.merged = self.last.weight + self.up @ self.down
+        self.written = five.clone()
+        self.written += five
+        self.written[1:].mul_(five[1:])
+        self.is_ready = True
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not (self.is_ready and self.caching):
+            self.fill()
+        weights = self.attribute, self.placeholder, self.by_name["weight"], self.in_list[0], self.beside.weight
+        for weight in (*weights, self.written):
+            x = x * weight + weight.abs().mean()
+        return F.linear(x, self.merged, self.last.bias)
+
+
+@pytest.mark.parametrize("filled", [False, True])
+def test_caches_that_the_forward_pass_fills_have_their_graph(filled: bool) -> None:
+    x = samples().double()
+    for chosen in (None, "gamma"):
+        net, plain = Caches(), Caches(caching=False)
+        plain.load_state_dict(net.state_dict())
+        expected = gradients_of(plain, plain(x))
+        if filled:
+            net(x)
+        found, wanted = (
+            InputCAV(model, rules=chosen).attribute(x, 1, return_convergence_delta=True) for model in (net, plain)
+        )
+        assert_same(found, wanted)
+        assert found[1].abs().max() < 1e-10
+        assert verify(net, x, 1).ok
+        assert all(map(torch.equal, gradients_of(net, net(x)), expected))
+
+
+def test_under_no_grad_a_cache_is_as_after_a_forward_pass_under_no_grad() -> None:
+    net, x = Caches(), samples().double()
+    with torch.no_grad():
+        InputCAV(net).attribute(x, 1)
+    assert not net.attribute.requires_grad
+
+
+def test_another_value_stays_with_what_the_model_noted_of_it() -> None:
+    """A weight for each task, and which task the weight is for."""
+
+    class Tasks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = nn.Parameter(fixed(2, 3, 4))
+            self.task, self.weight = -1, None
+
+        def forward(self, x: torch.Tensor, task: int) -> torch.Tensor:
+            if task != self.task:
+                self.task, self.weight = task, self.weights[task] * 2
+            return F.linear(x, self.weight)
+
+    net, x = Tasks(), samples().double()
+    net(x, 0)
+    InputCAV(net).attribute(x, 1, 1)
+    assert torch.equal(net(x, 1), F.linear(x, net.weights[1] * 2))
+    assert net.weight.requires_grad
+
+
+def test_buffers_and_attributes_that_require_grad() -> None:
+    class Requiring(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(4, 4).double()
+            self.register_buffer("leaf", fixed(4).requires_grad_())
+            self.register_buffer("made", self.leaf * 2)
+            self.attribute = self.made + self.first.bias
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.first(x * self.leaf + self.made) * self.attribute
+
+    net, x = Requiring(), samples().double()
+    kept = net.leaf, net.made, net.attribute
+    graphs = [one.grad_fn for one in kept]
+    for attribute in (InputCAV(net), LayerCAV(net, "first")):
+        with left_as_it_was(net, x):
+            _, delta = attribute.attribute(x, 1, return_convergence_delta=True)
+        assert delta.abs().max() < 1e-12
+    assert all(one is two for one, two in zip(kept, (net.leaf, net.made, net.attribute), strict=True))
+    assert graphs == [one.grad_fn for one in kept]
+    assert all(one.requires_grad for one in kept)
+
+
+# What the model notes of its activations -----------------------------------------------------------------------------
+
+
+class Noting(nn.Module):
+    """Notes its activations in an attribute and in a buffer, and an auxiliary loss, as a mixture of experts does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = small_net().double()
+        self.register_buffer("memory", torch.zeros(2, 5, dtype=torch.float64))
+        self.register_buffer("last", torch.zeros(2, 3, dtype=torch.float64))
+        self.hidden: torch.Tensor | None = None
+        self.loss: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.hidden = self.net[0](x)
+        self.memory[:] = self.hidden
+        self.loss = self.hidden.pow(2).mean()
+        self.last = self.net[2](self.net[1](self.memory))
+        return self.last
+
+
+def test_activations_that_the_model_notes_have_no_graph_of_contributions() -> None:
+    net, x = Noting(), samples().double()
+    found = InputCAV(net).attribute(x, 1)
+    assert_same(found, InputCAV(net.net).attribute(x, 1))
+    assert torch.equal(net.hidden, net.net[0](x))
+    for noted in (net.hidden, net.memory, net.loss, net.last):
+        assert not noted.requires_grad
+    assert net.memory is dict(net.named_buffers())["memory"]
+    InputCAV(net).attribute(x, 1)
+
+
+def test_a_loss_that_the_model_noted_before_keeps_its_graph() -> None:
+    net, x = Noting(), samples().double()
+    output = net(x)
+    loss = net.loss
+    expected = torch.autograd.grad(loss, net.net[0].weight, retain_graph=True)
+    net.memory = net.memory.detach()
+    LayerCAV(net, "net.0").attribute(x, 1)
+    assert net.loss is loss
+    assert all(map(torch.equal, torch.autograd.grad(output.sum() * 0 + net.loss, net.net[0].weight), expected))
+
+
+# Contributions written into what was computed from parameters --------------------------------------------------------
+
+
+INTO_COMPUTED: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor]]] = {
+    "a part": (
+        lambda x, a: (a * 2).index_copy_(0, torch.tensor([0, 2]), x[0, [0, 2]]).tanh(),
+        lambda x, a: torch.stack([x[0, 0], a[1] * 2, x[0, 2], a[3] * 2]).tanh(),
+    ),
+    "setitem": (
+        lambda x, a: set_item(a.exp(), x),
+        lambda x, a: torch.cat([x[0, :2], a[2:].exp()]).sigmoid() * torch.cat([x[0, :2], a[2:].exp()]),
+    ),
+    "a view": (lambda x, a: add_to_view(a * 3, x), lambda x, a: torch.cat([a[:1] * 3, a[1:] * 3 + x[0, 1:]]).tanh()),
+    "out": (lambda x, a: torch.mul(x[0], 2, out=a * 1).tanh(), lambda x, a: (x[0] * 2).tanh()),
+}
+
+
+def set_item(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    y[:2] = x[0, :2]
+    return y.sigmoid() * y
+
+
+def add_to_view(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    y[1:] += x[0, 1:]
+    return y.tanh()
+
+
+@pytest.mark.parametrize("kind", INTO_COMPUTED)
+def test_contributions_are_written_into_a_computed_constant(kind: str) -> None:
+    a, x = nn.Parameter(fixed(4, seed=3)), samples(1).double()
+    writing, twin = INTO_COMPUTED[kind]
+    found, without_parameters, expected = (
+        InputCAV(lambda x, f=f, a=a: f(x, a).sum()[None]).attribute(x, return_convergence_delta=True)
+        for f, a in ((writing, a), (writing, a.detach()), (twin, a))
+    )
+    assert_same(found, without_parameters)
+    assert_same(found[0], expected[0])
+    assert a.requires_grad
+    assert a.is_leaf
+
+
+def test_contributions_are_not_written_into_a_parameter() -> None:
+    net, x = small_net(), samples()
+
+    def model(x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            net[0].weight[0] = x[0]
+        return net(x)
+
+    before = net[0].weight.detach().clone()
+    said = r"^'setitem' writes values that carry contributions into a tensor that was there before the model ran, a Par"
+    with pytest.raises(ModelError, match=said):
+        InputCAV(model).attribute(x, 1)
+    assert torch.equal(net[0].weight, before)

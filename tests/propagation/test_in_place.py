@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from captum_cav import InputCAV, LayerCAV
+from captum_cav import InputCAV, LayerCAV, NeuronCAV
 from captum_cav.errors import (
     ModelError,
 )
 from tests.support.errors import raising
 from tests.support.networks import fixed
 from tests.support.small_networks import Apply, net_around, picture, residual_net, samples, seeded
-from tests.support.tensors import assert_same
+from tests.support.tensors import assert_same, tensors_of
 from tests.support.traces import left_as_it_was
 
 Function = Callable[[torch.Tensor], torch.Tensor]
@@ -227,3 +228,179 @@ def test_results_written_into_a_given_tensor() -> None:
     )
     with raising(ModelError, RuntimeError, said):
         InputCAV(net_around(Apply(resized))).attribute(x, 1)
+
+
+# Layers that pass their input on -------------------------------------------------------------------------------------
+
+
+class Flat(nn.Module):
+    """All numbers of the batch in a row, in the same memory."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.view(-1)
+
+
+class LastFirst(nn.Module):
+    """The channels last, in the same memory."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.permute(0, 2, 3, 1)
+
+
+class Channels(nn.Module):
+    """Some channels, in the same memory."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, 1:3]
+
+
+PASSING: dict[str, Callable[[], nn.Module]] = {
+    "identity": nn.Identity,
+    "dropout": nn.Dropout,
+    "nothing": nn.Sequential,
+    "identities": lambda: nn.Sequential(nn.Identity(), nn.Identity()),
+    "flatten": nn.Flatten,
+    "flat": Flat,
+    "permuted": LastFirst,
+    "some channels": Channels,
+}
+
+
+def tail_relu(y: torch.Tensor) -> torch.Tensor:
+    y[:, 1:].relu_()
+    return y
+
+
+def scale_tail(y: torch.Tensor) -> torch.Tensor:
+    y[:, 1:].mul_(3)
+    return y
+
+
+#: What is written, so that the new numbers depend on the old ones.
+WRITES: dict[str, Function] = {
+    name: IN_PLACE[name][0]
+    for name in ("relu_", "silu-inplace", "tanh_", "mul_-tensor", "pow_", "add_-number", "masked_fill_", "view")
+}
+WRITES |= {
+    "a part": tail_relu,
+    "all, in another shape": write_into_a_flat_view,
+    "twice": lambda y: scale_tail(y).tanh_(),
+    "its own gate": lambda y: y.mul_(y.sigmoid()),
+    "out": lambda y: torch.mul(y, 2.0, out=y),
+}
+
+
+class Overwriting(nn.Module):
+    """A layer passes its input on. Then the model writes into that input, or into a copy of what the layer gave."""
+
+    def __init__(self, layer: nn.Module, write: Function, read: str) -> None:
+        super().__init__()
+        with seeded():
+            self.first, self.head = nn.Conv2d(3, 4, 3), nn.Linear(3, 5)
+        self.layer, self.write, self.read = layer, write, read
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        before = self.first(x)
+        passed = self.layer(before)
+        if self.read == "copy":
+            start = before.clone().as_strided(passed.shape, passed.stride(), passed.storage_offset())
+            start.copy_(passed)
+            whole = start if start._base is None else start._base
+            self.write(whole)
+            output = start
+        else:
+            self.write(before)
+            output = before.as_strided(passed.shape, passed.stride(), passed.storage_offset())
+            output = output if self.read == "before" else passed
+        return self.head(output.reshape(2, -1)[:, ::7][:, :27].reshape(2, 3, 9).sum(2))
+
+
+def pairs() -> Iterator[Any]:
+    """All layers and writes. Those that differ from another pair in both are slow."""
+    for layer in PASSING:
+        for write in WRITES:
+            is_slow = layer not in ("identity", "permuted") and write not in ("relu_", "a part")
+            yield pytest.param(layer, write, marks=pytest.mark.slow if is_slow else ())
+
+
+@pytest.mark.parametrize(("layer", "write"), list(pairs()))
+def test_writing_into_the_input_of_a_layer_that_passes_it_on(layer: str, write: str) -> None:
+    """The layer's output is the same tensor, so the layer gets the contributions of the value that it gave."""
+    x = picture().double()
+    ways = ("copy", "passed") if layer == "some channels" else ("copy", "passed", "before")
+    nets = [Overwriting(PASSING[layer](), WRITES[write], read).double().eval() for read in ways]
+    for layers in ("layer", ["first", "layer"]):
+        if write == "its own gate":  # The model reads the gate beside the layer.
+            layers = "first"
+        expected, *found = (
+            LayerCAV(net, layers, normalize=None).attribute(x, 1, return_convergence_delta=layers != "layer")
+            for net in nets
+        )
+        assert tensors_of(expected)[0].abs().max() > 0
+        for maps in found:
+            assert_same(maps, expected)
+
+
+class Parallel(nn.Module):
+    """Two layers pass the same tensor on, or two parts of the tensor."""
+
+    def __init__(self, write: bool, parts: bool) -> None:
+        super().__init__()
+        with seeded():
+            self.first, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+        self.one, self.two, self.write, self.parts = nn.Identity(), nn.Identity(), write, parts
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        before = self.first(x)
+        if self.parts:
+            one, two = self.one(before[:, :2]), self.two(before[:, 2:])
+        else:
+            one, two = self.one(before), self.two(before)
+        if self.write:
+            before.relu_()
+        else:
+            one, two = one.relu(), two.relu()
+        return self.head(torch.cat([one, two], 1) if self.parts else one * 2 + two)
+
+
+def test_two_layers_that_pass_parts_of_one_tensor_on() -> None:
+    net, twin = Parallel(True, True).double(), Parallel(False, True).double()
+    for layers in ("one", "two", ["one", "two"], ["first", "two", "one"]):
+        x = samples().double()
+        assert_same(
+            LayerCAV(net, layers).attribute(x, 1, return_convergence_delta=True),
+            LayerCAV(twin, layers).attribute(x, 1, return_convergence_delta=True),
+        )
+
+
+def test_two_layers_that_pass_one_tensor_on_are_refused_if_it_is_written_into() -> None:
+    net, twin, x = Parallel(True, False).double(), Parallel(False, False).double(), samples().double()
+    said = r"^'relu' in the module \w+ writes into a tensor that several .* passed on.*one of these layers at a"
+    with raising(ModelError, RuntimeError, said, net):
+        LayerCAV(net, ["one", "two"]).attribute(x, 1)
+    assert_same(LayerCAV(net, "first").attribute(x, 1), LayerCAV(twin, "first").attribute(x, 1))
+    for layer in ("one", "two"):  # One at a time, the layer has all that comes from the tensor.
+        assert_same(LayerCAV(net, layer).attribute(x, 1), LayerCAV(net, "first").attribute(x, 1))
+    net.write = False
+    assert_same(LayerCAV(net, ["one", "two"]).attribute(x, 1), LayerCAV(twin, ["one", "two"]).attribute(x, 1))
+
+
+@pytest.mark.parametrize("layer", ["identity", "permuted"])
+def test_the_neuron_of_a_layer_that_passes_its_input_on_is_what_the_layer_gave(layer: str) -> None:
+    x, neuron = picture().double(), (1, 2, 3)
+    net = Overwriting(PASSING[layer](), torch.relu_, "passed").double().eval()
+    at = neuron if layer == "identity" else (2, 3, 1)
+    found = NeuronCAV(net, "layer").attribute(x, at, return_convergence_delta=True)
+    assert_same(found, NeuronCAV(net, "first").attribute(x, neuron, return_convergence_delta=True))
+    assert_same(found, InputCAV(net.first).attribute(x, neuron, return_convergence_delta=True))
+
+
+def test_the_input_of_a_layer_that_is_written_into_behind_the_layer() -> None:
+    net = Overwriting(nn.Identity(), torch.relu_, "passed").double().eval()
+    x = picture().double()
+    at_input = LayerCAV(net, "layer").attribute(x, 1, attribute_to_layer_input=True)
+    assert_same(at_input, LayerCAV(net, "layer").attribute(x, 1))
+    assert_same(
+        InputCAV(net).attribute(x, 1),
+        InputCAV(Overwriting(nn.Identity(), torch.relu_, "copy").double()).attribute(x, 1),
+    )
