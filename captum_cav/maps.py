@@ -144,7 +144,7 @@ def resize_map(ratios: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
         size: (height, width) or (depth, height, width) of the new grid, in cells.
 
     Returns:
-        Shape (..., *size), in single precision at least.
+        The map on a grid of this size, in single precision at least.
 
     Raises:
         InputError: if the map or the new grid has no cells.

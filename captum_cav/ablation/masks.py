@@ -101,7 +101,7 @@ def resize_mask(mask: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
         size: (h, w) or (d, h, w), the new resolution.
 
     Returns:
-        Booleans of shape ``size`` or (N, *size).
+        Booleans of shape ``size``, behind N if the mask has it.
 
     Example::
 

@@ -398,7 +398,7 @@ def _refuse_behind_each_other(passed: Forward, chosen: Sequence[int], names: Seq
             if passed.trace.taps[index].behind >> other & 1:
                 raise LayerError(
                     f"layer {name} lies behind layer {other_name}, so in a joint delta the same contributions would "
-                    "count twice; list only layers of which none lies behind another, or pass "
+                    "count twice; expected layers of which none lies behind another. Pass "
                     "return_convergence_delta=True for one delta for each layer."
                 )
 

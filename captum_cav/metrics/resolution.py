@@ -22,7 +22,7 @@ def at_size(maps: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
         size: (height, width) or (depth, height, width) of the new grid.
 
     Returns:
-        Shape (N, *size).
+        N maps on a grid of this size.
     """
     if maps.shape[1:] == size:
         return maps
