@@ -80,8 +80,8 @@ class InputCAV(ContributionAttribution):
         """Contribution ratios of each element of the inputs to the score of each sample.
 
         Args:
-            inputs: a floating-point tensor of shape (N, ...) or a tuple of such tensors. A subclass of tensors counts as
-                the plain tensor, and the result is a plain tensor.
+            inputs: a floating-point tensor of shape (N, ...) or a tuple of such tensors. A subclass of tensors counts
+                as the plain tensor, and the result is a plain tensor.
             target, additional_forward_args, attr_dim_summation: as for :meth:`LayerCAV.attribute`.
             return_convergence_delta, grad_kwargs, internal_batch_size: as for :meth:`LayerCAV.attribute`.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from captum.attr import NoiseTunnel
 from torch import nn
 
 from captum_cav import InputCAV, LayerCAV, NeuronCAV
@@ -111,6 +112,25 @@ def test_ratios_and_log_odds_in_parts(normalize: Any, score: Any) -> None:
     x = batch().double()
     whole = cav.attribute(x, 1, return_convergence_delta=True)
     assert_same(cav.attribute(x, 1, return_convergence_delta=True, internal_batch_size=2), whole)
+
+
+@pytest.mark.filterwarnings("ignore::captum_cav.errors.SignWarning")
+@pytest.mark.parametrize("score", ["output", "logit", "log_odds"])
+def test_probabilities_in_parts(score: Any) -> None:
+    cav = LayerCAV(nn.Sequential(Counted(), nn.Sigmoid()).double(), "0.act", score=score)
+    x = batch().double() / 9
+    whole = cav.attribute(x, 1, return_convergence_delta=True)
+    assert_same(cav.attribute(x, 1, return_convergence_delta=True, internal_batch_size=2), whole)
+
+
+def test_wrappers_of_captum_pass_the_size_on() -> None:
+    net = Counted()
+    tunnel = NoiseTunnel(LayerCAV(net, ["act", "first"], normalize=None))
+    options: dict[str, Any] = {"nt_type": "smoothgrad", "nt_samples": 2, "stdevs": 0.0}
+    whole = tunnel.attribute(batch(), target=1, **options)
+    net.batches.clear()
+    assert_equal(tunnel.attribute(batch(), target=1, internal_batch_size=3, **options), whole)
+    assert max(net.batches) == 3
 
 
 def test_maps_in_parts_can_be_differentiated_with_respect_to_inputs() -> None:
