@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from captum_cav import metrics as metrics
     from captum_cav import presets as presets
     from captum_cav import rules as rules
+    from captum_cav import scores as scores
     from captum_cav import visualization as visualization
     from captum_cav.attribution import InputCAV, LayerCAV, NeuronCAV, verify
     from captum_cav.comparison import Comparison, Method, compare
@@ -41,6 +42,7 @@ __all__ = [
     "metrics",
     "presets",
     "rules",
+    "scores",
     "verify",
     "visualization",
 ]

@@ -23,7 +23,7 @@ ORDER = """
     propagation
     operations
     rules
-    presets
+    presets scores
     attribution
     maps visualization metrics ablation zoo
     comparison single_image page reproduction

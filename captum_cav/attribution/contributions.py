@@ -81,6 +81,7 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
             Request(
                 table=TABLE,
                 rules=self._options.rules,
+                scored=self._options.scored(self.forward_func),
                 on_unknown=self._options.on_unknown,
                 tap_inputs=tap_inputs,
                 keep_carriers=keep_carriers,
@@ -165,7 +166,7 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
                 f'score="{self._options.score}" asks; let forward_func return the numbers before the function.'
             )
         return contributions_with_graph(
-            self.forward_func,
+            self._options.scored(self.forward_func),
             arguments,
             sites,
             call or 0,

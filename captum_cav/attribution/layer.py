@@ -96,7 +96,8 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
             written by hand; behind them the model may only move or pick numbers. If no such function comes last, the
             logit is the output. ``"log_odds"``: the logarithm of ``p / (1 - p)`` for the probability ``p`` of the
             target, which is its logit minus the log-sum-exp of all other logits, or behind a sigmoid the logit. It
-            shows what speaks for this class rather than for any other.
+            shows what speaks for this class rather than for any other. Or a function of what the model returns, such
+            as one of :mod:`captum_cav.scores`: a region, a detection, a similarity, ...
 
     Raises:
         LayerError: for a layer that does not belong to the model; suggests similar names.

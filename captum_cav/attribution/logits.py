@@ -16,6 +16,7 @@ from captum_cav import checks
 from captum_cav.attribution.squashing import refuse_hidden, squashing_of
 from captum_cav.operations import TABLE
 from captum_cav.propagation.watching import watch
+from captum_cav.scores.running import is_scored
 
 _Model = TypeVar("_Model", bound=Callable[..., Any])
 _LEFT_OUT = "_captum_cav_left_out"
@@ -54,8 +55,9 @@ def logit_model(model: _Model, *args: Any) -> _Model:
         args: its arguments, an example of what it will be given. The model runs once.
 
     Returns:
-        The model itself if its last operation does not squash. Otherwise a copy that shares all parameters and modules,
-        under the same names, and returns the logits. Gradients are those of the logits.
+        The model itself if its last operation does not squash, or if :func:`captum_cav.scores.with_score` made it.
+        Otherwise a copy that shares all parameters and modules, under the same names, and returns the logits. Gradients
+        are those of the logits.
 
     Raises:
         ModelError: if the output was computed further from a squashing function, so that the logits cannot be found.
@@ -69,7 +71,7 @@ def logit_model(model: _Model, *args: Any) -> _Model:
         >>> logit_model(net[0], torch.tensor([[1.0, 2.0]])) is net[0]     # nothing squashes
         True
     """
-    if squashed_by(model) is not None:
+    if squashed_by(model) is not None or is_scored(model):
         return model
     output, run = watch(TABLE, model, *checks.copied(args))
     squashing = squashing_of(output, run)

@@ -84,8 +84,9 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
         Args:
             inputs: a floating-point tensor of shape (N, ...) or a tuple of such tensors.
             neuron_selector: which neuron, as in Captum: an index, a slice, a tuple of indices or slices behind the
-                batch dimension (the neurons of a slice are summed), or a function of the output of the layer. The
-                function gives one number for each sample, or one number for all samples together.
+                batch dimension (the neurons of a slice are summed), or a function of the output of the layer, such as a
+                score of :mod:`captum_cav.scores`. The function gives one number for each sample, or one number for all
+                samples together. Its operations have rules, too.
             additional_forward_args, return_convergence_delta, grad_kwargs: as for :meth:`LayerCAV.attribute`.
             attribute_to_neuron_input: whether the neuron belongs to the input of the layer instead of its output.
             internal_batch_size: as for :meth:`LayerCAV.attribute`; a selector that is a function then gives one number
@@ -146,11 +147,16 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
         tensors = tuple(tensors_in(carriers))
         values = tuple(tensor for tensor in tensors if tensor.requires_grad)
         selector = checks.check_neuron(selector, values)
-        with torch.enable_grad():
+        if callable(selector):
             # A function gets all that the layer gives, as in Captum: also integers, such as the indices of a pooling.
-            neuron = select_neuron(tensors if callable(selector) else values, selector)
-            checks.check_one_for_each(neuron, "neuron_selector", part)
-            neuron = neuron.reshape(-1)
+            neuron = passed.extend(select_neuron, tensors, selector)
+        else:
+            with torch.enable_grad():
+                neuron = select_neuron(values, selector)
+        checks.check_one_for_each(neuron, "neuron_selector", part)
+        if not neuron.dim():
+            with torch.enable_grad():
+                neuron = neuron.reshape(1)
         first_sample = part.start if part is not None else 0
         selected = SelectedScores(neuron, torch.zeros_like(neuron.detach()), values[0], first_sample=first_sample)
         squashing = squashing_of(values[0], passed.trace.run)

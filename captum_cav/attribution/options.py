@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from captum_cav import checks, presets
-from captum_cav.attribution.scores import SCORES, Score
+from captum_cav.attribution.scores import SCORES, Score, ScoreName
 from captum_cav.operations import TABLE
 from captum_cav.propagation.overrides import Rulebook
 from captum_cav.rules.captum_rules import translate
+from captum_cav.scores.running import ScoreFunction, check_score, run_scored
 
 Normalize: TypeAlias = Literal["score", "abs"] | None
 OnUnknown: TypeAlias = Literal["error", "gradient"]
@@ -23,13 +25,19 @@ class Options(NamedTuple):
         rules: the rules of the user, which take precedence over the defaults.
         normalize: what contributions are divided by: ``"score"``, ``"abs"`` (the absolute score), or None for nothing.
         on_unknown: what happens at an operation without a rule: ``"error"`` or ``"gradient"``.
-        score: what is explained.
+        score: which number of the output is explained.
+        function: a function of what the model returns, whose result counts as the output; None for the output itself.
     """
 
     rules: Rulebook
     normalize: Normalize
     on_unknown: OnUnknown
-    score: Score
+    score: ScoreName
+    function: ScoreFunction | None = None
+
+    def scored(self, model: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that calls a model and gives what counts as its output."""
+        return model if self.function is None else functools.partial(run_scored, model, self.function)
 
 
 def check_options(
@@ -51,7 +59,11 @@ def check_options(
     """
     checks.check_option("normalize", normalize, ("score", "abs", None))
     checks.check_option("on_unknown", on_unknown, ("error", "gradient"))
+    function: ScoreFunction | None = None
+    if callable(score):
+        check_score(score)
+        function, score = score, "output"
     checks.check_option("score", score, SCORES)
     book = Rulebook(presets.find(rules), forward_func, TABLE, translate)
     checks.check_scripted(forward_func, lambda module, name: book.is_one_operation(module, [name]))
-    return Options(book, normalize, on_unknown, score)
+    return Options(book, normalize, on_unknown, score, function)

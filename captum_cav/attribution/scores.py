@@ -12,9 +12,12 @@ from captum_cav.attribution.squashing import Squashing, is_hidden, refuse_hidden
 from captum_cav.captum_internals import select_scores
 from captum_cav.errors import TargetError
 from captum_cav.propagation.forward import Forward
+from captum_cav.scores.running import ScoreFunction
 
-Score: TypeAlias = Literal["output", "logit", "log_odds"]
-SCORES: tuple[str, ...] = get_args(Score)
+ScoreName: TypeAlias = Literal["output", "logit", "log_odds"]
+SCORES: tuple[str, ...] = get_args(ScoreName)
+#: The name of a number of the model's output, or a function of the output.
+Score: TypeAlias = ScoreName | ScoreFunction
 
 
 class SelectedScores(NamedTuple):
@@ -42,7 +45,7 @@ class SelectedScores(NamedTuple):
 
 
 def select_target(
-    output: torch.Tensor, target: Any, score: Score, squashing: Squashing | None = None, first_sample: int = 0
+    output: torch.Tensor, target: Any, score: ScoreName, squashing: Squashing | None = None, first_sample: int = 0
 ) -> SelectedScores:
     """The score of each sample.
 
@@ -98,7 +101,7 @@ def select_target(
 
 
 def select_passed(
-    passed: Forward, target: Any, score: Score, chosen: Sequence[int], part: range | None = None
+    passed: Forward, target: Any, score: ScoreName, chosen: Sequence[int], part: range | None = None
 ) -> SelectedScores:
     """The score of each sample in the output of a forward pass.
 

@@ -71,8 +71,8 @@ class Verification:
             score bypass the layer, ``delta`` contains their part.
         cancellation: the sum of the absolute contributions of the inputs (or the layer). 1 if all contributions have
             the same sign; large if positive and negative contributions cancel, which also costs digits.
-        value: the largest difference between the output of the model with captum_cav and without, divided by the
-            largest output.
+        value: the largest difference between the output of the model (or a score that is a function) with captum_cav
+            and without, divided by the largest output.
         operations: how many operations were compared.
         leaks: the operations that do not conserve contributions, the largest residual first.
         by_rules: the operations whose rule does not conserve contributions by intention, such as
@@ -215,6 +215,7 @@ def verify(
         Request(
             table=TABLE,
             rules=options.rules,
+            scored=options.scored(model),
             on_unknown="note",
             tap_inputs=layer is None,
             with_shares=True,
@@ -222,17 +223,17 @@ def verify(
         ),
     )
     chosen = chosen_tap(passed, 0, name, call) if sites else 0
-    selected = select_passed(passed, arguments.targets[0], score, [chosen])
+    selected = select_passed(passed, arguments.targets[0], options.score, [chosen])
     name = f"layer {name}" if sites else name
     if not selected.values.requires_grad:
         refuse_independent(name, passed.trace.weighed)
     made = passed.trace.snapshots.values_of(selected.output)
     unrecorded = torch.zeros_like(selected.values, requires_grad=False)
     if made is not None:
-        unrecorded = selected.values.detach() - select_target(made, arguments.targets[0], score).values
+        unrecorded = selected.values.detach() - select_target(made, arguments.targets[0], options.score).values
     found = _audit(passed, selected, chosen, name)
     with torch.no_grad(), random_state_kept(arguments.inputs), noted_tensors(model, passed.trace.run):
-        plain = model(*checks.copied(arguments.inputs), *checks.copied(arguments.additional))
+        plain = options.scored(model)(*checks.copied(arguments.inputs), *checks.copied(arguments.additional))
     return _report(model, passed, selected, *found, unrecorded, plain, chosen, tolerance)
 
 

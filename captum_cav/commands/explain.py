@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from captum_cav.commands import options as shared
+from captum_cav.errors import OptionError
 
 
 def add_parser(commands: Any) -> None:
@@ -13,6 +14,8 @@ def add_parser(commands: Any) -> None:
     demo = commands.add_parser("demo", help="explain the embedded picture: a dog above a cat")
     explain = commands.add_parser("explain", help="explain a picture of yours")
     explain.add_argument("image", metavar="IMAGE", help="a picture file")
+    shared.add_score(explain)
+    demo.set_defaults(score="logit")
     for command, targets in ((demo, ["German shepherd", "tabby"]), (explain, None)):
         shared.add_network(command)
         shared.add_targets(command, targets)
@@ -24,6 +27,8 @@ def add_parser(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> None:
     shared.writable(options.output)
     shared.check(options, [] if options.command == "demo" else [options.image], options.target)
+    if ":" in options.score and options.target:
+        raise OptionError(f"--score {options.score} chooses what is explained; expected no --target beside it.")
     from captum_cav.commands.running import explain
 
     explain.run(options)

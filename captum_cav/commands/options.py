@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
@@ -35,6 +36,27 @@ def add_targets(parser: argparse.ArgumentParser, default: list[str] | None = Non
         metavar="NAME_OR_INDEX",
         help=f"classes to explain (default: {' and '.join(default) if default else 'the best'})",
     )
+
+
+def add_score(parser: argparse.ArgumentParser) -> None:
+    """Add ``--score``."""
+    parser.add_argument(
+        "--score",
+        type=_score,
+        default="logit",
+        metavar="SCORE",
+        help="what to explain: logit (default), log_odds or output; of your own networks that segment or detect also "
+        "region:CLASS or box:NUMBER",
+    )
+
+
+def _score(text: str) -> str:
+    """A value of ``--score``, as :func:`add_score` describes it."""
+    if not re.fullmatch(r"logit|log_odds|output|region:.+|box:\d+", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no score; expected logit, log_odds, output, region:CLASS or box:NUMBER"
+        )
+    return text
 
 
 def add_depths(parser: argparse.ArgumentParser) -> None:

@@ -24,6 +24,7 @@ from captum_cav.comparison.report import Comparison, Place, Row, Settings, as_pi
 from captum_cav.errors import CAVTypeError, InputError, MethodError, OptionError
 from captum_cav.maps import resize_map
 from captum_cav.metrics import MEASURES
+from captum_cav.scores import ScoreFunction, with_score
 from captum_cav.suggestions import did_you_mean
 from captum_cav.version import __version__
 
@@ -40,6 +41,7 @@ def compare(
     metrics: Mapping[str, Mapping[str, Any]] | Sequence[str] = METRICS,
     masks: torch.Tensor | None = None,
     *,
+    score: ScoreFunction | None = None,
     size: Literal["input"] | tuple[int, ...] = "input",
     batch_size: int = 8,
     repeats: int = 3,
@@ -76,6 +78,9 @@ def compare(
             masks get the maps on the grid of the method and interpolate these; so a uniform map stays exactly uniform.
             ``agreement`` compares with the first method, at the same layer if the first method has a map there.
         masks: booleans of shape (N, H, W), True where the object is; for the metrics that need masks.
+        score: what all methods explain instead of the output of the model: one of :mod:`captum_cav.scores`, or another
+            function of what the model returns. Metrics of probabilities need the option ``output="score"`` then, as
+            ``metrics={"deletion": {"output": "score"}}``.
         size: (height, width) of the common grid; ``"input"`` for the grid of the inputs.
         batch_size: how many examples, and how many perturbed inputs of metrics, run at once.
         repeats: how often to time each method.
@@ -107,6 +112,8 @@ def compare(
         [('CAV', 1.0, 1.0), ('Grad-CAM', 1.0, 1.0), ('random', 0.0, 0.0), ('uniform', 0.0, 0.0)]
     """
     model = checks.check_module(model)
+    if score is not None:
+        model = with_score(model, score)
     for name, number in {"batch_size": batch_size, "repeats": repeats}.items():
         checks.check_count(number, name)
     checks.check_option("on_error", on_error, ("raise", "record"))

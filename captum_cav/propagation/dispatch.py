@@ -412,6 +412,15 @@ class Propagation(TorchFunctionMode):
         self.is_suspended = self.is_finished = True
 
     @contextmanager
+    def resumed(self) -> Iterator[None]:
+        """Go on with a finished forward pass while this context is active."""
+        self.is_suspended = self.is_finished = False
+        try:
+            yield
+        finally:
+            self.finish()
+
+    @contextmanager
     def paused(self, is_paused: bool = True) -> Iterator[None]:
         """Let torch calls pass unchanged while this context is active, or replace them again."""
         before, self.is_paused = self.is_paused, is_paused

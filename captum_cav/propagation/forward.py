@@ -29,11 +29,12 @@ class Forward:
 
     Attributes:
         args: the arguments of the forward pass.
-        output: what the model returned.
+        output: what the model returned, or the function that goes on with its output.
         carriers: for each call of a site, its tensors that carry contributions. Empty unless the request keeps them.
         calls: for each site, the indices of its taps in ``trace.taps``, one for each call of the module. If the inputs
             were tapped, they are tap 0.
         trace: the state of the pass.
+        propagation: the mode under which the pass ran.
     """
 
     args: tuple[Any, ...]
@@ -41,6 +42,28 @@ class Forward:
     carriers: list[Any]
     calls: list[list[int]]
     trace: Trace
+    propagation: Propagation
+
+    def extend(self, function: Callable[..., Any], *args: Any) -> Any:
+        """The result of a function that goes on with tensors of the pass. Its operations have rules, too.
+
+        Args:
+            function: the function.
+            args: its arguments, among them tensors of the pass.
+
+        Raises:
+            UnsupportedOperationError: for an operation without a rule.
+        """
+        with (
+            self.propagation.resumed(),
+            patched_torch(CustomFunctions(self.propagation).run, lambda: self.propagation.is_at_rest),
+            torch.enable_grad(),
+            running(self.propagation),
+            self.propagation,
+        ):
+            found = function(*args)
+        self.propagation.check_seen(found)
+        return found
 
     def coefficients(
         self, scores: torch.Tensor, seeds: torch.Tensor, chosen: Sequence[int], keep_graph: bool, **grad_kwargs: Any
@@ -89,6 +112,7 @@ class Request:
     Attributes:
         table: what is known of each torch function.
         rules: the user's rules, which go before the defaults.
+        scored: a function that calls the model and goes on with its output; None for the model alone.
         on_unknown: ``"error"``, ``"gradient"`` or ``"note"``: what to do with an operation without a rule.
         tap_inputs: whether to tap the inputs too, as the first tap.
         keep_carriers: whether to keep, for each call of a site, its tensors that carry contributions.
@@ -102,6 +126,7 @@ class Request:
 
     table: OperationTable
     rules: Rulebook
+    scored: Callable[..., Any] | None = None
     on_unknown: OnUnknown = "error"
     tap_inputs: bool = False
     keep_carriers: bool = False
@@ -180,12 +205,12 @@ def _run(
             if request.tap_inputs:
                 inputs = propagation.tap(inputs)
             with running(propagation), propagation:
-                output = forward_func(*inputs, *additional)
+                output = (request.scored or forward_func)(*inputs, *additional)
             propagation.check_seen(output)
             trace.note_consumer(output)
     finally:
         propagation.finish()
-    return Forward((*inputs, *additional), output, carriers, calls, trace)
+    return Forward((*inputs, *additional), output, carriers, calls, trace, propagation)
 
 
 def names_in(forward_func: Callable[..., Any]) -> Callable[[torch.nn.Module], Sequence[str]]:

@@ -49,7 +49,8 @@ def find_depths(model: nn.Module, inputs: torch.Tensor, count: int) -> tuple[str
             if not isinstance(output, torch.Tensor):
                 return
             try:
-                grid = spatial_map(output, size).shape[1:]
+                # Only the shape matters. The model itself may watch what becomes of its tensors.
+                grid = spatial_map(torch.empty(output.shape, device="meta"), size).shape[1:]
             except InputError:
                 return
             grids.setdefault(name, []).append((grid[0], grid[1]))

@@ -93,6 +93,96 @@ def test_a_users_network_from_the_current_folder(
     assert (tmp_path / "out" / "contributions.png").exists()
 
 
+def networks_that_segment_and_detect(folder: Path) -> None:
+    """A module with a network that segments and a network that detects, both small and with random weights."""
+    (folder / "dense_networks.py").write_text(
+        "import torch\n"
+        "from captum_cav import zoo\n"
+        "from tests.support.detectors import torchvision_detector\n"
+        "def segmenter():\n"
+        "    torch.manual_seed(0)\n"
+        "    features = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 7, 4, 3), torch.nn.ReLU())\n"
+        "    net = torch.nn.Sequential(features, torch.nn.Conv2d(4, 3, 1), torch.nn.Upsample(scale_factor=4))\n"
+        "    torch.nn.init.zeros_(net[1].weight[0])\n"
+        "    net[1].bias.data = torch.tensor([-9.0, 5.0, 0.0])\n"
+        "    other = zoo.load_factory('torchvision.models:squeezenet1_1')\n"
+        "    return zoo.Network('pets', net, other.preprocess, other.display, ('grass', 'cat', 'dog'))\n"
+        "def detector():\n"
+        "    return torchvision_detector('ssd').float()\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "score", "layer", "said"),
+    [
+        ("segmenter", "region:cat", "0", "'region of cat'"),
+        pytest.param("detector", "box:1", "backbone.body.3", "'box 1'", marks=pytest.mark.slow),
+    ],
+)
+def test_explain_takes_regions_and_boxes(
+    model: str,
+    score: str,
+    layer: str,
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    networks_that_segment_and_detect(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["explain", PICTURE, "--model", f"dense_networks:{model}", "--score", score, "--layers", layer]
+    assert cli.main([*arguments, "--output", "out"]) == 0
+    printed = capsys.readouterr().out
+    assert f"of {said} came from" in printed
+    ((*_, raised, lowered, constants, unexplained),) = rows_of(printed, layer)
+    assert abs(float(unexplained)) < 0.01
+    assert abs(float(raised) + float(lowered) + float(constants)) == pytest.approx(100, abs=0.2)
+    assert "best classes" not in printed
+    assert (tmp_path / "out" / "rules.png").exists()
+
+
+@pytest.mark.slow
+def test_explain_takes_log_odds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["explain", PICTURE, "--target", "tabby", "--layers", "head", "--output", str(tmp_path)]
+    assert cli.main([*arguments, "--score", "log_odds"]) == 0
+    printed = capsys.readouterr().out
+    network = zoo.load("efficientnet_lite0")
+    outputs = network.model(network.preprocess(zoo.demo_picture())[None])[0].detach()
+    others = torch.cat([outputs[:281], outputs[282:]])
+    assert f"score {float(outputs[281] - others.logsumexp(0)):.2f} of 'tabby'" in printed
+    assert "best classes" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--score", "region"], "'region' is no score; expected logit, log_odds, output, region:CLASS or box:NUMBER"),
+        (["--score", "box:x"], "'box:x' is no score"),
+    ],
+)
+def test_a_wrong_score_is_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["explain", PICTURE, *arguments])
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--score", "region:1", "--target", "1"], "expected no --target beside it"),
+        (
+            ["--model", "squeezenet1_1", "--score", "box:0"],
+            "the model returned a tensor of shape (1, 1000); expected by",
+        ),
+    ],
+)
+def test_a_score_that_does_not_fit_is_one_line_and_status_2(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["explain", PICTURE, "--output", str(tmp_path), *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
 def squashed_network(folder: Path) -> None:
     """A module with networks that differ only in what comes last."""
     (folder / "squashed_network.py").write_text(

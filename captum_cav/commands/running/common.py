@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,8 +12,10 @@ from tqdm import tqdm
 
 from captum_cav import single_image, zoo
 from captum_cav.attribution.logits import probabilities
+from captum_cav.attribution.scores import ScoreName
 from captum_cav.commands.options import current_folder_on_path
 from captum_cav.errors import InputError
+from captum_cav.scores import Detection, Region, ScoreFunction, with_score
 from captum_cav.visualization import Panel
 
 
@@ -34,6 +37,34 @@ def load_network(options: argparse.Namespace, device: torch.device) -> zoo.Netwo
             network = zoo.load_factory(options.model, options.weights)
     network.model.to(device)
     return network
+
+
+def choose_score(
+    options: argparse.Namespace, network: zoo.Network, inputs: torch.Tensor
+) -> tuple[zoo.Network, ScoreName]:
+    """A network whose output is what ``--score`` says, and the name of what is explained of that output.
+
+    Args:
+        options: the options of the command.
+        network: the network.
+        inputs: shape (1, 3, H, W), the picture.
+
+    Returns:
+        The network and a score of :class:`captum_cav.LayerCAV`. A region or a box is the single class of the network.
+    """
+    kind, _, which = options.score.partition(":")
+    if kind == "output":
+        return network, "output"
+    if not which:
+        return single_image.with_logits(network, inputs), "log_odds" if kind == "log_odds" else "output"
+    if kind == "box":
+        score: ScoreFunction = Detection(index=int(which))
+        name = f"box {which}"
+    else:
+        index = network.class_index(which)
+        score, name = Region(index), f"region of {network.class_name(index)}"
+    model = with_score(network.model, lambda output: score(output)[:, None])
+    return dataclasses.replace(network, model=model, classes=(name,)), "output"
 
 
 def choose_targets(options: argparse.Namespace, network: zoo.Network, scores: torch.Tensor) -> list[int]:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from captum_cav import single_image, zoo
 from captum_cav.attribution import LayerCAV
+from captum_cav.attribution.scores import select_target
 from captum_cav.commands.running import common
 from captum_cav.visualization import Panel, show_rows
 
@@ -28,32 +29,35 @@ def run(options: argparse.Namespace) -> None:
     with common.steps("loading the network", "scores", "contributions", "drawing") as step:
         network = common.load_network(options, device)
         inputs = single_image.batch_of(network, picture)
-        network = single_image.with_logits(network, inputs)
+        network, score = common.choose_score(options, network, inputs)
         model = network.model
         step()
-        scores = single_image.class_scores(model, inputs)
-        targets = common.choose_targets(options, network, scores)
+        outputs = single_image.class_scores(model, inputs)
+        targets = common.choose_targets(options, network, outputs)
+        scores = [select_target(outputs[None], target, score).values[0] for target in targets]
         layers = common.choose_layers(options, network, inputs)
         step()
         # With "abs" red raised the score, also if the score is negative.
-        explained = LayerCAV(model, layers, normalize="abs").attribute_targets(
+        explained = LayerCAV(model, layers, normalize="abs", score=score).attribute_targets(
             inputs, targets, return_convergence_delta=True
         )
-        others = LayerCAV(model, layers, rules=_OTHER_PRESET, normalize="abs").attribute_targets(inputs, targets)
+        others = LayerCAV(model, layers, rules=_OTHER_PRESET, normalize="abs", score=score)
         maps = single_image.contribution_maps((attributions for attributions, _ in explained), inputs)
-        other_maps = single_image.contribution_maps(others, inputs)
+        other_maps = single_image.contribution_maps(others.attribute_targets(inputs, targets), inputs)
         cams = [single_image.grad_cam_map(model, layers[0], inputs, one, maps[0][0].shape) for one in targets]
         step()
         names = [network.class_name(target) for target in targets]
-        labels = [f"{name}\nscore {scores[target]:.2f}" for name, target in zip(names, targets, strict=True)]
+        labels = [f"{name}\nscore {float(value):.2f}" for name, value in zip(names, scores, strict=True)]
         shown = network.display(picture)
         _draw_contributions(shown, network.name, labels, layers, maps, cams).savefig(
             output / _CONTRIBUTIONS_FILE, dpi=110
         )
         _draw_rules(shown, network.name, names, layers, maps, other_maps).savefig(output / _RULES_FILE, dpi=110)
-    print(common.best_classes(network, scores, inputs))
-    for name, target, (_, deltas), of_layers in zip(names, targets, explained, maps, strict=True):
-        print(_share_table(name, scores[target], layers, of_layers, deltas))
+    if ":" not in options.score:
+        logits = single_image.with_logits(network, inputs)
+        print(common.best_classes(logits, single_image.class_scores(logits.model, inputs), inputs))
+    for name, value, (_, deltas), of_layers in zip(names, scores, explained, maps, strict=True):
+        print(_share_table(name, value, layers, of_layers, deltas))
     print(f"pictures: {output / _CONTRIBUTIONS_FILE}, {output / _RULES_FILE}")
 
 
