@@ -38,7 +38,7 @@ def select_neuron(outputs: tuple[torch.Tensor, ...], selector: Any) -> torch.Ten
         selector: an index, a tuple of indices or slices, or a function of the output of the layer.
 
     Returns:
-        Shape (N,), or (1,) if a function gives one number for all samples.
+        Shape (N,), or () if a function gives one number for all samples.
 
     Raises:
         CAVTypeError, TargetError: if a function gives no tensor of numbers.
@@ -55,4 +55,4 @@ def select_neuron(outputs: tuple[torch.Tensor, ...], selector: Any) -> torch.Ten
             f"neuron_selector selects nothing: its tensor has shape {tuple(selected.shape)}; expected one number for "
             "each sample."
         )
-    return selected.reshape(selected.shape[0] if selected.dim() else 1, -1).sum(1)
+    return selected.reshape(selected.shape[0], -1).sum(1) if selected.dim() else selected

@@ -21,6 +21,8 @@ __all__ = ["MOST_DISTORTION", "check_map", "distortion", "on_host", "picture_siz
 MOST_DISTORTION = math.log(1.25)
 # A transformer puts fewer than this many tokens without a place (class tokens, register tokens) before the grid.
 _MOST_EXTRA_TOKENS = 6
+# The dimensions of maps, as messages name them.
+_GRIDS = {1: "n,", 2: "h, w", 3: "d, h, w"}
 
 
 def picture_size_of(inputs: torch.Tensor) -> tuple[int, int]:
@@ -61,18 +63,19 @@ def distortion(grid: Sequence[int], size: tuple[int, int]) -> float:
     return abs(math.log(grid[0] * size[1] / (grid[1] * size[0])))
 
 
-def spatial_map(attributions: torch.Tensor, picture_size: tuple[int, int]) -> torch.Tensor:
+def spatial_map(attributions: torch.Tensor, picture_size: tuple[int, ...]) -> torch.Tensor:
     """Sum the attributions of a layer over its channels: one number for each place of the layer.
 
     Args:
         attributions: shape (N, C, h, w), (N, h, w, C) or (N, tokens, C). The tokens are a grid. Up to five tokens
             without a place, as class tokens, may stand before the grid. Of several possible grids, the one whose
-            proportions are nearest to those of the picture counts.
+            proportions are nearest to those of the picture counts. For a volume or a video, shape (N, C, d, h, w) or
+            (N, d, h, w, C).
         picture_size: (height, width) of the picture, in pixels. It decides which dimensions are the grid: those with
-            the proportions of the picture.
+            the proportions of the picture. For a volume (depth, height, width), of which height and width decide.
 
     Returns:
-        Shape (N, h, w), in the unit of the attributions.
+        Shape (N, h, w), or (N, d, h, w) for a volume, in the unit of the attributions.
 
     Raises:
         InputError: if no dimensions have the proportions of the picture.
@@ -89,16 +92,24 @@ def spatial_map(attributions: torch.Tensor, picture_size: tuple[int, int]) -> to
     """
     attributions = torch.as_tensor(attributions)
     shape = tuple(attributions.shape)
-    if attributions.dim() == 4:
-        layouts = {1: shape[2:], 3: shape[1:3]}
-        channels = min(layouts, key=lambda dim: distortion(layouts[dim], picture_size))
-        if distortion(layouts[channels], picture_size) < MOST_DISTORTION:
+    sides = len(picture_size)
+    if attributions.dim() == sides + 2:
+        # Steps in time or depth often differ from those in the plane, so the depth says nothing about the layout.
+        in_plane = (picture_size[-2], picture_size[-1])
+        layouts = {1: shape[-2:], sides + 1: shape[-3:-1]}
+        channels = min(layouts, key=lambda dim: distortion(layouts[dim], in_plane))
+        if distortion(layouts[channels], in_plane) < MOST_DISTORTION:
             return attributions.sum(channels)
+    if sides == 3:
+        raise InputError(
+            f"contributions of shape {shape} have no places to lay over a volume of "
+            f"{' x '.join(map(str, picture_size))} voxels; expected (N, C, d, h, w) or (N, d, h, w, C)."
+        )
     if attributions.dim() == 3:
-        grids = _grids(shape[1], picture_size)
+        grids = _grids(shape[1], (picture_size[0], picture_size[1]))
         if grids:
             # Register tokens may make another grid possible: 5 tokens and 5 x 5 places are 5 x 6, too.
-            grid = min(grids, key=lambda grid: distortion(grid, picture_size))
+            grid = min(grids, key=lambda grid: distortion(grid, (picture_size[0], picture_size[1])))
             return attributions[:, shape[1] - grid[0] * grid[1] :].sum(2).reshape(shape[0], *grid)
     raise InputError(
         f"contributions of shape {shape} have no places to lay over a picture of {picture_size[0]} x {picture_size[1]} "
@@ -117,23 +128,23 @@ def _grids(tokens: int, picture_size: tuple[int, int]) -> list[tuple[int, int]]:
     return grids
 
 
-def resize_map(ratios: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def resize_map(ratios: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """Bring a map to another grid. The sum of the map stays the same, because contributions are shares.
 
-    Each old cell divides its share among the new cells. The weights are those of bilinear interpolation
+    Each old cell divides its share among the new cells. The weights are those of linear interpolation in each dimension
     (``align_corners=False``, with antialiasing), scaled so that the weights of each old cell add up to 1. So the
     resizing is linear, it changes no sign, and it keeps every sum, also a sum near 0.
 
-    If each side of the new grid is a multiple of the old side, the result is the bilinear interpolation times the
+    If each side of the new grid is a multiple of the old side, the result is that interpolation times the
     number of old cells over the number of new cells. On other grids a uniform map becomes slightly uneven: by less than
     0.5 % on a grid that is ten times as fine, and by up to 20 % between two grids of nearly the same size.
 
     Args:
-        ratios: shape (..., h, w).
-        size: (height, width) of the new grid, in cells.
+        ratios: shape (..., h, w), or (..., d, h, w) for a volume.
+        size: (height, width) or (depth, height, width) of the new grid, in cells.
 
     Returns:
-        Shape (..., height, width), in single precision at least.
+        The map on a grid of this size, in single precision at least.
 
     Raises:
         InputError: if the map or the new grid has no cells.
@@ -144,16 +155,20 @@ def resize_map(ratios: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         tensor([[0.0000, 0.1250, 0.3750, 0.5000]])
         >>> resize_map(torch.tensor([[0.3, -0.1], [0.2, 0.6]]), (1, 1))
         tensor([[1.]])
+        >>> resize_map(torch.ones(1, 1, 2), (1, 2, 4)).shape       # a volume
+        torch.Size([1, 2, 4])
     """
     ratios = torch.as_tensor(ratios)
-    if ratios.dim() < 2 or 0 in ratios.shape[-2:] or min(size) < 1:
+    if ratios.dim() < len(size) or 0 in ratios.shape[-len(size) :] or min(size) < 1:
         raise InputError(
-            f"a map of shape {tuple(ratios.shape)} cannot be brought to {size[0]} x {size[1]} cells; expected "
-            "(..., h, w) with at least one cell on either side."
+            f"a map of shape {tuple(ratios.shape)} cannot be brought to {' x '.join(map(str, size))} cells; expected "
+            f"(..., {_GRIDS[len(size)]}) with at least one cell on {'either' if len(size) == 2 else 'each'} side."
         )
     ratios = ratios.to(torch.promote_types(ratios.dtype, torch.float32))
-    rows, columns = (_weights(cells, new).to(ratios) for cells, new in zip(ratios.shape[-2:], size, strict=True))
-    return rows.T @ ratios @ columns
+    for dim, new in enumerate(size, -len(size)):
+        along_last = ratios.transpose(dim, -1) @ _weights(ratios.shape[dim], new).to(ratios)
+        ratios = along_last.transpose(dim, -1)
+    return ratios
 
 
 def _weights(cells: int, new: int) -> torch.Tensor:
@@ -199,7 +214,8 @@ def check_map(ratios: torch.Tensor, name: str, dimensions: int = 2) -> torch.Ten
     """Check that a map can be drawn, and return it on the CPU and without a graph.
 
     Args:
-        ratios: shape (h, w), or (n,) if ``dimensions`` is 1; what :func:`torch.as_tensor` takes.
+        ratios: shape (h, w), (n,) if ``dimensions`` is 1, or (d, h, w) if ``dimensions`` is 3; what
+            :func:`torch.as_tensor` takes.
         name: what messages call the map.
         dimensions: how many dimensions the map must have.
 
@@ -215,11 +231,10 @@ def check_map(ratios: torch.Tensor, name: str, dimensions: int = 2) -> torch.Ten
         tensor([1., 1.])
     """
     ratios = on_host(torch.as_tensor(ratios), f"the map {name!r}")
-    expected = "(h, w)" if dimensions == 2 else "(n,)"
     if ratios.dim() != dimensions or not ratios.numel():
         raise InputError(
-            f"the map {name!r} has shape {tuple(ratios.shape)}; expected {expected}, one number a place: the "
-            "contributions of one sample, summed over channels."
+            f"the map {name!r} has shape {tuple(ratios.shape)}; expected ({_GRIDS[dimensions]}), one number a place: "
+            "the contributions of one sample, summed over channels."
         )
     ratios = ratios if ratios.dtype == torch.float64 else ratios.float()
     wrong = ratios.numel() - int(torch.isfinite(ratios).sum())

@@ -39,17 +39,19 @@ def ablate(
 
     Args:
         forward_func: the model, or any callable that returns scores of shape (N, classes) or (N,).
-        inputs: pictures of shape (N, C, H, W), or a tuple of the inputs of the model that begins with the pictures.
+        inputs: pictures of shape (N, C, H, W), volumes or videos of shape (N, C, D, H, W), or a tuple of the inputs of
+            the model that begins with one of these.
         layer: a module or its qualified name; None for the pictures. The output of the layer has places: its shape is
             (N, C, h, w), (N, h, w, C) or (N, tokens, C). Tokens form a grid, behind a few class tokens or none; class
-            tokens stay as they are.
+            tokens stay as they are. For volumes the shape is (N, C, d, h, w) or (N, d, h, w, C).
         mask: booleans, True where features are disabled. Shape (h, w), one for each place of the layer, or (H, W), one
             for each pixel; or a mask for each sample, of shape (N, h, w) or (N, H, W). :func:`resize_mask` brings a
-            mask of pixels to the resolution of the layer. At least one place must be selected.
+            mask of pixels to the resolution of the layer. For volumes, a mask has a depth in front of the height. At
+            least one place must be selected.
         by: what replaces the features in the mask. ``"zero"``: 0 in each channel, which means no activation; in a
             picture it means the pixel that preprocessing turns into 0, often grey. ``"mean"``: the mean of each channel
             over all places. ``"blur"``: the features smoothed by a Gaussian whose standard deviation is a sixteenth of
-            the height of the layer, but at least one place.
+            the height of the layer, but at least one place; along the depth of a volume, a sixteenth of the depth.
         targets: classes that the tables always show, whatever their rank.
         class_names: names of the classes in the order of the scores.
         additional_forward_args: further arguments of ``forward_func``, a tuple or a single argument.
@@ -84,7 +86,8 @@ def ablate(
     checks.check_option("by", by, tuple(BY))
     call = checks.check_call(call)
     given = checks.as_inputs(inputs)
-    size = checks.picture_size(given[0] if given else given)
+    first = given[0] if given else given
+    size = checks.picture_size(first, checks.sides_of(first))
     arguments = (*given, *checks.additional_arguments(additional_forward_args))
     if layer is None:
         name, module, values = "the input", None, given[0]
@@ -176,12 +179,12 @@ def _values(output: Any, name: str) -> torch.Tensor:
     return found[0]
 
 
-def _like_maps(values: torch.Tensor, size: tuple[int, int], name: str) -> torch.Tensor:
-    """The values of a layer as maps of shape (N, C, h, w), in the same memory.
+def _like_maps(values: torch.Tensor, size: tuple[int, ...], name: str) -> torch.Tensor:
+    """The values of a layer as maps of shape (N, C, h, w) or (N, C, d, h, w), in the same memory.
 
     Args:
-        values: shape (N, C, h, w), (N, h, w, C) or (N, tokens, C).
-        size: (height, width) of the pictures.
+        values: shape (N, C, h, w), (N, h, w, C) or (N, tokens, C); of volumes (N, C, d, h, w) or (N, d, h, w, C).
+        size: (height, width) of the pictures, or (depth, height, width) of the volumes.
         name: of the layer, for messages.
     """
     try:
@@ -189,42 +192,44 @@ def _like_maps(values: torch.Tensor, size: tuple[int, int], name: str) -> torch.
     except InputError as error:
         raise LayerError(
             f"{name} gives values of shape {tuple(values.shape)}, which have no places to disable in pictures of "
-            f"{size[0]} x {size[1]} pixels; pick a layer of maps or of a grid of tokens."
+            f"{' x '.join(map(str, size))} pixels; pick a layer of maps or of a grid of tokens."
         ) from error
     if values.dim() == 3:
         tokens = values[:, values.shape[1] - grid.numel() :]
         maps: torch.Tensor = tokens.mT.unflatten(2, grid)  # type: ignore[no-untyped-call]
         return maps
-    return values if values.shape[2:] == grid else values.permute(0, 3, 1, 2)
+    return values if values.shape[2:] == grid else values.movedim(-1, 1)
 
 
-def _places(maps: torch.Tensor, mask: Any, size: tuple[int, int], name: str) -> torch.Tensor:
+def _places(maps: torch.Tensor, mask: Any, size: tuple[int, ...], name: str) -> torch.Tensor:
     """The mask at the resolution and on the device of a layer.
 
     Args:
-        maps: shape (N, C, h, w), the values of the layer.
+        maps: shape (N, C, h, w) or (N, C, d, h, w), the values of the layer.
         mask: in any of the forms that :func:`ablate` takes.
-        size: (height, width) of the pictures.
+        size: (height, width) of the pictures, or (depth, height, width) of the volumes.
         name: of the layer, for messages.
 
     Returns:
-        Booleans of shape (N, h, w).
+        Booleans of shape (N, h, w) or (N, d, h, w).
     """
     mask = torch.as_tensor(mask, device=maps.device)
     if mask.dtype != torch.bool:
         raise CAVTypeError(f"mask holds {mask.dtype}; expected booleans, as mask > threshold or positive_spots(map).")
-    samples, grid = len(maps), (maps.shape[2], maps.shape[3])
-    if mask.dim() not in (2, 3) or mask.shape[-2:] not in (grid, size) or mask.shape[:-2] not in ((), (samples,)):
+    samples, grid, sides = len(maps), tuple(maps.shape[2:]), len(size)
+    if mask.shape[-sides:] not in (grid, size) or mask.shape[:-sides] not in ((), (samples,)):
         raise InputError(
             f"mask has shape {tuple(mask.shape)}; expected {grid}, the places of {name}, or {size}, the picture's "
             f"pixels (or one such mask for each of {samples} samples). resize_mask brings other masks to either."
         )
-    places = mask if mask.shape[-2:] == grid else resize_mask(mask, grid)
+    places = mask if mask.shape[-sides:] == grid else resize_mask(mask, grid)
     places = places.expand(samples, *grid)
     empty = (~places.flatten(1).any(1)).nonzero().flatten().tolist()
     if empty:
-        why = "" if mask.shape[-2:] == grid else ", because the mask must cover more than half of a place"
-        raise InputError(f"mask selects none of the {grid[0]} x {grid[1]} places of {name} in sample {empty[0]}{why}.")
+        why = "" if mask.shape[-sides:] == grid else ", because the mask must cover more than half of a place"
+        raise InputError(
+            f"mask selects none of the {' x '.join(map(str, grid))} places of {name} in sample {empty[0]}{why}."
+        )
     return places
 
 
@@ -232,7 +237,7 @@ def replacement(maps: torch.Tensor, by: By) -> torch.Tensor:
     """What replaces the features of a layer.
 
     Args:
-        maps: shape (N, C, h, w), the features.
+        maps: shape (N, C, h, w) or (N, C, d, h, w), the features.
         by: as for :func:`ablate`.
 
     Returns:
@@ -241,11 +246,19 @@ def replacement(maps: torch.Tensor, by: By) -> torch.Tensor:
     if by == "zero":
         return torch.zeros_like(maps)
     if by == "mean":
-        return maps.mean((2, 3), keepdim=True)
+        return maps.mean(tuple(range(2, maps.dim())), keepdim=True)
     from torchvision.transforms import functional as pictures
 
-    deviation = max(maps.shape[2] / 16, 1.0)
-    # The blur mirrors the map at its borders, so the kernel must not reach further than the map.
-    kernel = [2 * min(int(2 * deviation), length - 1) + 1 for length in reversed(maps.shape[2:])]
-    blurred: torch.Tensor = pictures.gaussian_blur(maps, kernel, [deviation] * 2)
-    return blurred
+    def blurred(maps: torch.Tensor, deviation: float, lengths: Sequence[int]) -> torch.Tensor:
+        # The blur mirrors the map at its borders, so the kernel must not reach further than the map.
+        kernel = [2 * min(int(2 * deviation), length - 1) + 1 for length in reversed(lengths)]
+        found: torch.Tensor = pictures.gaussian_blur(maps, kernel, [deviation] * 2)
+        return found
+
+    of_plane = max(maps.shape[-2] / 16, 1.0)
+    if maps.dim() == 4:
+        return blurred(maps, of_plane, maps.shape[2:])
+    slices = blurred(maps.flatten(0, 1), of_plane, maps.shape[3:])
+    # The places of a slice as one row, which is not blurred: only the depth is.
+    depth = maps.shape[2]
+    return blurred(slices.flatten(2)[:, None], max(depth / 16, 1.0), (depth, 1)).reshape(maps.shape)

@@ -89,7 +89,7 @@ def positive_spots(contributions: torch.Tensor, share: float | None = None, *, a
     return torch.zeros_like(taken).scatter(-1, order, taken).reshape(contributions.shape)
 
 
-def resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def resize_mask(mask: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     """A mask at another resolution: a place is selected if the mask covers more than half of the pixels of the place.
 
     Place ``i`` has the pixels from ``floor(i * H / h)`` to ``ceil((i + 1) * H / h)``, as in adaptive average pooling. A
@@ -97,11 +97,11 @@ def resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     picture.
 
     Args:
-        mask: booleans of shape (H, W) or (N, H, W).
-        size: (h, w), the new resolution.
+        mask: booleans of shape (H, W) or (N, H, W); for a volume (D, H, W) or (N, D, H, W).
+        size: (h, w) or (d, h, w), the new resolution.
 
     Returns:
-        Booleans of shape (h, w) or (N, h, w).
+        Booleans of shape ``size``, behind N if the mask has it.
 
     Example::
 
@@ -109,5 +109,10 @@ def resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         tensor([[1, 1],
                 [0, 0]])
     """
-    covered = F.adaptive_avg_pool2d(mask.double().reshape(-1, 1, *mask.shape[-2:]), size)
-    return (covered > 0.5).reshape(*mask.shape[:-2], *size)
+    sides = len(size)
+    whole = mask.double().reshape(-1, 1, *mask.shape[-sides:])
+    if sides == 3:
+        covered = F.adaptive_avg_pool3d(whole, (size[0], size[1], size[2]))
+    else:
+        covered = F.adaptive_avg_pool2d(whole, (size[0], size[1]))
+    return (covered > 0.5).reshape(*mask.shape[:-sides], *size)

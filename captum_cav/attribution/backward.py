@@ -24,12 +24,12 @@ class Propagated:
     Attributes:
         seeds: shape (N,), the coefficient of each score: 1, or 1/score for ratios; times ``scale``.
         contributions: for each explained layer, the contributions of each of its tensors; times ``scale``.
-        deltas: for each explained layer, the part of the scores that contributions and constants leave unexplained,
-            shape (N,); times ``scale``. Empty if nobody asked for them.
+        deltas: for each explained layer, or for all of them together, the part of the scores that contributions and
+            constants leave unexplained, shape (N,); times ``scale``. Empty if nobody asked for them.
         independent: the positions of the explained layers that the scores do not depend on.
         scale: a factor that keeps small numbers of half precision apart from 0; None stands for 1.
         weighed: an operation in which a gate weighs nothing but constants, for messages; None if there is none.
-        divided: for each explained layer, the part of the batch, a float64 scalar, and the parts of its samples, shape
+        divided: for each delta, the part of the batch, a float64 scalar, and the parts of its samples, shape
             (N,), by a derivative. They add up if torch differentiated the backward pass rightly. Empty if nothing was
             differentiated.
     """
@@ -60,6 +60,7 @@ def propagate(
     *,
     normalize: Normalize,
     with_delta: bool,
+    joint: bool,
     keep_graph: bool,
     grad_kwargs: dict[str, Any] | None,
     one_by_one: bool = False,
@@ -76,6 +77,7 @@ def propagate(
         chosen: the indices of the explained layers among what was tapped.
         normalize: what contributions are divided by.
         with_delta: whether to measure what stays unexplained; needs the account of constants.
+        joint: whether there is one delta for all explained layers together, instead of one for each.
         keep_graph: whether another backward pass will follow.
         grad_kwargs: passed on to :func:`torch.autograd.grad`.
         one_by_one: whether each sample gets a backward pass of its own for its delta.
@@ -107,11 +109,11 @@ def propagate(
             start = start + torch.zeros_like(start).requires_grad_()
         coefficients = passed.coefficients(start, seeds, chosen, keep_graph or by_sample, **options)
         contributions = _contributions(passed, chosen, coefficients)
-        totals = _totals(passed, chosen, contributions, seeds.device) if with_delta else []
+        totals = _totals(passed, chosen, contributions, seeds.device, joint) if with_delta else []
         if not by_sample:
             explained = [total.reshape(1) for total in totals]
         elif one_by_one:
-            explained = _by_pass(passed, start, chosen, seeds)
+            explained = _by_pass(passed, start, chosen, seeds, joint)
         else:
             explained = _by_seed(totals, seeds)
         explainable = (values - scores.constants) * seeds.detach()
@@ -174,20 +176,28 @@ def _contributions(
 
 
 def _totals(
-    passed: Forward, chosen: Sequence[int], contributions: Sequence[tuple[torch.Tensor, ...]], device: torch.device
+    passed: Forward,
+    chosen: Sequence[int],
+    contributions: Sequence[tuple[torch.Tensor, ...]],
+    device: torch.device,
+    joint: bool,
 ) -> list[torch.Tensor]:
     """For each explained layer, what the layer and the constants behind it contribute together, a float64 scalar.
+
+    With ``joint``, one such scalar for all explained layers together, in which each constant counts once.
 
     Args:
         passed: what the forward pass left; it measured the shares of constants.
         chosen: the indices of the explained layers among what was tapped.
         contributions: the contributions of each tensor of each layer.
         device: where the sums are wanted.
+        joint: whether the layers are summed, too.
     """
-    shares = passed.trace.shares.settle(len(passed.trace.taps), device)
+    masks, groups = [1 << index for index in chosen], list(contributions)
+    if joint:
+        masks, groups = [sum(set(masks))], [tuple(part for parts in contributions for part in parts)]
     totals = []
-    for index, parts in zip(chosen, contributions, strict=True):
-        total = shares[index]
+    for total, parts in zip(passed.trace.shares.settle(masks, device), groups, strict=True):
         for part in parts:
             total = total + part.sum(dtype=torch.float64).to(device)
         totals.append(total)
@@ -210,14 +220,17 @@ def _by_seed(totals: Sequence[torch.Tensor], seeds: torch.Tensor) -> list[torch.
     ]
 
 
-def _by_pass(passed: Forward, start: torch.Tensor, chosen: Sequence[int], seeds: torch.Tensor) -> list[torch.Tensor]:
-    """For each explained layer, the part of each sample, by one backward pass for each sample.
+def _by_pass(
+    passed: Forward, start: torch.Tensor, chosen: Sequence[int], seeds: torch.Tensor, joint: bool
+) -> list[torch.Tensor]:
+    """For each delta, the part of each sample, by one backward pass for each sample.
 
     Args:
         passed: what the forward pass left.
         start: shape (N,), the scores.
         chosen: the indices of the explained layers among what was tapped.
         seeds: shape (N,), the coefficient of each score.
+        joint: whether there is one delta for all explained layers together.
 
     Returns:
         Float64 tensors of shape (N,).
@@ -227,5 +240,5 @@ def _by_pass(passed: Forward, start: torch.Tensor, chosen: Sequence[int], seeds:
         seed = torch.zeros_like(seeds)
         seed[sample] = seeds[sample]
         contributions = _contributions(passed, chosen, passed.coefficients(start, seed, chosen, True))
-        parts.append(_totals(passed, chosen, contributions, seeds.device))
-    return [torch.stack(of_layer) for of_layer in zip(*parts, strict=True)]
+        parts.append(_totals(passed, chosen, contributions, seeds.device, joint))
+    return [torch.stack(of_delta) for of_delta in zip(*parts, strict=True)]

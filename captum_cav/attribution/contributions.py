@@ -100,6 +100,7 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
         *,
         what: str = "the score is",
         with_delta: bool,
+        joint: bool = False,
         keep_graph: bool = False,
         grad_kwargs: dict[str, Any] | None,
     ) -> tuple[list[tuple[torch.Tensor, ...]], list[torch.Tensor]]:
@@ -112,12 +113,13 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
             names: of the explained layers, for messages.
             what: what the scores are, with a verb, for messages.
             with_delta: whether to measure what stays unexplained.
+            joint: whether there is one delta for all explained layers together, instead of one for each.
             keep_graph: whether another backward pass will follow.
             grad_kwargs: passed on to :func:`torch.autograd.grad`.
 
         Returns:
-            For each explained layer, the contributions of each of its tensors; and the delta of each layer, shape (N,),
-            if ``with_delta``.
+            For each explained layer, the contributions of each of its tensors; and the deltas, each of shape (N,), if
+            ``with_delta``.
         """
         normalize = self._options.normalize
         back = functools.partial(
@@ -127,6 +129,7 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
             chosen,
             normalize=normalize,
             with_delta=with_delta,
+            joint=joint,
             keep_graph=keep_graph,
             grad_kwargs=grad_kwargs,
         )
@@ -143,7 +146,7 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
         finally:
             # Also where the backward pass fails: a score that is not finite may be why, and is the better message.
             check_scores(what, selected, normalize, self.forward_func, passed.args)
-        check_contributions(found, names, self.forward_func, passed.args)
+        check_contributions(found, names, self.forward_func, passed.args, selected.first_sample)
         return found.unscaled()
 
     def _differentiable(

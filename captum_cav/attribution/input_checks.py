@@ -23,11 +23,13 @@ class Arguments(NamedTuple):
         inputs: one entry for each of the explained arguments of the model.
         additional: further arguments of the model.
         targets: the targets, with their numbers on the host.
+        part: the samples that are explained, if they are a part of the batch; None for the whole batch.
     """
 
     inputs: tuple[Any, ...]
     additional: tuple[Any, ...]
     targets: list[Any]
+    part: range | None = None
 
 
 def check_arguments(

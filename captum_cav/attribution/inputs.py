@@ -10,8 +10,9 @@ from captum.log import log_usage
 
 from captum_cav import checks
 from captum_cav.attribution.contributions import ContributionAttribution, as_picture, has_graph, like_inputs
-from captum_cav.attribution.input_checks import check_arguments
+from captum_cav.attribution.input_checks import Arguments, check_arguments
 from captum_cav.attribution.options import Normalize, OnUnknown, Rules, check_options
+from captum_cav.attribution.parts import in_parts
 from captum_cav.attribution.scores import Score, select_passed
 from captum_cav.propagation.records import RuleTable
 from captum_cav.propagation.reentrancy import suspends_outer_attribution
@@ -74,18 +75,20 @@ class InputCAV(ContributionAttribution):
         attr_dim_summation: bool = False,
         return_convergence_delta: bool = False,
         grad_kwargs: dict[str, Any] | None = None,
+        internal_batch_size: int | None = None,
     ) -> Any:
         """Contribution ratios of each element of the inputs to the score of each sample.
 
         Args:
-            inputs: a floating-point tensor of shape (N, ...) or a tuple of such tensors. A
-                subclass of tensors counts as the plain tensor, and the result is a plain tensor.
-            target, additional_forward_args, attr_dim_summation, return_convergence_delta, grad_kwargs: as for
-                :meth:`LayerCAV.attribute`.
+            inputs: a floating-point tensor of shape (N, ...) or a tuple of such tensors. A subclass of tensors counts
+                as the plain tensor, and the result is a plain tensor.
+            target, additional_forward_args, attr_dim_summation: as for :meth:`LayerCAV.attribute`.
+            return_convergence_delta, grad_kwargs, internal_batch_size: as for :meth:`LayerCAV.attribute`.
 
         Returns:
             A tensor of the shape of ``inputs``; a tuple of tensors if ``inputs`` is a tuple. With
-            ``return_convergence_delta``, a pair of the attributions and the delta of shape (N,).
+            ``return_convergence_delta``, a pair of the attributions and the delta of shape (N,): one delta for all
+            inputs together, ``1 - ratios of all inputs - shares of constants``.
 
         Raises:
             CAVTypeError: for integer inputs, which have no contributions; explain the embedding layer instead.
@@ -94,13 +97,28 @@ class InputCAV(ContributionAttribution):
         arguments = check_arguments(
             self.forward_func, inputs, additional_forward_args, [target], inputs_are_explained=True
         )
+
+        def explain(part: Arguments) -> Any:
+            return self._explain(part, inputs, attr_dim_summation, return_convergence_delta, grad_kwargs)
+
+        return in_parts(arguments, internal_batch_size, explain)
+
+    def _explain(
+        self,
+        arguments: Arguments,
+        form: Any,
+        attr_dim_summation: bool,
+        return_convergence_delta: bool,
+        grad_kwargs: dict[str, Any] | None,
+    ) -> Any:
+        """What :meth:`attribute` returns, from one forward pass, in the form of the inputs ``form``."""
         (target,) = arguments.targets
         passed = self._forward(
             arguments, tap_inputs=True, with_shares=return_convergence_delta, with_rules=has_graph(grad_kwargs)
         )
         (parts,), deltas = self._contributions(
             passed,
-            select_passed(passed, target, self._options.score, [0]),
+            select_passed(passed, target, self._options.score, [0], arguments.part),
             [0],
             ["the inputs"],
             with_delta=return_convergence_delta,
@@ -108,5 +126,5 @@ class InputCAV(ContributionAttribution):
         )
         if has_graph(grad_kwargs):
             (parts,) = self._differentiable(passed, arguments, target, [], 0, grad_kwargs)
-        attributions = like_inputs(tuple(as_picture(part, False, attr_dim_summation) for part in parts), inputs)
+        attributions = like_inputs(tuple(as_picture(part, False, attr_dim_summation) for part in parts), form)
         return (attributions, deltas[0]) if return_convergence_delta else attributions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from captum.attr import GradientAttribution, LayerAttribution
@@ -18,10 +18,12 @@ from captum_cav.attribution.contributions import (
     chosen_tap,
     has_graph,
 )
-from captum_cav.attribution.input_checks import check_arguments
+from captum_cav.attribution.input_checks import Arguments, check_arguments
 from captum_cav.attribution.options import Normalize, OnUnknown, Rules, check_options
+from captum_cav.attribution.parts import in_parts
 from captum_cav.attribution.scores import Score, select_passed
 from captum_cav.errors import LayerError
+from captum_cav.propagation.forward import Forward
 from captum_cav.propagation.hooks import Site
 from captum_cav.propagation.records import RuleTable
 from captum_cav.propagation.reentrancy import suspends_outer_attribution
@@ -53,6 +55,10 @@ def _flat_in_wrappers(attribute: Callable[..., Any]) -> Callable[..., Any]:
 
     attribute.__wrapped__ = flat  # type: ignore[attr-defined]
     return attribute
+
+
+#: Whether there is a delta, and for a list of layers, whether there is one for all of them together.
+Delta: TypeAlias = bool | Literal["joint"]
 
 
 class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
@@ -161,8 +167,9 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
         attribute_to_layer_input: bool = False,
         relu_attributions: bool = False,
         attr_dim_summation: bool = False,
-        return_convergence_delta: bool = False,
+        return_convergence_delta: Delta = False,
         grad_kwargs: dict[str, Any] | None = None,
+        internal_batch_size: int | None = None,
     ) -> Any:
         """Contribution ratios of the units of the layer to the score of each sample.
 
@@ -179,11 +186,17 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
                 Captum's own methods count it.
             relu_attributions: whether to set negative contributions to 0.
             attr_dim_summation: whether to sum dimension 1 (channels), which keeps size 1; this is the map of the paper.
-            return_convergence_delta: whether to measure also what stays unexplained.
+            return_convergence_delta: whether to measure also what stays unexplained. With a list of layers,
+                ``"joint"`` gives one delta for all of them together: parallel layers, such as the branches of a model
+                with two towers, may leave nothing unexplained together although each of them alone does.
             grad_kwargs: passed on to :func:`torch.autograd.grad`. ``{"materialize_grads": True}`` gives zeros for a
                 layer that the score does not depend on. ``{"create_graph": True}`` gives contributions that can be
                 differentiated with respect to parameters and inputs, in networks of linear operations, ReLU, max
                 pooling and batch norm.
+            internal_batch_size: the largest number of samples in one forward pass, for batches that do not fit into
+                memory at once; None for all samples. The results of the parts are concatenated. They are those of the
+                whole batch if the model treats each sample alone. Inputs, lists of targets, and additional tensors
+                whose first dimension is N are cut into parts; other additional arguments go to each part as they are.
 
         Returns:
             A tensor of the shape of the layer; a tuple of tensors if the layer gives several tensors; for a list of
@@ -191,11 +204,22 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
             (N,), or one delta for each layer of a list. The delta is ``1 - ratios of the layer - shares of constants``,
             where the constants are those behind the layer; with ``normalize=None``, it is in units of the score. The
             delta is near 0 if every path to the score runs through the layer. Otherwise it tells what bypasses the
-            layer.
+            layer. The tensors of a layer that gives several have one delta together. A ``"joint"`` delta is
+            ``1 - ratios of all layers - shares of constants`` behind any of them, also of shape (N,).
 
         Raises:
             InputError, TargetError, LayerError, ModelError, CAVTypeError, UnsupportedOperationError: see
                 :mod:`captum_cav.errors`. The model is left as it was.
+
+        Example::
+
+            >>> import torch
+            >>> left, right = torch.nn.Identity(), torch.nn.Identity()
+            >>> cav = LayerCAV(lambda x: left(x[:, 0]) + 3 * right(x[:, 1]), [left, right])
+            >>> cav.attribute(torch.ones(1, 2), return_convergence_delta=True)
+            ([tensor([0.2500]), tensor([0.7500])], [tensor([0.7500]), tensor([0.2500])])
+            >>> cav.attribute(torch.ones(1, 2), return_convergence_delta="joint")[1]
+            tensor([0.])
         """
         (result,) = self._attribute(
             inputs,
@@ -206,6 +230,7 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
             attr_dim_summation,
             return_convergence_delta,
             grad_kwargs,
+            internal_batch_size,
         )
         return result
 
@@ -218,8 +243,9 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
         attribute_to_layer_input: bool = False,
         relu_attributions: bool = False,
         attr_dim_summation: bool = False,
-        return_convergence_delta: bool = False,
+        return_convergence_delta: Delta = False,
         grad_kwargs: dict[str, Any] | None = None,
+        internal_batch_size: int | None = None,
     ) -> list[Any]:
         """Contribution ratios for several targets, by one forward pass and one backward pass for each target.
 
@@ -228,6 +254,7 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
             targets: a list of targets, each in any of the forms that :meth:`attribute` takes.
             additional_forward_args, attribute_to_layer_input, relu_attributions: as for :meth:`attribute`.
             attr_dim_summation, return_convergence_delta, grad_kwargs: as for :meth:`attribute`.
+            internal_batch_size: as for :meth:`attribute`.
 
         Returns:
             A list with what :meth:`attribute` returns for each target.
@@ -252,6 +279,7 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
             attr_dim_summation,
             return_convergence_delta,
             grad_kwargs,
+            internal_batch_size,
         )
 
     @suspends_outer_attribution
@@ -292,24 +320,54 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
         attribute_to_layer_input: bool,
         relu_attributions: bool,
         attr_dim_summation: bool,
-        return_convergence_delta: bool,
+        return_convergence_delta: Delta,
         grad_kwargs: dict[str, Any] | None,
+        internal_batch_size: int | None,
     ) -> list[Any]:
         arguments = check_arguments(self.forward_func, inputs, additional_forward_args, targets)
+
+        def explain(part: Arguments) -> list[Any]:
+            return self._explain(
+                part,
+                attribute_to_layer_input,
+                relu_attributions,
+                attr_dim_summation,
+                return_convergence_delta,
+                grad_kwargs,
+            )
+
+        explained: list[Any] = in_parts(arguments, internal_batch_size, explain)
+        return explained
+
+    def _explain(
+        self,
+        arguments: Arguments,
+        attribute_to_layer_input: bool,
+        relu_attributions: bool,
+        attr_dim_summation: bool,
+        return_convergence_delta: Delta,
+        grad_kwargs: dict[str, Any] | None,
+    ) -> list[Any]:
+        """What :meth:`attribute` returns for each target, from one forward pass."""
+        checks.check_delta(return_convergence_delta)
+        joint = return_convergence_delta == "joint"
         sites = [Site(module, attribute_to_layer_input) for module in self._modules]
         passed = self._forward(
-            arguments, sites, with_shares=return_convergence_delta, with_rules=has_graph(grad_kwargs)
+            arguments, sites, with_shares=bool(return_convergence_delta), with_rules=has_graph(grad_kwargs)
         )
         chosen = [chosen_tap(passed, site, name, self._call) for site, name in enumerate(self._names)]
+        if joint:
+            _refuse_behind_each_other(passed, chosen, self._names)
         results = []
         for number, target in enumerate(arguments.targets, 1):
             contributions, deltas = self._contributions(
                 passed,
-                select_passed(passed, target, self._options.score, chosen),
+                select_passed(passed, target, self._options.score, chosen, arguments.part),
                 chosen,
                 [f"layer {name}" for name in self._names],
-                with_delta=return_convergence_delta,
-                keep_graph=number < len(targets),
+                with_delta=bool(return_convergence_delta),
+                joint=joint,
+                keep_graph=number < len(arguments.targets),
                 grad_kwargs=grad_kwargs,
             )
             if has_graph(grad_kwargs):
@@ -320,9 +378,30 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
             ]
             attributions: Any = layers if self._several else layers[0]
             if return_convergence_delta:
-                attributions = attributions, deltas if self._several else deltas[0]
+                attributions = attributions, deltas if self._several and not joint else deltas[0]
             results.append(attributions)
         return results
+
+
+def _refuse_behind_each_other(passed: Forward, chosen: Sequence[int], names: Sequence[str]) -> None:
+    """Refuse a joint delta of layers of which one lies behind another: its contributions would count twice.
+
+    Args:
+        passed: what the forward pass left.
+        chosen: the indices of the explained layers among what was tapped.
+        names: of the layers, for the message.
+
+    Raises:
+        LayerError: names two such layers.
+    """
+    for name, index in zip(names, chosen, strict=True):
+        for other_name, other in zip(names, chosen, strict=True):
+            if passed.trace.taps[index].behind >> other & 1:
+                raise LayerError(
+                    f"layer {name} lies behind layer {other_name}, so in a joint delta the same contributions would "
+                    "count twice; expected layers of which none lies behind another. Pass "
+                    "return_convergence_delta=True for one delta for each layer."
+                )
 
 
 def _as_captum(parts: tuple[torch.Tensor, ...]) -> Attributions:

@@ -11,8 +11,9 @@ from captum.log import log_usage
 
 from captum_cav import checks
 from captum_cav.attribution.contributions import ContributionAttribution, chosen_tap, like_inputs
-from captum_cav.attribution.input_checks import check_arguments
+from captum_cav.attribution.input_checks import Arguments, check_arguments
 from captum_cav.attribution.options import Normalize, OnUnknown, Rules, check_options
+from captum_cav.attribution.parts import in_parts
 from captum_cav.attribution.scores import SelectedScores
 from captum_cav.attribution.squashing import is_hidden, squashing_of
 from captum_cav.captum_internals import select_neuron
@@ -76,6 +77,7 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
         attribute_to_neuron_input: bool = False,
         return_convergence_delta: bool = False,
         grad_kwargs: dict[str, Any] | None = None,
+        internal_batch_size: int | None = None,
     ) -> Any:
         """Contribution ratios of each element of the inputs to the value of a neuron.
 
@@ -87,6 +89,8 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
                 samples together. Its operations have rules, too.
             additional_forward_args, return_convergence_delta, grad_kwargs: as for :meth:`LayerCAV.attribute`.
             attribute_to_neuron_input: whether the neuron belongs to the input of the layer instead of its output.
+            internal_batch_size: as for :meth:`LayerCAV.attribute`; a selector that is a function then gives one number
+                for each sample.
 
         Returns:
             As :meth:`InputCAV.attribute`.
@@ -97,6 +101,24 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
                 :meth:`InputCAV.attribute`.
         """
         arguments = check_arguments(self.forward_func, inputs, additional_forward_args, inputs_are_explained=True)
+
+        def explain(part: Arguments) -> Any:
+            return self._explain(
+                part, inputs, neuron_selector, attribute_to_neuron_input, return_convergence_delta, grad_kwargs
+            )
+
+        return in_parts(arguments, internal_batch_size, explain)
+
+    def _explain(
+        self,
+        arguments: Arguments,
+        form: Any,
+        neuron_selector: Any,
+        attribute_to_neuron_input: bool,
+        return_convergence_delta: bool,
+        grad_kwargs: dict[str, Any] | None,
+    ) -> Any:
+        """What :meth:`attribute` returns, from one forward pass, in the form of the inputs ``form``."""
         passed = self._forward(
             arguments,
             [Site(self.layer, attribute_to_neuron_input)],
@@ -108,18 +130,18 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
         )
         (parts,), deltas = self._contributions(
             passed,
-            self._select_neuron(passed, neuron_selector),
+            self._select_neuron(passed, neuron_selector, arguments.part),
             [0],
             ["the inputs"],
             what="the neuron's value is",
             with_delta=return_convergence_delta,
             grad_kwargs=grad_kwargs,
         )
-        attributions = like_inputs(parts, inputs)
+        attributions = like_inputs(parts, form)
         return (attributions, deltas[0]) if return_convergence_delta else attributions
 
-    def _select_neuron(self, passed: Forward, selector: Any) -> SelectedScores:
-        """The value of the neuron, as the score that is explained."""
+    def _select_neuron(self, passed: Forward, selector: Any, part: range | None) -> SelectedScores:
+        """The value of the neuron, as the score that is explained, for the whole batch or for a part of the batch."""
         index = chosen_tap(passed, 0, self._name, self._call)
         carriers = passed.carriers[passed.calls[0].index(index)]
         tensors = tuple(tensors_in(carriers))
@@ -131,7 +153,12 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
         else:
             with torch.enable_grad():
                 neuron = select_neuron(values, selector)
-        selected = SelectedScores(neuron, torch.zeros_like(neuron.detach()), values[0])
+        checks.check_one_for_each(neuron, "neuron_selector", part)
+        if not neuron.dim():
+            with torch.enable_grad():
+                neuron = neuron.reshape(1)
+        first_sample = part.start if part is not None else 0
+        selected = SelectedScores(neuron, torch.zeros_like(neuron.detach()), values[0], first_sample=first_sample)
         squashing = squashing_of(values[0], passed.trace.run)
         if squashing is None:
             return selected._replace(is_hidden=is_hidden(values[0], passed.trace.run))

@@ -41,11 +41,11 @@ def check_scores(
         [checks.has_finite_sum(values), near_zero.any(), turned.any()]
     ).tolist()
     if not is_finite:
-        checks.check_finite_results(what, values, model, args)
+        checks.check_finite_results(what, values, model, args, scores.first_sample)
     if any_near_zero:
         warnings.warn(
-            f"the score of {checks.sample_names(near_zero)} is at or near zero, so ratios to it mean nothing; "
-            "normalize=None gives contributions in units of the score instead.",
+            f"the score of {checks.sample_names(near_zero, scores.first_sample)} is at or near zero, so ratios to it "
+            "mean nothing; normalize=None gives contributions in units of the score instead.",
             ScoreWarning,
             stacklevel=checks.users_level(),
         )
@@ -106,7 +106,7 @@ def samples_are_separate(found: Propagated) -> bool:
 
 
 def check_contributions(
-    found: Propagated, names: Sequence[str], model: Callable[..., Any], args: tuple[Any, ...]
+    found: Propagated, names: Sequence[str], model: Callable[..., Any], args: tuple[Any, ...], first_sample: int
 ) -> None:
     """Refuse layers that the score does not depend on, and contributions that are not finite.
 
@@ -115,6 +115,7 @@ def check_contributions(
         names: of the explained layers, such as ``"layer 'features.3'"``.
         model: the model. It runs once more if a contribution is not finite.
         args: the arguments of the model.
+        first_sample: the number of the first of these samples in the batch.
 
     Raises:
         ModelError: names the layers or the samples.
@@ -125,7 +126,7 @@ def check_contributions(
     if bool(torch.isfinite(found.seeds).all()):
         for name, parts in zip(names, found.contributions, strict=True):
             for part in parts:
-                checks.check_finite_results(f"the contributions at {name} are", part, model, args)
+                checks.check_finite_results(f"the contributions at {name} are", part, model, args, first_sample)
 
 
 def refuse_independent(name: str, weighed: str | None) -> NoReturn:

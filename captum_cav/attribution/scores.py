@@ -32,6 +32,7 @@ class SelectedScores(NamedTuple):
             function, or if no explained layer lies before it.
         can_turn_back: whether one logit for each sample has all contributions of the explained layers.
         is_hidden: whether the scores were computed from a squashing function whose logits cannot be found.
+        first_sample: the number of the first of these samples in the batch, for messages.
     """
 
     values: torch.Tensor
@@ -40,10 +41,11 @@ class SelectedScores(NamedTuple):
     slopes: torch.Tensor | None = None
     can_turn_back: bool = False
     is_hidden: bool = False
+    first_sample: int = 0
 
 
 def select_target(
-    output: torch.Tensor, target: Any, score: ScoreName, squashing: Squashing | None = None
+    output: torch.Tensor, target: Any, score: ScoreName, squashing: Squashing | None = None, first_sample: int = 0
 ) -> SelectedScores:
     """The score of each sample.
 
@@ -58,6 +60,7 @@ def select_target(
             the paper; ``"log_odds"``, ``log(p / (1 - p))`` of the probability ``p`` of the target. If the model returns
             logits, this is the logit minus the log-sum-exp of all other logits.
         squashing: the squashing function that gave the output, or None.
+        first_sample: the number of the first of these samples in the batch, for messages.
 
     Raises:
         TargetError, CAVTypeError: for a target that does not fit the output.
@@ -68,7 +71,7 @@ def select_target(
         >>> values, constants                                      # 2 - log(2); the entropy of (1/2, 1/2) is log(2)
         (tensor([1.3069]), tensor([-0.6931]))
     """
-    indices = checks.resolve_target(output, target)
+    indices = checks.resolve_target(output, target, first_sample)
     if squashing is not None and score != "output":
         classes = squashing.classes
         output = squashing.logits().reshape(output.shape)
@@ -77,7 +80,7 @@ def select_target(
     scores = select_scores(output, indices)
     # The log-odds of a sigmoid are its logit.
     if score != "log_odds" or (squashing is not None and squashing.is_of_each_element):
-        return SelectedScores(scores, torch.zeros_like(scores.detach()), output)
+        return SelectedScores(scores, torch.zeros_like(scores.detach()), output, first_sample=first_sample)
     if output.dim() != 2 or output.shape[1] < 2 or classes != output.shape[1]:
         raise TargetError(
             f'score="log_odds" compares classes: expected an output of shape (N, classes) with several classes, got '
@@ -94,16 +97,19 @@ def select_target(
     weights = torch.softmax(others, 1)
     carried = torch.where(weights > 0, weights * output, 0.0).sum(1)
     entropy = torch.logsumexp(others, 1) - carried.detach()
-    return SelectedScores(scores - carried - entropy, -entropy, output)
+    return SelectedScores(scores - carried - entropy, -entropy, output, first_sample=first_sample)
 
 
-def select_passed(passed: Forward, target: Any, score: ScoreName, chosen: Sequence[int]) -> SelectedScores:
+def select_passed(
+    passed: Forward, target: Any, score: ScoreName, chosen: Sequence[int], part: range | None = None
+) -> SelectedScores:
     """The score of each sample in the output of a forward pass.
 
     Args:
         passed: what the forward pass left.
         target, score: as for :func:`select_target`.
         chosen: the indices of the explained layers among what was tapped.
+        part: the samples that the pass had, if they are a part of the batch.
 
     Raises:
         ModelError: if the logits are wanted and cannot be found.
@@ -114,8 +120,10 @@ def select_passed(passed: Forward, target: Any, score: ScoreName, chosen: Sequen
     if squashing is None and score != "output":
         refuse_hidden(passed.output, run, score)
     output = checks.check_output(passed.output)
+    checks.check_one_for_each(passed.output, "the model", part)
+    first_sample = part.start if part is not None else 0
     with torch.enable_grad():
-        selected = select_target(output, target, score, squashing)
+        selected = select_target(output, target, score, squashing, first_sample)
     if squashing is None:
         return selected._replace(is_hidden=is_hidden(passed.output, run))
     if score != "output":

@@ -95,7 +95,7 @@ class Squashing:
             rise = _gradient(before, start)
             slopes = torch.zeros_like(slopes) if rise is None else slopes * rise
         # The shares of constants belong to the backward pass that follows.
-        trace.shares.settle(0, scores.device)
+        trace.shares.settle([], scores.device)
         if self.form.is_reversed:
             slopes = -slopes
         for move in self.form.moves:

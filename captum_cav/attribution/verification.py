@@ -348,7 +348,7 @@ def _audit(
     constants = [share.abs().to(values.device) for share in shares.since(0)]
     size = sum(constants, values.abs().sum(dtype=torch.float64))
     unexplained = (values - selected.constants).sum(dtype=torch.float64)
-    unexplained = unexplained - shares.settle(len(passed.trace.taps), values.device)[chosen]
+    unexplained = unexplained - shares.settle([1 << chosen], values.device)[0]
     absolute = torch.zeros_like(unexplained)
     for value, coefficient in zip(passed.trace.taps[chosen].values, found, strict=True):
         if coefficient is not None:

@@ -20,7 +20,7 @@ from captum_cav.checks.inputs import (
     is_floating,
 )
 from captum_cav.checks.layers import check_call, choose_call, find_layer
-from captum_cav.checks.maps import check_maps, check_masks, check_pictures, check_same_length, picture_size
+from captum_cav.checks.maps import check_maps, check_masks, check_pictures, check_same_length, picture_size, sides_of
 from captum_cav.checks.models import (
     check_device_ids,
     check_evaluation,
@@ -30,11 +30,13 @@ from captum_cav.checks.models import (
     check_scripted,
 )
 from captum_cav.checks.numbers import check_finite_results, has_finite_sum, near_zero, sample_names, users_level
-from captum_cav.checks.options import check_count, check_option
+from captum_cav.checks.options import check_count, check_delta, check_option
 from captum_cav.checks.targets import (
     check_classes,
     check_neuron,
+    check_one_for_each,
     check_output,
+    check_target_count,
     check_targets,
     read_target,
     resolve_target,
@@ -46,6 +48,7 @@ __all__ = [
     "check_call",
     "check_classes",
     "check_count",
+    "check_delta",
     "check_device_ids",
     "check_evaluation",
     "check_finite_results",
@@ -57,11 +60,13 @@ __all__ = [
     "check_model",
     "check_module",
     "check_neuron",
+    "check_one_for_each",
     "check_option",
     "check_output",
     "check_pictures",
     "check_same_length",
     "check_scripted",
+    "check_target_count",
     "check_targets",
     "choose_call",
     "copied",
@@ -73,5 +78,6 @@ __all__ = [
     "read_target",
     "resolve_target",
     "sample_names",
+    "sides_of",
     "users_level",
 ]

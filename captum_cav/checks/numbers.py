@@ -34,7 +34,9 @@ def check_finite(tensor: torch.Tensor, name: str) -> None:
     raise InputError(f"{name} holds NaN or infinity in {sample_names(~rows)}; expected finite numbers.")
 
 
-def check_finite_results(what: str, values: torch.Tensor, model: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def check_finite_results(
+    what: str, values: torch.Tensor, model: Callable[..., Any], args: tuple[Any, ...], first_sample: int = 0
+) -> None:
     """Refuse scores or contributions that are not finite, and name the first module that gives such numbers.
 
     Args:
@@ -42,6 +44,7 @@ def check_finite_results(what: str, values: torch.Tensor, model: Callable[..., A
         values: shape (N, ...), the scores or contributions.
         model: the model that gave the numbers. It runs once more if a number is not finite.
         args: the arguments of the model.
+        first_sample: the number of the first of these samples in the batch.
 
     Raises:
         ModelError: names the samples and the module.
@@ -52,7 +55,7 @@ def check_finite_results(what: str, values: torch.Tensor, model: Callable[..., A
     rows = ~torch.isfinite(values.reshape(len(values), -1)).all(1)
     if bool(rows.any()):
         raise ModelError(
-            f"{what} not finite in {sample_names(rows)}: NaN or infinity first comes "
+            f"{what} not finite in {sample_names(rows, first_sample)}: NaN or infinity first comes "
             f"{_first_not_finite(model, args)}. Look at the numbers there."
         )
 
@@ -97,6 +100,7 @@ def near_zero(scores: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
     Args:
         scores: shape (N,), the scores that contributions are divided by.
         output: shape (N, ...), all scores of each sample.
+        first_sample: the number of the first of these samples in the batch.
     """
     rows = output.detach().reshape(len(scores), -1).abs()
     scale = rows.amax(1) if rows.shape[1] > 1 else torch.ones_like(rows[:, 0])
@@ -114,12 +118,13 @@ def users_level() -> int:
     return level
 
 
-def sample_names(rows: torch.Tensor) -> str:
+def sample_names(rows: torch.Tensor, first_sample: int = 0) -> str:
     """The samples of a selection, as messages name them: "sample 2", "samples 0, 3, ..."; the first five at most.
 
     Args:
         rows: booleans of shape (N,), True for each selected sample.
+        first_sample: the number of the first of these samples in the batch.
     """
-    indices: Sequence[int] = rows.nonzero().flatten().tolist()
+    indices: Sequence[int] = (rows.nonzero().flatten() + first_sample).tolist()
     shown = ", ".join(map(str, indices[:5])) + (", ..." if len(indices) > 5 else "")
     return f"sample {shown}" if len(indices) == 1 else f"samples {shown}"

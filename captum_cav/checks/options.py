@@ -31,6 +31,16 @@ def check_option(name: str, value: Any, choices: Sequence[str | None]) -> None:
         raise OptionError(f"{name} is {value!r}; expected {', '.join(first)} or {last}.")
 
 
+def check_delta(value: Any) -> None:
+    """Refuse a text other than "joint" as ``return_convergence_delta``; any other value counts as true or false.
+
+    Raises:
+        OptionError: lists the choices.
+    """
+    if isinstance(value, str) and value != "joint":
+        raise OptionError(f'return_convergence_delta is {value!r}; expected True, False or "joint".')
+
+
 def check_count(value: Any, name: str, least: int = 1) -> None:
     """Refuse a value that is not an integer of at least ``least``.
 

@@ -47,12 +47,15 @@ def read_target(target: Any) -> Any:
     return target
 
 
-def resolve_target(output: torch.Tensor, target: Any) -> list[tuple[int, ...]] | tuple[int, ...] | None:
+def resolve_target(
+    output: torch.Tensor, target: Any, first_sample: int = 0
+) -> list[tuple[int, ...]] | tuple[int, ...] | None:
     """A target in any of the forms that Captum takes, as indices of the dimensions behind the batch dimension.
 
     Args:
         output: shape (N, ...), the output of the model.
         target: an index, a tuple of indices, a list or 1-D tensor with one entry for each sample, or None.
+        first_sample: the number of the first of these samples in the batch, for messages.
 
     Returns:
         A tuple of indices that holds for all samples, a list with one tuple for each sample, or None if the output is
@@ -80,11 +83,38 @@ def resolve_target(output: torch.Tensor, target: Any) -> list[tuple[int, ...]] |
             f"target has shape {tuple(target.shape)}; expected an index, or a list of {samples} indices or tuples, one "
             f"for each sample (output shape {shape}); {how}."
         )
+    check_target_count(target, samples)
     if isinstance(target, list):
-        if len(target) != samples:
-            raise TargetError(f"target lists {len(target)} entries for {samples} samples; expected one for each.")
-        return [_indices(entry, f"target[{sample}]", shape) for sample, entry in enumerate(target)]
+        return [_indices(entry, f"target[{sample}]", shape) for sample, entry in enumerate(target, first_sample)]
     return _indices(target, "target", shape)
+
+
+def check_target_count(target: Any, samples: int) -> None:
+    """Refuse a list of targets that has not one entry for each sample.
+
+    Raises:
+        TargetError: for a list of another length.
+    """
+    if isinstance(target, list) and len(target) != samples:
+        raise TargetError(f"target lists {len(target)} entries for {samples} samples; expected one for each.")
+
+
+def check_one_for_each(values: torch.Tensor, what: str, part: range | None) -> None:
+    """Refuse values of a part of a batch if they are not one value, or one row of values, for each sample.
+
+    Args:
+        values: the scores, or the values of a neuron, as the model or a function returned them.
+        what: what gave the values, for the message.
+        part: the samples of the part; None for the whole batch, of which nothing is asked.
+
+    Raises:
+        TargetError: says how many values there are.
+    """
+    if part is not None and values.shape[:1] != (len(part),):
+        raise TargetError(
+            f"{what} gives a tensor of shape {tuple(values.shape)} for {len(part)} samples; internal_batch_size "
+            "explains a batch in parts, so expected one row for each sample. Leave out internal_batch_size."
+        )
 
 
 def _holds_integers(tensor: torch.Tensor) -> bool:

@@ -19,7 +19,7 @@ from captum_cav import presets
 from captum_cav.attribution import InputCAV, LayerCAV
 from captum_cav.comparison import rivals
 from captum_cav.errors import CAVTypeError, InputError, OptionError
-from captum_cav.maps import picture_size_of, spatial_map
+from captum_cav.maps import spatial_map
 from captum_cav.suggestions import did_you_mean
 
 #: Stands for the input of the network in a list of layers.
@@ -189,7 +189,7 @@ class Method:
                 found = attribution.attribute(inputs.clone(), **target, **attribute)
             if not isinstance(found, torch.Tensor):
                 raise CAVTypeError(f"attributions are a {type(found).__name__}; expected one tensor.")
-            return spatial_map((found if self.signed else found.abs()).detach(), picture_size_of(inputs))
+            return spatial_map((found if self.signed else found.abs()).detach(), tuple(inputs.shape[2:]))
 
         return BoundMethod(run, explain)
 
@@ -223,7 +223,8 @@ class Function:
 
     Args:
         function: takes inputs of shape (N, C, H, W) and a list with one target for each input. It returns maps of shape
-            (N, h, w), or attributions of shape (N, C, h, w) or (N, h, w, C), which are summed over channels.
+            (N, h, w), or attributions of shape (N, C, h, w) or (N, h, w, C), which are summed over channels. For
+            volumes, each of these shapes has a depth in front of the height.
     """
 
     function: Callable[..., Any]
@@ -243,12 +244,14 @@ class Function:
             found = self.function(inputs.clone(), targets)
             if not isinstance(found, torch.Tensor):
                 raise CAVTypeError(f"the function returned a {type(found).__name__}; expected a tensor of maps.")
-            if found.dim() not in (3, 4) or len(found) != len(inputs):
+            sides = inputs.dim() - 2
+            if found.dim() not in (sides + 1, sides + 2) or len(found) != len(inputs):
+                grid = "h, w" if sides == 2 else "d, h, w"
                 raise InputError(
                     f"the function returned shape {tuple(found.shape)} for {len(inputs)} examples; expected maps "
-                    f"({len(inputs)}, h, w) or attributions ({len(inputs)}, C, h, w)."
+                    f"({len(inputs)}, {grid}) or attributions ({len(inputs)}, C, {grid})."
                 )
-            return found.detach() if found.dim() == 3 else spatial_map(found.detach(), picture_size_of(inputs))
+            return found.detach() if found.dim() == sides + 1 else spatial_map(found.detach(), tuple(inputs.shape[2:]))
 
         return BoundMethod(model, explain)
 
@@ -274,8 +277,8 @@ class Control:
     def at(self, model: nn.Module, layer: str, inputs: torch.Tensor) -> BoundMethod:
         """Maps on the grid of the layer; see :meth:`AnyMethod.at`."""
         like = inputs if layer == INPUT else rivals.output_of(model, layer, inputs)
-        grid = spatial_map(like[:1], picture_size_of(inputs))
-        return BoundMethod(model, lambda inputs, targets: self.draw(grid.expand(len(inputs), -1, -1)))
+        grid = spatial_map(like[:1], tuple(inputs.shape[2:]))
+        return BoundMethod(model, lambda inputs, targets: self.draw(grid.expand(len(inputs), *grid.shape[1:])))
 
 
 #: The controls, which are part of every comparison.
@@ -287,8 +290,8 @@ def _path(factory: type[Any]) -> Callable[[torch.Tensor], Method]:
 
 
 def _occlusion(inputs: torch.Tensor) -> Method:
-    _, channels, height, width = inputs.shape
-    window, stride = (max(1, height // 7), max(1, width // 7)), (max(1, height // 14), max(1, width // 14))
+    _, channels, *size = inputs.shape
+    window, stride = (tuple(max(1, side // part) for side in size) for part in (7, 14))
     return Method(captum_attr.Occlusion, sliding_window_shapes=(channels, *window), strides=(channels, *stride))
 
 

@@ -26,7 +26,7 @@ class Row:
         target: the target that was explained; None if the model gives one score for each example.
         score: the score of the target.
         metrics: the measures by name; NaN if a measure does not apply to the map, or failed.
-        native_shape: (h, w) of the map as the method returned it; None if the method failed.
+        native_shape: (h, w) or (d, h, w) of the map as the method returned it; None if the method failed.
         seconds, peak_bytes, forwards, backwards: see :class:`captum_cav.comparison.cost.Cost`; the same for all
             examples of a method and layer.
         error: what failed, if ``compare`` was told to record failures.
@@ -38,7 +38,7 @@ class Row:
     target: int | tuple[int, ...] | None
     score: float
     metrics: Mapping[str, float]
-    native_shape: tuple[int, int] | None = None
+    native_shape: tuple[int, ...] | None = None
     seconds: float | None = None
     peak_bytes: int | None = None
     forwards: float | None = None
@@ -56,7 +56,7 @@ class Settings:
             score is.
         shares: the names of the methods whose maps are shares of the score.
         directions: for each metric, which values are better: "higher", "lower", or None for neither.
-        size: (height, width) of the common grid.
+        size: (height, width) or (depth, height, width) of the common grid.
         repeats: how often each method was timed.
         seed: the seed of all random numbers.
         batch_size: how many examples ran at once.
@@ -69,7 +69,7 @@ class Settings:
     unsigned: tuple[str, ...]
     shares: tuple[str, ...]
     directions: Mapping[str, str | None]
-    size: tuple[int, int]
+    size: tuple[int, ...]
     repeats: int
     seed: int
     batch_size: int

@@ -18,7 +18,7 @@ from captum_cav.comparison.records import Maps, Place, Row, Settings
 from captum_cav.errors import InputError
 from captum_cav.metrics import agreement
 
-__all__ = ["Comparison", "Place", "Row", "Settings", "as_pictures", "build"]
+__all__ = ["Comparison", "Place", "Row", "Settings", "as_pictures", "as_planes", "build"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,7 @@ class Comparison:
         """The maps of one example: methods in rows and layers in columns. Methods for the input share the first rows.
 
         Red raised the score and blue lowered the score. Maps without a sign are drawn as heat. Each map has a scale of
-        colours for itself.
+        colours for itself. Volumes and videos are seen along the depth: pictures are means and maps are sums.
 
         Args:
             example: the index of the example.
@@ -94,7 +94,8 @@ class Comparison:
         if not 0 <= example < len(self.pictures):
             raise InputError(f"example is {example!r}; expected 0 to {len(self.pictures) - 1}.")
         shown = self.pictures[example].numpy() if picture is None else picture
-        return draw(self.rows, self.raw, self.settings, example, shown, title)
+        flat = {place: maps.sum(1) if maps.dim() == 4 else maps for place, maps in self.raw.items()}
+        return draw(self.rows, flat, self.settings, example, shown, title)
 
     def agreement(self, example: int | None = None) -> dict[tuple[Place, Place], float]:
         """How similar the maps of each pair of methods and layers are: Spearman's rank correlation on the common grid.
@@ -105,10 +106,11 @@ class Comparison:
         Returns:
             The correlation of each pair; NaN if a map is constant.
         """
-        places = list(self.maps)
         chosen = slice(None) if example is None else slice(example, example + 1)
+        planes = {place: as_planes(maps[chosen]) for place, maps in self.maps.items()}
+        places = list(planes)
         return {
-            (one, other): tables.mean(agreement(self.maps[one][chosen], self.maps[other][chosen]).tolist())
+            (one, other): tables.mean(agreement(planes[one], planes[other]).tolist())
             for index, one in enumerate(places)
             for other in places[index + 1 :]
         }
@@ -188,15 +190,22 @@ def as_pictures(inputs: torch.Tensor) -> torch.Tensor:
     """The inputs of a network as pictures. The numbers of each input are stretched to the range of colours.
 
     Args:
-        inputs: shape (N, C, H, W). Inputs that do not have three channels become grey.
+        inputs: shape (N, C, H, W). Inputs that do not have three channels become grey. Of volumes and videos, of shape
+            (N, C, D, H, W), the mean along the depth is taken.
 
     Returns:
         Shape (N, H, W, 3), uint8, on the CPU.
     """
+    inputs = inputs.mean(2) if inputs.dim() == 5 else inputs
     low, high = inputs.amin((1, 2, 3), keepdim=True), inputs.amax((1, 2, 3), keepdim=True)
     shown = (inputs - low) / (high - low).clamp(min=torch.finfo(inputs.dtype).tiny)
     shown = shown if shown.shape[1] == 3 else shown.mean(1, keepdim=True).expand(-1, 3, -1, -1)
     return (255 * shown).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()
+
+
+def as_planes(maps: torch.Tensor) -> torch.Tensor:
+    """Maps of volumes, (N, d, h, w), as maps of shape (N, d, h w), for measures that ask for no neighbours."""
+    return maps.flatten(2) if maps.dim() == 4 else maps
 
 
 def _jsonable(values: Mapping[str, Any]) -> dict[str, Any]:

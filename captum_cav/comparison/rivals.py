@@ -263,8 +263,8 @@ def _refuse(method: str, operation: str, where: str) -> None:
 
 
 def _refuse_what_has_no_channels(output: torch.Tensor, layer: str, inputs: torch.Tensor) -> None:
-    places = spatial_map(output, (inputs.shape[2], inputs.shape[3])).shape[1:]
-    if output.dim() != 4 or output.shape[2:] != places:
+    places = spatial_map(output, tuple(inputs.shape[2:])).shape[1:]
+    if output.dim() != inputs.dim() or output.shape[2:] != places:
         raise UnsupportedOperationError(
             f"Grad-CAM weighs dimension 1, but layer {layer!r} of shape {tuple(output.shape)} has no channels there."
         )

@@ -20,7 +20,7 @@ from captum_cav.attribution.logits import logit_model, squashed_by
 from captum_cav.captum_internals import select_scores
 from captum_cav.comparison.cost import Cost, measure
 from captum_cav.comparison.methods import CONTROLS, INPUT, AnyMethod, Method, Targets, as_method
-from captum_cav.comparison.report import Comparison, Place, Row, Settings, as_pictures, build
+from captum_cav.comparison.report import Comparison, Place, Row, Settings, as_pictures, as_planes, build
 from captum_cav.errors import CAVTypeError, InputError, MethodError, OptionError
 from captum_cav.maps import resize_map
 from captum_cav.metrics import MEASURES
@@ -42,7 +42,7 @@ def compare(
     masks: torch.Tensor | None = None,
     *,
     score: ScoreFunction | None = None,
-    size: Literal["input"] | tuple[int, int] = "input",
+    size: Literal["input"] | tuple[int, ...] = "input",
     batch_size: int = 8,
     repeats: int = 3,
     seed: int = 0,
@@ -64,7 +64,9 @@ def compare(
 
     Args:
         model: maps inputs to scores; in evaluation mode.
-        inputs: pictures of shape (N, C, H, W), on the device of the model.
+        inputs: pictures of shape (N, C, H, W), or volumes or videos of shape (N, C, D, H, W); on the device of the
+            model. All maps and grids of volumes have a depth in front of the height. The figure shows sums along the
+            depth.
         target: what to explain, in any of Captum's forms.
         methods: a list of short names of :data:`captum_cav.comparison.NAMES`, or a mapping from names of your choice to
             methods. A method is a short name, a :class:`Method`, an attribution class, or a function. The function
@@ -115,7 +117,7 @@ def compare(
     for name, number in {"batch_size": batch_size, "repeats": repeats}.items():
         checks.check_count(number, name)
     checks.check_option("on_error", on_error, ("raise", "record"))
-    inputs = checks.check_pictures(inputs)
+    inputs = checks.check_pictures(inputs, sides=checks.sides_of(inputs))
     checks.check_inputs(model, inputs)
     measured = _known_metrics(metrics, inputs, masks)
     cells = _cells(model, _named(methods, inputs), layers)
@@ -148,12 +150,15 @@ def compare(
     return build(run.rows, run.maps, run.raw, as_pictures(inputs), settings)
 
 
-def _grid(size: Any, inputs: torch.Tensor) -> tuple[int, int]:
+def _grid(size: Any, inputs: torch.Tensor) -> tuple[int, ...]:
     if size == "input":
-        return inputs.shape[2], inputs.shape[3]
-    if not (isinstance(size, tuple) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)):
-        raise OptionError(f'size is {size!r}; expected "input" or (height, width).')
-    return size[0], size[1]
+        return tuple(inputs.shape[2:])
+    sides = inputs.dim() - 2
+    given = size if isinstance(size, tuple) else ()
+    if len(given) != sides or not all(isinstance(side, int) and side > 0 for side in given):
+        names = "(height, width)" if sides == 2 else "(depth, height, width)"
+        raise OptionError(f'size is {size!r}; expected "input" or {names}.')
+    return given
 
 
 def _known_metrics(
@@ -278,7 +283,7 @@ class _Run:
     Args:
         subject: what is explained.
         measured: the metrics with their options.
-        grid: (height, width) of the common grid.
+        grid: (height, width) or (depth, height, width) of the common grid.
         batch_size, repeats, seed: as for :func:`compare`.
         records: whether a failure is stored in the rows. Otherwise a failure raises.
     """
@@ -287,7 +292,7 @@ class _Run:
         self,
         subject: _Subject,
         measured: Mapping[str, Mapping[str, Any]],
-        grid: tuple[int, int],
+        grid: tuple[int, ...],
         batch_size: int,
         repeats: int,
         seed: int,
@@ -327,7 +332,7 @@ class _Run:
                     None if self._subject.targets is None else self._subject.targets[example],
                     score,
                     {name: values.get(name, nothing)[example] for name in self._measured},
-                    None if raw is None else (raw.shape[1], raw.shape[2]),
+                    None if raw is None else tuple(raw.shape[1:]),
                     **({} if cost is None else vars(cost)),
                     error="; ".join(errors) or None,
                 )
@@ -375,13 +380,16 @@ class _Run:
         subject, measured = self._subject, MEASURES[name]
         place = (cell.name, cell.layer)
         by_pixel = measured.needs & {"inputs", "masks"} and self.grid == tuple(subject.inputs.shape[2:])
-        maps = self.raw if by_pixel else self.maps
+        maps = (self.raw if by_pixel else self.maps)[place]
+        others = self._of_the_first(cell.layer)
+        if not measured.needs & {"inputs", "masks"}:
+            maps, others = as_planes(maps), as_planes(others)
         available: dict[str, Any] = {
-            "maps": maps[place].to(subject.inputs.device),
+            "maps": maps.to(subject.inputs.device),
             "model": subject.model,
             "inputs": subject.inputs,
             "target": subject.targets,
-            "others": self._of_the_first(cell.layer).to(subject.inputs.device),
+            "others": others.to(subject.inputs.device),
         }
         if subject.masks is not None:
             available["masks"] = subject.masks.to(subject.inputs.device)

@@ -16,8 +16,8 @@ _ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
 
 
 def flat(row: Row) -> dict[str, Any]:
-    """A row as columns: each metric has a column, and so have height and width of the map."""
-    height, width = row.native_shape or (None, None)
+    """A row as columns: each metric has a column, and so have height and width of the map; of a volume, its depth."""
+    *depth, height, width = row.native_shape or (None, None)
     return {
         "method": row.method,
         "layer": row.layer,
@@ -25,6 +25,7 @@ def flat(row: Row) -> dict[str, Any]:
         "target": row.target,
         "score": row.score,
         **row.metrics,
+        **({"depth": depth[0]} if depth else {}),
         "height": height,
         "width": width,
         "seconds": row.seconds,
@@ -39,7 +40,8 @@ def csv_text(rows: Sequence[Row]) -> str:
     """The rows as comma-separated values, below one line of column names."""
     text = io.StringIO(newline="")
     columns = [flat(row) for row in rows]
-    writer = csv.DictWriter(text, list(columns[0]), lineterminator="\n")
+    # Where a method failed, nobody knows whether its map has a depth.
+    writer = csv.DictWriter(text, max((list(row) for row in columns), key=len), lineterminator="\n")
     writer.writeheader()
     writer.writerows(columns)
     return text.getvalue()
@@ -104,10 +106,10 @@ def _metric_cell(means: Mapping[Place, float], place: Place, better: str | None)
 
 def _notes(places: Mapping[Place, Sequence[Row]], settings: Settings) -> list[str]:
     examples = len(next(iter(places.values())))
-    height, width = settings.size
     clock = f"the median of {settings.repeats} after a warm-up, on {settings.device}"
     notes = [f"Means over {examples} examples."] if examples > 1 else []
-    notes.append(f"Metrics are of maps of {height} x {width}; passes and seconds ({clock}) are those of one example.")
+    size = " x ".join(map(str, settings.size))
+    notes.append(f"Metrics are of maps of {size}; passes and seconds ({clock}) are those of one example.")
     if settings.squashed_by:
         notes.append(f"The model ends in {settings.squashed_by}: scores and maps are those of the numbers before it.")
     if settings.directions:

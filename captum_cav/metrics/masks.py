@@ -19,8 +19,8 @@ def mass_accuracy(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     that does not depend on the object scores the area of the mask.
 
     Args:
-        maps: shape (N, h, w), positive if the place raised the score.
-        masks: shape (N, H, W), booleans, True where the object is.
+        maps: shape (N, h, w), positive if the place raised the score; (N, d, h, w) for volumes and videos.
+        masks: shape (N, H, W) or (N, D, H, W), booleans, True where the object is.
 
     Returns:
         Shape (N,), from 0 to 1; 0 if nothing is positive.
@@ -37,12 +37,12 @@ def mass_accuracy(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         >>> mass_accuracy(torch.tensor([[[3., 1.], [-8., 0.]]]), mask)
         tensor([0.7500], dtype=torch.float64)
     """
-    maps = precise(check_maps(maps))
+    maps = precise(check_maps(maps, sides=_sides(masks)))
     masks = check_masks(masks, maps)
-    positive = resize_map(maps.clamp(min=0), (masks.shape[1], masks.shape[2]))
-    total = positive.sum((1, 2))
+    positive = resize_map(maps.clamp(min=0), tuple(masks.shape[1:]))
+    total = positive.flatten(1).sum(1)
     # Rounding may make the share slightly larger than 1.
-    return torch.where(total > 0, ((positive * masks).sum((1, 2)) / total).clamp(max=1), 0)
+    return torch.where(total > 0, ((positive * masks).flatten(1).sum(1) / total).clamp(max=1), 0)
 
 
 @measure(0.0, 1.0, "higher")
@@ -55,8 +55,8 @@ def rank_accuracy(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     mask.
 
     Args:
-        maps: shape (N, h, w), positive if the place raised the score.
-        masks: shape (N, H, W), booleans, True where the object is.
+        maps: shape (N, h, w), positive if the place raised the score; (N, d, h, w) for volumes and videos.
+        masks: shape (N, H, W) or (N, D, H, W), booleans, True where the object is.
 
     Returns:
         Shape (N,), from 0 to 1. For a map on the grid of the mask, only the order of the places matters.
@@ -72,9 +72,9 @@ def rank_accuracy(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         >>> rank_accuracy(torch.tensor([[[9., -7.], [4., -8.]]]), mask)      # of the two highest, one is inside
         tensor([0.5000], dtype=torch.float64)
     """
-    maps = check_maps(maps)
+    maps = check_maps(maps, sides=_sides(masks))
     masks = check_masks(masks, maps)
-    values = at_size(maps, (masks.shape[1], masks.shape[2])).flatten(1)
+    values = at_size(maps, tuple(masks.shape[1:])).flatten(1)
     inside = masks.flatten(1)
     count = inside.sum(1, keepdim=True)
     last = values.sort(descending=True).values.gather(1, count - 1)
@@ -92,8 +92,8 @@ def pointing_hit(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     equal maxima, the value is the share of the maxima inside the mask.
 
     Args:
-        maps: shape (N, h, w), positive if the place raised the score.
-        masks: shape (N, H, W), booleans, True where the object is.
+        maps: shape (N, h, w), positive if the place raised the score; (N, d, h, w) for volumes and videos.
+        masks: shape (N, H, W) or (N, D, H, W), booleans, True where the object is.
 
     Returns:
         Shape (N,), from 0 to 1. For a map on the grid of the mask, only the order of the places matters.
@@ -109,8 +109,13 @@ def pointing_hit(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         >>> pointing_hit(torch.tensor([[[5., 2.], [1., 0.]]]), mask)
         tensor([1.], dtype=torch.float64)
     """
-    maps = check_maps(maps)
+    maps = check_maps(maps, sides=_sides(masks))
     masks = check_masks(masks, maps)
-    values = at_size(maps, (masks.shape[1], masks.shape[2])).flatten(1)
+    values = at_size(maps, tuple(masks.shape[1:])).flatten(1)
     highest = values == values.amax(1, keepdim=True)
     return precise((highest & masks.flatten(1)).sum(1)) / highest.sum(1)
+
+
+def _sides(masks: object) -> int:
+    """How many sides maps must have that are compared with masks."""
+    return 3 if isinstance(masks, torch.Tensor) and masks.dim() == 4 else 2

@@ -108,6 +108,6 @@ def explained(explain: Explain, model: Any, inputs: torch.Tensor, targets: Targe
         raise CAVTypeError(
             f"explain is a {type(explain).__name__}; expected a function of model, inputs and target that returns maps."
         )
-    found = checks.check_maps(explain(model, inputs, targets), "what explain returned")
+    found = checks.check_maps(explain(model, inputs, targets), "what explain returned", checks.sides_of(inputs))
     checks.check_same_length(found, "what explain returned", inputs, "inputs")
     return found

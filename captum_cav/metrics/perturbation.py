@@ -16,6 +16,7 @@ from captum_cav.checks import (
     check_option,
     check_pictures,
     check_targets,
+    sides_of,
 )
 from captum_cav.checks.targets import Targets
 from captum_cav.errors import CAVTypeError, InputError, OptionError
@@ -50,14 +51,14 @@ def deletion(
 
     Args:
         model: a module or any callable that returns scores of shape (N, classes).
-        inputs: pictures of shape (N, C, H, W).
-        maps: shape (N, h, w), positive if the place raised the score.
+        inputs: pictures of shape (N, C, H, W), or volumes or videos of shape (N, C, D, H, W).
+        maps: shape (N, h, w), or (N, d, h, w) for volumes, positive if the place raised the score.
         target: the class, in any of Captum's forms.
         steps: the number of steps. The model runs ``steps + 1`` times for each picture.
         baseline: what replaces removed pixels: ``"blur"``, the picture under a Gaussian whose standard deviation is a
-            sixteenth of the height; ``"zero"``; ``"mean"``, the mean of each channel over the picture; a tensor that
-            can be expanded to the shape of the inputs; or a function of the inputs that returns a tensor of the same
-            shape.
+            sixteenth of the height (along the depth of a volume, a sixteenth of the depth); ``"zero"``; ``"mean"``, the
+            mean of each channel over the picture; a tensor that can be expanded to the shape of the inputs; or a
+            function of the inputs that returns a tensor of the same shape.
         output: ``"probability"`` for the softmax over classes, or ``"score"`` for the score before softmax. If the
             model ends in a softmax or a sigmoid, its output is the probability. To find that out, the model runs once
             more for one picture.
@@ -188,13 +189,14 @@ def single_deletion(
 ) -> torch.Tensor:
     """Whether the map is high in the cells whose removal lowers the score most; higher is better.
 
-    Each cell of a grid of ``cells x cells`` is removed separately. The value is Spearman's correlation of the means of
-    the map over the cells with the drops of the score of the class. All maps are measured on the same few cells, so
-    coarse maps and fine maps can be compared. A random map has 0 on average.
+    Each cell of a grid of ``cells x cells`` (of a volume, ``cells x cells x cells``) is removed separately. The value
+    is Spearman's correlation of the means of the map over the cells with the drops of the score of the class. All maps
+    are measured on the same few cells, so coarse maps and fine maps can be compared. A random map has 0 on average.
 
     Args:
         model, inputs, maps, target, baseline, batch_size: as for :func:`deletion`.
-        cells: the number of rows and of columns. The model runs ``cells ** 2 + 1`` times for each picture. If the
+        cells: the number of rows and of columns. The model runs ``cells ** 2 + 1`` times for each picture, and
+            ``cells ** 3 + 1`` times for each volume. If the
             picture cannot be divided into equal cells, the first cells are one pixel larger. The mean over a cell does
             not depend on the size of the cell.
         output: ``"score"`` for the score before softmax, or ``"probability"``.
@@ -219,20 +221,25 @@ def single_deletion(
     """
     check_count(cells, "cells", least=2)
     inputs, maps, targets = _given(model, inputs, maps, target, output, batch_size)
-    size = inputs.shape[2], inputs.shape[3]
+    size = tuple(inputs.shape[2:])
     if min(size) < cells:
-        raise InputError(f"inputs of {size[0]} x {size[1]} pixels cannot be divided into {cells} x {cells} cells.")
-    rows, columns = (_cell_of_each(length, cells, inputs.device) for length in size)
-    cell = rows[:, None] * cells + columns
+        raise InputError(
+            f"inputs of {' x '.join(map(str, size))} pixels cannot be divided into "
+            f"{' x '.join([str(cells)] * len(size))} cells."
+        )
+    count = cells ** len(size)
+    cell = torch.zeros((), dtype=torch.long, device=inputs.device)
+    for length in size:
+        cell = cell[..., None] * cells + _cell_of_each(length, cells, inputs.device)
     replaced = _replaced(inputs, baseline)
     found = _scores(
         model,
         inputs,
         targets,
-        1 + cells**2,
+        1 + count,
         # Version 0 is the whole picture.
         lambda examples, versions: torch.where(
-            (cell == versions[:, None, None] - 1)[:, None], replaced[examples], inputs[examples]
+            (cell == _like(versions, maps) - 1)[:, None], replaced[examples], inputs[examples]
         ),
         output,
         batch_size,
@@ -240,8 +247,13 @@ def single_deletion(
     spread = precise(at_size(maps, size)).flatten(1)
     # Rounding would make the cells of a uniform map different. Zeros stay equal.
     spread = spread - spread[:, :1]
-    members = precise(torch.nn.functional.one_hot(cell.flatten(), cells**2))
+    members = precise(torch.nn.functional.one_hot(cell.flatten(), count))
     return spearman(spread @ (members / members.sum(0)), found[:, :1] - found[:, 1:])
+
+
+def _like(numbers: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+    """One number for each sample, in a shape that broadcasts to maps of shape (N, ...)."""
+    return numbers.reshape(-1, *[1] * (maps.dim() - 1))
 
 
 def _cell_of_each(length: int, cells: int, device: torch.device) -> torch.Tensor:
@@ -263,7 +275,7 @@ def _area(
     """The area under the curve of deletion or insertion."""
     check_count(steps, "steps")
     inputs, maps, targets = _given(model, inputs, maps, target, output, batch_size)
-    values = at_size(maps, (inputs.shape[2], inputs.shape[3]))
+    values = at_size(maps, tuple(inputs.shape[2:]))
     order = values.flatten(1).argsort(descending=True, stable=True)
     ranks = order.argsort().reshape(values.shape)
     pixels = order.shape[1]
@@ -272,7 +284,7 @@ def _area(
 
     def at_step(examples: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
         # The first step * pixels / steps pixels, computed with integers.
-        reached = ranks[examples] * steps < step[:, None, None] * pixels
+        reached = ranks[examples] * steps < _like(step, ranks) * pixels
         return torch.where(reached[:, None], after[examples], before[examples])
 
     curve = _scores(model, inputs, targets, steps + 1, at_step, output, batch_size)
@@ -285,8 +297,9 @@ def _given(
     check_measured_model(model)
     check_count(batch_size, "batch_size")
     check_option("output", output, ("probability", "score"))
-    maps = check_maps(maps)
-    inputs = check_pictures(inputs, maps)
+    sides = sides_of(inputs)
+    maps = check_maps(maps, sides=sides)
+    inputs = check_pictures(inputs, maps, sides)
     return inputs, maps.to(inputs.device), check_targets(target, len(inputs))
 
 

@@ -9,7 +9,15 @@ from typing import Any
 
 import torch
 
-from captum_cav.checks import check_count, check_maps, check_measured_model, check_module, check_pictures, check_targets
+from captum_cav.checks import (
+    check_count,
+    check_maps,
+    check_measured_model,
+    check_module,
+    check_pictures,
+    check_targets,
+    sides_of,
+)
 from captum_cav.errors import InputError
 from captum_cav.metrics.measure import measure
 from captum_cav.metrics.model_outputs import Explain, classes, explained
@@ -39,8 +47,8 @@ def model_randomisation(
 
     Args:
         model: the model; only copies change.
-        inputs: pictures of shape (N, C, H, W).
-        maps: shape (N, h, w), what ``explain`` returns for the model.
+        inputs: pictures of shape (N, C, H, W), or volumes or videos of shape (N, C, D, H, W).
+        maps: shape (N, h, w), or (N, d, h, w) for volumes, what ``explain`` returns for the model.
         target: the class, in any of Captum's forms.
         explain: takes a model, the inputs and a list of targets, and returns maps. It gets copies of the model, so it
             must find layers by name.
@@ -141,8 +149,9 @@ def random_logit(
 
 
 def _given(maps: torch.Tensor, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    maps = check_maps(maps)
-    inputs = check_pictures(inputs, maps)
+    sides = sides_of(inputs)
+    maps = check_maps(maps, sides=sides)
+    inputs = check_pictures(inputs, maps, sides)
     return maps.to(inputs.device), inputs
 
 

@@ -7,6 +7,8 @@ are equations 3 and 4 of the paper: the bias is one more input, always 1. A hook
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from captum_cav.tensors import size_of_infinity
@@ -73,20 +75,20 @@ class ConstantShares:
         """The shares that were entered after the first ``count`` shares, each a float64 scalar."""
         return [share for _, share in self._shares[count:]]
 
-    def settle(self, count: int, device: torch.device) -> list[torch.Tensor]:
+    def settle(self, masks: Sequence[int], device: torch.device) -> list[torch.Tensor]:
         """Sum up the shares of one backward pass, and forget them.
 
         Args:
-            count: number of tapped layers.
+            masks: bit sets of tapped layers.
             device: where the sums are wanted. A model on several devices has shares on each of them.
 
         Returns:
-            For each layer, the sum of the shares of all constants behind the layer, a float64 scalar.
+            For each bit set, the sum of the shares of all constants behind any of its layers, a float64 scalar.
         """
-        totals = [torch.zeros((), dtype=torch.float64, device=device) for _ in range(count)]
+        totals = [torch.zeros((), dtype=torch.float64, device=device) for _ in masks]
         for taps, share in self._shares:
-            for index in range(count):
-                if taps >> index & 1:
+            for index, mask in enumerate(masks):
+                if taps & mask:
                     totals[index] = totals[index] + share.to(device)
         self._shares.clear()
         return totals

@@ -85,10 +85,14 @@ class Tapped:
 
     Args:
         kind: the type of the layer's output, for messages.
+
+    Attributes:
+        behind: bit set of the earlier taps from which the tensors come.
     """
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
+        self.behind = 0
         self.saved: list[SavedValue] = []
         self.edges: list[GradientEdge] = []
 

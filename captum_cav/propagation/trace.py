@@ -87,21 +87,23 @@ class Trace:
         Returns:
             The value with which the model goes on.
         """
-        bit = 1 << len(self.taps)
+        bit, behind = 1 << len(self.taps), 0
 
         def mark(carrier: torch.Tensor, source: torch.Tensor) -> None:
+            nonlocal behind
             before = get_mark(source, self.run)
-            if before is not None:
-                note_alias(source, carrier)
             if before is None:
                 new = Mark(self.run, bit, 0)
             else:
+                note_alias(source, carrier)
+                behind |= before.taps
                 new = before._replace(taps=before.taps | bit, traits=before.traits & ~_SQUASHED)
             set_mark(carrier, new)
             if self.audited is not None:
                 self.snapshots.take(carrier)
 
         passed_on, tapped = tap(value, self.saved.save, mark)
+        tapped.behind = behind
         self.taps.append(tapped)
         return passed_on
 

@@ -113,6 +113,15 @@ def amount(value: float, unit: str) -> str:
     return f"{_short(100 * value if unit.startswith('%') else value)} {unit}" if value and unit else ""
 
 
+def signed_amount(value: float, unit: str) -> str:
+    """A short number with its sign: +12 % for 0.12 with ``% of the score``, -1.2 with another unit, 0 for 0."""
+    per_cent = unit.startswith("%")
+    number = _short(100 * value if per_cent else value)
+    if number == "0":
+        return number
+    return f"{'+' if value > 0 else ''}{number}{' %' if per_cent else ''}"
+
+
 def _short(number: float) -> str:
     """A short form with two digits: 1200, 12, 1.2, 0.012, 1e-4."""
     rounded = float(f"{number:.1e}")

@@ -56,14 +56,14 @@ def test_what_a_tap_reads_is_what_the_batch_norm_alone_passes_on() -> None:
 def test_the_share_of_the_shift_is_entered_if_somebody_asks() -> None:
     norm, shares = pair(is_read=True, with_shares=True)
     norm.pass_on(COEFFICIENTS)
-    assert [float(share) for share in shares.settle(1, torch.device("cpu"))] == [10.0 * 3 + 20.0 * 300]
+    assert [float(share) for share in shares.settle([1], torch.device("cpu"))] == [10.0 * 3 + 20.0 * 300]
 
 
 def test_a_rule_of_its_own_goes_before() -> None:
     norm, shares = pair(True, True, lambda c: (c * 7, torch.tensor(5.0, dtype=torch.float64)))
     (found,) = norm.pass_on(torch.ones(1, 2))
     assert found.tolist() == [[7.0, 7.0]]
-    assert [float(share) for share in shares.settle(1, torch.device("cpu"))] == [5.0]
+    assert [float(share) for share in shares.settle([1], torch.device("cpu"))] == [5.0]
 
 
 def test_what_was_passed_on_is_taken_once_a_backward_pass() -> None:
@@ -113,7 +113,7 @@ def test_what_comes_through_two_operations_is_a_part_of_its_own(is_read: bool) -
         # 1 * 1 + 2 * 10 of the bias; 10 * 2 + 20 * 11 of the shift.
         assert taken.constant_share is not None
         assert float(taken.constant_share) == 21.0 + 240.0
-        assert float(sum(shares.settle(1, torch.device("cpu")))) == 261.0
+        assert float(sum(shares.settle([1], torch.device("cpu")))) == 261.0
 
 
 # In a forward pass --------------------------------------------------------------------------------------------------

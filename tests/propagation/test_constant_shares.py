@@ -17,7 +17,7 @@ def double(value: float) -> torch.Tensor:
 
 
 def settled(shares: ConstantShares, count: int) -> list[float]:
-    return [float(total) for total in shares.settle(count, CPU)]
+    return [float(total) for total in shares.settle([1 << layer for layer in range(count)], CPU)]
 
 
 def test_a_constant_part_contributes_its_value_times_the_coefficients_of_the_output() -> None:
@@ -93,7 +93,7 @@ def test_shares_of_half_precision_are_summed_in_double_precision() -> None:
     y = x + 1
     shares.watch(y, torch.ones(257, dtype=torch.bfloat16), taps=1)
     torch.autograd.backward(y.sum())
-    (total,) = shares.settle(1, CPU)
+    (total,) = shares.settle([1], CPU)
     assert total.dtype == torch.float64
     assert total == 257  # bfloat16 has no such number.
 
@@ -105,10 +105,10 @@ def test_without_shares_there_is_a_zero_for_each_layer() -> None:
 def test_the_sums_are_where_they_are_wanted() -> None:
     shares = ConstantShares(True)
     meta = torch.device("meta")
-    assert [total.device for total in shares.settle(2, meta)] == [meta, meta]
+    assert [total.device for total in shares.settle([1, 2], meta)] == [meta, meta]
     shares.enter(double(3.0), taps=1)
     shares.enter(double(4.0).to(meta), taps=3)
-    assert [total.device for total in shares.settle(2, meta)] == [meta, meta]
+    assert [total.device for total in shares.settle([1, 2], meta)] == [meta, meta]
 
 
 def test_a_share_can_be_differentiated_by_the_gradient_with_which_the_backward_pass_starts() -> None:
@@ -118,7 +118,7 @@ def test_a_share_can_be_differentiated_by_the_gradient_with_which_the_backward_p
     shares.watch(y, torch.tensor([3.0, 5.0]), taps=1)
     seeds = torch.ones(2, requires_grad=True)
     torch.autograd.grad(y, x, seeds, create_graph=True)
-    (total,) = shares.settle(1, CPU)
+    (total,) = shares.settle([1], CPU)
     assert torch.autograd.grad(total, seeds)[0].tolist() == [3.0, 5.0]  # The share of each sample.
 
 
@@ -133,7 +133,7 @@ def test_a_mask_without_a_coefficient_has_a_derivative_that_lower_precision_can_
     seeds = torch.ones(2, requires_grad=True)
     weights = torch.tensor([0.0, 2.0])
     torch.autograd.grad(y.float() * weights, x, seeds, create_graph=True)
-    (total,) = shares.settle(1, CPU)
+    (total,) = shares.settle([1], CPU)
     assert float(total.detach()) == 10.0
     assert torch.autograd.grad(total, seeds)[0].tolist() == [0.0, 10.0]
 

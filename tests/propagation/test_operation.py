@@ -58,7 +58,7 @@ def test_a_constant_value_that_is_written_into_a_tensor_has_a_share() -> None:
     assert x.tolist() == [0.0, 3.0]
     (coefficients,) = torch.autograd.grad((x * 10).sum(), one.trace.taps[0].edges)
     assert coefficients.tolist() == [0.0, 0.0]
-    assert [float(share) for share in one.trace.shares.settle(1, torch.device("cpu"))] == [30.0]
+    assert [float(share) for share in one.trace.shares.settle([1], torch.device("cpu"))] == [30.0]
 
 
 def test_an_operation_runs_on_stand_ins() -> None:
@@ -166,7 +166,7 @@ def test_the_constant_part_of_an_output_is_measured_if_somebody_asks() -> None:
         operation.add_constant(output, torch.tensor(5.0))
         assert operation.counts_constants is with_shares
         torch.autograd.grad((output * 3).sum(), one.trace.taps[0].edges)
-        assert [float(share) for share in one.trace.shares.settle(1, torch.device("cpu"))] == expected
+        assert [float(share) for share in one.trace.shares.settle([1], torch.device("cpu"))] == expected
 
 
 @pytest.mark.parametrize("later", ["later", "not"])
@@ -180,7 +180,7 @@ def test_the_constant_part_of_a_view_is_measured_in_its_base(later: str) -> None
         base *= 2  # What is written later goes on in the base as well.
     score = (base * torch.tensor([1.0, 10.0, 100.0])).sum()
     torch.autograd.grad(score, one.trace.taps[0].edges)
-    assert [float(share) for share in one.trace.shares.settle(1, torch.device("cpu"))] == [
+    assert [float(share) for share in one.trace.shares.settle([1], torch.device("cpu"))] == [
         1100.0 if later == "later" else 550.0
     ]
 

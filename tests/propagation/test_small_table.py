@@ -36,7 +36,7 @@ def test_contributions_and_shares_of_constants_add_up_to_the_score() -> None:
     passed = forward_of(twice_plus_three, torch.tensor([1.0, -2.0, 4.0]), with_shares=True)
     assert passed.output.tolist() == [5.0, 3.0, 11.0]
     assert contributions(passed) == [[2.0, -0.0, 8.0]]
-    assert [float(share) for share in passed.trace.shares.settle(1, torch.device("cpu"))] == [9.0]
+    assert [float(share) for share in passed.trace.shares.settle([1], torch.device("cpu"))] == [9.0]
 
 
 def test_a_rule_of_the_user_goes_before_the_row() -> None:
