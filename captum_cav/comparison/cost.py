@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from captum_cav.propagation.reentrancy import node_of
+
 Result = TypeVar("Result")
 
 
@@ -67,14 +69,15 @@ def counted(model: torch.nn.Module) -> Iterator[Passes]:
 
     def count(module: torch.nn.Module, args: Any, output: torch.Tensor) -> None:
         passes.forward += len(output)
-        if output.grad_fn is not None:
+        node = node_of(output)
+        if node is not None:
             place = output.output_nr
 
             # The hook is on the node, because a method that records operations would record a hook on the tensor.
             def count_backward(gradients: tuple[torch.Tensor, ...]) -> None:
                 passes.backward += len(gradients[place])
 
-            output.grad_fn.register_prehook(count_backward)
+            node.register_prehook(count_backward)
 
     with model.register_forward_hook(count):
         yield passes

@@ -6,7 +6,7 @@ import functools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -41,6 +41,18 @@ def running(propagation: Propagation) -> Iterator[None]:
 def current() -> Propagation | None:
     """The propagation in whose forward pass this thread is, or None."""
     return _running.propagation
+
+
+def node_of(tensor: torch.Tensor) -> Any:
+    """The node of autograd that made a tensor, also while the model is explained. None for a tensor without a graph.
+
+    Whoever reads ``tensor.grad_fn`` in an explained forward pass gets a node whose hooks never run.
+    """
+    propagation = current()
+    if propagation is None:
+        return tensor.grad_fn
+    with propagation.paused():
+        return tensor.grad_fn
 
 
 def suspends_outer_attribution(attribution: Callable[_P, _R]) -> Callable[_P, _R]:
