@@ -86,6 +86,11 @@ ACTIVATIONS = frozenset(
     """.split()
 )
 
+OF_ELEMENTS = (ACTIVATIONS | GATES | CLAMPS | {"abs", "relu"}) - {"_log_softmax", "_safe_softmax", "_softmax"}
+"""Functions of single elements. Those between layers begin anew: what follows does not belong to them."""
+
+BETWEEN_LAYERS = frozenset("_prelu_kernel celu elu gelu hardswish hardtanh leaky_relu mish relu silu threshold".split())
+
 PRODUCTS: dict[str, tuple[int, ...]] = {
     **dict.fromkeys("bmm convolution dot linalg_cross linear matmul mm mul mv vdot".split(), (0, 1)),
     **dict.fromkeys("addbmm addcmul addmm addmv addr baddbmm".split(), (1, 2)),
@@ -480,8 +485,52 @@ class _Graph:
         (result,) = flowing.get(self._input, [None])
         return torch.zeros_like(self._values[self._input]) if result is None else result
 
+    def _beginning(self, node: Node) -> tuple[Node, bool, bool]:
+        """Where a function of single elements begins, with numbers as its only constants.
+
+        Returns:
+            The node before, or the node itself; whether the function is ``k x + b``; whether ``b`` is not 0.
+        """
+        inner = self._inner(node)
+        if inner is None:
+            return node, True, False
+        name, (base, is_affine, is_shifted) = inner
+        if name in ("add", "sub", "rsub"):
+            return base, is_affine, is_affine
+        if name in ("mul", "div", "neg"):
+            return base, is_affine, is_shifted
+        return (node, True, False) if name in BETWEEN_LAYERS and not is_shifted else (base, False, False)
+
+    def _inner(self, node: Node) -> tuple[str, tuple[Node, bool, bool]] | None:
+        """The name of a function of single elements, and the beginning of its only argument that is no number."""
+        if node.op != "call_function" or node not in self._weight:
+            return None
+        name = str(getattr(getattr(node.target, "overloadpacket", None), "__name__", ""))
+        (first, *others), _ = pytree.tree_flatten((node.args, node.kwargs))
+        is_of_one = (
+            isinstance(first, Node) and first in self._weight and not any(isinstance(one, Node) for one in others)
+        )
+        if not is_of_one or name not in OF_ELEMENTS | {"add", "sub", "rsub", "mul", "div", "neg"}:
+            return None
+        return name, self._beginning(first)
+
+    def _written_out(self, node: Node) -> Node | None:
+        """The beginning of an activation that the node completes, and inside which a number was added. Or None."""
+        inner = self._inner(node)
+        if inner is None:
+            return None
+        name, (base, is_affine, is_shifted) = inner
+        adds = name in ("add", "sub", "rsub")
+        return base if (adds and not is_affine) or (name in OF_ELEMENTS and is_shifted) else None
+
     def _step(self, node: Node, coefficients: Coefficients) -> Iterator[tuple[Node, int, torch.Tensor]]:
         operation = self._operation(node)
+        base = self._written_out(node)
+        if base is not None and len(_listed(self._values[base])) == 1 and coefficients[0] is not None:
+            x, y = self._values[base], _listed(self._values[node])[0]
+            near = x.abs() < torch.finfo(x.dtype).eps
+            yield base, 0, torch.where(near, 0, coefficients[0] * y / torch.where(near, 1, x))
+            return
         if node.target is operator.getitem:
             assert coefficients[0] is not None
             yield operation.sources[0], operation.values[-1], coefficients[0]

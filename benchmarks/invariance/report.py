@@ -21,6 +21,11 @@ contributions of the inputs and of the first layer are compared under each prese
 The deviation is the largest difference, as a part of the largest value; up to {tolerance:.0e}, maps are equal. Where
 one of the two is refused and the other one is not, the deviation is infinite. If presets follow a function in brackets,
 the maps are compared under these presets only, because other presets have other rules for the rewrite.
+
+A function that is written out has the rule of the fused function. So a rule for `torch.softmax` counts for exponentials
+over their sum, too. A function of single elements is one activation, however many operations compute it. A number
+inside belongs to the activation. A tensor that is added is a constant, and has a share of its own. What a gate weighs:
+[gates](gates.md).
 """
 
 

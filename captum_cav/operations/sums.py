@@ -61,7 +61,7 @@ def _has_constant(operation: Operation) -> bool:
         return True
     numbers = operation.spec.numbers
     operands = operation.args[:2] if numbers is Numbers.OPERANDS else arguments
-    return numbers is not Numbers.SETTINGS and any(isinstance(value, (int, float)) for value in operands)
+    return numbers is not Numbers.SETTINGS and any(isinstance(value, (int, float, complex)) for value in operands)
 
 
 def averaging(operation: Operation) -> Any:

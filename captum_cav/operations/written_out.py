@@ -325,7 +325,7 @@ def difference(operation: Operation) -> Operation | None:
             leave(operation, What.CENTRED, a, parts, dims=form.dims)
             return None
     found = written_activations.of_two(operation, a, b) if len(operation.sources) == 2 else None
-    if operation.handoff is None and operation.depends_on_inputs(a):
+    if operation.handoff is None and operation.depends_on_inputs(a) and isinstance(b, torch.Tensor):
         _leave_shifted(operation, a, b)
     return found
 

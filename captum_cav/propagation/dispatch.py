@@ -346,7 +346,7 @@ class Propagation(TorchFunctionMode):
                 f"{treatment.name!r}{self.where()} writes into a tensor that carries contributions while the model is "
                 "under torch.no_grad(), so autograd does not record that; pick a layer behind it."
             )
-        if put_behind_taps(self.trace, target, partial(unknown.output_of_several, treatment.name, self.where())):
+        if put_behind_taps(self.trace, target, lambda: unknown.output_of_several(treatment.name, self.where())):
             marks = [(tensor, get_mark(tensor, self._run) or mark) for tensor, mark in sources]
             if all(tensor is not target for tensor, _ in sources):
                 marks.insert(0, (target, cast(Mark, get_mark(target, self._run))))

@@ -183,6 +183,6 @@ def _takes_constants(operation: Operation, sources: int) -> bool:
     """Whether constants take part in an operation, besides the tensors that depend on the inputs."""
     arguments = [*operation.args, *operation.kwargs.values()]
     numbers = operation.spec.numbers is not Numbers.SETTINGS and any(
-        isinstance(value, (int, float)) for value in arguments
+        isinstance(value, (int, float, complex)) for value in arguments
     )
     return numbers or len(tensors_in(arguments)) != sources

@@ -7,6 +7,7 @@ longest pattern. Among types the nearest one wins.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, TypeAlias
@@ -172,6 +173,8 @@ class Rulebook:
         value = module.__dict__.get("rule")
         if value is not None:
             return None if isinstance(value, str) else value  # A text means something else.
+        if not _may_keep_elsewhere(type(module)):
+            return None
         # A traced module keeps its attributes elsewhere.
         value = getattr(module if isinstance(module, torch.jit.ScriptModule) else type(module), "rule", None)
         # A method, a property or a submodule of this name means something else.
@@ -200,6 +203,12 @@ class Rulebook:
                 f"{name} is {what}; expected a rule as rules.GammaRule(0.25), a list of rules, or a "
                 "function of a rules.Operation as rules.pass_through."
             )
+
+
+@functools.cache
+def _may_keep_elsewhere(kind: Any) -> bool:
+    """Whether modules of a type may have an attribute ``rule`` that is not in their own dictionary."""
+    return issubclass(kind, torch.jit.ScriptModule) or getattr(kind, "rule", None) is not None
 
 
 def _check_instance(module: torch.nn.Module, forward_func: Callable[..., Any]) -> None:

@@ -288,6 +288,20 @@ def test_written_functions_conserve(name: str) -> None:
     assert delta.abs().max() < 1e-5 or name == "attnlrp"  # the softmax of AttnLRP does not conserve
 
 
+@pytest.mark.parametrize("number", [3, 3.0, 3 + 0j, True, torch.tensor(3.0)], ids=repr)
+@pytest.mark.parametrize("apply", [torch.add, torch.sub, torch.mul, torch.div], ids=lambda function: function.__name__)
+def test_every_kind_of_number_may_be_an_operand(apply: Callable[..., torch.Tensor], number: object) -> None:
+    if number is True and apply is torch.sub:
+        pytest.skip("torch subtracts no booleans")
+    cav = InputCAV(lambda x: apply(x, number).real @ w, normalize=None)
+    found, delta = cav.attribute(X, return_convergence_delta=True)
+    slope = float(
+        apply(torch.ones((), dtype=X.dtype), number).real - apply(torch.zeros((), dtype=X.dtype), number).real
+    )
+    torch.testing.assert_close(found, slope * X * w)
+    assert delta.abs().max() < 1e-12
+
+
 # Memory -------------------------------------------------------------------------------------------------------------
 
 
