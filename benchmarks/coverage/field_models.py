@@ -75,18 +75,18 @@ _SMALL, _PICTURE, _VOLUME = (1, 16, 16), (1, 32, 32), (1, 16, 16, 16)
 # A network is a line or two, not one for each argument.
 # fmt: off
 MONAI = {
-    "UNet": Network(_monai("UNet", **_SOLID, **_STEPS, norm="batch", num_res_units=1), _VOLUME, "model.2", _of_middle,
+    "UNet": Network(_monai("UNet", **_SOLID, **_STEPS, norm="batch", num_res_units=1), _VOLUME, "model.0", _of_middle,
                     is_piecewise_linear=True),
-    "BasicUNet": Network(_monai("BasicUNet", **_FLAT, features=(4, 4, 8, 8, 8, 4)), _PICTURE, "upcat_1", _of_middle),
+    "BasicUNet": Network(_monai("BasicUNet", **_FLAT, features=(4, 4, 8, 8, 8, 4)), _PICTURE, "conv_0", _of_middle),
     "BasicUNetPlusPlus": Network(_monai("BasicUNetPlusPlus", **_FLAT, features=(4, 4, 8, 8, 8, 4), norm="batch"),
-                                 _PICTURE, "upcat_0_4", _of_middle, is_piecewise_linear=True),
+                                 _PICTURE, "conv_0_0", _of_middle, is_piecewise_linear=True),
     "AttentionUnet": Network(_monai("AttentionUnet", **_FLAT, **_STEPS), _PICTURE, "model.0", _of_middle),
     "SegResNet": Network(_monai("SegResNet", **_SOLID), _VOLUME, "convInit", _of_middle),
     "SegResNetDS": Network(_monai("SegResNetDS", **_SOLID, init_filters=8, blocks_down=(1, 1, 1)), _VOLUME,
                            "encoder.conv_init", _of_middle, is_piecewise_linear=True),
     "DynUNet": Network(_monai("DynUNet", **_SOLID, kernel_size=[3] * 3, strides=[1, 2, 2],
                               upsample_kernel_size=[2, 2], filters=[4, 8, 8]), _VOLUME, "upsamples.1", _of_middle),
-    "VNet": Network(_monai("VNet", **_FLAT, dropout_dim=2), _PICTURE, "up_tr32", _of_middle),
+    "VNet": Network(_monai("VNet", **_FLAT, dropout_dim=2), _PICTURE, "in_tr", _of_middle),
     "UNETR": Network(_monai("UNETR", 1, 3, 16, feature_size=4, hidden_size=24, mlp_dim=32, num_heads=3,
                             spatial_dims=2), _SMALL, "decoder2", _of_middle),
     "SwinUNETR": Network(_monai("SwinUNETR", 1, 3, feature_size=12, depths=(1, 1, 1, 1), window_size=4,
@@ -108,16 +108,16 @@ MONAI = {
     "Classifier": Network(_monai("Classifier", _SMALL, 3, (4, 8), (2, 2), norm="batch"), _SMALL, "net.layer_0",
                           _scores, is_piecewise_linear=True),
     "FlexibleUNet": Network(_monai("FlexibleUNet", 1, 3, "resnet10", decoder_channels=(8, 8, 8, 8, 8)), _PICTURE,
-                            "decoder", _of_middle, is_piecewise_linear=True),
+                            "encoder.conv1", _of_middle, is_piecewise_linear=True),
     "MedNeXt": Network(_monai("MedNeXt", **_FLAT, **_BLOCKS, init_filters=4, kernel_size=3, blocks_bottleneck=1,
                               global_resp_norm=True, use_residual_connection=True), _PICTURE, "stem", _of_middle),
     "AutoEncoder": Network(_monai("AutoEncoder", **_FLAT, channels=(4, 8), strides=(2, 2)), _SMALL, "encode",
                            _of_middle),
     "PatchDiscriminator": Network(_monai("PatchDiscriminator", 2, 4, 1, num_layers_d=2), _PICTURE, "0",
                                   _last_patches, is_piecewise_linear=True),
-    "RegUNet": Network(_monai("RegUNet", 2, 1, 4, 2, concat_skip=True), _PICTURE, "output_block", _of_middle,
+    "RegUNet": Network(_monai("RegUNet", 2, 1, 4, 2, concat_skip=True), _PICTURE, "encode_convs.0", _of_middle,
                        is_piecewise_linear=True),
-    "VoxelMorphUNet": Network(_monai("VoxelMorphUNet", 2, 2, 8, (4, 4, 8, 8), (8, 8)), (2, 32, 32), "net",
+    "VoxelMorphUNet": Network(_monai("VoxelMorphUNet", 2, 2, 8, (4, 4, 8, 8), (8, 8)), (2, 32, 32), "net.0",
                               _of_middle, is_piecewise_linear=True),
     "MILModel": Network(_monai("MILModel", 3, "att_trans", pretrained=False, trans_blocks=1), (2, 3, 32, 32), "net",
                         _scores),
@@ -138,7 +138,7 @@ def _segmentation(architecture: str, encoder: str, **options: Any) -> Callable[[
 _CURVED = ("manet", "fpn", "pan", "upernet")
 _OF_RESNET = "unet unetplusplus manet linknet fpn pspnet deeplabv3 deeplabv3plus pan upernet segformer".split()
 SEGMENTATION = {
-    name: Network(_segmentation(name, "resnet18"), (3, 64, 64), "decoder", _of_middle, name not in _CURVED)
+    name: Network(_segmentation(name, "resnet18"), (3, 64, 64), "encoder.conv1", _of_middle, name not in _CURVED)
     for name in _OF_RESNET
 }
 # Its pyramid pools four times behind the encoder.

@@ -69,7 +69,7 @@ def check(suite: str, name: str, problem: Problem, layer: str, *, is_piecewise_l
     assert found.ok, found
     module = net.get_submodule(layer)
     map_of_layer, delta = LayerCAV(score, module).attribute(x, target, return_convergence_delta=True)
-    assert map_of_layer.abs().sum() > 1e-3, "a map of nothing conserves trivially"
+    assert map_of_layer.count_nonzero() > 1, "the layer is the output, whose map is trivial"
     assert delta.abs().max() < 1e-9
     if is_piecewise_linear:
         # The norm, as the oracle does: single pixels may be sums of large parts that cancel.
