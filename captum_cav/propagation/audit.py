@@ -112,6 +112,10 @@ def _geometry_of(tensor: torch.Tensor) -> tuple[Any, ...]:
 def _copy_mark(trace: Trace, tensor: torch.Tensor, to: torch.Tensor | None) -> None:
     mark = get_mark(tensor, trace.run)
     if mark is not None and to is not None:
+        handoff = mark.handoff
+        if handoff is not None and not (handoff.is_for_all and handoff.beside is None):
+            # The handoff tells of tensors in another graph than that of the audit.
+            mark = mark._replace(handoff=None)
         set_mark(to, mark)
 
 

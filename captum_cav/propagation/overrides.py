@@ -173,7 +173,7 @@ class Rulebook:
         value = module.__dict__.get("rule")
         if value is not None:
             return None if isinstance(value, str) else value  # A text means something else.
-        if not _may_keep_elsewhere(type(module)):
+        if not _may_keep_elsewhere(type(module)):  # type: ignore[arg-type]
             return None
         # A traced module keeps its attributes elsewhere.
         value = getattr(module if isinstance(module, torch.jit.ScriptModule) else type(module), "rule", None)

@@ -666,6 +666,13 @@ def test_a_fault_at_a_score_of_zero_is_in_units_of_the_score() -> None:
     assert not verified.ok
 
 
+def test_a_function_that_is_completed_inside_another_one_is_verified() -> None:
+    """The logarithm of the loss completes a log-sigmoid, whose sigmoid is outside of the loss."""
+    x, target = torch.randn(2, 4, dtype=torch.float64), torch.rand(2, 4, dtype=torch.float64)
+    verified = verify(lambda x: F.binary_cross_entropy(torch.sigmoid(x), target, reduction="none").sum(1), x)
+    assert verified.ok, verified
+
+
 @pytest.mark.slow
 def test_every_operation_of_the_coverage_suite_is_verified() -> None:
     """There each map is compared with a map in plain torch, and all are right."""

@@ -25,9 +25,21 @@ CLASSIFIERS = """
 """.split()
 
 
+#: A view lies between the product of the experts in a batch and their bias. So LRP-epsilon meets the product alone, and
+#: its epsilon of 1e-6 makes the difference (see "What cannot be told apart" in docs/invariance.md).
+BEHIND_A_VIEW = ("GptOss", "batched_mm")
+
+
+def is_known(row: Comparison) -> bool:
+    """Whether a difference is one of those that cannot be told apart."""
+    name, implementation = BEHIND_A_VIEW
+    is_the_case = row.name.startswith(name) and implementation in row.implementation and row.rules != "paper"
+    return is_the_case and row.map is not None and row.map < 1e-4
+
+
 def check(rows: list[Comparison]) -> None:
     """Implementations that are the same function have the same map."""
-    wrong = [row for row in rows if row.is_same_function and not row.is_right]
+    wrong = [row for row in rows if row.is_same_function and not row.is_right and not is_known(row)]
     assert not wrong, "\n".join(map(str, wrong))
     assert any(row.is_same_function for row in rows), "\n".join(map(str, rows))
 
