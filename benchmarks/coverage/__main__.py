@@ -1,6 +1,6 @@
 """Which architectures are explained right: conservation, the exact map where it is known, the value, the time.
 
-    python -m benchmarks.coverage --suite ops torchvision timm timm-sample transformers
+    python -m benchmarks.coverage --suite ops torchvision timm timm-sample transformers monai segmentation yolo detr
         [--only NAME ...] [--count 300] [--no-oracle] [--against captum zennit] [--part 1/2] [--json FILE] [--threads 1]
 
 Every network is as its library makes it, but for random numbers in place of what is initialised to zeros or ones
@@ -33,13 +33,19 @@ from typing import Any
 
 import torch
 
-from benchmarks.coverage import rivals
+from benchmarks.coverage import field_models, rivals
 from benchmarks.coverage.measure import Row, measure, shown
 from benchmarks.coverage.problem import Problem
 from captum_cav.errors import CAVError
 
 Cases = Iterator[tuple[str, Callable[[], Problem]]]
-_OF_SUITE = {"torchvision": "torchvision", "timm": "timm", "timm-sample": "timm", "transformers": "transformers"}
+_OF_SUITE = {
+    "torchvision": "torchvision",
+    "timm": "timm",
+    "timm-sample": "timm",
+    "transformers": "transformers",
+    **field_models.PACKAGES,
+}
 
 
 def operations(only: list[str]) -> Iterator[Row]:
@@ -85,6 +91,8 @@ def _cases(suite: str, count: int) -> Cases:
         from benchmarks.coverage import transformers_models
 
         return transformers_models.cases()
+    if suite in field_models.SUITES:
+        return field_models.cases(suite)
     from benchmarks.coverage import timm_models
 
     return timm_models.families() if suite == "timm" else timm_models.sample(count)

@@ -32,7 +32,8 @@ Pair: TypeAlias = tuple[torch.Tensor, torch.Tensor | None]
 def run_audited(trace: Trace, operation: Operation, rule: Surrogate, module: torch.nn.Module | None) -> Any:
     """An operation's value by its rule, audited.
 
-    Some operations run without an audit. Under ``torch.no_grad()`` the output is a constant. A view shares nothing out.
+    Some operations run without an audit. Under ``torch.no_grad()`` the output is a constant, as is the output of
+    ``randn_like``. A view shares nothing out.
     A module that is ruled as one operation ran unseen. A tensor that bypasses the layer is neither a carrier nor a
     constant, so its operation cannot be compared.
 
@@ -57,7 +58,9 @@ def run_audited(trace: Trace, operation: Operation, rule: Surrogate, module: tor
     carriers = list({id(tensor): tensor for tensor in operation.sources if tensor.requires_grad}.values())
     if _may_be_view(operation, rule):
         output = operation.value()
-        if _share_memory(tensors_in(output), carriers):
+        made = tensors_in(output)
+        # A constant has nothing to compare. A second run of ``randn_like`` would draw other numbers.
+        if not any(tensor.requires_grad for tensor in made) or _share_memory(made, carriers):
             return output
     stand_ins = {id(tensor): as_carrier(tensor.detach()) for tensor in carriers}
     if operation.in_place:

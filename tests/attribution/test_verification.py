@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -271,6 +272,13 @@ def test_where_something_bypasses_the_layer_nobody_can_tell_what_is_lost() -> No
     assert verify(net, x, 1, layer="layer").lost is None
     behind = verify(net, x, 1, layer="last")
     assert behind.lost == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("draw", [torch.randn_like, torch.rand_like])
+def test_random_numbers_of_the_model_are_drawn_once(draw: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    found = verify(lambda x: (x + draw(x)) @ torch.eye(4, dtype=x.dtype), fixed(2, 4), 1)
+    assert found.ok, found
+    assert found.value == 0
 
 
 class Busy(nn.Module):
