@@ -27,6 +27,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 from captum_cav import InputCAV, LayerCAV, metrics, zoo
 from captum_cav.ablation import ablate, box_mask, positive_spots, resize_mask
+from captum_cav.errors import SignWarning
 from captum_cav.visualization import Panel, resize_map, show_map, show_rows, spatial_map
 
 network = zoo.load("efficientnet_lite0")
@@ -330,7 +331,9 @@ show_rows(squeezenet.display(photograph), [("", panels)])[0]
 panels = [Panel("the picture", None)]
 flipped = {}
 for normalize in ("score", "abs"):
-    ratios = LayerCAV(model, layer, normalize=normalize).attribute(cat, daisy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SignWarning)  # which says what the pictures show
+        ratios = LayerCAV(model, layer, normalize=normalize).attribute(cat, daisy)
     flipped[normalize] = spatial_map(ratios, (224, 224))[0]
     panels.append(Panel(f'normalize="{normalize}"', flipped[normalize], True))
 daisy_score = model(cat)[0, daisy].item()

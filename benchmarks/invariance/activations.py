@@ -371,9 +371,6 @@ def _bounded() -> Iterator[Pair]:
         "softshrink",
         lambda x: F.softshrink(x, 0.2),
         {"relu(x - 0.2) - relu(-x - 0.2)": lambda x: F.relu(x - 0.2) - F.relu(-x - 0.2)},
-        undecidable={
-            "relu(x - 0.2) - relu(-x - 0.2)": "These are two hidden units with biases. Their rules are fixed."
-        },
     )
 
 
