@@ -358,7 +358,9 @@ class Affine(Foldable):
         self._nonnegative = operation.is_nonnegative(view.x)
         self.shares = operation.shares()
         self._behind: list[Folded] = []
-        self.foldability = Foldability(rule.fold, None if view.scaled is None else output.shape[1])
+        # A linear layer whose weight is a vector has no channels.
+        channels = output.shape[1] if view.scaled is not None and output.dim() > 1 else None
+        self.foldability = Foldability(rule.fold, channels)
 
     def fold(self, behind: Folded) -> None:
         """Rule this operation and one behind it as one affine operation."""

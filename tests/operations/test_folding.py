@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 
+from captum_cav import InputCAV, presets
 from captum_cav.operations.folding import Alone, Foldability, Foldable, Folded, ScaleAndShift, foldable_before, folded
 from captum_cav.propagation.constant_shares import ConstantShares, OperationShares
 from captum_cav.propagation.operation import Operation, OperationSpec
@@ -205,3 +207,12 @@ def test_the_pair_keeps_nothing_of_a_backward_pass() -> None:
         assert dead() is None
     finally:
         gc.enable()
+
+
+def test_a_linear_layer_whose_weight_is_a_vector_has_no_channels() -> None:
+    weight, x = torch.tensor([2.0, -1.0]), torch.tensor([[1.0, 3.0], [2.0, 1.0]])
+    for name in presets.NAMES:
+        found = InputCAV(lambda x: F.linear(x, weight), rules=name, normalize=None).attribute(x)
+        assert found.isfinite().all(), name
+    found = InputCAV(lambda x: F.linear(x, weight), rules="epsilon", normalize=None).attribute(x)
+    torch.testing.assert_close(found, x * weight, rtol=1e-5, atol=1e-5)
