@@ -18,12 +18,26 @@ class Poolable(Handoff):
     may_be_pooled = False
 
 
+class _Passed(Handoff):
+    """The activation before, for an operation that moved or averaged its output.
+
+    Args:
+        poolable: what the activation left.
+    """
+
+    def __init__(self, poolable: Poolable) -> None:
+        self.poolable = poolable
+
+
 def poolable_before(operation: Operation, x: Any) -> Poolable | None:
     """The activation that made an argument of an operation, if it asks for a pooling behind it."""
     before = operation.handoff_of(x)
-    if before is not None and not isinstance(before, Poolable):
-        before = before.beside
-    return before if isinstance(before, Poolable) else None
+    for handoff in (before, None if before is None else before.beside):
+        if isinstance(handoff, Poolable):
+            return handoff
+        if isinstance(handoff, _Passed):
+            return handoff.poolable
+    return None
 
 
 def note_average(operation: Operation, x: Any) -> None:
@@ -37,7 +51,11 @@ def note_average(operation: Operation, x: Any) -> None:
 def hand_on(operation: Operation, x: Any) -> None:
     """Keep what the activation before asks for: the operation moves or averages its output."""
     before = poolable_before(operation, x)
+    if before is None or operation.handoff is before:
+        return
+    # What the activation is in terms of an earlier tensor does not hold for the new tensor, so it is not handed on.
+    passed = _Passed(before)
     if operation.handoff is None:
-        operation.handoff = before
-    elif operation.handoff is not before and before is not None:
-        operation.handoff.beside = before
+        operation.handoff = passed
+    else:
+        operation.handoff.beside = passed

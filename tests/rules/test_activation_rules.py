@@ -293,3 +293,10 @@ def test_at_the_pre_activation_the_mean_slope_is_grad_cam_without_its_relu(inpla
             x, target, attribute_to_layer_input=True, attr_dim_summation=True
         )
         torch.testing.assert_close(before, maps)
+
+
+def test_the_form_of_an_activation_does_not_pass_its_pooling() -> None:
+    """The number behind the mean belongs to no activation."""
+    z = torch.tensor([[[3.0, -1.0]]])
+    found = InputCAV(lambda z: F.softplus(z).mean(2) + 1, rules="pinpoint", normalize=None).attribute(z, 0)
+    torch.testing.assert_close(found.sum(), (z * (F.softplus(z) / z).mean() / 2).sum())
