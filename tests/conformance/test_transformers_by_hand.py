@@ -20,10 +20,13 @@ def _problem(name: str, implementation: str) -> Problem:
     return dataclasses.replace(case, arguments={**case.arguments, "attn_implementation": implementation}).build()
 
 
+# Transformers is installed where slow tests run.
+@pytest.mark.slow
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.preset)
 @pytest.mark.parametrize("name", REFERENCES)
 def test_contributions_at_every_block(name: str, method: Method, implementation: str) -> None:
+    pytest.importorskip("transformers")
     score, model, x, target = _problem(name, implementation)
     reference = REFERENCES[name]
     scores, expected = reference.contributions(model, x, target, method)
