@@ -67,12 +67,14 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
         sites: Sequence[Site] = (),
         *,
         tap_inputs: bool = False,
+        embeds: Callable[[torch.nn.Module], bool] | None = None,
         keep_carriers: bool = False,
         end_at_call: int | None = None,
         with_shares: bool = False,
         with_rules: bool = False,
     ) -> Forward:
         """The forward pass. The options are those of :class:`captum_cav.propagation.forward.Request`."""
+        called = arguments.called(self.forward_func)
         return run(
             self.forward_func,
             arguments.inputs,
@@ -81,9 +83,11 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
             Request(
                 table=TABLE,
                 rules=self._options.rules,
-                scored=self._options.scored(self.forward_func),
+                called=called,
+                scored=self._options.scored(called),
                 on_unknown=self._options.on_unknown,
                 tap_inputs=tap_inputs,
+                embeds=embeds,
                 keep_carriers=keep_carriers,
                 end_at_call=end_at_call,
                 with_shares=with_shares,
@@ -146,8 +150,8 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
                 found = back(one_by_one=True)
         finally:
             # Also where the backward pass fails: a score that is not finite may be why, and is the better message.
-            check_scores(what, selected, normalize, self.forward_func, passed.args)
-        check_contributions(found, names, self.forward_func, passed.args, selected.first_sample)
+            check_scores(what, selected, normalize, self.forward_func, passed.rerun)
+        check_contributions(found, names, self.forward_func, passed.rerun, selected.first_sample)
         return found.unscaled()
 
     def _differentiable(
@@ -167,7 +171,7 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
                 f'score="{self._options.score}" asks; let forward_func return the numbers before the function.'
             )
         return contributions_with_graph(
-            self._options.scored(self.forward_func),
+            self._options.scored(arguments.called(self.forward_func)),
             arguments,
             sites,
             call or 0,
@@ -218,8 +222,3 @@ def as_picture(part: torch.Tensor, relu: bool, summed: bool) -> torch.Tensor:
     if summed:
         part = part.sum(1, keepdim=True)
     return part.relu() if relu else part
-
-
-def like_inputs(parts: tuple[torch.Tensor, ...], inputs: Any) -> Attributions:
-    """Contributions of the inputs in the form of ``inputs``: a tuple for a tuple or list, else a tensor."""
-    return parts if isinstance(inputs, (tuple, list)) else parts[0]
