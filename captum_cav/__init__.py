@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from captum_cav import presets as presets
     from captum_cav import rules as rules
     from captum_cav import scores as scores
+    from captum_cav import text as text
     from captum_cav import visualization as visualization
     from captum_cav.attribution import InputCAV, LayerCAV, NeuronCAV, verify
     from captum_cav.comparison import Comparison, Method, compare
+    from captum_cav.text import SequenceCAV
 
 __all__ = [
     "Comparison",
@@ -37,12 +39,14 @@ __all__ = [
     "LayerCAV",
     "Method",
     "NeuronCAV",
+    "SequenceCAV",
     "ablation",
     "compare",
     "metrics",
     "presets",
     "rules",
     "scores",
+    "text",
     "verify",
     "visualization",
 ]
@@ -50,6 +54,7 @@ __all__ = [
 _MODULE_OF = {
     **dict.fromkeys(("InputCAV", "LayerCAV", "NeuronCAV", "verify"), "attribution"),
     **dict.fromkeys(("Comparison", "Method", "compare"), "comparison"),
+    "SequenceCAV": "text",
 }
 
 

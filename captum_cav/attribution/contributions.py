@@ -43,8 +43,8 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """True: a contribution is an activation times its coefficient."""
-        return True
+        """Whether the attribution gives contributions: activations times their coefficients. See the options."""
+        return self._options.multiply_by_inputs
 
     def has_convergence_delta(self) -> bool:
         """True: ``attribute`` supports ``return_convergence_delta``."""
@@ -128,6 +128,7 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
             selected,
             chosen,
             normalize=normalize,
+            multiply_by_inputs=self._options.multiply_by_inputs,
             with_delta=with_delta,
             joint=joint,
             keep_graph=keep_graph,
@@ -173,6 +174,7 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
             passed.trace.rules,
             lambda output: select_target(checks.check_output(output), target, self._options.score).values,
             self._options.normalize,
+            self._options.multiply_by_inputs,
             grad_kwargs or {},
         )
 

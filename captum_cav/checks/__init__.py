@@ -39,7 +39,7 @@ from captum_cav.checks.models import (
     check_scripted,
 )
 from captum_cav.checks.numbers import check_finite_results, has_finite_sum, near_zero, sample_names, users_level
-from captum_cav.checks.options import check_count, check_delta, check_option
+from captum_cav.checks.options import as_integer, check_count, check_delta, check_flag, check_option
 from captum_cav.checks.targets import (
     check_classes,
     check_neuron,
@@ -55,6 +55,7 @@ __all__ = [
     "Layout",
     "additional_arguments",
     "as_inputs",
+    "as_integer",
     "check_call",
     "check_channels",
     "check_classes",
@@ -63,6 +64,7 @@ __all__ = [
     "check_device_ids",
     "check_evaluation",
     "check_finite_results",
+    "check_flag",
     "check_floating",
     "check_inputs",
     "check_layout",
