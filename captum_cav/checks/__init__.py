@@ -20,7 +20,16 @@ from captum_cav.checks.inputs import (
     is_floating,
 )
 from captum_cav.checks.layers import check_call, choose_call, find_layer
-from captum_cav.checks.maps import check_maps, check_masks, check_pictures, check_same_length, picture_size, sides_of
+from captum_cav.checks.layouts import (
+    Layout,
+    check_channels,
+    check_layout,
+    check_places,
+    check_samples,
+    is_ids,
+    sides_of,
+)
+from captum_cav.checks.maps import check_maps, check_masks, check_pictures, check_same_length
 from captum_cav.checks.models import (
     check_device_ids,
     check_evaluation,
@@ -43,10 +52,12 @@ from captum_cav.checks.targets import (
 )
 
 __all__ = [
+    "Layout",
     "additional_arguments",
     "as_inputs",
     "as_integer",
     "check_call",
+    "check_channels",
     "check_classes",
     "check_count",
     "check_delta",
@@ -56,6 +67,7 @@ __all__ = [
     "check_flag",
     "check_floating",
     "check_inputs",
+    "check_layout",
     "check_maps",
     "check_masks",
     "check_measured_model",
@@ -66,7 +78,9 @@ __all__ = [
     "check_option",
     "check_output",
     "check_pictures",
+    "check_places",
     "check_same_length",
+    "check_samples",
     "check_scripted",
     "check_target_count",
     "check_targets",
@@ -75,8 +89,8 @@ __all__ = [
     "find_layer",
     "has_finite_sum",
     "is_floating",
+    "is_ids",
     "near_zero",
-    "picture_size",
     "read_target",
     "resolve_target",
     "sample_names",
