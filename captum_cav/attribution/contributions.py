@@ -42,6 +42,11 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
         self._forward_func = forward_func
 
     @property
+    def options(self) -> Options:
+        """The checked options: rules, ``normalize``, ``on_unknown`` and the score."""
+        return self._options
+
+    @property
     def multiplies_by_inputs(self) -> bool:
         """True: a contribution is an activation times its coefficient."""
         return True
