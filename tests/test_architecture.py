@@ -26,7 +26,7 @@ ORDER = """
     presets scores
     attribution
     maps visualization metrics ablation zoo
-    comparison single_image page reproduction text
+    comparison single_image page reproduction text datasets
     commands
     cli
     __main__

@@ -42,6 +42,11 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
         self._forward_func = forward_func
 
     @property
+    def options(self) -> Options:
+        """The checked options: rules, ``normalize``, ``on_unknown`` and the score."""
+        return self._options
+
+    @property
     def multiplies_by_inputs(self) -> bool:
         """Whether the attribution gives contributions: activations times their coefficients. See the options."""
         return self._options.multiply_by_inputs
