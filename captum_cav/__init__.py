@@ -28,28 +28,37 @@ if TYPE_CHECKING:
     from captum_cav import rules as rules
     from captum_cav import scores as scores
     from captum_cav import visualization as visualization
+    from captum_cav import zoo as zoo
     from captum_cav.attribution import InputCAV, LayerCAV, NeuronCAV, verify
     from captum_cav.comparison import Comparison, Method, compare
+    from captum_cav.depths import layers
+    from captum_cav.explanation import Explanation, explain
 
 __all__ = [
     "Comparison",
+    "Explanation",
     "InputCAV",
     "LayerCAV",
     "Method",
     "NeuronCAV",
     "ablation",
     "compare",
+    "explain",
+    "layers",
     "metrics",
     "presets",
     "rules",
     "scores",
     "verify",
     "visualization",
+    "zoo",
 ]
 
 _MODULE_OF = {
     **dict.fromkeys(("InputCAV", "LayerCAV", "NeuronCAV", "verify"), "attribution"),
     **dict.fromkeys(("Comparison", "Method", "compare"), "comparison"),
+    **dict.fromkeys(("Explanation", "explain"), "explanation"),
+    "layers": "depths",
 }
 
 
