@@ -99,11 +99,13 @@ def power(operation: Operation) -> Any:
         return limited(1.0 if exponent == 1 else 0.0)(operation)
     if operation.carries(x):
         return passed_through(operation)
+    is_number = isinstance(x, (int, float))
     # A number stays on the host: a copy to the device would make the host wait.
-    base = torch.as_tensor(x, dtype=exponent.dtype)
+    base = torch.as_tensor(x, dtype=torch.float64 if is_number else exponent.dtype)
     if operation.depends_on_inputs(x) or operation.in_place or not bool((base > 0).all()):
         return operation.gradient()
-    return operation.decompose(lambda: (exponent * base.log()).exp())
+    factor = math.log(x) if is_number else base.log()
+    return operation.decompose(lambda: (exponent * factor).exp())
 
 
 def numbers_only(operation: Operation) -> Any:
@@ -229,7 +231,7 @@ TABLE.register("sign|sgn", _passed(makes=Trait.GATE))
 TABLE.register("cosh", _passed(makes=Trait.NONNEGATIVE))
 TABLE.register(
     "clamp clip",
-    OperationSpec(rule=clamp, keeps=Trait.GATE, find_gate=gates.clipped(_clamp_bounds), recognise=written_out.at_least),
+    OperationSpec(rule=clamp, keeps=Trait.GATE, find_gate=gates.clipped(_clamp_bounds), recognise=written_out.bounded),
 )
 TABLE.register(
     "clamp_min",
@@ -237,10 +239,13 @@ TABLE.register(
         rule=clamp_from_below,
         keeps=Trait.GATE,
         find_gate=gates.clipped(gates.lower_bound),
-        recognise=written_out.at_least,
+        recognise=written_out.bounded,
     ),
 )
-TABLE.register("clamp_max", _passed(keeps=Trait.GATE, find_gate=gates.clipped(gates.upper_bound)))
+TABLE.register(
+    "clamp_max",
+    _passed(keeps=Trait.GATE, find_gate=gates.clipped(gates.upper_bound), recognise=written_out.bounded),
+)
 TABLE.register(
     """
     cos acos|arccos acosh|arccosh log2 log10 erfc|special_erfc sinc|special_sinc
