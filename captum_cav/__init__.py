@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from captum_cav import scores as scores
     from captum_cav import visualization as visualization
     from captum_cav.attribution import InputCAV, LayerCAV, NeuronCAV, verify
+    from captum_cav.compilation import compile
     from captum_cav.comparison import Comparison, Method, compare
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "NeuronCAV",
     "ablation",
     "compare",
+    "compile",
     "metrics",
     "presets",
     "rules",
@@ -49,6 +51,7 @@ __all__ = [
 
 _MODULE_OF = {
     **dict.fromkeys(("InputCAV", "LayerCAV", "NeuronCAV", "verify"), "attribution"),
+    "compile": "compilation",
     **dict.fromkeys(("Comparison", "Method", "compare"), "comparison"),
 }
 

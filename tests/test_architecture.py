@@ -18,13 +18,14 @@ MOST_LINES = 500
 #: A room imports only from rooms further up, and from other rooms on its own line if it does not get back from there.
 ORDER = """
     errors version suggestions
-    tensors torch_internals captum_internals
+    tensors torch_internals torch_graphs captum_internals
     checks
     propagation
     operations
     rules
     presets scores
     attribution
+    compilation
     maps visualization metrics ablation zoo
     comparison single_image page reproduction
     commands

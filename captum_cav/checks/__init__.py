@@ -32,17 +32,20 @@ from captum_cav.checks.models import (
 from captum_cav.checks.numbers import check_finite_results, has_finite_sum, near_zero, sample_names, users_level
 from captum_cav.checks.options import check_count, check_delta, check_option
 from captum_cav.checks.targets import (
+    Positions,
     check_classes,
     check_neuron,
     check_one_for_each,
     check_output,
     check_target_count,
     check_targets,
+    positions,
     read_target,
     resolve_target,
 )
 
 __all__ = [
+    "Positions",
     "additional_arguments",
     "as_inputs",
     "check_call",
@@ -75,6 +78,7 @@ __all__ = [
     "is_floating",
     "near_zero",
     "picture_size",
+    "positions",
     "read_target",
     "resolve_target",
     "sample_names",
