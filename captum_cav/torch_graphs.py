@@ -22,7 +22,6 @@ __all__ = [
     "DispatchMode",
     "aliased_arguments",
     "below_autograd",
-    "call_state",
     "direct_function",
     "hook_registries",
     "places_of_tensors",
@@ -156,16 +155,6 @@ def storage_key(tensor: torch.Tensor) -> int:
 # Modules --------------------------------------------------------------------------------------------------------------
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
-#: What a module keeps in dictionaries of its own, and what a forward pass does not use.
-_OWN = frozenset(vars(torch.nn.Module())) - {"training"}
-
-
-def call_state(module: torch.nn.Module) -> tuple[dict[str, Any], list[str]]:
-    """The attributes of a module, and the names of those among them that are no tensors and that its call may use."""
-    attributes = vars(module)
-    return attributes, [
-        name for name, value in attributes.items() if name not in _OWN and not isinstance(value, torch.Tensor)
-    ]
 
 
 def submodules(module: torch.nn.Module) -> dict[str, Any]:

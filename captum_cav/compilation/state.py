@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from captum_cav.errors import RecordingError
 from captum_cav.propagation.forward import names_in
-from captum_cav.torch_graphs import call_state, hook_registries, places_of_tensors, submodules
+from captum_cav.torch_graphs import hook_registries, places_of_tensors, submodules
 from captum_cav.torch_internals import modules_of, version_of
 
 
@@ -35,84 +35,68 @@ def named(forward_func: Callable[..., Any], module: torch.nn.Module | None) -> s
     return f"in module {names[0]!r} ({kind})" if names else f"in the module {kind}"
 
 
-class _Attributes(NamedTuple):
-    """Some entries of a dictionary, and what they were."""
-
-    entries: dict[str, Any]
-    size: int
-    names: tuple[str, ...]
-    read: Callable[[dict[str, Any]], tuple[Any, ...]]
-    values: tuple[Any, ...]
-
-    def is_same(self) -> bool:
-        entries = self.entries
-        if len(entries) != self.size:
-            return False
-        try:
-            return all(map(operator.is_, self.read(entries), self.values))
-        except KeyError:
-            return False
-
-
-def _attributes(entries: dict[str, Any], names: Sequence[str]) -> _Attributes:
-    if len(names) > 1:
-        read: Callable[..., Any] = operator.itemgetter(*names)
-    elif names:
-        name = names[0]
-        read = lambda values: (values[name],)  # noqa: E731
-    else:
-        read = _nothing
-    return _Attributes(entries, len(entries), tuple(names), read, read(entries))
-
-
-def _nothing(entries: dict[str, Any]) -> tuple[Any, ...]:
-    return ()
-
-
 class ModelState:
     """What a model was like when a recording was made, except the numbers of its tensors.
 
-    Attributes are compared by identity. What changes inside of an attribute, such as a list, is not noticed.
+    Values of attributes are compared. What changes inside of a list or of another object is not noticed.
 
     Args:
         modules: the modules of the model.
     """
 
     def __init__(self, modules: Sequence[torch.nn.Module]) -> None:
-        self.modules = modules
-        self._attributes: list[_Attributes] = []
-        for module in modules:
-            entries, names = call_state(module)
-            self._attributes.append(_attributes(entries, names))
-            children = submodules(module)
-            if children:
-                self._attributes.append(_attributes(children, list(children)))
-            for tensors in places_of_tensors(module)[:2]:
-                absent = [name for name, value in tensors.items() if value is None]
-                if absent:
-                    self._attributes.append(_attributes(tensors, absent))
-        registries = hook_registries(modules)
-        self._hooks = [hooks for _, hooks in registries]
+        entries = [vars(module) for module in modules]
+        entries += [children for module in modules if (children := submodules(module))]
+        self._entries: list[dict[str, Any]] = entries
+        self._before: list[dict[str, Any]] = [dict(each) for each in entries]
+        #: Attributes that hold tensors, or change in each forward pass: they are left out.
+        self._changing: list[tuple[dict[str, Any], dict[str, Any], frozenset[str]]] = []
+        self._absent = [
+            (tensors, name)
+            for module in modules
+            for tensors in places_of_tensors(module)[:2]
+            for name, value in tensors.items()
+            if value is None
+        ]
+        self._hooks = [hooks for _, hooks in hook_registries(modules)]
         self._hook_count = sum(map(len, self._hooks))
 
     def is_same(self) -> bool:
         """Whether the model is as it was."""
-        return sum(map(len, self._hooks)) == self._hook_count and all(each.is_same() for each in self._attributes)
+        try:
+            return (
+                all(map(operator.eq, self._entries, self._before))
+                and sum(map(len, self._hooks)) == self._hook_count
+                and all(tensors.get(name) is None for tensors, name in self._absent)
+                and all(_without(now, names) == _without(then, names) for now, then, names in self._changing)
+            )
+        except (RuntimeError, ValueError, TypeError):  # Some values, such as arrays, cannot be compared as a whole.
+            return False
 
     def settle(self) -> None:
         """Forget the attributes that forward passes changed meanwhile, such as counters: a replay does not run them."""
-        settled = []
-        for each in self._attributes:
-            same = [
+        entries, before = self._entries, self._before
+        self._entries, self._before = [], []
+        for now, then in zip(entries, before, strict=True):
+            names = {
                 name
-                for name, value in zip(each.names, each.values, strict=True)
-                if each.entries.get(name, _MISSING) is value
-            ]
-            settled.append(_attributes(each.entries, same))
-        self._attributes = settled
+                for name in {*now, *then}
+                if isinstance(now.get(name), torch.Tensor)
+                or isinstance(then.get(name), torch.Tensor)
+                or now.get(name, _MISSING) is not then.get(name, _MISSING)
+            }
+            if names:
+                self._changing.append((now, then, frozenset(names)))
+            else:
+                self._entries.append(now)
+                self._before.append(then)
 
 
 _MISSING = object()
+
+
+def _without(entries: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    return {name: value for name, value in entries.items() if name not in names}
 
 
 def check_hooks(forward_func: Callable[..., Any], modules: Sequence[torch.nn.Module]) -> None:
