@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -31,6 +31,7 @@ __all__ = [
     "submodules",
     "tree_flatten",
     "tree_unflatten",
+    "unrecorded",
 ]
 
 #: The base class of modes that see each aten operation.
@@ -50,6 +51,10 @@ def recorded_graph(function: Callable[..., Any], args: Sequence[torch.Tensor]) -
     with torch.autograd.set_multithreading_enabled(False):
         graph: GraphModule = make_fx(function)(*args)
     return graph
+
+
+#: A context whose operations are not recorded.
+unrecorded = disable_proxy_modes_tracing
 
 
 @contextmanager

@@ -38,8 +38,11 @@ class RecordedGraph:
         _remove_unused(self.graph, memory)
         self.functions: dict[Node, Callable[..., Any]] = {}
         same = self._try_out([*inputs, *self.constants])
-        if not any(torch.Tag.inplace_view in node.target.tags for node in operations(self.graph)):
-            self._remove_aliases(same)
+        # Some operations change the shape of a tensor itself, and not of other tensors in the same memory.
+        reshaped = {
+            memory.group(node) for node in operations(self.graph) if torch.Tag.inplace_view in node.target.tags
+        }
+        self._remove_aliases({node for node in same if memory.group(node) not in reshaped})
 
     def _try_out(self, inputs: Sequence[torch.Tensor]) -> set[Node]:
         """Run the graph once, and choose the functions of torch.

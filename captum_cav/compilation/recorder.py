@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,8 @@ from captum_cav.attribution.result_checks import refuse_independent
 from captum_cav.attribution.scores import SelectedScores
 from captum_cav.compilation.state import named
 from captum_cav.errors import RecordingError
-from captum_cav.torch_graphs import DispatchMode, aliased_arguments, plain_name, storage_key
+from captum_cav.propagation.noted_tensors import noted_tensors
+from captum_cav.torch_graphs import DispatchMode, aliased_arguments, plain_name, storage_key, unrecorded
 from captum_cav.torch_internals import innermost_called
 
 
@@ -119,6 +121,9 @@ class _Watching(DispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = plain_name(func)
+        if name == "equal" and _notes_are_compared():
+            with unrecorded():
+                return func(*args, **kwargs)
         if name in _READING_OPERATIONS:
             self._refuse("reads a number of a tensor, to decide what to do with it perhaps")
         if torch.Tag.nondeterministic_seeded in func.tags:
@@ -130,6 +135,17 @@ class _Watching(DispatchMode):
             if storage_key(tensor) in self._kept:
                 self._refuse(f"writes into a parameter, a buffer or an argument by {name}")
         return func(*args, **kwargs)
+
+
+def _notes_are_compared() -> bool:
+    """Whether the propagation looks for what the model noted on its modules, which decides nothing about the map."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__") != _NOTES:
+        frame = frame.f_back
+    return frame.f_back is not None and innermost_called() is None
+
+
+_NOTES = noted_tensors.__module__
 
 
 def _has_mask(indices: Any) -> bool:

@@ -139,23 +139,35 @@ class Constants:
         }
         self._tensors = list(tensors)
         self._found = [(index, *places[id(tensor)]) for index, tensor in enumerate(tensors) if id(tensor) in places]
-        self._kinds = [_kind(self._tensors[index]) for index, _, _ in self._found]
-        self._versions = [version_of(tensor) for tensor in tensors] if frozen else None
+        self._kinds = _kinds([self._tensors[index] for index, _, _ in self._found])
+        self._versions = list(map(version_of, tensors)) if frozen else None
 
     def now(self) -> list[torch.Tensor] | None:
         """The tensors as they are now. None if one of them is of another kind, or frozen and changed."""
         tensors = self._tensors.copy()
-        for (index, place, name), kind in zip(self._found, self._kinds, strict=True):
-            tensor = place.get(name)
-            if tensor is None or _kind(tensor) != kind:
+        try:
+            found = [place[name] for _, place, name in self._found]
+            if _kinds(found) != self._kinds:
                 return None
+        except (AttributeError, KeyError, TypeError):  # One is no tensor any more.
+            return None
+        for (index, _, _), tensor in zip(self._found, found, strict=True):
             tensors[index] = tensor
         if self._versions is not None:
             is_same = all(map(operator.is_, tensors, self._tensors))
-            if not is_same or [version_of(tensor) for tensor in tensors] != self._versions:
+            if not is_same or list(map(version_of, tensors)) != self._versions:
                 return None
         return tensors
 
 
-def _kind(tensor: torch.Tensor) -> tuple[Any, ...]:
-    return tensor.shape, tensor.dtype, tensor.device, tensor.stride()
+_dtype, _device = operator.attrgetter("dtype"), operator.attrgetter("device")
+
+
+def _kinds(tensors: Sequence[torch.Tensor]) -> tuple[list[Any], ...]:
+    """Types, devices and layouts. A shape takes longer to read than the strides with the number of elements."""
+    return (
+        list(map(_dtype, tensors)),
+        list(map(_device, tensors)),
+        list(map(torch.Tensor.stride, tensors)),
+        list(map(torch.Tensor.numel, tensors)),
+    )
