@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from captum_cav import zoo as zoo
     from captum_cav.attribution import InputCAV, LayerCAV, NeuronCAV, verify
     from captum_cav.comparison import Comparison, Method, compare
+    from captum_cav.compilation import compile
     from captum_cav.depths import layers
     from captum_cav.explanation import Explanation, explain
     from captum_cav.text import SequenceCAV
@@ -47,6 +48,7 @@ __all__ = [
     "SequenceCAV",
     "ablation",
     "compare",
+    "compile",
     "datasets",
     "explain",
     "layers",
@@ -62,6 +64,7 @@ __all__ = [
 
 _MODULE_OF = {
     **dict.fromkeys(("InputCAV", "LayerCAV", "NeuronCAV", "verify"), "attribution"),
+    "compile": "compilation",
     **dict.fromkeys(("Comparison", "Method", "compare"), "comparison"),
     "SequenceCAV": "text",
     **dict.fromkeys(("Explanation", "explain"), "explanation"),
