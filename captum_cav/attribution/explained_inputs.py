@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -95,8 +95,14 @@ def contributions_of_inputs(
     return parts
 
 
-def like_inputs(parts: Sequence[torch.Tensor | None], inputs: Any, names: Sequence[str]) -> Any:
-    """Contributions in the form of ``inputs``: a dict for a mapping, a tuple for a tuple or list, else a tensor."""
-    if isinstance(inputs, Mapping):
+def in_form(parts: Sequence[torch.Tensor | None], names: Sequence[str], is_tuple: bool) -> Any:
+    """Contributions in the form of the inputs.
+
+    Args:
+        parts: the contributions of each input; None for an input that has none.
+        names: the names of the inputs, if they are a dict. Then the result is a dict without the inputs that have none.
+        is_tuple: whether the inputs are a tuple or a list. Then the result is a tuple, else a tensor.
+    """
+    if names:
         return {name: part for name, part in zip(names, parts, strict=True) if part is not None}
-    return tuple(parts) if isinstance(inputs, (tuple, list)) else parts[0]
+    return tuple(parts) if is_tuple else parts[0]

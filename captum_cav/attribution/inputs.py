@@ -15,7 +15,7 @@ from captum_cav.attribution.explained_inputs import (
     contributions_of_inputs,
     embeddings_for,
     explained_taps,
-    like_inputs,
+    in_form,
     tap_names,
 )
 from captum_cav.attribution.input_checks import Arguments, check_arguments
@@ -131,20 +131,22 @@ class InputCAV(ContributionAttribution):
             inputs_are_explained=True,
         )
 
+        is_tuple = isinstance(inputs, (tuple, list))
+
         def explain(part: Arguments) -> Any:
-            return self._explain(part, inputs, attr_dim_summation, return_convergence_delta, grad_kwargs)
+            return self._explain(part, is_tuple, attr_dim_summation, return_convergence_delta, grad_kwargs)
 
         return in_parts(arguments, internal_batch_size, explain)
 
     def _explain(
         self,
         arguments: Arguments,
-        form: Any,
+        is_tuple: bool,
         attr_dim_summation: bool,
         return_convergence_delta: bool,
         grad_kwargs: dict[str, Any] | None,
     ) -> Any:
-        """What :meth:`attribute` returns, from one forward pass, in the form of the inputs ``form``."""
+        """What :meth:`attribute` returns, from one forward pass. ``is_tuple`` tells whether the inputs are a tuple."""
         (target,) = arguments.targets
         passed = self._forward(
             arguments,
@@ -167,9 +169,9 @@ class InputCAV(ContributionAttribution):
         if has_graph(grad_kwargs):
             found = self._differentiable(passed, arguments, target, [], 0, grad_kwargs)
         parts = contributions_of_inputs(passed, arguments, taps, found)
-        attributions = like_inputs(
+        attributions = in_form(
             [None if part is None else as_picture(part, False, attr_dim_summation) for part in parts],
-            form,
             arguments.names,
+            is_tuple,
         )
         return (attributions, deltas[0]) if return_convergence_delta else attributions

@@ -16,7 +16,7 @@ from captum_cav.attribution.explained_inputs import (
     contributions_of_inputs,
     embeddings_for,
     explained_taps,
-    like_inputs,
+    in_form,
     tap_names,
 )
 from captum_cav.attribution.input_checks import Arguments, check_arguments
@@ -119,9 +119,11 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
             inputs_are_explained=True,
         )
 
+        is_tuple = isinstance(inputs, (tuple, list))
+
         def explain(part: Arguments) -> Any:
             return self._explain(
-                part, inputs, neuron_selector, attribute_to_neuron_input, return_convergence_delta, grad_kwargs
+                part, is_tuple, neuron_selector, attribute_to_neuron_input, return_convergence_delta, grad_kwargs
             )
 
         return in_parts(arguments, internal_batch_size, explain)
@@ -129,13 +131,13 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
     def _explain(
         self,
         arguments: Arguments,
-        form: Any,
+        is_tuple: bool,
         neuron_selector: Any,
         attribute_to_neuron_input: bool,
         return_convergence_delta: bool,
         grad_kwargs: dict[str, Any] | None,
     ) -> Any:
-        """What :meth:`attribute` returns, from one forward pass, in the form of the inputs ``form``."""
+        """What :meth:`attribute` returns, from one forward pass. ``is_tuple`` tells whether the inputs are a tuple."""
         passed = self._forward(
             arguments,
             [Site(self.layer, attribute_to_neuron_input)],
@@ -158,7 +160,7 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
             joint=True,
             grad_kwargs=grad_kwargs,
         )
-        attributions = like_inputs(contributions_of_inputs(passed, arguments, taps, found), form, arguments.names)
+        attributions = in_form(contributions_of_inputs(passed, arguments, taps, found), arguments.names, is_tuple)
         return (attributions, deltas[0]) if return_convergence_delta else attributions
 
     def _select_neuron(self, passed: Forward, selector: Any, taps: Sequence[int], part: range | None) -> SelectedScores:

@@ -27,7 +27,16 @@ from captum_cav.checks.inputs import (
     refuse_integers,
 )
 from captum_cav.checks.layers import check_call, choose_call, find_layer
-from captum_cav.checks.maps import check_maps, check_masks, check_pictures, check_same_length, picture_size, sides_of
+from captum_cav.checks.layouts import (
+    Layout,
+    check_channels,
+    check_layout,
+    check_places,
+    check_samples,
+    is_ids,
+    sides_of,
+)
+from captum_cav.checks.maps import check_maps, check_masks, check_pictures, check_same_length
 from captum_cav.checks.models import (
     check_device_ids,
     check_evaluation,
@@ -40,21 +49,26 @@ from captum_cav.checks.numbers import check_finite_results, has_finite_sum, near
 from captum_cav.checks.options import as_integer, check_count, check_delta, check_flag, check_option
 from captum_cav.checks.outputs import check_part, describe_output, part_of, picked
 from captum_cav.checks.targets import (
+    Positions,
     check_classes,
     check_neuron,
     check_one_for_each,
     check_output,
     check_target_count,
     check_targets,
+    positions,
     read_target,
     resolve_target,
 )
 
 __all__ = [
+    "Layout",
+    "Positions",
     "additional_arguments",
     "as_inputs",
     "as_integer",
     "check_call",
+    "check_channels",
     "check_classes",
     "check_count",
     "check_delta",
@@ -66,6 +80,7 @@ __all__ = [
     "check_flag",
     "check_floating",
     "check_inputs",
+    "check_layout",
     "check_maps",
     "check_masks",
     "check_measured_model",
@@ -77,7 +92,9 @@ __all__ = [
     "check_output",
     "check_part",
     "check_pictures",
+    "check_places",
     "check_same_length",
+    "check_samples",
     "check_scripted",
     "check_target_count",
     "check_targets",
@@ -88,12 +105,13 @@ __all__ = [
     "has_finite_sum",
     "input_name",
     "is_floating",
+    "is_ids",
     "keyword_arguments",
     "named_inputs",
     "near_zero",
     "part_of",
     "picked",
-    "picture_size",
+    "positions",
     "read_target",
     "refuse_integers",
     "resolve_target",
