@@ -26,6 +26,11 @@ class Places:
     of_inputs: int | None
     of_layers: int | None = None
 
+    @classmethod
+    def of_pictures(cls, inputs: torch.Tensor) -> Places:
+        """The places of pictures of shape (N, C, H, W), or of volumes of shape (N, C, D, H, W)."""
+        return cls(tuple(inputs.shape[2:]), 1)
+
     def maps(self, attributions: torch.Tensor, layer: str) -> torch.Tensor:
         """Attributions summed over channels.
 

@@ -78,7 +78,7 @@ def test_methods_are_measured_on_token_ids(tmp_path: Path) -> None:
     methods = {
         "CAV": "cav",
         "gradient": "layer_gradient_x_activation",
-        "IG": Method(LayerIntegratedGradients, baselines=MASK, n_steps=4),
+        "IG": Method(LayerIntegratedGradients, baselines=MASK, n_steps=2),
         "ablation": Method(FeatureAblation, baselines=MASK),
         "mine": lambda ids, targets: ids.float(),
     }
@@ -101,13 +101,17 @@ def test_methods_are_measured_on_token_ids(tmp_path: Path) -> None:
     report.save(tmp_path / "saved")
     again = Comparison.load(tmp_path / "saved")
     assert [row.native_shape for row in again.rows] == [row.native_shape for row in report.rows]
-    figure = again.figure(1, ["a", "good", "film", "about", "a", "dog"])
+
+
+def test_the_figure_has_the_words_or_the_curve() -> None:
+    report = compare(reader(), IDS, 3, ["cav", "cav:gamma"], ["embedding"], (), progress=False, repeats=1)
+    figure = report.figure(1, ["a", "good", "film", "about", "a", "dog"])
     texts = [text.get_text() for axis in figure.axes for text in axis.texts]
-    assert texts.count("film") == 8
-    assert any("CAV at mix" in axis.get_title("left") for axis in figure.axes)
-    assert len(again.figure().axes) == 2 * 8  # a bar of colours beside each map
-    with pytest.raises(InputError, match="2 words were given, and the map of CAV at embedding has 6 places"):
-        again.figure(0, ["too", "few"])
+    assert texts.count("film") == 2
+    assert [axis.get_title("left") for axis in figure.axes] == ["cav at embedding", "cav:gamma at embedding"]
+    assert len(report.figure().axes) == 2 * 2  # a bar of colours beside each map
+    with pytest.raises(InputError, match="2 words were given, and the map of cav at embedding has 6 places"):
+        report.figure(0, ["too", "few"])
 
 
 def test_methods_are_measured_on_signals() -> None:
@@ -189,11 +193,11 @@ def test_captums_methods_of_language_models() -> None:
     net = reader()
     methods = {
         "CAV": "cav",
-        "LLM IG": language_model_method(LayerIntegratedGradients, baseline=MASK, n_steps=200),
+        "LLM IG": language_model_method(LayerIntegratedGradients, baseline=MASK, n_steps=40),
         "LLM gradient": language_model_method(LayerGradientXActivation, baseline=MASK),
         "LLM ablation": language_model_method(FeatureAblation, baseline=MASK),
-        "LLM Shapley": language_model_method(ShapleyValueSampling, baseline=MASK, n_samples=30),
-        "LLM kernel": language_model_method(KernelShap, baseline=MASK, n_samples=40),
+        "LLM Shapley": language_model_method(ShapleyValueSampling, baseline=MASK, n_samples=4),
+        "LLM kernel": language_model_method(KernelShap, baseline=MASK, n_samples=10),
     }
     metrics = {"deletion": {"baseline": MASK}}
     report = compare(net, IDS, TARGETS, methods, ["embedding"], metrics, progress=False, repeats=1)
