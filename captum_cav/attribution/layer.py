@@ -160,6 +160,11 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
         self._names = [name for name, _ in found]
         self._modules = [module for _, module in found]
 
+    @property
+    def call(self) -> int | None:
+        """Which call of a layer is explained; None for the only one."""
+        return self._call
+
     @_flat_in_wrappers
     @log_usage(part_of_slo=True)
     @suspends_outer_attribution

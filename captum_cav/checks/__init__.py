@@ -42,12 +42,14 @@ from captum_cav.checks.models import (
 from captum_cav.checks.numbers import check_finite_results, has_finite_sum, near_zero, sample_names, users_level
 from captum_cav.checks.options import as_integer, check_count, check_delta, check_flag, check_option
 from captum_cav.checks.targets import (
+    Positions,
     check_classes,
     check_neuron,
     check_one_for_each,
     check_output,
     check_target_count,
     check_targets,
+    positions,
     read_target,
     resolve_target,
 )
@@ -55,6 +57,7 @@ from captum_cav.checks.targets import (
 __all__ = [
     "SIDES",
     "Layout",
+    "Positions",
     "additional_arguments",
     "as_inputs",
     "as_integer",
@@ -93,6 +96,7 @@ __all__ = [
     "is_floating",
     "is_ids",
     "near_zero",
+    "positions",
     "read_target",
     "resolve_target",
     "sample_names",
