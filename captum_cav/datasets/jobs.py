@@ -213,9 +213,11 @@ def _with_list(job: Job) -> dict[str, Any]:
 
 
 def _refuse_foreign_files(folder: Path) -> None:
-    for name in (layout.PICTURES, layout.MANIFEST):
-        if (folder / name).exists():
-            raise InputError(f"{folder / name} exists and belongs to something else; give another output.")
+    # A job that was killed at its very beginning leaves its list.
+    for name, ours in ((layout.PICTURES, _as_csv([])), (layout.MANIFEST, None)):
+        path = folder / name
+        if path.exists() and not (ours and path.is_file() and path.read_bytes().startswith(ours)):
+            raise InputError(f"{path} exists and belongs to something else; give another output.")
 
 
 def _as_csv(listed: Sequence[Listed]) -> bytes:
