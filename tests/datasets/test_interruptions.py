@@ -21,7 +21,6 @@ from captum_cav.datasets.sources import PictureFiles
 from captum_cav.errors import InputError
 from tests.datasets import jobs
 
-
 # On a machine with one CPU, torch says that two processes are many.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")
 
@@ -67,7 +66,11 @@ def test_a_job_that_is_killed_again_and_again_has_the_same_files(folder: Path) -
     expected = undisturbed(folder)
     output = folder.parent / "killed"
     kills = 0
-    while status := jobs.in_child(lambda: killed_at(kills, lambda: explain(folder, output))):
+
+    def run() -> None:
+        killed_at(kills, lambda: explain(folder, output))
+
+    while status := jobs.in_child(run):
         assert status == -9
         kills += 1
     assert kills > 15
@@ -92,7 +95,7 @@ def test_a_job_killed_at_random_moments_has_the_same_files(
 ) -> None:
     expected = undisturbed(folder)
     output = folder.parent / "killed"
-    dice = random.Random(workers)
+    dice = random.Random(workers)  # noqa: S311
     monkeypatch.setitem(jobs.delay, 0, 0.01)
     ended = [
         jobs.in_child(lambda: explain(folder, output, workers), kill_after=dice.uniform(0.02, 0.3)) for _ in range(5)
