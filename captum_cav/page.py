@@ -28,6 +28,7 @@ from captum_cav import presets as rule_presets
 from captum_cav import single_image, zoo
 from captum_cav.ablation import ablate, positive_spots
 from captum_cav.attribution import LayerCAV
+from captum_cav.depths import layers as find_layers
 from captum_cav.errors import InputError
 from captum_cav.visualization.colours import DIMMED, HEAT, SIGNED
 
@@ -77,7 +78,7 @@ def write_page(
         pictures: a name and an RGB picture for each picture.
         targets: the classes to explain in every picture, by name or index; if None, the five best of each picture.
         layers: qualified names of layers whose output is a grid over the picture, from the last layer toward the input;
-            if None, the ``depths`` of the network, or what :func:`captum_cav.zoo.find_depths` finds.
+            if None, the ``depths`` of the network, or those that :func:`captum_cav.layers` chooses.
         presets: names of presets of rules. The page shows the first preset at the start.
 
     Raises:
@@ -102,7 +103,7 @@ def write_page(
         rule_presets.find(preset)
     template = (importlib.resources.files("captum_cav") / "data" / "page.html").read_text(encoding="utf-8")
     network = single_image.with_logits(network, single_image.batch_of(network, pictures[0][1]))
-    layers = list(layers or network.depths or _find_depths(network, pictures[0][1]))
+    layers = list(layers or network.depths or _find_layers(network, pictures[0][1]))
     depth = min(_FIRST_DEPTH, len(layers) - 1)
     data = {
         "network": network.name,
@@ -127,8 +128,8 @@ def write_page(
     Path(path).write_text(page, encoding="utf-8")
 
 
-def _find_depths(network: zoo.Network, picture: Image.Image) -> tuple[str, ...]:
-    return zoo.find_depths(network.model, single_image.batch_of(network, picture), 5)
+def _find_layers(network: zoo.Network, picture: Image.Image) -> list[str]:
+    return find_layers(network.model, single_image.batch_of(network, picture))
 
 
 def _picture_entry(

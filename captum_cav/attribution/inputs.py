@@ -23,7 +23,7 @@ class InputCAV(ContributionAttribution):
 
     Args:
         forward_func: the model, or any callable that returns scores of shape (N,) or (N, ...).
-        rules, normalize, on_unknown, score: as for :class:`LayerCAV`.
+        rules, normalize, on_unknown, score, multiply_by_inputs: as for :class:`LayerCAV`.
 
     Source: Kakishita and Hattori, equations 1-9.
 
@@ -42,9 +42,10 @@ class InputCAV(ContributionAttribution):
         normalize: Normalize = "score",
         on_unknown: OnUnknown = "error",
         score: Score = "output",
+        multiply_by_inputs: bool = True,
     ) -> None:
         forward_func = checks.check_model(forward_func)
-        self._options = check_options(forward_func, rules, normalize, on_unknown, score)
+        self._options = check_options(forward_func, rules, normalize, on_unknown, score, multiply_by_inputs)
         GradientAttribution.__init__(self, forward_func)
 
     @suspends_outer_attribution

@@ -98,6 +98,9 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
             target, which is its logit minus the log-sum-exp of all other logits, or behind a sigmoid the logit. It
             shows what speaks for this class rather than for any other. Or a function of what the model returns, such
             as one of :mod:`captum_cav.scores`: a region, a detection, a similarity, ...
+        multiply_by_inputs: True gives contributions ``x * c``. False gives the coefficients ``c``: what one unit of
+            activation adds to the score, or with ``normalize`` to the ratio. They take the place of gradients, as in
+            attribution patching. The convergence delta is that of the contributions in both cases.
 
     Raises:
         LayerError: for a layer that does not belong to the model; suggests similar names.
@@ -132,9 +135,10 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
         on_unknown: OnUnknown = "error",
         call: int | None = None,
         score: Score = "output",
+        multiply_by_inputs: bool = True,
     ) -> None:
         forward_func = checks.check_model(forward_func)
-        self._options = check_options(forward_func, rules, normalize, on_unknown, score)
+        self._options = check_options(forward_func, rules, normalize, on_unknown, score, multiply_by_inputs)
         self.forward_func = forward_func
         LayerAttribution.__init__(self, forward_func, layer, device_ids)
         checks.check_device_ids(device_ids, forward_func, self._modules)

@@ -33,8 +33,8 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
             explained, on the one device where the module is.
         layer: a module or its qualified name.
         device_ids: None, or a list with the one device of the model; other ids are refused, as by :class:`LayerCAV`.
-        rules, normalize, on_unknown, call: as for :class:`LayerCAV`; the score is the value of the neuron. Of a sigmoid
-            or a softmax, ``attribute_to_neuron_input=True`` explains the logit.
+        rules, normalize, on_unknown, call, multiply_by_inputs: as for :class:`LayerCAV`; the score is the value of the
+            neuron. Of a sigmoid or a softmax, ``attribute_to_neuron_input=True`` explains the logit.
 
     Source: Kakishita and Hattori, equations 1-9 with the neuron in the place of the score.
 
@@ -57,9 +57,10 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
         normalize: Normalize = "score",
         on_unknown: OnUnknown = "error",
         call: int | None = None,
+        multiply_by_inputs: bool = True,
     ) -> None:
         forward_func = checks.check_model(forward_func)
-        self._options = check_options(forward_func, rules, normalize, on_unknown)
+        self._options = check_options(forward_func, rules, normalize, on_unknown, multiply_by_inputs=multiply_by_inputs)
         self._name, module = checks.find_layer(forward_func, layer)
         NeuronAttribution.__init__(self, forward_func, module)
         GradientAttribution.__init__(self, forward_func)

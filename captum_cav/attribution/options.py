@@ -27,6 +27,7 @@ class Options(NamedTuple):
         on_unknown: what happens at an operation without a rule: ``"error"`` or ``"gradient"``.
         score: which number of the output is explained.
         function: a function of what the model returns, whose result counts as the output; None for the output itself.
+        multiply_by_inputs: whether to give contributions ``x * c``. Otherwise the coefficients ``c`` are given.
     """
 
     rules: Rulebook
@@ -34,6 +35,7 @@ class Options(NamedTuple):
     on_unknown: OnUnknown
     score: ScoreName
     function: ScoreFunction | None = None
+    multiply_by_inputs: bool = True
 
     def scored(self, model: Callable[..., Any]) -> Callable[..., Any]:
         """A function that calls a model and gives what counts as its output."""
@@ -46,12 +48,13 @@ def check_options(
     normalize: Normalize = "score",
     on_unknown: OnUnknown = "error",
     score: Score = "output",
+    multiply_by_inputs: bool = True,
 ) -> Options:
     """The options as an attribution uses them.
 
     Args:
         forward_func: the model, in which the keys of ``rules`` are looked up.
-        rules, normalize, on_unknown, score: as for :class:`captum_cav.LayerCAV`.
+        rules, normalize, on_unknown, score, multiply_by_inputs: as for :class:`captum_cav.LayerCAV`.
 
     Raises:
         OptionError, CAVTypeError, LayerError: for options that cannot be used.
@@ -59,6 +62,7 @@ def check_options(
     """
     checks.check_option("normalize", normalize, ("score", "abs", None))
     checks.check_option("on_unknown", on_unknown, ("error", "gradient"))
+    checks.check_flag("multiply_by_inputs", multiply_by_inputs)
     function: ScoreFunction | None = None
     if callable(score):
         check_score(score)
@@ -66,4 +70,4 @@ def check_options(
     checks.check_option("score", score, SCORES)
     book = Rulebook(presets.find(rules), forward_func, TABLE, translate)
     checks.check_scripted(forward_func, lambda module, name: book.is_one_operation(module, [name]))
-    return Options(book, normalize, on_unknown, score, function)
+    return Options(book, normalize, on_unknown, score, function, multiply_by_inputs)

@@ -20,7 +20,16 @@ from captum_cav.checks.inputs import (
     is_floating,
 )
 from captum_cav.checks.layers import check_call, choose_call, find_layer
-from captum_cav.checks.maps import check_maps, check_masks, check_pictures, check_same_length, picture_size, sides_of
+from captum_cav.checks.layouts import (
+    Layout,
+    check_channels,
+    check_layout,
+    check_places,
+    check_samples,
+    is_ids,
+    sides_of,
+)
+from captum_cav.checks.maps import check_maps, check_masks, check_pictures, check_same_length
 from captum_cav.checks.models import (
     check_device_ids,
     check_evaluation,
@@ -30,30 +39,38 @@ from captum_cav.checks.models import (
     check_scripted,
 )
 from captum_cav.checks.numbers import check_finite_results, has_finite_sum, near_zero, sample_names, users_level
-from captum_cav.checks.options import check_count, check_delta, check_option
+from captum_cav.checks.options import as_integer, check_count, check_delta, check_flag, check_option
 from captum_cav.checks.targets import (
+    Positions,
     check_classes,
     check_neuron,
     check_one_for_each,
     check_output,
     check_target_count,
     check_targets,
+    positions,
     read_target,
     resolve_target,
 )
 
 __all__ = [
+    "Layout",
+    "Positions",
     "additional_arguments",
     "as_inputs",
+    "as_integer",
     "check_call",
+    "check_channels",
     "check_classes",
     "check_count",
     "check_delta",
     "check_device_ids",
     "check_evaluation",
     "check_finite_results",
+    "check_flag",
     "check_floating",
     "check_inputs",
+    "check_layout",
     "check_maps",
     "check_masks",
     "check_measured_model",
@@ -64,7 +81,9 @@ __all__ = [
     "check_option",
     "check_output",
     "check_pictures",
+    "check_places",
     "check_same_length",
+    "check_samples",
     "check_scripted",
     "check_target_count",
     "check_targets",
@@ -73,8 +92,9 @@ __all__ = [
     "find_layer",
     "has_finite_sum",
     "is_floating",
+    "is_ids",
     "near_zero",
-    "picture_size",
+    "positions",
     "read_target",
     "resolve_target",
     "sample_names",

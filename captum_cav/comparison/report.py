@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,31 @@ class Comparison:
             for index, one in enumerate(places)
             for other in places[index + 1 :]
         }
+
+    @classmethod
+    def join(cls, parts: Sequence[Comparison]) -> Comparison:
+        """One comparison of several, which compared the same methods at the same layers on different examples.
+
+        Args:
+            parts: the comparisons, at least one. Their maps and pictures have the same sizes.
+
+        Returns:
+            A comparison whose examples are numbered through. A map that some part lacks is left out.
+        """
+        first = parts[0]
+        places = [place for place in first.maps if all(place in part.maps for part in parts)]
+        cells = list(dict.fromkeys((row.method, row.layer) for row in first.rows))
+        rows, start = [], 0
+        for part in parts:
+            rows += [replace(row, example=row.example + start) for row in part.rows]
+            start += len(part.pictures)
+        return build(
+            sorted(rows, key=lambda row: (cells.index((row.method, row.layer)), row.example)),
+            {place: torch.cat([part.maps[place] for part in parts]) for place in places},
+            {place: torch.cat([part.raw[place] for part in parts]) for place in places},
+            torch.cat([part.pictures for part in parts]),
+            first.settings,
+        )
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write everything into a folder: the maps as safetensors, the rest as JSON. No file can execute code.

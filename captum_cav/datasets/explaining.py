@@ -98,6 +98,11 @@ class Explainer:
                 f'keep holds "constants", which {type(attribution).__name__} does not measure; expected an attribution '
                 'of this package, or keep=("maps", "scores").'
             )
+        if with_constants and not self._options.multiply_by_inputs:
+            raise OptionError(
+                'keep holds "constants", and multiply_by_inputs=False gives coefficients, of which there are no shares; '
+                'expected keep=("maps", "scores").'
+            )
         self._logits: Callable[..., Any] | None = None
         self.device = _device_of(self.model)
 
@@ -193,7 +198,7 @@ class Explainer:
 
     def unit(self, scores: torch.Tensor) -> torch.Tensor:
         """What brings contributions to parts of the size of the score, shape (N,). NaN if their unit is not known."""
-        if self._options is None:
+        if self._options is None or not self._options.multiply_by_inputs:
             return torch.full_like(scores, torch.nan)
         if self._options.normalize == "abs":
             return torch.ones_like(scores)

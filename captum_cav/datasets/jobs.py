@@ -82,10 +82,9 @@ class Job:
         }
         options = getattr(attribution, "options", None)
         if options is not None:
+            settings |= options._asdict()
             settings["rules"] = {key: describe(rules) for key, rules in options.rules.given(model).items()}
-            settings["normalize"] = options.normalize
-            settings["on_unknown"] = options.on_unknown
-            settings["score"] = options.score if options.function is None else describe(options.function)
+            settings["function"] = None if options.function is None else describe(options.function)
             settings["call"] = getattr(attribution, "call", None)
         settings |= {
             "device": explainer.device.type,
