@@ -19,6 +19,7 @@ from captum_cav.tensors import tensors_in
 from captum_cav.torch_graphs import recorded_graph, tree_flatten, tree_unflatten
 from captum_cav.torch_internals import tree_leaves, tree_map
 
+
 @dataclass(frozen=True)
 class Results:
     """What a pass leaves: what ``attribute`` returns, and what is to be checked. Tensors are numbered in order.
@@ -48,9 +49,7 @@ class Results:
         for place, tensor in zip(self.places, tensors, strict=True):
             leaves[place] = tensor
         result, plain = tree_unflatten(leaves, self.form)
-        return result, [
-            Evidence(what, names, selected, Propagated(*found)) for what, names, selected, found in plain
-        ]
+        return result, [Evidence(what, names, selected, Propagated(*found)) for what, names, selected, found in plain]
 
 
 def _fields(found: Propagated) -> tuple[Any, ...]:
@@ -110,13 +109,13 @@ class Recording:
                 lambda leaf: next(given) if isinstance(leaf, torch.Tensor) else leaf,
                 (arguments.inputs, arguments.additional),
             )
-            targets = [
-                None if output is None else checks.Positions(next(given)) for output in self._outputs
-            ]
+            targets = [None if output is None else checks.Positions(next(given)) for output in self._outputs]
             kept = [*tensors[count:], *tensors_in(list(additional))]
             kept += [tensor for module in modules for tensor in [*module.parameters(False), *module.buffers(False)]]
             with only_recordable(recorder.forward_func, kept):
-                result, evidence = recorder.explain(Arguments(inputs, additional, targets, arguments.part), self._options)
+                result, evidence = recorder.explain(
+                    Arguments(inputs, additional, targets, arguments.part), self._options
+                )
             form, results = Results.of(result, evidence)
             found.append(form)
             return [tensor.detach() for tensor in results]
