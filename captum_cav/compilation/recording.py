@@ -50,9 +50,7 @@ class Results:
         for place, tensor in zip(self.places, tensors, strict=True):
             leaves[place] = tensor
         result, plain = tree_unflatten(leaves, self.form)
-        return result, [
-            Evidence(what, names, selected, Propagated(*found)) for what, names, selected, found in plain
-        ]
+        return result, [Evidence(what, names, selected, Propagated(*found)) for what, names, selected, found in plain]
 
 
 def _fields(found: Propagated) -> tuple[Any, ...]:
@@ -112,9 +110,7 @@ class Recording:
                 lambda leaf: next(given) if isinstance(leaf, torch.Tensor) else leaf,
                 (arguments.inputs, arguments.additional),
             )
-            targets = [
-                None if output is None else checks.Positions(next(given)) for output in self._outputs
-            ]
+            targets = [None if output is None else checks.Positions(next(given)) for output in self._outputs]
             kept = [*tensors[count:], *tensors_in(list(additional))]
             kept += [tensor for module in modules for tensor in [*module.parameters(False), *module.buffers(False)]]
             with only_recordable(recorder.forward_func, kept):
