@@ -70,6 +70,10 @@ class RecordedGraph:
                 del values[done]
         return same
 
+    def as_module(self) -> GraphModule:
+        """The graph as a module that takes the inputs and the constants."""
+        return GraphModule(torch.nn.Module(), self.graph)
+
     @property
     def inputs(self) -> list[Node]:
         """The inputs of the graph."""
