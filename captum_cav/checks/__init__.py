@@ -20,7 +20,16 @@ from captum_cav.checks.inputs import (
     is_floating,
 )
 from captum_cav.checks.layers import check_call, choose_call, find_layer
-from captum_cav.checks.maps import check_maps, check_masks, check_pictures, check_same_length, picture_size, sides_of
+from captum_cav.checks.layouts import (
+    Layout,
+    check_channels,
+    check_layout,
+    check_places,
+    check_samples,
+    is_ids,
+    sides_of,
+)
+from captum_cav.checks.maps import check_maps, check_masks, check_pictures, check_same_length
 from captum_cav.checks.models import (
     check_device_ids,
     check_evaluation,
@@ -43,9 +52,11 @@ from captum_cav.checks.targets import (
 )
 
 __all__ = [
+    "Layout",
     "additional_arguments",
     "as_inputs",
     "check_call",
+    "check_channels",
     "check_classes",
     "check_count",
     "check_delta",
@@ -54,6 +65,7 @@ __all__ = [
     "check_finite_results",
     "check_floating",
     "check_inputs",
+    "check_layout",
     "check_maps",
     "check_masks",
     "check_measured_model",
@@ -64,7 +76,9 @@ __all__ = [
     "check_option",
     "check_output",
     "check_pictures",
+    "check_places",
     "check_same_length",
+    "check_samples",
     "check_scripted",
     "check_target_count",
     "check_targets",
@@ -73,8 +87,8 @@ __all__ = [
     "find_layer",
     "has_finite_sum",
     "is_floating",
+    "is_ids",
     "near_zero",
-    "picture_size",
     "read_target",
     "resolve_target",
     "sample_names",

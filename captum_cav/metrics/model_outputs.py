@@ -1,4 +1,4 @@
-"""What a model and an explanation function give for pictures: outputs, scores, classes and maps."""
+"""What a model and an explanation function give for samples: outputs, scores, classes and maps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from captum_cav.errors import CAVError, CAVTypeError, InputError
 
 Model: TypeAlias = Callable[..., Any]
 Output: TypeAlias = Literal["probability", "score"]
-#: A function that explains any model: it takes the model, inputs and targets and returns maps of shape (N, h, w).
+#: A function that explains any model: it takes the model, inputs and targets and returns maps, one number a place.
 Explain: TypeAlias = Callable[[Any, torch.Tensor, Targets], torch.Tensor]
 
 
