@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import inspect
 import platform
@@ -287,7 +288,7 @@ def _scored(
         output = torch.cat([checks.check_output(model(part.clone())) for part in parts])
     resolved = checks.resolve_target(output, target)
     scores = select_scores(output, resolved)
-    checks.check_finite_results("the score is", scores, model, (inputs,))
+    checks.check_finite_results("the score is", scores, model, functools.partial(model, inputs))
     targets: Any = None
     if resolved is not None:
         each = resolved if isinstance(resolved, list) else [resolved] * len(inputs)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from captum_cav import checks
-from captum_cav.datasets import layout, reading, running
+from captum_cav.datasets import layout, on_ray, reading, running
 from captum_cav.datasets.explaining import Explainer
 from captum_cav.datasets.jobs import Job, Targets, begin, check_keep, check_targets
 from captum_cav.datasets.reading import ExplainedDataset
@@ -33,6 +33,7 @@ def explain_dataset(
     preprocess: Preprocess | None = None,
     classes: Sequence[str] = (),
     shard_size: int = 256,
+    engine: Literal["process", "ray"] = "process",
     workers: int | None = None,
     shard: tuple[int, int] | None = None,
     progress: bool = True,
@@ -51,9 +52,11 @@ def explain_dataset(
     source = _source(dataset, preprocess, classes)
     if not len(source):
         raise InputError("dataset has no items; expected at least one.")
+    checks.check_option("engine", engine, ("process", "ray"))
+    least = 1 if engine == "ray" else 0
     if workers is None:
-        workers = min(_MOST_WORKERS, os.cpu_count() or 1) if source.is_slow else 0
-    checks.check_count(workers, "workers", 0)
+        workers = max(least, min(_MOST_WORKERS, _cpus()) if source.is_slow else 0)
+    checks.check_count(workers, "workers", least)
     part, parts = _check_shard(shard)
     job = begin(
         Job(explainer, source, Path(output), check_targets(targets), kept, batch_size, shard_size), resume=resume
@@ -62,7 +65,8 @@ def explain_dataset(
     mine = [number for number in job.shards if number % parts == part]
     has_rows = any(entry is not None and entry["errors"] < entry["rows"] for entry in entries.values())
     with tqdm(total=sum(len(job.pictures_of(number)) for number in mine), disable=not progress, unit="picture") as bar:
-        running.Worker(job, has_rows, lambda entry: bar.update(entry["pictures"])).run(mine, workers)
+        run = on_ray.run if engine == "ray" else running.run
+        run(job, mine, workers, has_rows, lambda entry: bar.update(entry["pictures"]))
     finish(job)
     return ExplainedDataset(job.folder)
 
@@ -74,6 +78,11 @@ def finish(job: Job) -> None:
         manifest = reading.unite(job.folder, begun["settings"])
         if len(manifest["shards"]) == len(job.shards):
             layout.write_json(job.folder / layout.MANIFEST, manifest)
+
+
+def _cpus() -> int:
+    """How many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _source(dataset: Any, preprocess: Preprocess | None, classes: Sequence[str]) -> Source:
