@@ -156,6 +156,10 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
         self._names = [name for name, _ in found]
         self._modules = [module for _, module in found]
 
+    def _repr_of_layers(self) -> list[str]:
+        names = ", ".join(self._names)
+        return [f"[{names}]" if self._several else names]
+
     @_flat_in_wrappers
     @log_usage(part_of_slo=True)
     @suspends_outer_attribution
