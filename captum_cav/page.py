@@ -14,7 +14,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,6 @@ def write_page(
         )
     for preset in presets:
         rule_presets.find(preset)
-    template = (importlib.resources.files("captum_cav") / "data" / "page.html").read_text(encoding="utf-8")
     network = single_image.with_logits(network, single_image.batch_of(network, pictures[0][1]))
     layers = list(layers or network.depths or _find_layers(network, pictures[0][1]))
     depth = min(single_image.FIRST_DEPTH, len(layers) - 1)
@@ -108,15 +107,28 @@ def write_page(
         ],
         "pictures": entries,
     }
+    page = fill_page("page.html", f"What spoke for and against? {network.name}", data)
+    Path(path).write_text(page, encoding="utf-8")
+
+
+def fill_page(template: str, title: str, data: Mapping[str, Any]) -> str:
+    """A page: a template with its data, and with the style and the script that all pages share.
+
+    Args:
+        template: the name of a file in ``data``.
+        title: plain text.
+        data: values for JSON.
+    """
+    folder = importlib.resources.files("captum_cav") / "data"
     filled = {
-        "title": html.escape(f"What spoke for and against? {network.name}"),
+        "shared_style": (folder / "shared.css").read_text(encoding="utf-8"),
+        "shared_script": (folder / "shared.js").read_text(encoding="utf-8").replace("{{colours}}", _colours()),
+        "title": html.escape(title),
         "dimmed": str(DIMMED),
-        "colours": json.dumps({"heat": _ramp(HEAT), "signed": _ramp(SIGNED)}),
         # Inside a script only "<" could end the script.
         "data": json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
     }
-    page = re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]], template)
-    Path(path).write_text(page, encoding="utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]], (folder / template).read_text(encoding="utf-8"))
 
 
 def _find_layers(network: zoo.Network, picture: Image.Image) -> list[str]:
@@ -161,7 +173,7 @@ def _picture_entry(
             single_image.grad_cam_map(model, layer, inputs, index, ratios.shape)
             for layer, ratios in zip(layers, maps[0], strict=True)
         ]
-        entry["gradCam"] = [None if cam is None else _encode_map(cam) for cam in cams]
+        entry["gradCam"] = [None if cam is None else encode_map(cam) for cam in cams]
     return {
         **_encode_picture(network.display(picture)),
         "count": len(scores),
@@ -181,7 +193,7 @@ def _best_entries(network: zoo.Network, scores: torch.Tensor) -> list[dict[str, 
 
 def _layer_entry(score: torch.Tensor, ratios: torch.Tensor, delta: torch.Tensor) -> dict[str, Any]:
     """The map of one layer and the shares of the score."""
-    return {"map": _encode_map(ratios), **single_image.score_shares(score, ratios, delta)._asdict()}
+    return {"map": encode_map(ratios), **single_image.score_shares(score, ratios, delta)._asdict()}
 
 
 def _ablation_entry(
@@ -198,7 +210,7 @@ def _ablation_entry(
     }
 
 
-def _encode_map(ratios: torch.Tensor) -> dict[str, Any]:
+def encode_map(ratios: torch.Tensor) -> dict[str, Any]:
     """A map as whole numbers of 16 bits, low byte first, in base64; ``scale`` is the value of the number 1."""
     if not bool(torch.isfinite(ratios).all()):
         raise InputError("a contribution is not finite, as where a score is 0; choose another class.")
@@ -218,6 +230,10 @@ def _encode_picture(picture: Image.Image) -> dict[str, Any]:
     picture.save(file, "JPEG", quality=92)
     encoded = base64.b64encode(file.getvalue()).decode("ascii")
     return {"width": picture.width, "height": picture.height, "source": f"data:image/jpeg;base64,{encoded}"}
+
+
+def _colours() -> str:
+    return json.dumps({"heat": _ramp(HEAT), "signed": _ramp(SIGNED)})
 
 
 def _ramp(colours: Colormap) -> list[list[float]]:

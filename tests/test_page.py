@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import re
 import shutil
@@ -642,7 +643,7 @@ def test_headings_follow_each_other_without_a_gap() -> None:
     levels = [int(level) for level in re.findall(r"<h([1-6])", template)]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(following <= level + 1 for level, following in zip(levels, levels[1:], strict=False))
+    assert all(following <= level + 1 for level, following in itertools.pairwise(levels))
 
 
 def test_progress_names_each_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

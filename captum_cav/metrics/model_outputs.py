@@ -1,4 +1,4 @@
-"""What a model and an explanation function give for pictures: outputs, scores, classes and maps."""
+"""What a model and an explanation function give for samples: outputs, scores, classes and maps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from captum_cav.errors import CAVError, CAVTypeError, InputError
 
 Model: TypeAlias = Callable[..., Any]
 Output: TypeAlias = Literal["probability", "score"]
-#: A function that explains any model: it takes the model, inputs and targets and returns maps of shape (N, h, w).
+#: A function that explains any model: it takes the model, inputs and targets and returns maps, one number a place.
 Explain: TypeAlias = Callable[[Any, torch.Tensor, Targets], torch.Tensor]
 
 
@@ -76,7 +76,7 @@ def scores(model: Model, inputs: torch.Tensor, targets: Targets, output: Output)
             )
         found = found.softmax(1, dtype=torch.promote_types(found.dtype, torch.float32))
     values = select_scores(found, indices)
-    checks.check_finite_results("the score is", values, model, (inputs,))
+    checks.check_finite_results("the score is", values, model, functools.partial(model, inputs))
     return values
 
 
