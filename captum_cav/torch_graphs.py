@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch._inductor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -23,8 +24,10 @@ __all__ = [
     "aliased_arguments",
     "below_autograd",
     "direct_function",
+    "fused",
     "hook_registries",
     "places_of_tensors",
+    "is_random",
     "plain_name",
     "recorded_graph",
     "storage_key",
@@ -64,6 +67,18 @@ def below_autograd() -> Iterator[None]:
         yield
 
 
+def fused(module: GraphModule, args: Sequence[torch.Tensor]) -> Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]:
+    """A graph as kernels that torch's compiler makes.
+
+    Args:
+        module: the graph. Its inputs are tensors, and it returns a list of tensors.
+        args: tensors of the kinds that the graph will get.
+    """
+    with torch.no_grad():
+        compiled: Callable[..., list[torch.Tensor]] = torch._inductor.compile(module, list(args))
+    return lambda tensors: compiled(*tensors)
+
+
 # Operations -----------------------------------------------------------------------------------------------------------
 
 
@@ -83,6 +98,17 @@ def aliased_arguments(operation: Overload, args: Sequence[Any], kwargs: dict[str
             shared += values
             written += values if argument.alias_info.is_write else []
     return shared, written
+
+
+def is_random(operation: Overload, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    """Whether an operation takes random numbers. Attention can, but does not without a dropout."""
+    if torch.Tag.nondeterministic_seeded not in operation.tags:
+        return False
+    for position, argument in enumerate(operation._schema.arguments):
+        if argument.name == "dropout_p":
+            given = args[position] if position < len(args) else kwargs.get(argument.name, argument.default_value)
+            return bool(given)
+    return True
 
 
 def plain_name(operation: Overload) -> str:
@@ -148,7 +174,9 @@ def _is_same_call(one: Any, other: Any) -> bool:
         is_sequence = isinstance(other, (tuple, list)) and len(one) == len(other)
         return is_sequence and all(map(_is_same_call, one, other))
     if isinstance(one, dict):
-        return isinstance(other, dict) and one.keys() == other.keys() and all(_is_same_call(one[k], other[k]) for k in one)
+        return (
+            isinstance(other, dict) and one.keys() == other.keys() and all(_is_same_call(one[k], other[k]) for k in one)
+        )
     return type(one) is type(other) and bool(one == other)
 
 

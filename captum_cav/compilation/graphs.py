@@ -39,9 +39,7 @@ class RecordedGraph:
         self.functions: dict[Node, Callable[..., Any]] = {}
         same = self._try_out([*inputs, *self.constants])
         # Some operations change the shape of a tensor itself, and not of other tensors in the same memory.
-        reshaped = {
-            memory.group(node) for node in operations(self.graph) if torch.Tag.inplace_view in node.target.tags
-        }
+        reshaped = {memory.group(node) for node in operations(self.graph) if torch.Tag.inplace_view in node.target.tags}
         self._remove_aliases({node for node in same if memory.group(node) not in reshaped})
 
     def _try_out(self, inputs: Sequence[torch.Tensor]) -> set[Node]:
@@ -71,6 +69,10 @@ class RecordedGraph:
             for done in last[node]:
                 del values[done]
         return same
+
+    def as_module(self) -> GraphModule:
+        """The graph as a module that takes the inputs and the constants."""
+        return GraphModule(torch.nn.Module(), self.graph)
 
     @property
     def inputs(self) -> list[Node]:

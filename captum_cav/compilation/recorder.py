@@ -21,7 +21,7 @@ from captum_cav.attribution.scores import SelectedScores
 from captum_cav.compilation.state import named
 from captum_cav.errors import RecordingError
 from captum_cav.propagation.noted_tensors import noted_tensors
-from captum_cav.torch_graphs import DispatchMode, aliased_arguments, plain_name, storage_key, unrecorded
+from captum_cav.torch_graphs import DispatchMode, aliased_arguments, is_random, plain_name, storage_key, unrecorded
 from captum_cav.torch_internals import innermost_called
 
 
@@ -60,9 +60,7 @@ class Recorder(ContributionAttribution):
         else:
             found = propagation.back(one_by_one=self.one_by_one)
         if found.independent:
-            refuse_independent(
-                ", ".join(propagation.names[place] for place in found.independent), found.weighed
-            )
+            refuse_independent(", ".join(propagation.names[place] for place in found.independent), found.weighed)
         selected = propagation.selected
         selected = selected._replace(
             **{name: value.detach() for name, value in selected._asdict().items() if isinstance(value, torch.Tensor)}
@@ -126,7 +124,7 @@ class _Watching(DispatchMode):
                 return func(*args, **kwargs)
         if name in _READING_OPERATIONS:
             self._refuse("reads a number of a tensor, to decide what to do with it perhaps")
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        if is_random(func, args, kwargs):
             self._refuse(f"takes random numbers by {name}")
         if torch.Tag.dynamic_output_shape in func.tags or torch.Tag.data_dependent_output in func.tags:
             if name not in ("index", "index_put") or _has_mask(args[1]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from captum_cav.compilation.state import Constants, ModelState, check_hooks, mod
 from captum_cav.tensors import tensors_in
 from captum_cav.torch_graphs import recorded_graph, tree_flatten, tree_unflatten
 from captum_cav.torch_internals import tree_leaves, tree_map
+
 
 @dataclass(frozen=True)
 class Results:
@@ -48,9 +50,7 @@ class Results:
         for place, tensor in zip(self.places, tensors, strict=True):
             leaves[place] = tensor
         result, plain = tree_unflatten(leaves, self.form)
-        return result, [
-            Evidence(what, names, selected, Propagated(*found)) for what, names, selected, found in plain
-        ]
+        return result, [Evidence(what, names, selected, Propagated(*found)) for what, names, selected, found in plain]
 
 
 def _fields(found: Propagated) -> tuple[Any, ...]:
@@ -110,13 +110,12 @@ class Recording:
                 lambda leaf: next(given) if isinstance(leaf, torch.Tensor) else leaf,
                 (arguments.inputs, arguments.additional),
             )
-            targets = [
-                None if output is None else checks.Positions(next(given)) for output in self._outputs
-            ]
+            targets = [None if output is None else checks.Positions(next(given)) for output in self._outputs]
             kept = [*tensors[count:], *tensors_in(list(additional))]
             kept += [tensor for module in modules for tensor in [*module.parameters(False), *module.buffers(False)]]
             with only_recordable(recorder.forward_func, kept):
-                result, evidence = recorder.explain(Arguments(inputs, additional, targets, arguments.part), self._options)
+                given_now = arguments._replace(inputs=inputs, additional=additional, targets=targets)
+                result, evidence = recorder.explain(given_now, self._options)
             form, results = Results.of(result, evidence)
             found.append(form)
             return [tensor.detach() for tensor in results]
@@ -165,12 +164,13 @@ class Recording:
         """
         result, evidence = self.results.filled(tensors)
         attribution = self._attribution
-        args = (*arguments.inputs, *arguments.additional)
+        called = arguments.called(attribution.forward_func)
+        rerun = functools.partial(called, *arguments.inputs, *arguments.additional)
         for one in evidence:
             selected = one.selected
             if arguments.part is not None:
                 selected = selected._replace(first_sample=arguments.part.start)
-            propagation = Propagation(_no_pass, one.what, selected, one.names, args)
+            propagation = Propagation(_no_pass, one.what, selected, one.names, rerun)
             propagation.check_scores(attribution._options.normalize, attribution.forward_func)
             if not propagation.is_separate(one.found):
                 return None

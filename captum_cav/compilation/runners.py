@@ -9,7 +9,7 @@ import torch
 
 from captum_cav.compilation.program import as_function
 from captum_cav.compilation.recording import Recording
-from captum_cav.torch_graphs import below_autograd
+from captum_cav.torch_graphs import below_autograd, fused
 
 Backend: TypeAlias = Literal["replay", "inductor", "cudagraphs"]
 #: Runs a graph: takes the inputs, then the constants, and returns the results.
@@ -27,4 +27,15 @@ def replay(recording: Recording) -> Runner:
     return run
 
 
-RUNNERS: dict[str, Callable[[Recording], Runner]] = {"replay": replay}
+def inductor(recording: Recording) -> Runner:
+    """Fused kernels, made by torch's compiler. Rounding differs from that of the operations one after another."""
+    function = fused(recording.graph.as_module(), [*recording.inputs, *recording.graph.constants])
+
+    def run(tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        with torch.no_grad():
+            return function(tensors)
+
+    return run
+
+
+RUNNERS: dict[str, Callable[[Recording], Runner]] = {"replay": replay, "inductor": inductor}

@@ -18,6 +18,7 @@ from captum_cav import checks
 from captum_cav.attribution.contributions import ContributionAttribution
 from captum_cav.attribution.logits import logit_model, probabilities, squashed_by
 from captum_cav.attribution.scores import select_target
+from captum_cav.compilation.compiled import Compiled
 from captum_cav.errors import CAVTypeError, InputError, OptionError
 from captum_cav.maps import spatial_map
 
@@ -98,11 +99,13 @@ class Explainer:
                 f'keep holds "constants", which {type(attribution).__name__} does not measure; expected an attribution '
                 'of this package, or keep=("maps", "scores").'
             )
-        if with_constants and not self._options.multiply_by_inputs:
+        if with_constants and not attribution.multiplies_by_inputs:
             raise OptionError(
-                'keep holds "constants", and multiply_by_inputs=False gives coefficients, of which there are no shares; '
-                'expected keep=("maps", "scores").'
+                'keep holds "constants", and multiply_by_inputs=False gives coefficients, of which there are no '
+                'shares; expected keep=("maps", "scores").'
             )
+        # A recording does not call the model, and other methods call the model with inputs of their own.
+        self._calls_model_once = self._options is not None and not isinstance(attribution, Compiled)
         self._logits: Callable[..., Any] | None = None
         self.device = _device_of(self.model)
 
@@ -162,9 +165,8 @@ class Explainer:
         options = {"return_convergence_delta": True} if self.with_constants else {}
         seen: list[Any] = []
         watched = contextlib.ExitStack()
-        if outputs is None and self._options is not None and isinstance(self.model, torch.nn.Module):
-            # A forward pass less: the one of the attribution gives the scores, too. Other methods run the model on
-            # inputs of their own.
+        if outputs is None and self._calls_model_once and isinstance(self.model, torch.nn.Module):
+            # A forward pass less: the one of the attribution gives the scores, too.
             watched.callback(self.model.register_forward_hook(lambda _, __, output: seen.append(output)).remove)
         with watched:
             if len(targets) > 1 and hasattr(self.attribution, "attribute_targets"):

@@ -76,7 +76,7 @@ def scores(model: Model, inputs: torch.Tensor, targets: Targets, output: Output)
             )
         found = found.softmax(1, dtype=torch.promote_types(found.dtype, torch.float32))
     values = select_scores(found, indices)
-    checks.check_finite_results("the score is", values, model, (inputs,))
+    checks.check_finite_results("the score is", values, model, functools.partial(model, inputs))
     return values
 
 

@@ -248,7 +248,7 @@ def _embedding_of(model: Any) -> torch.nn.Module:
     found = [module for module in modules if isinstance(module, torch.nn.Embedding)]
     if len(found) != 1:
         raise LayerError(
-            f"the model has {len(found)} embeddings, so the one that takes the tokens is unclear; pass it as layer."
+            f"the model has {len(found)} embeddings; expected one that takes the tokens. Pass it as layer."
         )
     return found[0]
 

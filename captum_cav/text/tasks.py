@@ -11,7 +11,6 @@ import torch
 
 from captum_cav import checks
 from captum_cav.errors import ModelError
-from captum_cav.scores.outputs import describe_output, part_of
 
 
 @dataclass(frozen=True)
@@ -67,13 +66,13 @@ def logits_of(output: Any) -> torch.Tensor:
         ModelError: if there are none.
     """
     first = output[0] if isinstance(output, (tuple, list)) and output else output
-    found = first if checks.is_floating(first) else part_of(output, "logits", "prediction_logits")
+    found = first if checks.is_floating(first) else checks.part_of(output, "logits", "prediction_logits")
     if not checks.is_floating(found):
         raise ModelError(
-            f"the model returned {describe_output(output)}; expected logits: a tensor of shape (N, T, vocabulary), or "
-            'an object that has it as "logits". Pass a model with a head, such as AutoModelForCausalLM.'
+            f"the model returned {checks.describe_output(output)}; expected logits: a tensor of shape (N, T, "
+            'vocabulary), or an object that has it as "logits". Pass a model with a head, such as AutoModelForCausalLM.'
         )
-    return found
+    return found  # type: ignore[no-any-return]
 
 
 def generate(model: Any, prompt: torch.Tensor, max_new_tokens: int, options: dict[str, Any]) -> torch.Tensor:
