@@ -12,28 +12,29 @@ from captum_cav.compilation.recording import Recording
 from captum_cav.torch_graphs import below_autograd, fused
 
 Backend: TypeAlias = Literal["replay", "inductor", "cudagraphs"]
-#: Runs a graph: takes the inputs, then the constants, and returns the results.
+#: Runs a graph: takes the inputs, then the constants, and returns the results in the order of the recording.
 Runner = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
 
 
 def replay(recording: Recording) -> Runner:
     """The same operations in the same order, without autograd and without the model's Python code."""
-    function = as_function(recording.graph)
+    function, in_order = as_function(recording.graph), recording.graph.in_order
 
     def run(tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         with below_autograd():
-            return function(tensors)
+            return in_order(function(tensors))
 
     return run
 
 
 def inductor(recording: Recording) -> Runner:
     """Fused kernels, made by torch's compiler. Rounding differs from that of the operations one after another."""
-    function = fused(recording.graph.as_module(), [*recording.inputs, *recording.graph.constants])
+    graph = recording.graph
+    function, in_order = fused(graph.as_module(), [*recording.inputs, *graph.constants]), graph.in_order
 
     def run(tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         with torch.no_grad():
-            return function(tensors)
+            return in_order(function(tensors))
 
     return run
 
