@@ -68,15 +68,19 @@ def below_autograd() -> Iterator[None]:
         yield
 
 
-def fused(module: GraphModule, args: Sequence[torch.Tensor]) -> Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]:
+def fused(
+    module: GraphModule, args: Sequence[torch.Tensor], *, freezing: bool = False
+) -> Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]:
     """A graph as kernels that torch's compiler makes.
 
     Args:
         module: the graph. Its inputs are tensors, and it returns a list of tensors.
         args: tensors of the kinds that the graph will get.
+        freezing: whether the buffers of the module keep their numbers, so that kernels may be made for them.
     """
     with torch.no_grad():
-        compiled: Callable[..., list[torch.Tensor]] = torch._inductor.compile(module, list(args))
+        options = {"freezing": freezing}
+        compiled: Callable[..., list[torch.Tensor]] = torch._inductor.compile(module, list(args), options)
     return lambda tensors: compiled(*tensors)
 
 

@@ -99,9 +99,18 @@ class RecordedGraph:
                 del values[done]
         return same
 
-    def as_module(self) -> GraphModule:
-        """The graph as a module that takes the inputs and the constants."""
-        return GraphModule(torch.nn.Module(), self.graph)
+    def as_module(self, frozen: bool = False) -> GraphModule:
+        """The graph as a module that takes the inputs and the constants.
+
+        Args:
+            frozen: whether the constants are buffers of the module instead.
+        """
+        graph, root, nodes = Graph(), torch.nn.Module(), {}
+        for node, constant in zip(self.inputs[-len(self.constants) :], self.constants if frozen else (), strict=False):
+            root.register_buffer(node.name, constant.detach())
+            nodes[node] = graph.get_attr(node.name)
+        graph.output(graph.graph_copy(self.graph, nodes))
+        return GraphModule(root, graph)
 
     @property
     def inputs(self) -> list[Node]:
