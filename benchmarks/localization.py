@@ -42,6 +42,7 @@ from benchmarks.photographs import SEED, SPLITS, Photograph, photographs
 from benchmarks.versions import versions_with
 from captum_cav import LayerCAV, Method, metrics, presets, zoo
 from captum_cav.comparison.methods import CONTROLS, NAMES, STEPS, AnyMethod, find
+from captum_cav.comparison.places import Places
 from captum_cav.errors import UnsupportedOperationError
 
 # Of each method and depth, the measured values with what they were measured on.
@@ -120,7 +121,7 @@ def refusal(method: str, network: zoo.Network, inputs: torch.Tensor) -> str | No
     ready = _ready(method, inputs, STEPS)
     model = LogOdds(network.model, 0) if method.endswith("+log_odds") else network.model
     try:
-        ready.at(model, "input", inputs)
+        ready.at(model, "input", inputs, Places.of_pictures(inputs))
     except UnsupportedOperationError as error:
         return str(error)
     return None
@@ -151,7 +152,9 @@ def explain(
     return {
         depth: torch.cat(
             [
-                ready.at(whole, depth if depth == "input" else f"{prefix}{depth}", inputs).explain(inputs, [target])
+                ready.at(
+                    whole, depth if depth == "input" else f"{prefix}{depth}", inputs, Places.of_pictures(inputs)
+                ).explain(inputs, [target])
                 for whole, target, prefix in asked
             ]
         )

@@ -56,6 +56,7 @@ __all__ = [
     "has_old_backward_hook",
     "hooks_on_saved_tensors",
     "innermost_called",
+    "is_batched",
     "is_called_by",
     "keeps_version",
     "modules_of",
@@ -94,6 +95,8 @@ DERIVING_MODULES = ("torch.autograd.functional", "torch._functorch")
 WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
 #: A context in which autograd does not notice that the model writes into a tensor.
 keeps_version = _unsafe_preserve_version_counter
+#: Whether a tensor stands for several tensors, as in a backward pass with ``is_grads_batched=True``.
+is_batched: Callable[[torch.Tensor], bool] = torch._C._functorch.is_batchedtensor
 
 
 class OwnFunction(torch.autograd.Function):

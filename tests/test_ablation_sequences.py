@@ -85,8 +85,6 @@ def test_signals_and_their_layers_are_replaced(by: Any) -> None:
     expected = net[3:](torch.where(half, replacement(pooled, by), pooled)).detach()
     # The layer has three channels and three moments, of six at the input.
     with pytest.raises(LayerError, match=r"layer '2' cannot be disabled .*shape \(2, 3, 3\) belong to 6 places"):
-        LayerError, match=r"layer '2' cannot be disabled place by place: values of shape \(2, 3, 3\) belong to 6 places"
-    ):
         ablate(net, x, "2", half, by=by)
     torch.testing.assert_close(ablate(net, x, "2", half, by=by, channels=1).after, expected)
     whole = torch.tensor([True, True, False, False, False, False])

@@ -268,7 +268,7 @@ def test_the_command_explains_the_embedded_picture(tmp_path: Path, capsys: pytes
     path = tmp_path / "folder" / "page.html"
     arguments = ["report", "--model", "squeezenet1_1", "--depths", "2", "--presets", "paper", "--output", str(path)]
     assert cli.main([*arguments, "--target", "tabby", "German shepherd", "281"]) == 0
-    assert re.search(r"page: .*page\.html \(0\.\d MB\)", capsys.readouterr().out)
+    assert re.search(r"page: .*page\.html \(\d+\.\d kB\)", capsys.readouterr().out)
     data = data_of(path)
     assert [picture["name"] for picture in data["pictures"]] == ["dog_above_cat.png"]
     assert [entry["name"] for entry in data["pictures"][0]["classes"]] == ["tabby", "German shepherd"]

@@ -16,8 +16,9 @@ _ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
 
 
 def flat(row: Row) -> dict[str, Any]:
-    """A row as columns: each metric has a column, and so have height and width of the map; of a volume, its depth."""
-    *depth, height, width = row.native_shape or (None, None)
+    """A row as columns: one for each metric, and the size of the map: height and width, depth, or length."""
+    shape = row.native_shape or (None, None)
+    names = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}[len(shape)]
     return {
         "method": row.method,
         "layer": row.layer,
@@ -25,9 +26,7 @@ def flat(row: Row) -> dict[str, Any]:
         "target": row.target,
         "score": row.score,
         **row.metrics,
-        **({"depth": depth[0]} if depth else {}),
-        "height": height,
-        "width": width,
+        **dict(zip(names, shape, strict=True)),
         "seconds": row.seconds,
         "peak_bytes": row.peak_bytes,
         "forwards": row.forwards,

@@ -94,7 +94,7 @@ def scores(model: Model, inputs: torch.Tensor, targets: Targets, output: Output)
     found = class_outputs(model, inputs, output)
     indices = checks.resolve_target(found, targets)
     values = select_scores(found, indices)
-    checks.check_finite_results("the score is", values, model, (inputs,))
+    checks.check_finite_results("the score is", values, model, functools.partial(model, inputs))
     return values
 
 

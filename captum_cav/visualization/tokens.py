@@ -86,7 +86,10 @@ def show_tokens(
         raise InputError(f"there are {len(tokens)} tokens and {len(ratios)} ratios; expected one ratio for each token.")
     full = full_colour(ratios.abs(), outlier_percentile)
     legend = [end.replace("\n", " ") for end in ENDS]
-    words = [*map(_printable, tokens), *legend, f"full colour: {amount(full, unit)}" if full else NOTHING[True]]
+    number = amount(full, unit)
+    words = [*map(_printable, tokens), *legend, *([f"full colour: {number}"] if number else [])]
+    if not full:
+        words.append(NOTHING[True])
     figure, axis = axes or _page()
     points = 72 / figure.get_dpi()
     axis.axis("off")

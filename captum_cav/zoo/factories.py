@@ -4,15 +4,39 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 
 import torchvision
 from torch import nn
 
-from captum_cav.errors import CAVTypeError
+from captum_cav.errors import CAVError, CAVTypeError, ModelError
 from captum_cav.zoo.names import find_factory
 from captum_cav.zoo.networks import Network
 from captum_cav.zoo.pictures import crop
 from captum_cav.zoo.weights import fill, read_state
+
+
+def network_of(model: nn.Module, name: str, classes: Sequence[str] = ()) -> Network:
+    """A network with the usual preprocessing of ImageNet.
+
+    The short side is resized to 256 pixels, and the centre of 224 x 224 pixels is cut out. The colours are normalized
+    with the mean and the deviation of ImageNet.
+
+    Args:
+        model: maps pictures of shape (N, 3, 224, 224) to scores.
+        name: the name of the network in messages and captions.
+        classes: the names of the classes, in the order of the scores; empty if they are unknown.
+
+    Returns:
+        The network, in evaluation mode.
+
+    Example::
+
+        >>> network_of(nn.Flatten(), "mine")
+        Network(name='mine', depths=())
+    """
+    transform = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.transforms()
+    return Network(name, model, transform, functools.partial(crop, transform=transform), tuple(classes))
 
 
 def load_factory(spec: str, weights: str | os.PathLike[str] | None = None) -> Network:
@@ -33,7 +57,7 @@ def load_factory(spec: str, weights: str | os.PathLike[str] | None = None) -> Ne
         InputError: if ``spec`` is malformed, or if there is no such module or function, or if the function needs
             arguments.
         CAVTypeError: if the factory returns something else.
-        ModelError: if the weights cannot be read, or do not fit the network.
+        ModelError: if the factory raises an error; if the weights cannot be read, or do not fit the network.
 
     Example::
 
@@ -41,12 +65,17 @@ def load_factory(spec: str, weights: str | os.PathLike[str] | None = None) -> Ne
         >>> network.name, network.classes
         ('torchvision.models:mobilenet_v3_small', ())
     """
-    made = find_factory(spec)()
+    try:
+        made = find_factory(spec)()
+    except CAVError:
+        raise
+    except Exception as error:  # a function of the user may raise anything
+        cause = " ".join(str(error).split())
+        raise ModelError(f"the factory {spec} raised {type(error).__name__}: {cause}") from error
     if isinstance(made, Network):
         network = made
     elif isinstance(made, nn.Module):
-        transform = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.transforms()
-        network = Network(spec, made, transform, functools.partial(crop, transform=transform))
+        network = network_of(made, spec)
     else:
         raise CAVTypeError(f"{spec} returned {type(made).__name__}: expected a Network or a torch.nn.Module")
     if weights is not None:
