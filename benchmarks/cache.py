@@ -37,8 +37,7 @@ class Cache:
         Returns:
             Tensors by name.
         """
-        digest = hashlib.sha256(repr(sorted(key.items())).encode()).hexdigest()[:24]
-        path = self.folder / f"{kind}-{digest}.pt"
+        path = self._path(kind, key)
         if not path.exists():
             made = make()
             # Another process, or one that is stopped here, must leave no half of a file.
@@ -47,6 +46,14 @@ class Cache:
             half.replace(path)
         found: Tensors = torch.load(path, weights_only=True)
         return found
+
+    def has(self, kind: str, key: Mapping[str, Any]) -> bool:
+        """Whether a result is on disk."""
+        return self._path(kind, key).exists()
+
+    def _path(self, kind: str, key: Mapping[str, Any]) -> Path:
+        digest = hashlib.sha256(repr(sorted(key.items())).encode()).hexdigest()[:24]
+        return self.folder / f"{kind}-{digest}.pt"
 
 
 def hash_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:

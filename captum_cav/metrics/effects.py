@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -217,7 +218,7 @@ def _scores(
             f"the model returned shape {tuple(found.shape)}; expected (N, classes). Name what to measure, such as "
             f"targets=[{(0,) * (found.dim() - 1)}]."
         )
-    check_finite_results("the score is", found, model, (made,))
+    check_finite_results("the score is", found, model, functools.partial(model, made))
     return found
 
 

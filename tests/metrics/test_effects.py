@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from captum_cav import metrics
-from captum_cav.errors import CAVTypeError, InputError, OptionError, TargetError
+from captum_cav.errors import CAVTypeError, InputError, ModelError, OptionError, TargetError
 from captum_cav.metrics import CausalEffects, agreement_with_effects, causal_effects
 from tests.support.small_networks import seeded
 
@@ -275,7 +275,7 @@ def test_wrong_arguments(name: str) -> None:
 
 
 def test_scores_that_are_not_finite() -> None:
-    with pytest.raises(Exception, match="the score is"):
+    with pytest.raises(ModelError, match="the score is"):
         causal_effects(lambda x: x.sum((1, 2, 3))[:, None].log(), -torch.ones(1, 1, 4, 4), cells=2, baseline="zero")
 
 
