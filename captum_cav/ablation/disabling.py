@@ -100,7 +100,7 @@ def ablate(
     layout = checks.check_layout(first, 1 if channels is None else channels)
     size = layout.size
     arguments = (*given, *checks.additional_arguments(additional_forward_args))
-    _check_samples(first, mask, layout)
+    _check_samples(given[0], mask, layout)
     if channels is None and (layer is None or checks.is_ids(first)):
         channels = layout.channels if layer is None else -1
     if layer is None:

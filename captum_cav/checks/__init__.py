@@ -28,6 +28,7 @@ from captum_cav.checks.inputs import (
 )
 from captum_cav.checks.layers import check_call, choose_call, find_layer
 from captum_cav.checks.layouts import (
+    SIDES,
     Layout,
     check_channels,
     check_layout,
@@ -62,6 +63,7 @@ from captum_cav.checks.targets import (
 )
 
 __all__ = [
+    "SIDES",
     "Layout",
     "Positions",
     "additional_arguments",

@@ -9,11 +9,13 @@ These modules load neither torch nor Captum, so that help and messages about wro
 subcommands do is in :mod:`captum_cav.commands.running`, which loads when the options were checked.
 """
 
-from captum_cav.commands import compare, explain, report, reproduce
+from captum_cav.commands import compare, dataset, explain, report, reproduce, summary
 
 COMMANDS = (
     explain,
     reproduce,
     report,
     compare,
+    dataset,
+    summary,
 )

@@ -38,6 +38,8 @@ METHODS = (
 )
 #: The names of ``captum_cav.comparison.methods.CONTROLS``
 CONTROLS = ("random", "uniform")
+#: ``captum_cav.datasets.jobs.KEEP``
+KEEP = ("maps", "channels", "scores", "constants")
 #: ``captum_cav.comparison.METRICS``
 DEFAULT_METRICS = ("deletion", "insertion", "single_deletion", "sparseness")
 #: The names of ``captum_cav.metrics.MEASURES``

@@ -50,9 +50,7 @@ class Results:
         for place, tensor in zip(self.places, tensors, strict=True):
             leaves[place] = tensor
         result, plain = tree_unflatten(leaves, self.form)
-        return result, [
-            Evidence(what, names, selected, Propagated(*found)) for what, names, selected, found in plain
-        ]
+        return result, [Evidence(what, names, selected, Propagated(*found)) for what, names, selected, found in plain]
 
 
 def _fields(found: Propagated) -> tuple[Any, ...]:
@@ -72,6 +70,7 @@ class Recording:
         graph: the aten operations.
         constants: parameters, buffers and other tensors.
         inputs: the tensors for which the recording was made.
+        is_frozen: whether the numbers of parameters and buffers are part of the recording.
 
     Raises:
         RecordingError: for what cannot be recorded.
@@ -83,6 +82,7 @@ class Recording:
     ) -> None:
         self._attribution = attribution
         self._options = options
+        self.is_frozen = frozen
         recorder = recorder_of(attribution)
         arguments = arguments._replace(additional=checks.copied(arguments.additional))
         called: dict[torch.nn.Module, None] = {}
@@ -112,9 +112,7 @@ class Recording:
                 lambda leaf: next(given) if isinstance(leaf, torch.Tensor) else leaf,
                 (arguments.inputs, arguments.additional),
             )
-            targets = [
-                None if output is None else checks.Positions(next(given)) for output in self._outputs
-            ]
+            targets = [None if output is None else checks.Positions(next(given)) for output in self._outputs]
             kept = [*tensors[count:], *tensors_in(list(additional))]
             kept += [tensor for module in modules for tensor in [*module.parameters(False), *module.buffers(False)]]
             with only_recordable(recorder.forward_func, kept):

@@ -1,7 +1,7 @@
 """Explain a whole dataset: a job that can be stopped at any moment and goes on where it stopped.
 
-:func:`explain_dataset` explains every picture and writes maps and a table of rows. :func:`open` reads them again, row by
-row, also while the job still runs::
+:func:`explain_dataset` explains every picture and writes maps and a table of rows. :func:`open` reads them again, row
+by row, also while the job still runs::
 
     out = datasets.explain_dataset(LayerCAV(model, ["layer4", "layer1"], normalize="abs"), "photos/", "explained",
                                    preprocess=preprocess)
@@ -32,12 +32,13 @@ The columns of a row:
 ``error``               why the picture could not be read or explained; empty if all is well
 ======================  ===============================================================================================
 
-The pictures are cut into shards. A shard is a function of the job and its number, so whoever computes it writes the same
-bytes. :mod:`captum_cav.datasets.layout` describes the files.
+The pictures are cut into shards. A shard is a function of the job and its number, so whoever computes it writes the
+same bytes. :mod:`captum_cav.datasets.layout` describes the files.
 """
 
 from captum_cav.datasets.explain import explain_dataset
+from captum_cav.datasets.hdf5 import export_hdf5
 from captum_cav.datasets.reading import Explained, ExplainedDataset
 from captum_cav.datasets.reading import open_output as open  # noqa: A004 (datasets.open(folder), as Image.open(file))
 
-__all__ = ["Explained", "ExplainedDataset", "explain_dataset", "open"]
+__all__ = ["Explained", "ExplainedDataset", "explain_dataset", "export_hdf5", "open"]

@@ -18,6 +18,7 @@ from captum_cav import checks
 from captum_cav.attribution.contributions import ContributionAttribution
 from captum_cav.attribution.logits import logit_model, probabilities, squashed_by
 from captum_cav.attribution.scores import select_target
+from captum_cav.compilation.compiled import Compiled
 from captum_cav.errors import CAVTypeError, InputError, OptionError
 from captum_cav.maps import spatial_map
 
@@ -35,6 +36,7 @@ class Measured(NamedTuple):
         scales: for each layer shape (N,), what the numbers of a map are multiples of; empty if the type is float32.
         shares: shape (N, layers, 4): the sums of positive and of negative contributions, the constants behind the
             layer, and what is unexplained, all as parts of the size of the score. NaN where nothing was measured.
+        sums: shape (N, layers), the sum of each map; not finite if a number of the map is not finite.
         scores: shape (N,), what was explained.
         probabilities: shape (N,), of the target; NaN if the scores are not of classes.
     """
@@ -42,6 +44,7 @@ class Measured(NamedTuple):
     maps: list[torch.Tensor]
     scales: list[torch.Tensor]
     shares: torch.Tensor
+    sums: torch.Tensor
     scores: torch.Tensor
     probabilities: torch.Tensor
 
@@ -96,6 +99,13 @@ class Explainer:
                 f'keep holds "constants", which {type(attribution).__name__} does not measure; expected an attribution '
                 'of this package, or keep=("maps", "scores").'
             )
+        if with_constants and not attribution.multiplies_by_inputs:
+            raise OptionError(
+                'keep holds "constants", and multiply_by_inputs=False gives coefficients, of which there are no '
+                'shares; expected keep=("maps", "scores").'
+            )
+        # A recording does not call the model, and other methods call the model with inputs of their own.
+        self._calls_model_once = self._options is not None and not isinstance(attribution, Compiled)
         self._logits: Callable[..., Any] | None = None
         self.device = _device_of(self.model)
 
@@ -155,7 +165,7 @@ class Explainer:
         options = {"return_convergence_delta": True} if self.with_constants else {}
         seen: list[Any] = []
         watched = contextlib.ExitStack()
-        if outputs is None and isinstance(self.model, torch.nn.Module):
+        if outputs is None and self._calls_model_once and isinstance(self.model, torch.nn.Module):
             # A forward pass less: the one of the attribution gives the scores, too.
             watched.callback(self.model.register_forward_hook(lambda _, __, output: seen.append(output)).remove)
         with watched:
@@ -163,7 +173,7 @@ class Explainer:
                 found = self.attribution.attribute_targets(inputs, targets, **options)
             else:
                 found = [self.attribution.attribute(inputs, target=target, **options) for target in targets]
-        outputs = outputs or self.outputs(inputs, seen[-1] if seen else None)
+        outputs = outputs or self.outputs(inputs, seen[0] if len(seen) == 1 else None)
         return [self._of_layers(one) for one in found], outputs
 
     def _of_layers(self, found: Any) -> tuple[list[torch.Tensor], list[Any]]:
@@ -183,9 +193,14 @@ class Explainer:
         log_odds = self._options is not None and self._options.score == "log_odds"
         return select_target(outputs.explained, target, "log_odds" if log_odds else "output").values
 
+    @property
+    def gives_ratios(self) -> bool:
+        """Whether contributions are divided by the score."""
+        return self._options is not None and self._options.normalize is not None
+
     def unit(self, scores: torch.Tensor) -> torch.Tensor:
         """What brings contributions to parts of the size of the score, shape (N,). NaN if their unit is not known."""
-        if self._options is None:
+        if self._options is None or not self._options.multiply_by_inputs:
             return torch.full_like(scores, torch.nan)
         if self._options.normalize == "abs":
             return torch.ones_like(scores)
@@ -237,6 +252,7 @@ def on_device(
                 [half for half, _ in halves] or [one.float() for one in kept],
                 [scale for _, scale in halves],
                 torch.stack(shares, 1),
+                torch.stack([one.detach().flatten(1).sum(1, dtype=torch.float64) for one in maps], 1),
                 scores.float(),
                 _probability(outputs, target, scores),
             )

@@ -82,10 +82,9 @@ class Job:
         }
         options = getattr(attribution, "options", None)
         if options is not None:
+            settings |= options._asdict()
             settings["rules"] = {key: describe(rules) for key, rules in options.rules.given(model).items()}
-            settings["normalize"] = options.normalize
-            settings["on_unknown"] = options.on_unknown
-            settings["score"] = options.score if options.function is None else describe(options.function)
+            settings["function"] = None if options.function is None else describe(options.function)
             settings["call"] = getattr(attribution, "call", None)
         settings |= {
             "device": explainer.device.type,
@@ -213,9 +212,11 @@ def _with_list(job: Job) -> dict[str, Any]:
 
 
 def _refuse_foreign_files(folder: Path) -> None:
-    for name in (layout.PICTURES, layout.MANIFEST):
-        if (folder / name).exists():
-            raise InputError(f"{folder / name} exists and belongs to something else; give another output.")
+    # A job that was killed at its very beginning leaves its list.
+    for name, ours in ((layout.PICTURES, _as_csv([])), (layout.MANIFEST, None)):
+        path = folder / name
+        if path.exists() and not (ours and path.is_file() and path.read_bytes().startswith(ours)):
+            raise InputError(f"{path} exists and belongs to something else; give another output.")
 
 
 def _as_csv(listed: Sequence[Listed]) -> bytes:

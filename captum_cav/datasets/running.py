@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -15,6 +15,8 @@ from captum_cav.datasets.jobs import Job
 from captum_cav.errors import CAVError, InputError
 
 _SECONDS_BETWEEN_LOOKS = 0.2
+# What torch says when a process that it started to read pictures has ended.
+_LOST = "DataLoader worker"
 
 
 class Worker:
@@ -86,6 +88,31 @@ class Worker:
         self._done(shards.write(self._job, number, computed))
 
 
+def run(job: Job, numbers: Sequence[int], workers: int, has_rows: bool, done: Callable[[dict[str, Any]], None]) -> None:
+    """Compute shards in this process.
+
+    Args:
+        job: the job.
+        numbers: of the shards.
+        workers: how many other processes read pictures; 0 to read them in this process.
+        has_rows: whether the output has rows without an error already.
+        done: is called with the entry of each shard when the shard is written.
+
+    Raises:
+        CAVError: for what ends the job; finished shards stay.
+    """
+    try:
+        Worker(job, has_rows, done).run(numbers, workers)
+    except RuntimeError as error:
+        # Torch raises this wherever this process is when one of the others ends.
+        if isinstance(error, CAVError) or _LOST not in str(error):
+            raise
+        raise InputError(
+            f"a process that reads pictures ended: {str(error).rstrip('.')}. Often the memory was full; fewer workers "
+            "need less. Finished shards are kept; start the same job again, and it goes on from there."
+        ) from error
+
+
 def _nothing_works(job: Job, number: int, computed: shards.Computed) -> CAVError:
     """The error of a job of which the first pictures all fail: more of them would only take time."""
     count, failure = len(job.pictures_of(number)), computed.failure
@@ -105,11 +132,7 @@ def _read_here(job: Job, indices: Iterable[list[int]]) -> Iterator[shards.Batch]
 
 
 def _read_beside(job: Job, indices: Iterable[list[int]], workers: int) -> Iterator[shards.Batch]:
-    """The pictures, read by other processes.
-
-    Raises:
-        InputError: if one of these processes ended.
-    """
+    """The pictures, read by other processes."""
     loader: Iterable[shards.Batch] = DataLoader(
         shards.Loading(job.source),
         batch_sampler=indices,
@@ -117,15 +140,4 @@ def _read_beside(job: Job, indices: Iterable[list[int]], workers: int) -> Iterat
         collate_fn=shards.collate,
         pin_memory=job.explainer.device.type == "cuda",
     )
-    read = iter(loader)
-    while True:
-        try:
-            batch = next(read)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            raise InputError(
-                f"a process that reads pictures ended: {error}. Often the memory was full; fewer workers need less. "
-                "Finished shards are kept; start the same job again, and it goes on from there."
-            ) from error
-        yield batch
+    return iter(loader)

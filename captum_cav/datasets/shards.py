@@ -24,6 +24,8 @@ from captum_cav.errors import CAVError, InputError, ModelError, TargetError
 #: What is wrong with a sample, and not with the job.
 _OF_A_SAMPLE = (InputError, ModelError, TargetError)
 
+_NO_RATIOS = "the score is 0, so ratios to it mean nothing"
+
 
 class Batch(NamedTuple):
     """Pictures that were read together.
@@ -214,11 +216,11 @@ def _explain(
     best = scores.argmax(1).tolist() if scores.dim() == 2 and scores.shape[1] > 1 else [None] * len(items)
     for number, one in enumerate(measured):
         _add(job, group, one, scores)
-        shares, values, probabilities = (part.tolist() for part in (one.shares, one.scores, one.probabilities))
+        shares, sums, values, probabilities = (part.tolist() for part in one[2:])
         for place, of_item in enumerate(chosen):
             row = of_item[number]
-            if not all(math.isfinite(share) for of_layer in shares[place] for share in of_layer[:2]):
-                row["error"] = "the score is 0, so ratios to it mean nothing"
+            if not all(map(math.isfinite, sums[place])):
+                row["error"] = _NO_RATIOS if job.explainer.gives_ratios else "the map holds NaN or infinity"
             rows.fill(job, row, values[place], probabilities[place], best[place], shares[place])
             if row["target"] is None and job.targets == "best":
                 row["target"] = best[place]
