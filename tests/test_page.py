@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import itertools
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -24,29 +23,9 @@ from captum_cav import LayerCAV, cli, zoo
 from captum_cav.errors import CAVError, InputError, OptionError
 from captum_cav.page import write_page
 from captum_cav.visualization import spatial_map
-from tests.support.browser import browse, check_clean
-
-__all__ = ["browse"]  # a fixture
+from tests.support.pages import HOSTILE, button, check_clean, data_of, decoded, text
 
 PRESETS = ("pinpoint", "paper", "gamma")
-HOSTILE = (
-    "<img src=x onerror=alert(1)>",
-    "</script><script>alert(2)</script>",
-    "<!--<script>",
-    "{{data}} & \"quotes\" 'too' \u2028 \\u003c",
-)
-
-
-def data_of(path: Path) -> dict[str, Any]:
-    """What the page embeds."""
-    (embedded,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', path.read_text("utf-8"), re.S)
-    data: dict[str, Any] = json.loads(embedded)
-    return data
-
-
-def decoded(encoded: dict[str, Any]) -> torch.Tensor:
-    whole = np.frombuffer(base64.b64decode(encoded["values"]), "<i2").astype(np.float64)
-    return torch.from_numpy(whole.reshape(encoded["rows"], encoded["columns"]) * encoded["scale"])
 
 
 def tiny_network(*names: str, name: str = "tiny") -> zoo.Network:
@@ -312,16 +291,6 @@ def drawn(page: Any) -> np.ndarray[Any, Any]:
     """The pixels of the map."""
     address = page.execute_script("return document.getElementById('map').toDataURL()")
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).convert("RGBA")).astype(int)
-
-
-def text(page: Any, identifier: str) -> str:
-    return str(page.find_element("id", identifier).text)
-
-
-def button(page: Any, group: str, name: str) -> Any:
-    """The button of a group on which a name stands."""
-    (found,) = [one for one in page.find_elements("css selector", f"#{group} button") if name in one.text.split("\n")]
-    return found
 
 
 def number(shown: str) -> float:
