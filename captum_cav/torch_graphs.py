@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch._inductor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -23,8 +24,10 @@ __all__ = [
     "aliased_arguments",
     "below_autograd",
     "direct_function",
+    "fused",
     "hook_registries",
     "places_of_tensors",
+    "is_random",
     "plain_name",
     "recorded_graph",
     "storage_key",
@@ -32,6 +35,7 @@ __all__ = [
     "tree_flatten",
     "tree_unflatten",
     "unrecorded",
+    "variant_with_out",
 ]
 
 #: The base class of modes that see each aten operation.
@@ -64,6 +68,22 @@ def below_autograd() -> Iterator[None]:
         yield
 
 
+def fused(
+    module: GraphModule, args: Sequence[torch.Tensor], *, freezing: bool = False
+) -> Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]:
+    """A graph as kernels that torch's compiler makes.
+
+    Args:
+        module: the graph. Its inputs are tensors, and it returns a list of tensors.
+        args: tensors of the kinds that the graph will get.
+        freezing: whether the buffers of the module keep their numbers, so that kernels may be made for them.
+    """
+    with torch.no_grad():
+        options = {"freezing": freezing}
+        compiled: Callable[..., list[torch.Tensor]] = torch._inductor.compile(module, list(args), options)
+    return lambda tensors: compiled(*tensors)
+
+
 # Operations -----------------------------------------------------------------------------------------------------------
 
 
@@ -83,6 +103,30 @@ def aliased_arguments(operation: Overload, args: Sequence[Any], kwargs: dict[str
             shared += values
             written += values if argument.alias_info.is_write else []
     return shared, written
+
+
+@functools.cache
+def variant_with_out(operation: Overload) -> tuple[Overload, str] | None:
+    """The same operation that writes its result into a tensor of the caller, and the name of that argument."""
+    arguments = [(argument.name, argument.type) for argument in operation._schema.arguments]
+    packet = operation.overloadpacket
+    for name in packet.overloads():
+        variant: Overload = getattr(packet, name)
+        others = variant._schema.arguments
+        if [(argument.name, argument.type) for argument in others[:-1]] == arguments and others[-1].is_out:
+            return variant, others[-1].name
+    return None
+
+
+def is_random(operation: Overload, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    """Whether an operation takes random numbers. Attention can, but does not without a dropout."""
+    if torch.Tag.nondeterministic_seeded not in operation.tags:
+        return False
+    for position, argument in enumerate(operation._schema.arguments):
+        if argument.name == "dropout_p":
+            given = args[position] if position < len(args) else kwargs.get(argument.name, argument.default_value)
+            return bool(given)
+    return True
 
 
 def plain_name(operation: Overload) -> str:

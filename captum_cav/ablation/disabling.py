@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import threading
@@ -99,7 +100,7 @@ def ablate(
     layout = checks.check_layout(first, 1 if channels is None else channels)
     size = layout.size
     arguments = (*given, *checks.additional_arguments(additional_forward_args))
-    _check_samples(first, mask, layout)
+    _check_samples(given[0], mask, layout)
     if channels is None and (layer is None or checks.is_ids(first)):
         channels = layout.channels if layer is None else -1
     if layer is None:
@@ -179,7 +180,7 @@ def _scores(
             f"the model returned scores of shape {tuple(output.shape)}; expected (N, classes). Pass a function that "
             "picks them, as forward_func=lambda x: model(x)[:, 0]."
         )
-    checks.check_finite_results("the score is", output, forward_func, arguments)
+    checks.check_finite_results("the score is", output, forward_func, functools.partial(forward_func, *arguments))
     return output.unsqueeze(1) if output.dim() == 1 else output
 
 

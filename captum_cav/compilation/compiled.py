@@ -115,14 +115,13 @@ class Compiled(ContributionAttribution):
                 self._made[key] = None
             made = self._record(arguments, options)
             self._made[key] = made
-        constants = made.recording.constants.now()
-        assert constants is not None
-        return made, constants
+        return made, made.recording.constants.current()
 
     def _record(self, arguments: Arguments, options: Sequence[Any]) -> _Made:
         recording = Recording(self._plain(), arguments, options, self._choices.freeze)
-        run = RUNNERS[self._choices.backend](recording)
-        check_recording(recording, arguments, functools.partial(_run, run))
+        backend = self._choices.backend
+        run = RUNNERS[backend](recording)
+        check_recording(recording, arguments, functools.partial(_run, run), is_exact=backend == "replay")
         recording.release()
         return _Made(recording, run)
 

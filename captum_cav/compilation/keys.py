@@ -47,6 +47,8 @@ def key_of(arguments: Arguments, options: Sequence[Any]) -> Hashable:
         tuple(map(_of_argument, leaves)),
         tuple(target is None for target in arguments.targets),
         arguments.part is None,
+        arguments.names,
+        arguments.keywords,
         tuple(map(_of_option, options)),
         settings,
     )

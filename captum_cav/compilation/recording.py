@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,7 @@ class Recording:
         graph: the aten operations.
         constants: parameters, buffers and other tensors.
         inputs: the tensors for which the recording was made.
+        is_frozen: whether the numbers of parameters and buffers are part of the recording.
 
     Raises:
         RecordingError: for what cannot be recorded.
@@ -80,6 +82,7 @@ class Recording:
     ) -> None:
         self._attribution = attribution
         self._options = options
+        self.is_frozen = frozen
         recorder = recorder_of(attribution)
         arguments = arguments._replace(additional=checks.copied(arguments.additional))
         called: dict[torch.nn.Module, None] = {}
@@ -113,9 +116,8 @@ class Recording:
             kept = [*tensors[count:], *tensors_in(list(additional))]
             kept += [tensor for module in modules for tensor in [*module.parameters(False), *module.buffers(False)]]
             with only_recordable(recorder.forward_func, kept):
-                result, evidence = recorder.explain(
-                    Arguments(inputs, additional, targets, arguments.part), self._options
-                )
+                given_now = arguments._replace(inputs=inputs, additional=additional, targets=targets)
+                result, evidence = recorder.explain(given_now, self._options)
             form, results = Results.of(result, evidence)
             found.append(form)
             return [tensor.detach() for tensor in results]
@@ -164,12 +166,13 @@ class Recording:
         """
         result, evidence = self.results.filled(tensors)
         attribution = self._attribution
-        args = (*arguments.inputs, *arguments.additional)
+        called = arguments.called(attribution.forward_func)
+        rerun = functools.partial(called, *arguments.inputs, *arguments.additional)
         for one in evidence:
             selected = one.selected
             if arguments.part is not None:
                 selected = selected._replace(first_sample=arguments.part.start)
-            propagation = Propagation(_no_pass, one.what, selected, one.names, args)
+            propagation = Propagation(_no_pass, one.what, selected, one.names, rerun)
             propagation.check_scores(attribution._options.normalize, attribution.forward_func)
             if not propagation.is_separate(one.found):
                 return None

@@ -142,6 +142,12 @@ class Constants:
         self._kinds = _kinds([self._tensors[index] for index, _, _ in self._found])
         self._versions = list(map(version_of, tensors)) if frozen else None
 
+    def current(self) -> list[torch.Tensor]:
+        """The tensors as they are now, which must be of the same kinds."""
+        tensors = self.now()
+        assert tensors is not None
+        return tensors
+
     def now(self) -> list[torch.Tensor] | None:
         """The tensors as they are now. None if one of them is of another kind, or frozen and changed."""
         tensors = self._tensors.copy()

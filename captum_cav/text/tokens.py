@@ -51,7 +51,9 @@ def sequences_in(given: Any, name: str, tokenizer: Any, *, adds_special: bool = 
 def _one_sequence(given: Any, mask: torch.Tensor | None, name: str, tokenizer: Any, adds_special: bool) -> torch.Tensor:
     if isinstance(given, str):
         if tokenizer is None:
-            raise CAVTypeError(f"{name} is a text, but there is no tokenizer; pass SequenceCAV(..., tokenizer=...).")
+            raise CAVTypeError(
+                f"{name} is a text; without a tokenizer, expected indices of tokens. Pass tokenizer= to SequenceCAV."
+            )
         given = _encode(tokenizer, given, adds_special)
     if not isinstance(given, torch.Tensor):
         indices = [checks.as_integer(index) for index in given] if isinstance(given, (list, tuple)) else [None]
@@ -66,7 +68,8 @@ def _one_sequence(given: Any, mask: torch.Tensor | None, name: str, tokenizer: A
         given = given[mask.to(given.device).bool()]
     if not len(given):
         raise InputError(f"{name} is empty; expected at least one token.")
-    return given.long()
+    sequence: torch.Tensor = given.long()
+    return sequence
 
 
 def _encode(tokenizer: Any, text: str, adds_special: bool) -> Sequence[int]:
