@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from captum_cav.commands import COMMANDS
 from captum_cav.errors import CAVError
+from captum_cav.memory import keep_freed_memory
 from captum_cav.version import __version__
 
 
@@ -21,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 for success, 2 for an error that the user can correct. One line says what the error is.
     """
     options = _parser().parse_args(arguments)
+    if arguments is None:  # The process is the command's own.
+        keep_freed_memory()
     try:
         options.run(options)
     except CAVError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import captum_cav
-from captum_cav import ablation, comparison, errors, metrics, page, presets, rules, scores, visualization, zoo
+from captum_cav import ablation, comparison, errors, memory, metrics, page, presets, rules, scores, visualization, zoo
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -31,7 +31,7 @@ def test_the_reference_holds_every_public_name(reference: Path) -> None:
     inventory = (reference / "objects.inv").read_bytes().split(b"\n", 4)[4]  # behind four lines of comments
     documented = {line.split(" ", 1)[0] for line in zlib.decompress(inventory).decode().splitlines()}
     public = {f"captum_cav.{name}" for name in captum_cav.__all__}
-    for module in (ablation, metrics, page, rules, scores, visualization, zoo):
+    for module in (ablation, memory, metrics, page, rules, scores, visualization, zoo):
         public |= {f"{module.__name__}.{name}" for name in module.__all__}
     public |= {f"captum_cav.presets.{name}" for name in presets.NAMES}
     public |= {f"captum_cav.errors.{name}" for name, value in vars(errors).items() if isinstance(value, type)}
