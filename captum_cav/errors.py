@@ -52,6 +52,10 @@ class UnavailableError(CAVError, NotImplementedError):
     """A method of Captum's interface asks for something that only the backward pass can measure."""
 
 
+class RecordingError(CAVError, RuntimeError):
+    """An attribution cannot be recorded, or its recording does not give the maps of the attribution."""
+
+
 class MethodError(CAVError, RuntimeError):
     """A method raised an exception in a comparison. ``__cause__`` is that exception."""
 
@@ -74,6 +78,10 @@ class SignWarning(ScoreWarning):
     followed. The text is the same for all maps, and Python names the line that asked for the map.
     So Python shows the warning once for each such line, unless its filters say something else.
     """
+
+
+class RecordingWarning(UserWarning):
+    """An attribution cannot be recorded and runs as usual, because ``on_break="eager"`` asked for that."""
 
 
 class UnsupportedOperationWarning(UserWarning):

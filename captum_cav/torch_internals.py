@@ -56,6 +56,7 @@ __all__ = [
     "has_old_backward_hook",
     "hooks_on_saved_tensors",
     "innermost_called",
+    "is_batched",
     "is_called_by",
     "keeps_version",
     "may_note",
@@ -88,6 +89,7 @@ TORCH_MODULES = (
     "torch.functional",
     "torch._ops.aten",
     "torch._ops.torchvision",
+    "torch._ops.bitsandbytes",
 )
 #: Python modules of torch that take derivatives for their callers.
 DERIVING_MODULES = ("torch.autograd.functional", "torch._functorch")
@@ -95,6 +97,8 @@ DERIVING_MODULES = ("torch.autograd.functional", "torch._functorch")
 WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
 #: A context in which autograd does not notice that the model writes into a tensor.
 keeps_version = _unsafe_preserve_version_counter
+#: Whether a tensor stands for several tensors, as in a backward pass with ``is_grads_batched=True``.
+is_batched: Callable[[torch.Tensor], bool] = torch._C._functorch.is_batchedtensor
 
 
 class OwnFunction(torch.autograd.Function):
@@ -370,17 +374,13 @@ def modules_of(root: Callable[..., Any]) -> Collection[torch.nn.Module]:
 
 
 def may_note(module: torch.nn.Module) -> bool:
-    """Whether a module may note tensors when it runs.
-
-    In evaluation mode torch's own modules note nothing, but hooks on these modules may.
-    """
+    """Whether a module may note tensors when it runs in evaluation mode: not torch's own, but hooks on these may."""
     return not _is_torchs(type(module)) or bool(module._forward_hooks or module._forward_pre_hooks)  # type: ignore[arg-type]
 
 
 def noting_places(modules: Iterable[torch.nn.Module]) -> Iterator[dict[str, Any]]:
     """The dictionaries in which modules note tensors that are no parameters: attributes and buffers."""
     for module in modules:
-        # Most modules have no tensor among their attributes. This is the fastest way to see that.
         if torch.Tensor in map(type, module.__dict__.values()):
             yield module.__dict__
         if module._buffers:

@@ -17,16 +17,17 @@ ROOT = Path(captum_cav.__file__).parent
 MOST_LINES = 500
 #: A room imports only from rooms further up, and from other rooms on its own line if it does not get back from there.
 ORDER = """
-    errors version suggestions memory
-    tensors torch_internals captum_internals
+    errors version suggestions memory tables
+    tensors torch_internals captum_internals torch_graphs
     checks
     propagation
     operations
     rules
     presets scores
     attribution
-    maps visualization metrics ablation zoo
-    comparison single_image page reproduction
+    compilation
+    maps visualization metrics ablation zoo depths
+    comparison single_image page reproduction text datasets explanation
     commands
     cli
     __main__

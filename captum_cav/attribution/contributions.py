@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from captum.attr import GradientAttribution
 
 from captum_cav import checks
-from captum_cav.attribution.backward import propagate
+from captum_cav.attribution.backward import Propagated, propagate
 from captum_cav.attribution.differentiable import contributions_with_graph
 from captum_cav.attribution.input_checks import Arguments
-from captum_cav.attribution.options import Options
+from captum_cav.attribution.options import Normalize, Options
 from captum_cav.attribution.result_checks import check_contributions, check_scores, samples_are_separate
 from captum_cav.attribution.scores import SelectedScores, select_target
 from captum_cav.attribution.squashing import squashing_of
@@ -25,10 +26,69 @@ from captum_cav.propagation.hooks import Site
 Attributions: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...]
 
 
+@dataclass(frozen=True)
+class Propagation:
+    """A backward pass from scores to layers, and what messages about its results name.
+
+    Attributes:
+        back: runs the backward pass, see :func:`captum_cav.attribution.backward.propagate`.
+        what: what the scores are, with a verb.
+        selected: the scores that are explained.
+        names: of the explained layers.
+        rerun: runs the model once more with the same arguments.
+    """
+
+    back: Callable[..., Propagated]
+    what: str
+    selected: SelectedScores
+    names: Sequence[str]
+    rerun: Callable[[], Any]
+
+    def run(self, with_delta: bool) -> tuple[Propagated, bool]:
+        """What the backward pass finds, and whether each sample needed a backward pass of its own for its delta.
+
+        Args:
+            with_delta: whether the pass measures what stays unexplained.
+        """
+        try:
+            found = self.back()
+            if self.is_separate(found):
+                return found, False
+        except RuntimeError:
+            if not with_delta:
+                raise
+        return self.back(one_by_one=True), True
+
+    def is_separate(self, found: Propagated) -> bool:
+        """Whether the deltas of all samples add up to the delta of the batch. It is read on the host."""
+        return samples_are_separate(found)
+
+    def check_scores(self, normalize: Normalize, model: Callable[..., Any]) -> None:
+        """Refuse scores that are not finite, and warn about scores that make ratios hard to read."""
+        check_scores(self.what, self.selected, normalize, model, self.rerun)
+
+    def check_contributions(self, found: Propagated, model: Callable[..., Any]) -> None:
+        """Refuse layers that the scores do not depend on, and contributions that are not finite."""
+        check_contributions(found, self.names, model, self.rerun, self.selected.first_sample)
+
+
 class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
     """An attribution method that gives contributions; :class:`LayerCAV` and others derive from it."""
 
     _options: Options
+
+    def __repr__(self) -> str:
+        options = self._options
+        shown = [getattr(self._forward_func, "__name__", None) or type(self._forward_func).__name__]
+        shown += self._repr_of_layers()
+        shown += [f"rules={options.rules.name!r}", f"normalize={options.normalize!r}"]
+        if options.function is not None or options.score != "output":
+            shown.append(f"score={options.function or options.score!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _repr_of_layers(self) -> list[str]:
+        """What is explained instead of the inputs, for ``repr``."""
+        return []
 
     @property
     def forward_func(self) -> Callable[..., Any]:
@@ -42,9 +102,14 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
         self._forward_func = forward_func
 
     @property
+    def options(self) -> Options:
+        """The checked options: rules, ``normalize``, ``on_unknown`` and the score."""
+        return self._options
+
+    @property
     def multiplies_by_inputs(self) -> bool:
-        """True: a contribution is an activation times its coefficient."""
-        return True
+        """Whether the attribution gives contributions: activations times their coefficients. See the options."""
+        return self._options.multiply_by_inputs
 
     def has_convergence_delta(self) -> bool:
         """True: ``attribute`` supports ``return_convergence_delta``."""
@@ -67,12 +132,14 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
         sites: Sequence[Site] = (),
         *,
         tap_inputs: bool = False,
+        embeds: Callable[[torch.nn.Module], bool] | None = None,
         keep_carriers: bool = False,
         end_at_call: int | None = None,
         with_shares: bool = False,
         with_rules: bool = False,
     ) -> Forward:
         """The forward pass. The options are those of :class:`captum_cav.propagation.forward.Request`."""
+        called = arguments.called(self.forward_func)
         return run(
             self.forward_func,
             arguments.inputs,
@@ -81,9 +148,11 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
             Request(
                 table=TABLE,
                 rules=self._options.rules,
-                scored=self._options.scored(self.forward_func),
+                called=called,
+                scored=self._options.scored(called),
                 on_unknown=self._options.on_unknown,
                 tap_inputs=tap_inputs,
+                embeds=embeds,
                 keep_carriers=keep_carriers,
                 end_at_call=end_at_call,
                 with_shares=with_shares,
@@ -128,26 +197,29 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
             selected,
             chosen,
             normalize=normalize,
+            multiply_by_inputs=self._options.multiply_by_inputs,
             with_delta=with_delta,
             joint=joint,
             keep_graph=keep_graph,
             grad_kwargs=grad_kwargs,
         )
+        found = self._checked(Propagation(back, what, selected, names, passed.rerun), with_delta)
+        return found.unscaled()
+
+    def _checked(self, propagation: Propagation, with_delta: bool) -> Propagated:
+        """Run a backward pass, and check what the pass finds. A recording of the passes reads no number instead.
+
+        Args:
+            propagation: the backward pass, and what its messages name.
+            with_delta: whether the pass measures what stays unexplained.
+        """
         try:
-            try:
-                found = back()
-                differentiated = samples_are_separate(found)
-            except RuntimeError:
-                if not with_delta:
-                    raise
-                differentiated = False
-            if not differentiated:
-                found = back(one_by_one=True)
+            found, _ = propagation.run(with_delta)
         finally:
             # Also where the backward pass fails: a score that is not finite may be why, and is the better message.
-            check_scores(what, selected, normalize, self.forward_func, passed.args)
-        check_contributions(found, names, self.forward_func, passed.args, selected.first_sample)
-        return found.unscaled()
+            propagation.check_scores(self._options.normalize, self.forward_func)
+        propagation.check_contributions(found, self.forward_func)
+        return found
 
     def _differentiable(
         self,
@@ -166,13 +238,14 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
                 f'score="{self._options.score}" asks; let forward_func return the numbers before the function.'
             )
         return contributions_with_graph(
-            self._options.scored(self.forward_func),
+            self._options.scored(arguments.called(self.forward_func)),
             arguments,
             sites,
             call or 0,
             passed.trace.rules,
             lambda output: select_target(checks.check_output(output), target, self._options.score).values,
             self._options.normalize,
+            self._options.multiply_by_inputs,
             grad_kwargs or {},
         )
 
@@ -216,8 +289,3 @@ def as_picture(part: torch.Tensor, relu: bool, summed: bool) -> torch.Tensor:
     if summed:
         part = part.sum(1, keepdim=True)
     return part.relu() if relu else part
-
-
-def like_inputs(parts: tuple[torch.Tensor, ...], inputs: Any) -> Attributions:
-    """Contributions of the inputs in the form of ``inputs``: a tuple for a tuple or list, else a tensor."""
-    return parts if isinstance(inputs, (tuple, list)) else parts[0]

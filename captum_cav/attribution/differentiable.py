@@ -39,6 +39,7 @@ def contributions_with_graph(
     log: RuleLog,
     scores_of: Callable[[Any], torch.Tensor],
     normalize: Normalize,
+    multiply_by_inputs: bool,
     grad_kwargs: dict[str, Any],
 ) -> list[tuple[torch.Tensor, ...]]:
     """Activations times gradients of the scores, as functions of parameters and inputs.
@@ -51,6 +52,7 @@ def contributions_with_graph(
         log: the rules that the operations of the model met.
         scores_of: selects the scores, shape (N,), from the output of the model.
         normalize: what contributions are divided by.
+        multiply_by_inputs: whether to multiply gradients by activations.
         grad_kwargs: passed on to :func:`torch.autograd.grad`.
 
     Returns:
@@ -70,7 +72,12 @@ def contributions_with_graph(
         results = []
         for values, _ in chosen:
             parts = [(value, next(found)) for value in values]
-            results.append(tuple(torch.zeros_like(x) if part is None else x * part for x, part in parts))
+            results.append(
+                tuple(
+                    torch.zeros_like(x) if part is None else x * part if multiply_by_inputs else part
+                    for x, part in parts
+                )
+            )
     return results
 
 

@@ -77,7 +77,7 @@ def select_target(
         output = squashing.logits().reshape(output.shape)
     else:
         classes = output.shape[1] if output.dim() == 2 else None
-    scores = select_scores(output, indices)
+    scores = _selected(output, indices)
     # The log-odds of a sigmoid are its logit.
     if score != "log_odds" or (squashing is not None and squashing.is_of_each_element):
         return SelectedScores(scores, torch.zeros_like(scores.detach()), output, first_sample=first_sample)
@@ -92,12 +92,21 @@ def select_target(
     if isinstance(indices, list):
         for sample, entry in enumerate(indices):
             others[sample, entry[0]] = -torch.inf
+    elif isinstance(indices, checks.Positions):
+        others = others.scatter(1, indices.values[:, None], -torch.inf)
     else:
         others[:, indices[0]] = -torch.inf
     weights = torch.softmax(others, 1)
     carried = torch.where(weights > 0, weights * output, 0.0).sum(1)
     entropy = torch.logsumexp(others, 1) - carried.detach()
     return SelectedScores(scores - carried - entropy, -entropy, output, first_sample=first_sample)
+
+
+def _selected(output: torch.Tensor, indices: Any) -> torch.Tensor:
+    """Numbers of an output, shape (N,), at indices as :func:`captum_cav.checks.resolve_target` returns them."""
+    if not isinstance(indices, checks.Positions):
+        return select_scores(output, indices)
+    return output.flatten(1).gather(1, indices.values[:, None])[:, 0]
 
 
 def select_passed(
@@ -119,7 +128,7 @@ def select_passed(
     squashing = squashing_of(passed.output, run)
     if squashing is None and score != "output":
         refuse_hidden(passed.output, run, score)
-    output = checks.check_output(passed.output)
+    output = checks.check_output(passed.output, can_be_named=True)
     checks.check_one_for_each(passed.output, "the model", part)
     first_sample = part.start if part is not None else 0
     with torch.enable_grad():
@@ -133,4 +142,4 @@ def select_passed(
         return selected
     slopes = squashing.slopes(selected.values, passed.trace).reshape(output.shape)
     indices = checks.resolve_target(output, target)
-    return selected._replace(slopes=select_scores(slopes, indices), can_turn_back=all(behind))
+    return selected._replace(slopes=_selected(slopes, indices), can_turn_back=all(behind))

@@ -36,15 +36,15 @@ def check_finite(tensor: torch.Tensor, name: str) -> None:
 
 
 def check_finite_results(
-    what: str, values: torch.Tensor, model: Callable[..., Any], args: tuple[Any, ...], first_sample: int = 0
+    what: str, values: torch.Tensor, model: Callable[..., Any], rerun: Callable[[], Any], first_sample: int = 0
 ) -> None:
     """Refuse scores or contributions that are not finite, and name the first module that gives such numbers.
 
     Args:
         what: what the numbers are, with a verb, such as ``"the score is"``.
         values: shape (N, ...), the scores or contributions.
-        model: the model that gave the numbers. It runs once more if a number is not finite.
-        args: the arguments of the model.
+        model: the model that gave the numbers, for the names of its modules.
+        rerun: runs the model once more with the same arguments. It is called if a number is not finite.
         first_sample: the number of the first of these samples in the batch.
 
     Raises:
@@ -57,7 +57,7 @@ def check_finite_results(
     if bool(rows.any()):
         raise ModelError(
             f"{what} not finite in {sample_names(rows, first_sample)}: NaN or infinity first comes "
-            f"{_first_not_finite(model, args)}. Look at the numbers there."
+            f"{_first_not_finite(model, rerun)}. Look at the numbers there."
         )
 
 
@@ -74,7 +74,7 @@ def _sum_of(values: torch.Tensor) -> torch.Tensor:
     return values.sum(dtype=torch.float32 if values.itemsize < 4 else values.dtype)
 
 
-def _first_not_finite(model: Callable[..., Any], args: tuple[Any, ...]) -> str:
+def _first_not_finite(model: Callable[..., Any], rerun: Callable[[], Any]) -> str:
     """The place of the forward pass that gives the first number that is not finite, as the message names the place."""
     thread = threading.get_ident()
     found: list[torch.nn.Module] = []
@@ -88,7 +88,7 @@ def _first_not_finite(model: Callable[..., Any], args: tuple[Any, ...]) -> str:
     with torch.no_grad():
         handle = torch.nn.modules.module.register_module_forward_hook(look)
         try:
-            model(*args)
+            rerun()
         finally:
             handle.remove()
     if not found:

@@ -3,29 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
 from captum_cav.checks.options import as_integer
+from captum_cav.checks.outputs import describe_output, example_of
 from captum_cav.errors import CAVTypeError, ModelError, TargetError
 
 #: One target for each example, or None if the model gives one score for each example.
 Targets: TypeAlias = list[Any] | None
 
 
-def check_output(output: Any) -> torch.Tensor:
+class Positions(NamedTuple):
+    """Targets as a tensor, for recordings of a computation, which must not hold the numbers of one call.
+
+    Attributes:
+        values: integers of shape (N,): the position of each sample's score in its flattened output, from 0.
+    """
+
+    values: torch.Tensor
+
+
+def check_output(output: Any, *, can_be_named: bool = False) -> torch.Tensor:
     """The output of the model as a tensor whose first dimension is that of the samples.
+
+    Args:
+        output: what the model returned.
+        can_be_named: whether the caller has an option ``output``, which names the part that holds the scores.
 
     Raises:
         CAVTypeError: for what is not a tensor.
         ModelError: for a tensor without numbers.
     """
     if not isinstance(output, torch.Tensor):
-        raise CAVTypeError(
-            f"the model returned a {type(output).__name__}; expected a tensor of scores. Pass a function that picks "
-            "it, as forward_func=lambda *x: model(*x).logits, or [0]."
-        )
+        example = example_of(output)
+        advice = "Pass a function that returns it, as lambda *x: model(*x).logits."
+        if example is not None and can_be_named:
+            advice = f"Name the part of the output that holds it, as output={example}, or pass output=a function."
+        elif example is not None:
+            part = "lambda output: output" + (f"[{example}]" if hasattr(output, "__getitem__") else f".{example[1:-1]}")
+            advice = f"Pass scores.with_score(model, {part})."
+        raise CAVTypeError(f"the model returned {describe_output(output)}; expected a tensor of scores. {advice}")
     if not output.numel():
         raise ModelError(
             f"the model returned no scores: its output has shape {tuple(output.shape)}. Expected at least one score "
@@ -49,8 +68,10 @@ def read_target(target: Any) -> Any:
 
 def resolve_target(
     output: torch.Tensor, target: Any, first_sample: int = 0
-) -> list[tuple[int, ...]] | tuple[int, ...] | None:
+) -> list[tuple[int, ...]] | tuple[int, ...] | Positions | None:
     """A target in any of the forms that Captum takes, as indices of the dimensions behind the batch dimension.
+
+    :class:`Positions` are returned unchanged.
 
     Args:
         output: shape (N, ...), the output of the model.
@@ -73,6 +94,8 @@ def resolve_target(
                 f"pass {_example(shape)}."
             )
         return None
+    if isinstance(target, Positions):
+        return target
     target = read_target(target)
     if isinstance(target, torch.Tensor):
         if not _holds_integers(target):
@@ -87,6 +110,38 @@ def resolve_target(
     if isinstance(target, list):
         return [_indices(entry, f"target[{sample}]", shape) for sample, entry in enumerate(target, first_sample)]
     return _indices(target, "target", shape)
+
+
+def positions(shape: Sequence[int], target: Any, first_sample: int = 0) -> list[int] | None:
+    """A target in any of the forms that Captum takes, as the position of each sample's score in its flattened output.
+
+    Args:
+        shape: (N, ...), of the output of the model.
+        target: as for :func:`resolve_target`.
+        first_sample: the number of the first of these samples in the batch, for messages.
+
+    Returns:
+        One integer for each sample, from 0; or None if the output is one score for each sample.
+
+    Raises:
+        TargetError, CAVTypeError: as by :func:`resolve_target`.
+
+    Example::
+
+        >>> positions((2, 3), -1), positions((2, 3, 4), [(0, 1), (2, 3)])
+        ([2, 2], [1, 11])
+    """
+    indices = resolve_target(torch.empty(tuple(shape), device="meta"), target, first_sample)
+    if indices is None:
+        return None
+    assert not isinstance(indices, Positions)
+    found = []
+    for entry in indices if isinstance(indices, list) else [indices] * shape[0]:
+        position = 0
+        for index, size in zip(entry, shape[1:], strict=True):
+            position = position * size + index % size
+        found.append(position)
+    return found
 
 
 def check_target_count(target: Any, samples: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from captum_cav.torch_internals import OwnFunction, keeps_version
+from captum_cav.torch_internals import OwnFunction, is_batched, keeps_version
 
 #: Gives the coefficients of the inputs for the coefficients of the value.
 Backward: TypeAlias = Callable[[torch.Tensor], tuple[torch.Tensor | None, ...]]
@@ -120,7 +120,9 @@ class _LateSlope(OwnFunction):
     def backward(ctx: Any, coefficients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         slope = ctx.slope()
         # In place, because a fresh tensor costs as much as two passes over a tensor.
-        return coefficients * slope if torch.is_grad_enabled() else slope.mul_(coefficients), None, None
+        if torch.is_grad_enabled() or is_batched(coefficients):
+            return coefficients * slope, None, None
+        return slope.mul_(coefficients), None, None
 
 
 def with_late_slope(x: torch.Tensor, value: torch.Tensor, slope: Callable[[], torch.Tensor]) -> torch.Tensor:

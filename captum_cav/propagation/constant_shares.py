@@ -7,7 +7,8 @@ are equations 3 and 4 of the paper: the bias is one more input, always 1. A hook
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -57,6 +58,8 @@ class ConstantShares:
         is_mask = part.abs() >= size_of_infinity(part.dtype)
 
         def measure(coefficients: torch.Tensor) -> None:
+            if not self.is_measured:
+                return
             coefficients = coefficients.sum_to_size(part.shape).conj()
             # A share is differentiated, too. Of a mask without a coefficient the derivative would be infinity times 0.
             share = part.masked_fill(is_mask & (coefficients == 0), 0.0) * coefficients
@@ -72,6 +75,15 @@ class ConstantShares:
             taps: bit set of the layers from which the rule's operation comes.
         """
         self._shares.append((taps, share))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """A context in which backward passes measure no shares."""
+        before, self.is_measured = self.is_measured, False
+        try:
+            yield
+        finally:
+            self.is_measured = before
 
     def __len__(self) -> int:
         """How many shares were entered so far."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional as F
 
-from captum_cav.torch_internals import OwnFunction
+from captum_cav.torch_internals import OwnFunction, is_batched
 
 
 class _Absolute(OwnFunction):
@@ -22,7 +22,9 @@ class _Absolute(OwnFunction):
         (x,) = ctx.saved_tensors
         signs: torch.Tensor = x.detach().sgn()
         # In place, because a fresh tensor costs as much as two passes over a tensor.
-        return gradient * signs if torch.is_grad_enabled() else signs.mul_(gradient)
+        if torch.is_grad_enabled() or is_batched(gradient):
+            return gradient * signs
+        return signs.mul_(gradient)
 
 
 class SignedWeights(NamedTuple):

@@ -1,0 +1,181 @@
+"""Attributions that record what they compute, and replay the recording."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import threading
+import warnings
+from collections.abc import Hashable, Sequence
+from contextlib import ExitStack
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+
+import torch
+
+from captum_cav import checks
+from captum_cav.attribution.contributions import ContributionAttribution, has_graph
+from captum_cav.attribution.input_checks import Arguments
+from captum_cav.compilation.comparing import check_recording
+from captum_cav.compilation.keys import key_of
+from captum_cav.compilation.recording import Recording
+from captum_cav.compilation.runners import RUNNERS, Backend, Runner
+from captum_cav.errors import CAVTypeError, RecordingError, RecordingWarning
+from captum_cav.tensors import tensors_in
+
+OnBreak: TypeAlias = Literal["error", "eager"]
+A = TypeVar("A", bound=ContributionAttribution)
+#: How many kinds of arguments have a recording at the same time. The oldest recording is dropped first.
+_MOST = 32
+
+
+class _Choices(NamedTuple):
+    """The options of :func:`compile`."""
+
+    backend: Backend
+    freeze: bool
+    on_break: OnBreak
+
+
+class _Made(NamedTuple):
+    """A recording that was checked, and what runs it."""
+
+    recording: Recording
+    run: Runner
+
+
+class Compiled(ContributionAttribution):
+    """Mixed into the class of an attribution: its passes are recorded once for each kind of arguments."""
+
+    _choices: _Choices
+    _made: dict[Hashable, _Made | None]
+
+    def _begin(self, choices: _Choices) -> None:
+        self._choices = choices
+        self._made = {}
+        self._subject: list[Any] = []
+        self._lock = threading.RLock()
+
+    def __reduce__(self) -> Any:
+        return _compiled, (self._plain(), self._choices)
+
+    def _attributes(self) -> dict[str, Any]:
+        """What the attribution was made with: model, layers, options."""
+        return {name: value for name, value in vars(self).items() if name not in _OWN}
+
+    def _plain(self) -> ContributionAttribution:
+        """The same attribution without recordings."""
+        plain: ContributionAttribution = object.__new__(type(self).__mro__[2])
+        vars(plain).update(self._attributes())
+        return plain
+
+    def _explain(self, arguments: Arguments, *options: Any) -> Any:
+        """What ``attribute`` returns, by a recording of what the attribution computes."""
+        eager = super()._explain  # type: ignore[misc]
+        if has_graph(options[-1]):
+            return eager(arguments, *options)
+        # The form of the inputs is an option of some attributions. A recording must not keep the inputs themselves.
+        options = tuple(_without_tensors(option) for option in options)
+        try:
+            made, constants = self._made_for(arguments, options)
+        except RecordingError as error:
+            if self._choices.on_break == "error":
+                raise
+            warnings.warn(f"attribute() runs as usual: {error}", RecordingWarning, stacklevel=checks.users_level())
+            made = None
+        if made is None:
+            return eager(arguments, *options)
+        results = _run(made.run, [*made.recording.tensors_of(arguments), *constants])
+        explained = made.recording.explained(arguments, results)
+        return eager(arguments, *options) if explained is None else explained
+
+    def _made_for(self, arguments: Arguments, options: Sequence[Any]) -> tuple[_Made | None, list[torch.Tensor]]:
+        """A recording for some arguments, with the parameters and buffers as they are now.
+
+        The recording is None if an earlier call told why there is none.
+
+        Raises:
+            RecordingError: if there is none.
+        """
+        key = key_of(arguments, options)
+        subject = list(self._attributes().values())
+        if len(subject) != len(self._subject) or not all(map(operator.is_, subject, self._subject)):
+            self._made, self._subject = {}, subject
+        made = self._made.get(key, _MISSING)
+        if made is None:
+            return None, []
+        if made is not _MISSING and made.recording.is_current():
+            constants = made.recording.constants.now()
+            if constants is not None:
+                return made, constants
+        with self._lock:
+            self._made.pop(key, None)
+            if len(self._made) >= _MOST:
+                self._made.pop(next(iter(self._made)), None)
+            if self._choices.on_break == "eager":
+                self._made[key] = None
+            made = self._record(arguments, options)
+            self._made[key] = made
+        return made, made.recording.constants.current()
+
+    def _record(self, arguments: Arguments, options: Sequence[Any]) -> _Made:
+        recording = Recording(self._plain(), arguments, options, self._choices.freeze)
+        backend = self._choices.backend
+        run = RUNNERS[backend](recording)
+        check_recording(recording, arguments, functools.partial(_run, run), is_exact=backend == "replay")
+        recording.release()
+        return _Made(recording, run)
+
+
+_OWN = frozenset({"_choices", "_made", "_subject", "_lock"})
+_MISSING: Any = object()
+
+
+def _without_tensors(option: Any) -> Any:
+    if isinstance(option, torch.Tensor):
+        return None
+    return () if isinstance(option, (tuple, list)) and tensors_in(option) else option
+
+
+def _run(run: Runner, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+    """Run a recording. The types of its numbers were recorded, too."""
+    with ExitStack() as stack:
+        for device in {tensor.device.type for tensor in tensors}:
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        return run(tensors)
+
+
+@functools.cache
+def _compiled_class(kind: type[ContributionAttribution]) -> type[Compiled]:
+    return type(f"Compiled{kind.__name__}", (Compiled, kind), {"__doc__": kind.__doc__})
+
+
+def _compiled(attribution: ContributionAttribution, choices: _Choices) -> Any:
+    compiled = object.__new__(_compiled_class(type(attribution)))
+    vars(compiled).update(vars(attribution))
+    compiled._begin(choices)
+    return compiled
+
+
+def compile(  # noqa: A001 - as torch.compile
+    attribution: A, *, backend: Backend = "replay", freeze: bool = False, on_break: OnBreak = "error"
+) -> A:
+    """An attribution that records what it computes, and from then on replays the recording.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_cav import InputCAV
+        >>> cav = compile(InputCAV(torch.nn.Linear(2, 3, bias=False)))
+        >>> [tuple(cav.attribute(torch.ones(4, 2), target).shape) for target in (0, 2)]     # one recording
+        [(4, 2), (4, 2)]
+    """
+    checks.check_option("backend", backend, tuple(RUNNERS))
+    checks.check_option("on_break", on_break, ("error", "eager"))
+    if not isinstance(attribution, ContributionAttribution):
+        raise CAVTypeError(
+            f"compile() was given a {type(attribution).__name__}; expected a LayerCAV, an InputCAV or a NeuronCAV."
+        )
+    plain = attribution._plain() if isinstance(attribution, Compiled) else attribution
+    compiled: A = _compiled(plain, _Choices(backend, freeze, on_break))
+    return compiled
