@@ -340,7 +340,7 @@ def agreement_with_effects(maps: torch.Tensor, effects: CausalEffects, own: Any 
     Args:
         maps: shape (N, K, h, w), or with the sides of other samples: a map for each of the classes of ``effects``, in
             their order, positive if the place raised the score. Maps of any layer, which
-            :func:`captum_cav.maps.resize_map` brings to the grid of the samples without a change of the sum. Maps of
+            :func:`captum_cav.visualization.resize_map` brings to the grid of the samples without a change of the sum. Maps of
             token ids need one number for each token.
         effects: what was measured for the same samples. :meth:`CausalEffects.of` picks the classes.
         own: the position of the class that is there, among the K classes: an integer for all samples, or a list or
