@@ -88,6 +88,7 @@ TORCH_MODULES = (
     "torch.functional",
     "torch._ops.aten",
     "torch._ops.torchvision",
+    "torch._ops.bitsandbytes",
 )
 #: Python modules of torch that take derivatives for their callers.
 DERIVING_MODULES = ("torch.autograd.functional", "torch._functorch")

@@ -80,7 +80,7 @@ class Clustering:
 
     Attributes:
         clusters: the groups, that which stands farthest apart first; empty if there are too few maps.
-        standout: the group that stands farthest apart, and has more contribution than the other maps at the place
+        standout: the group that stands apart most, and has more contribution than the other maps at the place
             where both differ most. It is one of the clusters, or all maps outside of one cluster. None if no group is
             large enough.
         chance: the largest distance of maps that were drawn from a single normal distribution with the mean and the
@@ -144,7 +144,7 @@ def find_clusters(maps: torch.Tensor, *, seed: int = 0) -> Clustering:
         (True, (0, 0), True)
     """
     require_sklearn()
-    maps = checks.check_maps(maps).double().cpu()
+    maps = checks.check_maps(maps, sides=2).double().cpu()
     features = in_parts_of_size(maps).flatten(1).numpy()
     if len(features) < FEWEST_MAPS or not float(features.var(0).sum()) > 0:
         return Clustering((), None, None, (), torch.zeros(len(features), 2, dtype=torch.float64))
@@ -214,9 +214,9 @@ def typical_first(features: torch.Tensor) -> list[int]:
 
 
 def _best_groups(features: _Array, seed: int) -> tuple[tuple[float, ...], _Array, _Array | None]:
-    """The eigenvalues, the labels of the groups, and which maps are in the group that stands farthest apart.
+    """The eigenvalues, the labels of the groups, and which maps are in the group that stands apart most.
 
-    The number of groups is that for which one group stands farthest apart.
+    The number of groups is that for which one group stands apart most.
     """
     eigenvalues, eigenvectors = _spectrum(features)
     best: tuple[float, _Array, _Array | None] = (-math.inf, np.zeros(len(features), int), None)
@@ -225,9 +225,10 @@ def _best_groups(features: _Array, seed: int) -> tuple[tuple[float, ...], _Array
             inside = labels == label
             fewer = min(inside.sum(), (~inside).sum())
             if fewer >= max(_SMALLEST_GROUP, _SMALLEST_SHARE * len(features)):
-                distance = min(_distances(features, inside)[:2])
-                if distance > best[0]:
-                    best = (distance, labels, inside)
+                in_total, at_place, _ = _distances(features, inside)
+                # A large distance at one place alone may be chance; in total alone, a difference without a place.
+                if in_total * at_place > best[0]:
+                    best = (in_total * at_place, labels, inside)
     return tuple(eigenvalues.tolist()), best[1], best[2]
 
 

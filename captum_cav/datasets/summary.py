@@ -28,7 +28,7 @@ from captum_cav.zoo.pictures import open_picture
 __all__ = ["write_summary"]
 
 #: Gives the part of a picture that the model sees.
-Pictures: TypeAlias = Callable[[Row], Image.Image]
+Pictures: TypeAlias = Callable[[Row], Image.Image | None]
 
 # How many pictures stand beside a mean map, and how large they are at most, in pixels.
 _EXAMPLES = 8
@@ -43,9 +43,9 @@ def write_summary(
     Args:
         path: the HTML file to write.
         analysis: what :func:`captum_cav.datasets.analysis.analyze` returned.
-        pictures: a function that takes a row and returns the part of the picture that the model sees, an RGB picture.
-            The page draws maps over these pictures. If None, the page shows the files that the rows name, whole and
-            beside the maps, because the model may have seen only a part of them.
+        pictures: a function that takes a row and returns the part of the picture that the model sees, an RGB picture,
+            or None if there is no picture. The page draws maps over these pictures. If None, the page shows the files
+            that the rows name, whole and beside the maps, because the model may have seen only a part of them.
         most_classes: the page shows so many classes at most, those with the groups that stand farthest apart.
 
     Raises:
@@ -103,7 +103,7 @@ def _class_entry(
     output: ExplainedDataset,
     one: ClassAnalysis,
     rows: Mapping[int, Row],
-    pictures: Callable[[Row], Image.Image | None],
+    pictures: Pictures,
 ) -> dict[str, Any]:
     clustering, standout = one.clustering, one.clustering.standout
     sides = None if standout is None else [_group_entry(standout), _others_entry(one, standout)]
@@ -192,7 +192,7 @@ def _example_entry(
     row: Row,
     number: int,
     ratios: torch.Tensor,
-    pictures: Callable[[Row], Image.Image | None],
+    pictures: Pictures,
 ) -> dict[str, Any]:
     picture = pictures(row)
     return {

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from captum_cav.errors import ModelError, UnsupportedOperationWarning
-from captum_cav.propagation import explanation, unknown
+from captum_cav.propagation import explanation, quantized_weights, unknown
 from captum_cav.propagation.audit import run_audited
 from captum_cav.propagation.constant_operations import run_on_constants, usable
 from captum_cav.propagation.marking import (
@@ -96,7 +96,7 @@ class Propagation(TorchFunctionMode):
         self._treatments = table.treatments
         self._on_unknown = on_unknown
         self._is_watched = trace.is_watched
-        self._keeps_graphs = torch.is_grad_enabled()
+        self.keeps_graphs = torch.is_grad_enabled()
         self.is_paused = False
         self._recognises = True
         self._saved_as = hooks_on_saved_tensors()
@@ -119,6 +119,8 @@ class Propagation(TorchFunctionMode):
             if treatment.role is Role.READS_NODE:
                 return separate_node(args[0])
         if types and types != _USUAL_TYPES:
+            if quantized_weights.are_in(args, kwargs):
+                return quantized_weights.run(self, func, args, kwargs)
             args = map_tensors(self._as_plain, args)
             kwargs = {key: map_tensors(self._as_plain, value) for key, value in kwargs.items()}
         given, given_kwargs = args, kwargs
@@ -127,7 +129,7 @@ class Propagation(TorchFunctionMode):
         if kwargs:
             kwargs = {key: self._admit(value, sources, func) for key, value in kwargs.items()}
         if not sources and treatment.guard is None:
-            return run_on_constants(func, (args, kwargs), (given, given_kwargs), treatment, self._keeps_graphs)
+            return run_on_constants(func, (args, kwargs), (given, given_kwargs), treatment, self.keeps_graphs)
         if treatment.spec.first_only:
             sources = [(tensor, mark) for tensor, mark in sources if tensor is args[0]]
         if "out" in kwargs and isinstance(kwargs["out"], torch.Tensor):

@@ -109,6 +109,19 @@ def quantized(operation: Operation, where: str) -> UnsupportedOperationError:
     )
 
 
+def quantized_weight(function: Callable[..., Any], where: str) -> UnsupportedOperationError:
+    """The error for a function of a quantized weight that gives several results.
+
+    Args:
+        function: the function.
+        where: where in the model the function ran.
+    """
+    return UnsupportedOperationError(
+        f"{getattr(function, '__name__', function)!r}{where} takes a quantized weight and gives several results; "
+        "expected one tensor. Pass the float model that it was made from."
+    )
+
+
 def unseen(tensor: torch.Tensor, reached: str, where: str) -> UnsupportedOperationError:
     """The error for a tensor that was made in the forward pass, but not by an operation that the propagation saw.
 

@@ -24,6 +24,7 @@ from captum_cav.visualization.colours import (
     on_white,
     wrapped,
 )
+from captum_cav.visualization.fonts import fit_fonts
 
 # The largest and the smallest size of the letters, and the margin of the page, in points.
 _LARGEST, _SMALLEST = 11, 5
@@ -99,6 +100,7 @@ def show_tokens(
         figure.draw_without_rendering()  # only the layout knows the width of the axes
     width, height = axis.bbox.width * points, axis.bbox.height * points if axes else math.inf
     texts = _write(axis, words, [*in_full_colours(ratios, full).tolist(), -1.0, 1.0], ink(figure.get_facecolor()))
+    fit_fonts(axis)
     ends = {index for index, token in enumerate(tokens) if "\n" in token} | {len(tokens) - 1}
     for size in range(_LARGEST, _SMALLEST - 1, -1):
         for text in texts:
