@@ -61,9 +61,11 @@ def of_sentences(report: dict[str, Any]) -> list[str]:
     heads = [f"{name}, {way}" for way in found for name in ("gap ↑", "deletion ↓", "insertion ↑")]
     lines = [f"| method | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
     methods = list(found["mask"]["gap"])
+    rows: dict[str, list[str]] = {}
     for method in sorted(methods, key=lambda method: -sum(found[way]["gap"][method]["mean"] for way in found)):
         cells = [found[way][name][method]["mean"] for way in found for name in ("gap", "deletion", "insertion")]
-        lines.append(f"| {method} | {' | '.join(f'{cell:.3f}' for cell in cells)} |")
+        rows.setdefault(" | ".join(f"{cell:.3f}" for cell in cells), []).append(method)
+    lines += [f"| {', '.join(names)} | {shown} |" for shown, names in rows.items()]
     errors = [found[way]["gap"][method]["error"] for way in found for method in methods]
     return [*lines, "", f"{report['sentences']} sentences; standard errors of the gaps up to {max(errors):.3f}."]
 
