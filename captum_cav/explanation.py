@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import html
-import io
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from captum_cav.suggestions import did_you_mean
 from captum_cav.tables import decimals
 from captum_cav.visualization import Panel, show_rows
 from captum_cav.visualization.colours import HEAT, SHARE, SIGNED, full_colour, in_full_colours, strength
+from captum_cav.visualization.notebooks import html_image
 
 __all__ = ["ClassExplanation", "Explanation", "explain", "show_beside"]
 
@@ -100,11 +100,7 @@ class Explanation:
         return f"Explanation(network={self.network!r}, rules={self.rules!r}, scores={{{scores}}}, layers={self.layers})"
 
     def _repr_html_(self) -> str:
-        file = io.BytesIO()
-        self.figure().savefig(file, dpi=70)
-        encoded = base64.b64encode(file.getvalue()).decode("ascii")
-        shown = f'<img alt="{html.escape(repr(self))}" src="data:image/png;base64,{encoded}">'
-        return f"{shown}<pre>{html.escape(self.table())}</pre>"
+        return f"{html_image(self.figure(), repr(self))}<pre>{html.escape(self.table())}</pre>"
 
     def figure(self) -> Figure:
         """Two rows for each class: what raised its score as heat, and red and blue together.
@@ -122,7 +118,7 @@ class Explanation:
         return show_rows(self.picture, rows, title)[0]
 
     def _panels(self, one: ClassExplanation, *, signed: bool) -> list[Panel]:
-        unit = "" if self.normalize is None else SHARE
+        unit = SHARE if self.normalize is not None and single_image.has_amounts(self.rules) else ""
         return [
             Panel(f"({number}) {layer}", one.maps[layer], signed, unit) for number, layer in enumerate(self.layers, 1)
         ]
@@ -195,9 +191,10 @@ class Explanation:
         for what, found in one.hidden.items():
             if found is None:
                 lines.append(f"  no place {what} it")
-            else:
-                places, after = found
-                lines.append(f"  {after:8.2f}  without the {places} places that {what} it most")
+                continue
+            places, after = found
+            shown = "no score" if math.isnan(after) else decimals(after, 2)
+            lines.append(f"  {shown:>8}  without the {places} places that {what} it most")
         return "\n".join(lines)
 
     def _account(self, one: ClassExplanation) -> str:
@@ -293,10 +290,9 @@ def explain(
         >>> from captum_cav import zoo
         >>> explained = captum_cav.explain(zoo.load("squeezenet1_1"), zoo.demo_picture(), "tabby", ["features.12"])
         >>> explained.classes[0].maps["features.12"].shape, explained.overlay().size
-        (torch.Size([13, 13]), (448, 448))
-        >>> print(explained.table())                                               # doctest: +ELLIPSIS
-        the score 15.95 of 'tabby', without the features of some places of features.12
-        ...
+        (torch.Size([14, 14]), (448, 448))
+        >>> print(explained.table().splitlines()[0])
+        the score 33.02 of 'tabby' if the network does not see some places of features.12
     """
     network = _as_network(model, classes)
     opened: Any = zoo.open_picture(picture) if isinstance(picture, (str, os.PathLike)) else picture

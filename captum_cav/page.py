@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import html
 import importlib.resources
-import inspect
 import io
 import json
 import os
@@ -23,10 +22,10 @@ import numpy as np
 import torch
 from matplotlib.colors import Colormap
 from PIL import Image
+from tqdm import tqdm
 
 from captum_cav import presets as rule_presets
 from captum_cav import single_image, zoo
-from captum_cav.ablation import ablate, positive_spots
 from captum_cav.attribution import LayerCAV
 from captum_cav.depths import layers as find_layers
 from captum_cav.errors import InputError
@@ -36,24 +35,8 @@ __all__ = ["write_page"]
 
 # How many of the best classes the page shows.
 _BEST = 5
-# The depth that the page shows first. Behind the last activation an absent feature is 0, so it cannot lower a score.
-_FIRST_DEPTH = 1
-# The ablation disables the strongest places: the fewest that together have this share of all that raised, or of all
-# that lowered, the score.
-_ABLATED_SHARE = 0.8
 # How many steps of each colour map the page gets. The script interpolates between them.
 _STEPS = 33
-_NOTES = {
-    "paper": (
-        "The paper's rules: each share is exact. Near the input, large raising shares and large lowering shares nearly "
-        "cancel."
-    ),
-    "pinpoint": (
-        "Sharp at every depth. The map tells where, but not how much: the constants of batch norms, if there are any, "
-        "take most of the score. The map of a class that is not in the picture looks like the map of a class that is, "
-        "with the opposite signs. So look at the paper's rules too."
-    ),
-}
 
 
 def write_page(
@@ -64,6 +47,7 @@ def write_page(
     layers: Sequence[str] | None = None,
     *,
     presets: Sequence[str] = ("pinpoint", "paper"),
+    progress: bool = True,
 ) -> None:
     """Write a page that shows, at every depth, what raised and what lowered the scores of classes in pictures.
 
@@ -80,6 +64,7 @@ def write_page(
         layers: qualified names of layers whose output is a grid over the picture, from the last layer toward the input;
             if None, the ``depths`` of the network, or those that :func:`captum_cav.layers` chooses.
         presets: names of presets of rules. The page shows the first preset at the start.
+        progress: whether to show a progress bar over the pictures.
 
     Raises:
         InputError: for pictures, classes or layers that cannot be shown.
@@ -103,18 +88,24 @@ def write_page(
         rule_presets.find(preset)
     network = single_image.with_logits(network, single_image.batch_of(network, pictures[0][1]))
     layers = list(layers or network.depths or _find_layers(network, pictures[0][1]))
-    depth = min(_FIRST_DEPTH, len(layers) - 1)
+    depth = min(single_image.FIRST_DEPTH, len(layers) - 1)
+    entries = []
+    with tqdm(pictures, disable=not progress, delay=1, leave=False) as bar:
+        for name, picture in bar:
+            bar.set_description(name, refresh=False)
+            entries.append({"name": name, **_picture_entry(network, picture, targets, layers, depth, presets)})
     data = {
         "network": network.name,
         "aboutScores": single_image.about_scores(network),
         "layers": layers,
         "firstDepth": depth,
-        "hidden": _ABLATED_SHARE,
-        "rules": [{"name": name, "note": _note(name)} for name in presets],
-        "pictures": [
-            {"name": name, **_picture_entry(network, picture, targets, layers, depth, presets)}
-            for name, picture in pictures
+        "hidden": single_image.HIDDEN_SHARE,
+        "whichToBelieve": single_image.WHICH_TO_BELIEVE if len(presets) > 1 else "",
+        "rules": [
+            {"name": name, "note": single_image.preset_note(name), "hasAmounts": single_image.has_amounts(name)}
+            for name in presets
         ],
+        "pictures": entries,
     }
     page = fill_page("page.html", f"What spoke for and against? {network.name}", data)
     Path(path).write_text(page, encoding="utf-8")
@@ -209,12 +200,14 @@ def _ablation_entry(
     network: zoo.Network, inputs: torch.Tensor, layer: str, contributions: torch.Tensor, index: int
 ) -> dict[str, Any] | None:
     """The scores with the strongest places of a map disabled; None if no place of the map is positive."""
-    mask = positive_spots(contributions, _ABLATED_SHARE)
-    if not mask.any():
+    hidden = single_image.hide_strongest(network.model, inputs, layer, contributions)
+    if hidden is None:
         return None
-    after = ablate(network.model, inputs, layer, mask).after[0].cpu()
-    places = mask.flatten().nonzero().flatten().tolist()
-    return {"places": places, "best": _best_entries(network, after), **_class_entry(network, after, index)}
+    return {
+        "places": hidden.places,
+        "best": _best_entries(network, hidden.scores),
+        **_class_entry(network, hidden.scores, index),
+    }
 
 
 def encode_map(ratios: torch.Tensor) -> dict[str, Any]:
@@ -237,10 +230,6 @@ def _encode_picture(picture: Image.Image) -> dict[str, Any]:
     picture.save(file, "JPEG", quality=92)
     encoded = base64.b64encode(file.getvalue()).decode("ascii")
     return {"width": picture.width, "height": picture.height, "source": f"data:image/jpeg;base64,{encoded}"}
-
-
-def _note(preset: str) -> str:
-    return _NOTES.get(preset) or (inspect.getdoc(rule_presets.PRESETS[preset]) or "").split("\n")[0]
 
 
 def _colours() -> str:

@@ -77,6 +77,19 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
 
     _options: Options
 
+    def __repr__(self) -> str:
+        options = self._options
+        shown = [getattr(self._forward_func, "__name__", None) or type(self._forward_func).__name__]
+        shown += self._repr_of_layers()
+        shown += [f"rules={options.rules.name!r}", f"normalize={options.normalize!r}"]
+        if options.function is not None or options.score != "output":
+            shown.append(f"score={options.function or options.score!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _repr_of_layers(self) -> list[str]:
+        """What is explained instead of the inputs, for ``repr``."""
+        return []
+
     @property
     def forward_func(self) -> Callable[..., Any]:
         """The model. Another model may be assigned, if the rules for modules fit it."""

@@ -164,6 +164,10 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
         self._names = [name for name, _ in found]
         self._modules = [module for _, module in found]
 
+    def _repr_of_layers(self) -> list[str]:
+        names = ", ".join(self._names)
+        return [f"[{names}]" if self._several else names]
+
     @property
     def call(self) -> int | None:
         """Which call of a layer is explained; None for the only one."""

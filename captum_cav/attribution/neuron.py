@@ -76,6 +76,9 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
         self.device_ids = device_ids
         self._call = checks.check_call(call)
 
+    def _repr_of_layers(self) -> list[str]:
+        return [self._name]
+
     @log_usage(part_of_slo=True)
     @suspends_outer_attribution
     def attribute(

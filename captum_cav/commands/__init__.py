@@ -9,7 +9,7 @@ These modules load neither torch nor Captum, so that help and messages about wro
 subcommands do is in :mod:`captum_cav.commands.running`, which loads when the options were checked.
 """
 
-from captum_cav.commands import compare, dataset, explain, report, reproduce, text
+from captum_cav.commands import compare, dataset, explain, report, reproduce, summary, text
 
 COMMANDS = (
     explain,
@@ -17,5 +17,6 @@ COMMANDS = (
     report,
     compare,
     dataset,
+    summary,
     text,
 )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import traceback
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from captum_cav.commands import names
 from captum_cav.commands.pictures import why_unreadable
-from captum_cav.errors import InputError, ModelError, OptionError
+from captum_cav.errors import CAVError, InputError, ModelError, OptionError
 from captum_cav.suggestions import did_you_mean
 from captum_cav.zoo import names as zoo_names
 
@@ -129,7 +130,7 @@ def check(options: argparse.Namespace, classes: Iterable[str] | None = None) -> 
             zoo_names.find_class(name_or_index, named, options.model)
     if ":" in options.model:
         # The factory tells its classes only when it is called.
-        with current_folder_on_path():
+        with running_factory(options.model):
             zoo_names.find_factory(options.model)
         return
     models = zoo_names.torchvision_models()
@@ -193,6 +194,29 @@ def check_known(kind: str, given: Iterable[str], known: Collection[str]) -> None
             raise OptionError(
                 f"unknown {kind} {name!r}{did_you_mean(name, known)}; expected some of {', '.join(known)}."
             )
+
+
+@contextmanager
+def running_factory(spec: str) -> Iterator[None]:
+    """Run code of the user, which makes a network. An error of that code is one line.
+
+    Args:
+        spec: the value of ``--model``.
+
+    Raises:
+        ModelError: names the error and the line that raised it.
+    """
+    with current_folder_on_path():
+        try:
+            yield
+        except CAVError:
+            raise
+        except Exception as error:  # it may raise anything
+            cause = " ".join(str(error).split())
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            # The message of a mistake in the syntax names the line itself.
+            where = "" if isinstance(error, SyntaxError) else f" ({place.filename}, line {place.lineno})"
+            raise ModelError(f"{spec} raised {type(error).__name__}: {cause}{where}") from error
 
 
 @contextmanager

@@ -15,7 +15,10 @@ from captum_cav.errors import InputError
 from captum_cav.visualization import Panel, show_rows, show_series, show_tokens
 from captum_cav.visualization.colours import ENDS, SHARE, new_figure
 
-_FEWEST_COLUMNS = 4
+# Of so many layers, the maps of one method fill a row.
+_FEWEST_LAYERS = 3
+# The columns of a figure whose rows are not the layers.
+_COLUMNS = 4
 
 
 def draw(
@@ -44,9 +47,10 @@ def draw(
     for row in of_example:
         if (row.method, row.layer) in maps:
             layers_of.setdefault(row.method, []).append(row.layer)
-    of_layers = {method: layers for method, layers in layers_of.items() if layers != [INPUT]}
-    layers = list(dict.fromkeys(layer for those in of_layers.values() for layer in those))
-    columns = max(len(layers), _FEWEST_COLUMNS)
+    layers = list(dict.fromkeys(layer for those in layers_of.values() for layer in those if layer != INPUT))
+    # Methods have rows of their own if these are filled by the layers. Otherwise each layer has rows of all methods.
+    methods_are_rows = len(layers) >= _FEWEST_LAYERS
+    columns = len(layers) if methods_are_rows else _COLUMNS
 
     def panel(method: str, layer: str, name: str) -> Panel:
         if layer not in layers_of[method]:
@@ -62,13 +66,23 @@ def draw(
 
     panels_of_rows: list[tuple[str, Sequence[Panel]]] = []
     first = [Panel("the input", None)]
-    for signed, label in ((True, "at the input"), (False, "at the input,\nwithout a sign")):
-        of_input = [method for method in layers_of if method not in of_layers]
-        panels = [panel(method, INPUT, method) for method in of_input if (method not in settings.unsigned) == signed]
-        if panels:
-            panels, first = [*first, *panels], []
-        panels_of_rows += [(label, panels[start : start + columns]) for start in range(0, len(panels), columns)]
-    panels_of_rows += [(method, [panel(method, layer, layer) for layer in layers]) for method in of_layers]
+    for layer in [INPUT, *([] if methods_are_rows else layers)]:
+        for signed, without in ((True, ""), (False, ",\nwithout a sign")):
+            there = [
+                panel(method, layer, method)
+                for method, of_method in layers_of.items()
+                if layer in of_method and (method not in settings.unsigned) == signed
+            ]
+            if there:
+                there, first = [*first, *there], []
+            label = f"at {'the ' if layer == INPUT else ''}{layer}{without}"
+            panels_of_rows += [(label, there[start : start + columns]) for start in range(0, len(there), columns)]
+    if methods_are_rows:
+        panels_of_rows += [
+            (method, [panel(method, layer, layer) for layer in layers])
+            for method, of_method in layers_of.items()
+            if of_method != [INPUT]
+        ]
     missing = [method for method in dict.fromkeys(row.method for row in of_example) if method not in layers_of]
     return show_rows(picture, panels_of_rows, _titled(title, of_example[0], missing))[0]
 

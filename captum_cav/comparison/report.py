@@ -17,6 +17,7 @@ from captum_cav.comparison.figure import draw, draw_sequences
 from captum_cav.comparison.records import Maps, Place, Row, Settings
 from captum_cav.errors import InputError
 from captum_cav.metrics import agreement
+from captum_cav.visualization.notebooks import html_image
 
 __all__ = ["Comparison", "Place", "Row", "Settings", "as_pictures", "build"]
 
@@ -42,6 +43,16 @@ class Comparison:
 
     def __str__(self) -> str:
         return self.to_markdown()
+
+    def __repr__(self) -> str:
+        layers = list(dict.fromkeys(row.layer for row in self.rows))
+        return (
+            f"Comparison(methods={list(self.settings.methods)}, layers={layers}, examples={len(self.pictures)}, "
+            f"measures={list(self.settings.directions)})"
+        )
+
+    def _repr_html_(self) -> str:
+        return html_image(self.figure(), repr(self)) + tables.as_html(self.rows, self.settings)
 
     def to_pandas(self) -> Any:
         """The rows as a ``DataFrame`` of pandas, with one column for each metric. Pandas must be installed."""

@@ -171,7 +171,7 @@ def analyze(
     read = _read(output, chosen, layer, progress=progress)
     classes = [
         _analyze_class(output, target, one, seed)
-        for target, one in tqdm(chosen.items(), "groups", disable=not progress, unit="class", leave=False)
+        for target, one in tqdm(chosen.items(), "groups", disable=not progress, unit="class", leave=False, delay=1)
         if one.maps
     ]
     if not classes:
@@ -252,7 +252,7 @@ def _read(output: ExplainedDataset, chosen: Mapping[Target, _Chosen], layer: str
     class_of = {row: one for one in chosen.values() for row in one.rows}
     of_ratios = output.manifest["settings"].get("normalize") == "score"
     grid: tuple[int, int] | None = None
-    for number in tqdm(sorted(class_of), "maps", disable=not progress, unit="map", leave=False):
+    for number in tqdm(sorted(class_of), "maps", disable=not progress, unit="map", leave=False, delay=1):
         explained = output[number]
         one = class_of[number]
         for name in output.layers:

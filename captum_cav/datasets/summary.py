@@ -28,11 +28,13 @@ from captum_cav.zoo.pictures import open_picture
 __all__ = ["write_summary"]
 
 #: Gives the part of a picture that the model sees.
-Pictures: TypeAlias = Callable[[Row], Image.Image]
+Pictures: TypeAlias = Callable[[Row], Image.Image | None]
 
 # How many pictures stand beside a mean map, and how large they are at most, in pixels.
 _EXAMPLES = 8
 _PICTURE_SIZE = 128
+# Pictures of up to so many pixels a side are embedded without loss.
+_EXACT_SIZE = 64
 
 
 def write_summary(
@@ -43,9 +45,9 @@ def write_summary(
     Args:
         path: the HTML file to write.
         analysis: what :func:`captum_cav.datasets.analysis.analyze` returned.
-        pictures: a function that takes a row and returns the part of the picture that the model sees, an RGB picture.
-            The page draws maps over these pictures. If None, the page shows the files that the rows name, whole and
-            beside the maps, because the model may have seen only a part of them.
+        pictures: a function that takes a row and returns the part of the picture that the model sees, an RGB picture,
+            or None if there is no picture. The page draws maps over these pictures. If None, the page shows the files
+            that the rows name, whole and beside the maps, because the model may have seen only a part of them.
         most_classes: the page shows so many classes at most, those with the groups that stand farthest apart.
 
     Raises:
@@ -103,7 +105,7 @@ def _class_entry(
     output: ExplainedDataset,
     one: ClassAnalysis,
     rows: Mapping[int, Row],
-    pictures: Callable[[Row], Image.Image | None],
+    pictures: Pictures,
 ) -> dict[str, Any]:
     clustering, standout = one.clustering, one.clustering.standout
     sides = None if standout is None else [_group_entry(standout), _others_entry(one, standout)]
@@ -192,7 +194,7 @@ def _example_entry(
     row: Row,
     number: int,
     ratios: torch.Tensor,
-    pictures: Callable[[Row], Image.Image | None],
+    pictures: Pictures,
 ) -> dict[str, Any]:
     picture = pictures(row)
     return {
@@ -206,10 +208,11 @@ def _example_entry(
 
 
 def _encode_thumbnail(picture: Image.Image) -> dict[str, Any]:
-    """A small copy, as PNG or as JPEG: tiny pictures and drawings are smaller and exact as PNG."""
+    """A small copy of a picture. Tiny pictures are exact, photographs are small."""
     small = picture.convert("RGB")
     small.thumbnail((_PICTURE_SIZE, _PICTURE_SIZE))
-    encoded = {kind: _encoded(small, kind) for kind in ("png", "jpeg")}
+    kinds = ["png"] if max(small.size) <= _EXACT_SIZE else ["png", "jpeg"]
+    encoded = {kind: _encoded(small, kind) for kind in kinds}
     kind = min(encoded, key=lambda one: len(encoded[one]))
     source = f"data:image/{kind};base64,{base64.b64encode(encoded[kind]).decode('ascii')}"
     return {"width": small.width, "height": small.height, "source": source}

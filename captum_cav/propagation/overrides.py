@@ -60,6 +60,8 @@ class Rulebook:
         self, rules: Mapping[Any, Any], forward_func: Callable[..., Any], table: OperationTable, translate: Translator
     ) -> None:
         # The table is not stored, so that a copy of an attribution does not copy the table.
+        #: The name of the preset; "of yours" for other rules.
+        self.name: str = getattr(rules, "name", "of yours" if rules else "paper")
         self._translate = translate
         self._instances: dict[torch.nn.Module, tuple[Rule, ...]] = {}
         self._patterns: dict[str, tuple[Rule, ...]] = {}

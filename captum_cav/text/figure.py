@@ -22,7 +22,7 @@ from captum_cav.visualization.colours import (
     ink,
     new_figure,
 )
-from captum_cav.visualization.fonts import families_for
+from captum_cav.visualization.fonts import families_for, writable
 
 # The size of a cell of the matrix and the room for labels, in inches, and the longest figure.
 _CELL, _LABELS, _LONGEST = 0.24, 1.9, 40.0
@@ -60,10 +60,15 @@ def show_matrix(
         interpolation="nearest",
     )
     axis.set_facecolor("white")
-    words = [visible(word.text) for word in reading.words]
-    outputs = [visible(output.text) for output in reading.outputs]
+    words = [writable(visible(word.text)) for word in reading.words]
+    outputs = [writable(visible(output.text)) for output in reading.outputs]
     colour = ink(figure.get_facecolor())
-    labels: dict[str, Any] = {"fontsize": 8, "color": colour, "parse_math": False, "fontfamily": families_for([*words, *outputs])}
+    labels: dict[str, Any] = {
+        "fontsize": 8,
+        "color": colour,
+        "parse_math": False,
+        "fontfamily": families_for([*words, *outputs]),
+    }
     axis.set_xticks(np.arange(columns), words, rotation=90, **labels)
     axis.set_yticks(np.arange(rows), outputs, **labels)
     axis.tick_params(length=0)

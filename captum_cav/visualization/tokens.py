@@ -25,7 +25,7 @@ from captum_cav.visualization.colours import (
     on_white,
     wrapped,
 )
-from captum_cav.visualization.fonts import families_for
+from captum_cav.visualization.fonts import families_for, writable
 
 # The largest and the smallest size of the letters, and the margin of the page, in points.
 _LARGEST, _SMALLEST = 11, 5
@@ -91,7 +91,11 @@ def show_tokens(
     full = full_colour(ratios.abs(), outlier_percentile)
     legend = [end.replace("\n", " ") for end in ENDS]
     number = amount(full, unit)
-    words = [*map(_printable, tokens), *legend, *([f"full colour: {number}"] if number else [])]
+    words = [
+        *(writable(_printable(token)) for token in tokens),
+        *legend,
+        *([f"full colour: {number}"] if number else []),
+    ]
     if not full:
         words.append(NOTHING[True])
     figure, axis = axes or _page()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torchvision
 from torch import nn
 
-from captum_cav.errors import CAVError, CAVTypeError, ModelError
+from captum_cav.errors import CAVTypeError
 from captum_cav.zoo.names import find_factory
 from captum_cav.zoo.networks import Network
 from captum_cav.zoo.pictures import crop
@@ -57,7 +57,7 @@ def load_factory(spec: str, weights: str | os.PathLike[str] | None = None) -> Ne
         InputError: if ``spec`` is malformed, or if there is no such module or function, or if the function needs
             arguments.
         CAVTypeError: if the factory returns something else.
-        ModelError: if the factory raises an error; if the weights cannot be read, or do not fit the network.
+        ModelError: if the weights cannot be read, or do not fit the network.
 
     Example::
 
@@ -65,13 +65,7 @@ def load_factory(spec: str, weights: str | os.PathLike[str] | None = None) -> Ne
         >>> network.name, network.classes
         ('torchvision.models:mobilenet_v3_small', ())
     """
-    try:
-        made = find_factory(spec)()
-    except CAVError:
-        raise
-    except Exception as error:  # a function of the user may raise anything
-        cause = " ".join(str(error).split())
-        raise ModelError(f"the factory {spec} raised {type(error).__name__}: {cause}") from error
+    made = find_factory(spec)()
     if isinstance(made, Network):
         network = made
     elif isinstance(made, nn.Module):

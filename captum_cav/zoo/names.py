@@ -69,9 +69,6 @@ def find_factory(spec: str) -> Any:
         raise InputError(
             f"cannot import {module_name} of {spec!r}: {error}. Is it installed, or its folder on PYTHONPATH?"
         ) from error
-    except Exception as error:  # a module of the user may raise anything, as for a mistake in its syntax
-        cause = " ".join(str(error).split())
-        raise InputError(f"cannot import {module_name} of {spec!r}: {type(error).__name__}: {cause}") from error
     if not hasattr(module, attribute):
         near = difflib.get_close_matches(attribute, dir(module))
         hint = f"; near matches: {', '.join(near)}" if near else ""

@@ -15,9 +15,7 @@ from captum_cav.errors import InputError
 from captum_cav.text import SequenceContributions, show_matrix, show_output, write_page
 from captum_cav.text.html import coloured_text
 from captum_cav.text.reading import read
-from tests.support.browser import browse, check_clean
-
-__all__ = ["browse"]  # a fixture
+from tests.support.pages import check_clean
 
 HOSTILE = [
     "<img src=x onerror=alert(1)>",

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from captum_cav import zoo
 from captum_cav.attribution.scores import ScoreName
-from captum_cav.commands.options import current_folder_on_path, read_class_names
+from captum_cav.commands.options import read_class_names, running_factory
 from captum_cav.depths import layers as find_layers
 from captum_cav.errors import InputError
 from captum_cav.scores import Detection, Region, ScoreFunction, with_score
@@ -36,7 +36,7 @@ def load_network(options: argparse.Namespace, device: torch.device) -> zoo.Netwo
     if ":" not in options.model:
         network = zoo.load(options.model, options.weights)
     else:
-        with current_folder_on_path():
+        with running_factory(options.model):
             network = zoo.load_factory(options.model, options.weights)
     network.model.to(device)
     names = read_class_names(options.class_names)

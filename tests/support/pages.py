@@ -1,14 +1,38 @@
-"""A page in a real browser, without a window."""
+"""Pages: what they embed, and what a browser shows of them."""
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+
+#: Names that would do something in a page if they were not treated as text.
+HOSTILE = (
+    "<img src=x onerror=alert(1)>",
+    "</script><script>alert(2)</script>",
+    "<!--<script>",
+    "{{data}} & \"quotes\" 'too' \u2028 \\u003c",
+)
+
+
+def data_of(path: Path) -> dict[str, Any]:
+    """What the page embeds."""
+    (embedded,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', path.read_text("utf-8"), re.S)
+    data: dict[str, Any] = json.loads(embedded)
+    return data
+
+
+def decoded(encoded: dict[str, Any]) -> torch.Tensor:
+    whole = np.frombuffer(base64.b64decode(encoded["values"]), "<i2").astype(np.float64)
+    return torch.from_numpy(whole.reshape(encoded["rows"], encoded["columns"]) * encoded["scale"])
 
 
 @pytest.fixture
@@ -46,6 +70,16 @@ def browse() -> Iterator[Callable[..., Any]]:
     yield open_page
     for page in opened:
         page.quit()
+
+
+def text(page: Any, identifier: str) -> str:
+    return str(page.find_element("id", identifier).text)
+
+
+def button(page: Any, group: str, name: str) -> Any:
+    """The button of a group on which a name stands."""
+    (found,) = [one for one in page.find_elements("css selector", f"#{group} button") if name in one.text.split("\n")]
+    return found
 
 
 def check_clean(page: Any, path: Path) -> None:
