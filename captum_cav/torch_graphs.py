@@ -35,6 +35,7 @@ __all__ = [
     "tree_flatten",
     "tree_unflatten",
     "unrecorded",
+    "variant_with_out",
 ]
 
 #: The base class of modes that see each aten operation.
@@ -67,15 +68,19 @@ def below_autograd() -> Iterator[None]:
         yield
 
 
-def fused(module: GraphModule, args: Sequence[torch.Tensor]) -> Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]:
+def fused(
+    module: GraphModule, args: Sequence[torch.Tensor], *, freezing: bool = False
+) -> Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]:
     """A graph as kernels that torch's compiler makes.
 
     Args:
         module: the graph. Its inputs are tensors, and it returns a list of tensors.
         args: tensors of the kinds that the graph will get.
+        freezing: whether the buffers of the module keep their numbers, so that kernels may be made for them.
     """
     with torch.no_grad():
-        compiled: Callable[..., list[torch.Tensor]] = torch._inductor.compile(module, list(args))
+        options = {"freezing": freezing}
+        compiled: Callable[..., list[torch.Tensor]] = torch._inductor.compile(module, list(args), options)
     return lambda tensors: compiled(*tensors)
 
 
@@ -98,6 +103,19 @@ def aliased_arguments(operation: Overload, args: Sequence[Any], kwargs: dict[str
             shared += values
             written += values if argument.alias_info.is_write else []
     return shared, written
+
+
+@functools.cache
+def variant_with_out(operation: Overload) -> tuple[Overload, str] | None:
+    """The same operation that writes its result into a tensor of the caller, and the name of that argument."""
+    arguments = [(argument.name, argument.type) for argument in operation._schema.arguments]
+    packet = operation.overloadpacket
+    for name in packet.overloads():
+        variant: Overload = getattr(packet, name)
+        others = variant._schema.arguments
+        if [(argument.name, argument.type) for argument in others[:-1]] == arguments and others[-1].is_out:
+            return variant, others[-1].name
+    return None
 
 
 def is_random(operation: Overload, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:

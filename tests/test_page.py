@@ -386,8 +386,7 @@ def test_the_value_under_the_pointer_is_the_map_s(full_page: Path, browse: Calla
 @pytest.mark.slow
 def test_red_and_blue_lie_where_the_map_has_their_signs(full_page: Path, browse: Callable[..., Any]) -> None:
     page = browse(full_page)
-    button(page, "rules", "paper").click()
-    ratios = decoded(data_of(full_page)["pictures"][0]["classes"][0]["rules"][1][1]["map"])
+    ratios = decoded(data_of(full_page)["pictures"][0]["classes"][0]["rules"][0][1]["map"])
     middles = drawn(page)[8::16, 8::16]
     strong = ratios.abs() > ratios.abs().max() / 4
     assert strong.sum() > 5
@@ -396,6 +395,8 @@ def test_red_and_blue_lie_where_the_map_has_their_signs(full_page: Path, browse:
         assert (red > blue) == (ratios[row, column] > 0)
         assert opacity > 40
     # The number of the full colour is that of the figures.
+    button(page, "rules", "paper").click()
+    ratios = decoded(data_of(full_page)["pictures"][0]["classes"][0]["rules"][1][1]["map"])
     resized = torch.nn.functional.interpolate(ratios[None, None], (224, 224), mode="bilinear").abs()
     assert (
         text(page, "full")

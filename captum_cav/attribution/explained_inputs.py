@@ -90,7 +90,8 @@ def contributions_of_inputs(
     parts: list[torch.Tensor | None] = [next(floating) if checks.is_floating(x) else None for x in arguments.inputs]
     for one in passed.embedded:
         (contributions,) = by_tap[one.tap]
-        summed, before = one.of_input(contributions, arguments.inputs[one.input]), parts[one.input]
+        given, before = arguments.inputs[one.input], parts[one.input]
+        summed = one.of_input(contributions[None], given.numel(), contributions.dtype).reshape(given.shape)
         parts[one.input] = summed if before is None else before + summed
     return parts
 

@@ -12,7 +12,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
 from captum_cav.tensors import is_same_memory
-from captum_cav.torch_graphs import aliased_arguments, below_autograd, direct_function
+from captum_cav.torch_graphs import aliased_arguments, below_autograd, direct_function, variant_with_out
 from captum_cav.torch_internals import Overload
 
 _ALIASES = (torch.ops.aten.alias.default, torch.ops.aten.detach.default)
@@ -29,18 +29,38 @@ class RecordedGraph:
         graph: the graph. Its inputs are the recorded inputs, and then ``constants``.
         constants: parameters, buffers and other tensors.
         functions: for each operation, the function of torch to call.
+        with_out: for some operations, a function that writes the result into a tensor, and the name of that argument.
+        memory: which tensors share memory.
+        results: for each node that gives one tensor, the kind of the tensor.
     """
+
+    _order: list[int]
 
     def __init__(self, recorded: GraphModule, inputs: Sequence[torch.Tensor]) -> None:
         self.graph: Graph = recorded.graph
         self.constants = _constants_as_inputs(recorded)
-        memory = _Memory(self.graph)
+        memory = self.memory = Memory(self.graph)
         _remove_unused(self.graph, memory)
         self.functions: dict[Node, Callable[..., Any]] = {}
+        self.with_out: dict[Node, tuple[Callable[..., Any], str]] = {}
+        self.results: dict[Node, Any] = {}
         same = self._try_out([*inputs, *self.constants])
         # Some operations change the shape of a tensor itself, and not of other tensors in the same memory.
         reshaped = {memory.group(node) for node in operations(self.graph) if torch.Tag.inplace_view in node.target.tags}
         self._remove_aliases({node for node in same if memory.group(node) not in reshaped})
+        self._merge_outputs()
+
+    def _merge_outputs(self) -> None:
+        """Return each tensor once, also if it was returned several times."""
+        (output,) = (node for node in self.graph.nodes if node.op == "output")
+        given = list(output.args[0])
+        different = list(dict.fromkeys(given))
+        self._order = [different.index(node) for node in given]
+        output.args = (different,)
+
+    def in_order(self, results: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The tensors that the recorded function returned, from those that the graph returns."""
+        return [results[place] for place in self._order]
 
     def _try_out(self, inputs: Sequence[torch.Tensor]) -> set[Node]:
         """Run the graph once, and choose the functions of torch.
@@ -60,19 +80,35 @@ class RecordedGraph:
                 self.functions[node] = direct_function(node.target, args, kwargs)
                 with below_autograd():
                     values[node] = self.functions[node](*args, **kwargs)
+                variant = variant_with_out(node.target) if torch.Tag.pointwise in node.target.tags else None
+                if variant is not None:
+                    operation, name = variant
+                    kwargs = {**kwargs, name: values[node]}
+                    self.with_out[node] = direct_function(operation, args, kwargs), name
                 shared, written = aliased_arguments(node.target, node.args, node.kwargs)
                 if shared and not written and isinstance(values[node], torch.Tensor):
                     if is_same_memory(values[node], values[shared[0]]):
                         same.add(node)
             else:
                 values[node] = node.target(*args, **kwargs)
+            if isinstance(values[node], torch.Tensor):
+                self.results[node] = _kind(values[node])
             for done in last[node]:
                 del values[done]
         return same
 
-    def as_module(self) -> GraphModule:
-        """The graph as a module that takes the inputs and the constants."""
-        return GraphModule(torch.nn.Module(), self.graph)
+    def as_module(self, frozen: bool = False) -> GraphModule:
+        """The graph as a module that takes the inputs and the constants.
+
+        Args:
+            frozen: whether the constants are buffers of the module instead.
+        """
+        graph, root, nodes = Graph(), torch.nn.Module(), {}
+        for node, constant in zip(self.inputs[-len(self.constants) :], self.constants if frozen else (), strict=False):
+            root.register_buffer(node.name, constant.detach())
+            nodes[node] = graph.get_attr(node.name)
+        graph.output(graph.graph_copy(self.graph, nodes))
+        return GraphModule(root, graph)
 
     @property
     def inputs(self) -> list[Node]:
@@ -94,6 +130,10 @@ class RecordedGraph:
                 node.replace_all_uses_with(source)
                 self.graph.erase_node(node)
                 del self.functions[node]
+
+
+def _kind(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
 def operations(graph: Graph) -> Iterator[Node]:
@@ -134,7 +174,7 @@ def _constants_as_inputs(recorded: GraphModule) -> list[torch.Tensor]:
     return [tensor for _, tensor in found.values()]
 
 
-class _Memory:
+class Memory:
     """Which tensors of a graph share memory, and which operations write.
 
     Args:
@@ -157,16 +197,21 @@ class _Memory:
             else:
                 shared = node.all_input_nodes
             for other in shared:
-                self._parents[self.group(other)] = self.group(node)
+                self.join(node, other)
+
+    def join(self, node: Node, other: Node) -> None:
+        """Note that two tensors share memory."""
+        if self.group(node) is not self.group(other):
+            self._parents[self.group(other)] = self.group(node)
 
     def group(self, node: Node) -> Node:
         """One node that stands for all that share the memory of a node."""
-        while node in self._parents and self._parents[node] is not node:
+        while node in self._parents:
             node = self._parents[node]
         return node
 
 
-def _remove_unused(graph: Graph, memory: _Memory) -> None:
+def _remove_unused(graph: Graph, memory: Memory) -> None:
     """Remove operations whose results nothing uses. A write counts as used if its memory is read later."""
     read: set[Node] = set()
     for node in reversed(list(graph.nodes)):

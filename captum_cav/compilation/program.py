@@ -11,6 +11,7 @@ import torch
 from torch.fx import Node
 
 from captum_cav.compilation.graphs import RecordedGraph, last_uses
+from captum_cav.compilation.reuse import reused_memory
 
 
 def as_function(recorded: RecordedGraph) -> Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]:
@@ -36,6 +37,7 @@ class _Writer:
 
     def __init__(self, recorded: RecordedGraph) -> None:
         self._recorded = recorded
+        self._reused = reused_memory(recorded)
         self._variables: dict[Node, str] = {}
         self._objects: dict[Any, str] = {}
         self.names: dict[str, Any] = {}
@@ -63,9 +65,14 @@ class _Writer:
         if node.target is operator.getitem:
             source, index = node.args
             return f"{self._written(source)}[{index}]"
-        function = self._recorded.functions[node]
+        function, kwargs = self._recorded.functions[node], node.kwargs
+        if node in self._reused:
+            function, kwargs = (
+                self._reused[node].function,
+                {**kwargs, self._reused[node].name: self._reused[node].tensor},
+            )
         args = [self._written(argument) for argument in node.args]
-        args += [f"{name}={self._written(argument)}" for name, argument in node.kwargs.items()]
+        args += [f"{name}={self._written(argument)}" for name, argument in kwargs.items()]
         return f"{self._named(function, getattr(function, '__name__', 'operation'))}({', '.join(args)})"
 
     def _written(self, value: Any) -> str:

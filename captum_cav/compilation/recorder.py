@@ -21,8 +21,15 @@ from captum_cav.attribution.scores import SelectedScores
 from captum_cav.compilation.state import named
 from captum_cav.errors import RecordingError
 from captum_cav.propagation.noted_tensors import noted_tensors
-from captum_cav.torch_graphs import DispatchMode, aliased_arguments, is_random, plain_name, storage_key, unrecorded
-from captum_cav.torch_internals import innermost_called
+from captum_cav.torch_graphs import (
+    DispatchMode,
+    aliased_arguments,
+    is_random,
+    plain_name,
+    storage_key,
+    unrecorded,
+)
+from captum_cav.torch_internals import innermost_called, tree_leaves
 
 
 class Evidence(NamedTuple):
@@ -95,15 +102,32 @@ _READING = frozenset({torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__ar
 _READING_OPERATIONS = frozenset({"_local_scalar_dense", "is_nonzero", "equal", "allclose"})
 
 
+class _Fixed:
+    """Tensors that hang on nothing but shapes, such as positions. They are the same in each call."""
+
+    def __init__(self) -> None:
+        self._by_memory: dict[int, torch.Tensor] = {}
+
+    def __contains__(self, tensor: object) -> bool:
+        return isinstance(tensor, torch.Tensor) and storage_key(tensor) in self._by_memory
+
+    def note(self, tensors: Sequence[torch.Tensor], are_fixed: bool) -> None:
+        """Note that some tensors are fixed, or that they are not. Fixed tensors are kept, so that others are others."""
+        for tensor in tensors:
+            self._by_memory.pop(storage_key(tensor), None)
+            if are_fixed:
+                self._by_memory[storage_key(tensor)] = tensor
+
+
 class _NumpyRefused(TorchFunctionMode):
     """Refuses to hand numbers to Python in ways that are no aten operations."""
 
-    def __init__(self, refuse: Callable[[str], None]) -> None:
+    def __init__(self, refuse: Callable[[str], None], fixed: _Fixed) -> None:
         super().__init__()
-        self._refuse = refuse
+        self._refuse, self._fixed = refuse, fixed
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _READING:
+        if func in _READING and args[0] not in self._fixed:
             self._refuse(f"reads the numbers of a tensor by {func.__name__}()")
         return func(*args, **(kwargs or {}))
 
@@ -111,28 +135,31 @@ class _NumpyRefused(TorchFunctionMode):
 class _Watching(DispatchMode):
     """Refuses operations whose replay would not do what the operation does."""
 
-    def __init__(self, refuse: Callable[[str], None], kept: frozenset[int]) -> None:
+    def __init__(self, refuse: Callable[[str], None], fixed: _Fixed, kept: frozenset[int]) -> None:
         super().__init__()
-        self._refuse = refuse
-        self._kept = kept
+        self._refuse, self._fixed, self._kept = refuse, fixed, kept
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = plain_name(func)
-        if name == "equal" and _notes_are_compared():
+        name, given = plain_name(func), tree_leaves((args, kwargs))
+        # Torch lifts a tensor that was made of numbers of Python.
+        is_fixed = name == "lift_fresh" or all(leaf in self._fixed for leaf in given if isinstance(leaf, torch.Tensor))
+        if name in _READING_OPERATIONS:
+            if not (is_fixed or (name == "equal" and _notes_are_compared())):
+                self._refuse("reads a number of a tensor, to decide what to do with it perhaps")
             with unrecorded():
                 return func(*args, **kwargs)
-        if name in _READING_OPERATIONS:
-            self._refuse("reads a number of a tensor, to decide what to do with it perhaps")
         if is_random(func, args, kwargs):
             self._refuse(f"takes random numbers by {name}")
-        if torch.Tag.dynamic_output_shape in func.tags or torch.Tag.data_dependent_output in func.tags:
+        if not is_fixed and {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags):
             if name not in ("index", "index_put") or _has_mask(args[1]):
                 self._refuse(f"makes a tensor whose shape depends on numbers, by {name}")
         for tensor in aliased_arguments(func, args, kwargs)[1]:
             if storage_key(tensor) in self._kept:
                 self._refuse(f"writes into a parameter, a buffer or an argument by {name}")
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        self._fixed.note([leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)], is_fixed)
+        return result
 
 
 def _notes_are_compared() -> bool:
@@ -168,7 +195,8 @@ def only_recordable(forward_func: Callable[..., Any], kept: Sequence[torch.Tenso
             'for others. Attribute without captum_cav.compile, or pass on_break="eager".'
         )
 
-    with _NumpyRefused(refuse), _Watching(refuse, frozenset(map(storage_key, kept))):
+    fixed = _Fixed()
+    with _NumpyRefused(refuse, fixed), _Watching(refuse, fixed, frozenset(map(storage_key, kept))):
         yield
 
 

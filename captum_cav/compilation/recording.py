@@ -70,6 +70,7 @@ class Recording:
         graph: the aten operations.
         constants: parameters, buffers and other tensors.
         inputs: the tensors for which the recording was made.
+        is_frozen: whether the numbers of parameters and buffers are part of the recording.
 
     Raises:
         RecordingError: for what cannot be recorded.
@@ -81,6 +82,7 @@ class Recording:
     ) -> None:
         self._attribution = attribution
         self._options = options
+        self.is_frozen = frozen
         recorder = recorder_of(attribution)
         arguments = arguments._replace(additional=checks.copied(arguments.additional))
         called: dict[torch.nn.Module, None] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias, get_args
 
@@ -9,33 +10,106 @@ import torch
 
 from captum_cav.compilation.program import as_function
 from captum_cav.compilation.recording import Recording
+from captum_cav.errors import RecordingError
 from captum_cav.torch_graphs import below_autograd, fused
 
 Backend: TypeAlias = Literal["replay", "inductor", "cudagraphs"]
-#: Runs a graph: takes the inputs, then the constants, and returns the results.
+#: Runs a graph: takes the inputs, then the constants, and returns the results in the order of the recording.
 Runner = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
 
 
 def replay(recording: Recording) -> Runner:
     """The same operations in the same order, without autograd and without the model's Python code."""
-    function = as_function(recording.graph)
+    function, in_order = as_function(recording.graph), recording.graph.in_order
 
     def run(tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         with below_autograd():
-            return function(tensors)
+            return in_order(function(tensors))
 
     return run
 
 
 def inductor(recording: Recording) -> Runner:
     """Fused kernels, made by torch's compiler. Rounding differs from that of the operations one after another."""
-    function = fused(recording.graph.as_module(), [*recording.inputs, *recording.graph.constants])
+    graph, count = recording.graph, len(recording.inputs)
+    if recording.is_frozen:
+        frozen, in_order = fused(graph.as_module(frozen=True), recording.inputs, freezing=True), graph.in_order
+
+        def run_frozen(tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+            with torch.no_grad():
+                return in_order(frozen(tensors[:count]))
+
+        return run_frozen
+    function, in_order = fused(graph.as_module(), [*recording.inputs, *graph.constants]), graph.in_order
 
     def run(tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         with torch.no_grad():
-            return function(tensors)
+            return in_order(function(tensors))
 
     return run
 
 
-RUNNERS: dict[str, Callable[[Recording], Runner]] = {"replay": replay, "inductor": inductor}
+def cudagraphs(recording: Recording) -> Runner:
+    """All operations as one CUDA graph, which the host starts by one call.
+
+    Raises:
+        RecordingError: if a tensor is not on a CUDA device.
+    """
+    elsewhere = {str(tensor.device) for tensor in [*recording.inputs, *recording.graph.constants] if not tensor.is_cuda}
+    if elsewhere:
+        raise RecordingError(
+            f'backend="cudagraphs" was given tensors on {", ".join(sorted(elsewhere))}; expected the model and all '
+            'inputs on one CUDA device. Pass backend="replay" or "inductor" elsewhere.'
+        )
+    return _CudaGraph(recording)
+
+
+class _CudaGraph:
+    """A CUDA graph of a recording. Threads and streams take turns: the graph has one memory for its inputs and results.
+
+    Args:
+        recording: the recording.
+    """
+
+    def __init__(self, recording: Recording) -> None:
+        self._function, self._in_order = as_function(recording.graph), recording.graph.in_order
+        self._inputs = [tensor.clone() for tensor in recording.inputs]
+        self._lock, self._done = threading.Lock(), torch.cuda.Event()
+        self._addresses: list[int] = []
+
+    def __call__(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        """Run the graph."""
+        count = len(self._inputs)
+        constants = tensors[count:]
+        with self._lock, torch.no_grad(), torch.cuda.device(self._inputs[0].device):
+            torch.cuda.current_stream().wait_event(self._done)
+            for own, given in zip(self._inputs, tensors[:count], strict=True):
+                own.copy_(given, non_blocking=True)
+            # The graph reads parameters where they lay. Another tensor in the place of one needs another graph.
+            addresses = list(map(torch.Tensor.data_ptr, constants))
+            if addresses != self._addresses:
+                self._capture(constants)
+                self._addresses = addresses
+            self._graph.replay()
+            results = [result.clone() for result in self._results]
+            self._done.record()
+        return self._in_order(results)
+
+    def _capture(self, constants: Sequence[torch.Tensor]) -> None:
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with below_autograd():
+            with torch.cuda.stream(aside):
+                for _ in range(3):  # Libraries choose their kernels in the first calls.
+                    self._function([*self._inputs, *constants])
+            torch.cuda.current_stream().wait_stream(aside)
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                self._results = self._function([*self._inputs, *constants])
+
+
+RUNNERS: dict[str, Callable[[Recording], Runner]] = {
+    "replay": replay,
+    "inductor": inductor,
+    "cudagraphs": cudagraphs,
+}

@@ -37,7 +37,8 @@ same bytes. :mod:`captum_cav.datasets.layout` describes the files.
 """
 
 from captum_cav.datasets.explain import explain_dataset
+from captum_cav.datasets.hdf5 import export_hdf5
 from captum_cav.datasets.reading import Explained, ExplainedDataset
 from captum_cav.datasets.reading import open_output as open  # noqa: A004 (datasets.open(folder), as Image.open(file))
 
-__all__ = ["Explained", "ExplainedDataset", "explain_dataset", "open"]
+__all__ = ["Explained", "ExplainedDataset", "explain_dataset", "export_hdf5", "open"]

@@ -38,7 +38,69 @@ def explain_dataset(
     shard: tuple[int, int] | None = None,
     progress: bool = True,
 ) -> ExplainedDataset:
-    """Explain every picture of a dataset. TODO."""
+    """Explain every picture of a dataset, in a job that goes on where it stopped.
+
+    Call the function again with the same arguments to go on. Each shard is written as a whole or not at all, and its
+    bytes depend on the arguments alone. So a job that was killed, and a job that several processes share, leave the
+    files of an undisturbed job. Pictures that cannot be read, or not explained, are rows with their error. When the job
+    goes on, those that could not be read are tried again.
+
+    Args:
+        attribution: a :class:`captum_cav.LayerCAV`, an :class:`captum_cav.InputCAV`, one of these after
+            ``captum_cav.compile``, or another object with ``forward_func`` and ``attribute(inputs, target)``, such as a
+            method of Captum. With ``normalize="abs"`` the maps of all pictures have the same unit and sign.
+        dataset: a map-style dataset of torch that gives tensors, pairs of a tensor and a class, or dictionaries (the
+            tensor under "input", "image" or "pixel_values", the class under "label", optional "id" and "path"). It must
+            give the same numbers each time. Or a path: a folder of pictures (in folders named like their classes, if
+            they have labels), a pattern such as ``"photos/*.jpg"``, or a table, ``.csv`` or ``.parquet``, with the
+            column "path" and, if you like, "label" and "id".
+        output: the folder of the output. It is made if it does not exist.
+        targets: ``"best"`` explains the class with the highest score; ``"label"`` the class that the dataset names; a
+            class or a list of classes explains each of them for every picture; None if the model, or the score of the
+            attribution, gives one number for each sample.
+        keep: what is stored beside the rows. ``"maps"`` sums over channels, ``"channels"`` stores the attributions as
+            they are. Layers without places, such as linear layers, are stored as they are. ``"scores"`` stores all
+            scores of the model. ``"constants"`` measures the shares of constants, which needs a second derivative in a
+            batch of several pictures.
+        batch_size: how many pictures run at once. Pictures of one batch that differ in size run one after the other.
+        dtype: the type of stored maps. A float16 map is stored as multiples of a power of two, so that its largest
+            number is near the largest of float16. Nothing overflows, and every number has a relative error of at most
+            2 ** -11, or an error of 2 ** -38 of the largest number of the map. Reading gives float32.
+        resume: whether to go on with an output that was begun before. False refuses such an output.
+        preprocess: turns an RGB picture of PIL into the input of the model. A path as the dataset needs it.
+        classes: the names of the classes, in the order of the scores. By default those of the dataset.
+        shard_size: how many pictures a shard has. A shard that was begun is lost when a job is killed, and a shard is
+            in memory while it is computed.
+        engine: ``"process"``: this process explains. ``"ray"``: processes of Ray explain, on this machine or on the
+            cluster that ``ray.init`` has joined; each has a GPU if the model is on one.
+        workers: how many other processes read pictures while this process explains; with Ray, how many explain. By
+            default up to 4 for pictures in files, and none for datasets of torch.
+        shard: ``(i, n)`` explains only part ``i`` of ``n``, from 0 to ``n - 1``, of a job that ``n`` processes divide.
+            By default ``RANK`` and ``WORLD_SIZE`` of the environment, which torchrun sets.
+        progress: whether to show a progress bar, on standard error.
+
+    Returns:
+        The output. It is complete unless parts of the job are missing.
+
+    Raises:
+        OptionError: if the output was begun with other settings, which the message names, or for options that cannot be
+            used.
+        InputError: if there is no picture, if the output cannot be written, for example because the disk is full, or if
+            a process that reads pictures ended. Finished shards are kept.
+        CAVError: if the attribution cannot explain this model, or none of the first pictures.
+
+    Example::
+
+        >>> import tempfile, torch
+        >>> from captum_cav import LayerCAV, datasets
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(),
+        ...                           torch.nn.Linear(144, 2))
+        >>> pictures = torch.utils.data.TensorDataset(torch.rand(10, 1, 8, 8), torch.arange(10) % 2)
+        >>> cav = LayerCAV(net, ["1"], normalize="abs")
+        >>> out = explain_dataset(cav, pictures, tempfile.mkdtemp(), targets="label", progress=False)
+        >>> len(out), out[3].row["target"], out.map(3, "1").shape
+        (10, 1, torch.Size([6, 6]))
+    """
     checks.check_option("dtype", dtype, ("float16", "float32"))
     for name, number in {"batch_size": batch_size, "shard_size": shard_size}.items():
         checks.check_count(number, name)

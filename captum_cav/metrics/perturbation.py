@@ -5,7 +5,7 @@ A place is a pixel, a voxel, a moment or a token.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -261,9 +261,7 @@ def single_deletion(
             f"{' x '.join([str(cells)] * len(size))} cells."
         )
     count = cells ** len(size)
-    cell = torch.zeros((), dtype=torch.long, device=maps.device)
-    for length in size:
-        cell = cell[..., None] * cells + _cell_of_each(length, cells, maps.device)
+    cell = grid_cells(size, [cells] * len(size), maps.device)
     replaced = samples.replaced(baseline)
     found = _scores(
         model,
@@ -289,13 +287,29 @@ def _like(numbers: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
     return numbers.reshape(-1, *[1] * (maps.dim() - 1))
 
 
-def _cell_of_each(length: int, cells: int, device: torch.device) -> torch.Tensor:
-    parts = torch.arange(length, device=device).tensor_split(cells)
-    return torch.cat([torch.full_like(part, number) for number, part in enumerate(parts)])
+def grid_cells(size: Sequence[int], cells: Sequence[int], device: torch.device) -> torch.Tensor:
+    """The number of the cell of each place, row by row.
+
+    If a side cannot be divided into equal cells, the first cells are one place larger.
+
+    Args:
+        size: the number of places along each side.
+        cells: the number of cells along each side.
+        device: where the numbers are wanted.
+
+    Returns:
+        Integers of shape ``size``, from 0 on.
+    """
+    numbers = torch.zeros((), dtype=torch.long, device=device)
+    for length, count in zip(size, cells, strict=True):
+        parts = torch.arange(length, device=device).tensor_split(count)
+        along = torch.cat([torch.full_like(part, number) for number, part in enumerate(parts)])
+        numbers = numbers[..., None] * count + along
+    return numbers
 
 
 @dataclass(frozen=True)
-class _Samples:
+class Samples:
     """The samples of a measure.
 
     Attributes:
@@ -359,7 +373,7 @@ def _area(
     return torch.trapezoid(curve) / steps
 
 
-def _kept(keep: Any, samples: _Samples) -> torch.Tensor:
+def _kept(keep: Any, samples: Samples) -> torch.Tensor:
     """The places that are never removed, after a check."""
     shape = (len(samples.inputs), *samples.layout.size)
     if not isinstance(keep, torch.Tensor) or keep.dtype != torch.bool or keep.shape != shape:
@@ -378,7 +392,7 @@ def _given(
     channels: int,
     output: Output,
     batch_size: int,
-) -> tuple[_Samples, torch.Tensor, Targets]:
+) -> tuple[Samples, torch.Tensor, Targets]:
     check_measured_model(model)
     check_count(batch_size, "batch_size")
     check_option("output", output, ("probability", "score"))
@@ -387,12 +401,12 @@ def _given(
     check_same_length(maps, "maps", inputs, "inputs")
     layout = check_layout(inputs, channels)
     check_places(maps, inputs, layout)
-    return _Samples(inputs, layout), maps.to(inputs.device), check_targets(target, len(inputs))
+    return Samples(inputs, layout), maps.to(inputs.device), check_targets(target, len(inputs))
 
 
 def _scores(
     model: Model,
-    samples: _Samples,
+    samples: Samples,
     targets: Targets,
     versions: int,
     make: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],

@@ -23,17 +23,20 @@ class Embedded(NamedTuple):
     tap: int
     places: torch.Tensor
 
-    def of_input(self, contributions: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+    def of_input(self, contributions: torch.Tensor, size: int, dtype: torch.dtype) -> torch.Tensor:
         """The contributions of the layer's output, summed up for each element of the input.
 
         Args:
-            contributions: the shape of the output of the layer.
-            given: the input.
+            contributions: shape (K, ...), the contributions of K scores, each in the shape of the layer's output.
+            size: the number of elements of the input.
+            dtype: the type of numbers of the sums.
+
+        Returns:
+            Shape (K, size).
         """
-        count = self.places.numel()
-        of_index = contributions.reshape(count, -1).sum(1)
-        flat = of_index.new_zeros(given.numel())
-        return flat.index_add(0, self.places.flatten(), of_index).reshape(given.shape)
+        count = len(contributions)
+        of_index = contributions.reshape(count, self.places.numel(), -1).sum(2, dtype=dtype)
+        return of_index.new_zeros(count, size).index_add(1, self.places.flatten(), of_index)
 
 
 class Embeddings:

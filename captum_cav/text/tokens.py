@@ -52,7 +52,7 @@ def _one_sequence(given: Any, mask: torch.Tensor | None, name: str, tokenizer: A
     if isinstance(given, str):
         if tokenizer is None:
             raise CAVTypeError(
-                f"{name} is a text; without a tokenizer, expected indices of tokens. Pass SequenceCAV(..., tokenizer=...)."
+                f"{name} is a text; without a tokenizer, expected indices of tokens. Pass tokenizer= to SequenceCAV."
             )
         given = _encode(tokenizer, given, adds_special)
     if not isinstance(given, torch.Tensor):

@@ -147,10 +147,18 @@ def test_what_can_be_kept_is_named() -> None:
 def run(*more: str) -> subprocess.Popen[bytes]:
     arguments = [sys.executable, "-m", "captum_cav", *command(*more)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603
+    return subprocess.Popen(  # noqa: S603
+        arguments,
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        # A shell that runs the tests in the background ignores Ctrl-C for them.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_a_command_killed_at_twenty_random_moments_has_the_same_files(workers: str, folder: Path) -> None:
     jobs.write_pictures(folder / "pictures", 300)
@@ -175,7 +183,7 @@ def test_a_command_killed_at_twenty_random_moments_has_the_same_files(workers: s
 
 @pytest.mark.slow
 def test_ctrl_c_in_a_terminal(folder: Path) -> None:
-    jobs.write_pictures(folder / "pictures", 3000)
+    jobs.write_pictures(folder / "pictures", 600)
     process = run("--workers", "2", "--shard-size", "8")
     while not (folder / "out" / "shards" / "00003.json").exists():
         time.sleep(0.05)
