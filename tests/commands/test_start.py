@@ -69,6 +69,7 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
         (["reproduce", "--region", "left"], "--region is 'left'; expected four numbers"),
         (["reproduce", "--classes", "tabby", "shepard"], "has no class 'shepard'"),
         (["reproduce", PICTURE], "a picture of yours needs --classes CLASS OTHER and --region"),
+        (["summary", "no_such_folder"], "there is no folder no_such_folder; expected the output of captum-cav dataset"),
     ],
     ids=lambda value: " ".join(value[-2:]).replace(PICTURE, "IMAGE") if isinstance(value, list) else "",
 )
