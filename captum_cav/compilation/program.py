@@ -67,7 +67,10 @@ class _Writer:
             return f"{self._written(source)}[{index}]"
         function, kwargs = self._recorded.functions[node], node.kwargs
         if node in self._reused:
-            function, kwargs = self._reused[node].function, {**kwargs, self._reused[node].name: self._reused[node].tensor}
+            function, kwargs = (
+                self._reused[node].function,
+                {**kwargs, self._reused[node].name: self._reused[node].tensor},
+            )
         args = [self._written(argument) for argument in node.args]
         args += [f"{name}={self._written(argument)}" for name, argument in kwargs.items()]
         return f"{self._named(function, getattr(function, '__name__', 'operation'))}({', '.join(args)})"
