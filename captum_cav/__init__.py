@@ -24,6 +24,7 @@ from captum_cav.version import __version__ as __version__
 if TYPE_CHECKING:
     from captum_cav import ablation as ablation
     from captum_cav import datasets as datasets
+    from captum_cav import memory as memory
     from captum_cav import metrics as metrics
     from captum_cav import presets as presets
     from captum_cav import rules as rules
@@ -52,6 +53,7 @@ __all__ = [
     "datasets",
     "explain",
     "layers",
+    "memory",
     "metrics",
     "presets",
     "rules",

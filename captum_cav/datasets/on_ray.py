@@ -57,9 +57,10 @@ def run(job: Job, numbers: Sequence[int], actors: int, has_rows: bool, done: Cal
     ray = _ray()
     is_ours = not ray.is_initialized()
     if is_ours:
-        # Ray Data needs a CPU beside those of the actors, or it waits for ever.
-        here = None if os.environ.get("RAY_ADDRESS") else max(os.cpu_count() or 1, actors + 1)
-        ray.init(num_cpus=here, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        address = os.environ.get("RAY_ADDRESS", "local")
+        # Ray Data needs a CPU beside those of the actors, or it waits for ever. A cluster has the CPUs that it has.
+        here = max(os.cpu_count() or 1, actors + 1) if address == "local" else None
+        ray.init(address, num_cpus=here, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         for entry in _entries(ray, job, numbers, actors, has_rows):
             done(entry)

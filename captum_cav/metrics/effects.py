@@ -140,7 +140,7 @@ def causal_effects(
         channels: the dimension of the channels of inputs with three dimensions: 1 for (N, C, T), -1 for (N, T, C).
         output: ``"score"`` for the scores before softmax, or ``"probability"``.
         seed: of the masks. The state of torch's random numbers does not change.
-        batch_size: how many masked samples run at once.
+        batch_size: how many masks of a sample run at once.
 
     Returns:
         The effects on all classes, or on those of the targets, in double precision, with their reliability.
@@ -174,26 +174,23 @@ def causal_effects(
     # The last column is for the places that are never hidden.
     hidden = torch.nn.functional.pad(hidden, (0, 1)).to(inputs.device)
     weights = precise(weights.to(inputs.device))
-    columns = torch.where(labels < 0, count, labels).flatten(1)
+    columns = torch.where(labels < 0, count, labels).flatten(1).expand(len(inputs), -1)
     model = scored_model(model, inputs)
     values, replaced = samples.values, samples.replaced(baseline)
-    found: torch.Tensor | None = None
-    versions = len(hidden)
-    for start in range(0, len(inputs) * versions, batch_size):
-        part = torch.arange(start, min(start + batch_size, len(inputs) * versions), device=inputs.device)
-        examples, numbers = part // versions, part % versions
-        of_places = columns.expand(len(inputs), -1)[examples]
-        removed = hidden[numbers].gather(1, of_places).reshape(len(part), 1, *layout.size)
-        made = layout.restored(torch.where(removed, replaced[examples], values[examples]))
-        chosen = [place // versions for place in range(start, start + len(part))]
-        scores = precise(_scores(model, made, asked, chosen, output))
-        # The fit is linear in the scores, so only its sums are kept: (batch, fits, classes, cells).
-        parts = torch.einsum("fcb,bk->bfkc", weights[:, :, numbers], scores)
-        if found is None:
-            found = parts.new_zeros(len(inputs), *parts.shape[1:])
-        found.index_add_(0, examples, parts)
-    assert found is not None
-    whole, *halves = found.unbind(1)
+    found: list[torch.Tensor] = []
+    for example in range(len(inputs)):
+        targets_of_it = None if asked is None else [None if one is None else one[example] for one in asked]
+        # The fit is linear in the scores, so only its sums are kept.
+        fits: torch.Tensor | None = None
+        for numbers in torch.split(torch.arange(len(hidden), device=inputs.device), batch_size):
+            removed = hidden[numbers][:, columns[example]].reshape(len(numbers), 1, *layout.size)
+            made = layout.restored(torch.where(removed, replaced[example], values[example]))
+            scores = precise(_scores(model, made, targets_of_it, output))
+            part = torch.einsum("fcm,mk->fkc", weights[:, :, numbers], scores)
+            fits = part if fits is None else fits + part
+        assert fits is not None
+        found.append(fits)
+    whole, *halves = torch.stack(found, 1)
     return CausalEffects(whole, torch.stack(halves), labels)
 
 
@@ -203,14 +200,12 @@ def _targets(targets: Sequence[Any], examples: int) -> list[Targets]:
     return [check_targets(target, examples) for target in targets]
 
 
-def _scores(
-    model: Model, made: torch.Tensor, targets: list[Targets] | None, examples: list[int], output: Output
-) -> torch.Tensor:
-    """The scores of all classes, or of the targets, for some masked samples: shape (N, K), finite."""
+def _scores(model: Model, made: torch.Tensor, targets: list[Any] | None, output: Output) -> torch.Tensor:
+    """The scores of all classes, or of the targets, for some masks of a sample: shape (masks, K), finite."""
     found = class_outputs(model, made, output)
     if targets is not None:
-        chosen = [None if target is None else [target[example] for example in examples] for target in targets]
-        found = torch.stack([select_scores(found, resolve_target(found, target)) for target in chosen], 1)
+        indices = [resolve_target(found, target) for target in targets]
+        found = torch.stack([select_scores(found, index) for index in indices], 1)
     elif found.dim() == 1:
         found = found[:, None]
     if found.dim() != 2:
@@ -339,9 +334,8 @@ def agreement_with_effects(maps: torch.Tensor, effects: CausalEffects, own: Any 
 
     Args:
         maps: shape (N, K, h, w), or with the sides of other samples: a map for each of the classes of ``effects``, in
-            their order, positive if the place raised the score. Maps of any layer, which
-            :func:`captum_cav.maps.resize_map` brings to the grid of the samples without a change of the sum. Maps of
-            token ids need one number for each token.
+            their order, positive if the place raised the score. :func:`captum_cav.visualization.resize_map` brings maps
+            of any layer to the grid of the samples; their sums stay the same.
         effects: what was measured for the same samples. :meth:`CausalEffects.of` picks the classes.
         own: the position of the class that is there, among the K classes: an integer for all samples, or a list or
             tensor with one for each.

@@ -103,7 +103,7 @@ def write_page(
         InputError: if there is no result, or a contribution is not finite.
         OSError: if the file cannot be written.
     """
-    several = list(results) if isinstance(results, (list, tuple)) else [results]
+    several: list[Any] = list(results) if isinstance(results, (list, tuple)) else [results]
     if not several:
         raise InputError("results is empty; expected at least one result of an attribution.")
     template = (importlib.resources.files("captum_cav") / "data" / "text.html").read_text(encoding="utf-8")

@@ -14,19 +14,57 @@ from captum_cav.text.words import Word, spelling_of, sums_over_words, vocabulary
 class Result(Protocol):
     """What is read of a :class:`captum_cav.text.SequenceContributions`."""
 
-    contributions: torch.Tensor
-    scores: torch.Tensor
-    probabilities: torch.Tensor | None
-    constants: torch.Tensor
-    unexplained: torch.Tensor
-    tokens: list[str]
-    output_tokens: list[str]
-    segments: dict[str, slice]
-    is_special: list[bool]
-    layer: str
-    normalize: str | None
-    contrast_tokens: list[list[str]]
-    tokenizer: Any
+    @property
+    def contributions(self) -> torch.Tensor:
+        """Shape (outputs, tokens)."""
+
+    @property
+    def scores(self) -> torch.Tensor:
+        """Shape (outputs,), the explained scores."""
+
+    @property
+    def probabilities(self) -> torch.Tensor | None:
+        """Shape (outputs,), or None."""
+
+    @property
+    def constants(self) -> torch.Tensor:
+        """Shape (outputs,), the shares of constants."""
+
+    @property
+    def unexplained(self) -> torch.Tensor:
+        """Shape (outputs,), what nothing explains."""
+
+    @property
+    def tokens(self) -> list[str]:
+        """The token of each column."""
+
+    @property
+    def output_tokens(self) -> list[str]:
+        """The token or the class of each row."""
+
+    @property
+    def segments(self) -> dict[str, slice]:
+        """The columns of each part of the text."""
+
+    @property
+    def is_special(self) -> list[bool]:
+        """Whether the token of each column is special."""
+
+    @property
+    def layer(self) -> str:
+        """The name of the layer."""
+
+    @property
+    def normalize(self) -> str | None:
+        """What contributions are divided by."""
+
+    @property
+    def contrast_tokens(self) -> list[list[str]]:
+        """What each row was compared with."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer, or None."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,9 @@ def started(*arguments: str) -> tuple[int, str, set[str]]:
     return done.returncode, done.stderr.rstrip().rpartition("\n")[2], set(modules.split())
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([name, "--help"] for name in ("demo", "compare"))])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], *([name, "--help"] for name in ("demo", "compare", "text"))]
+)
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     status, _, loaded = started(*arguments)
     assert status == 0

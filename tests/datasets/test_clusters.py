@@ -64,7 +64,7 @@ def test_distances_are_those_of_fishers_discriminant() -> None:
     group, rest = rows[:40], rows[40:]
     difference = group.mean(0) - rest.mean(0)
     fisher = (difference @ difference) ** 2 / ((group @ difference).var() + (rest @ difference).var())
-    assert found.standout.in_total == pytest.approx(np.sqrt(2 * fisher))
+    assert found.standout.in_total == pytest.approx(np.sqrt(2 * fisher), rel=1e-4)
     place = found.standout.place[0] * 8 + found.standout.place[1]
     alone = difference[place] ** 2 / (group[:, place].var() + rest[:, place].var())
     assert found.standout.at_place == pytest.approx(np.sqrt(2 * alone), rel=1e-2)

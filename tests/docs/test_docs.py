@@ -18,6 +18,7 @@ from captum_cav import (
     comparison,
     datasets,
     errors,
+    memory,
     metrics,
     page,
     presets,
@@ -48,7 +49,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def public_names() -> set[str]:
     public = {f"captum_cav.{name}" for name in captum_cav.__all__}
-    for module in (ablation, datasets, metrics, page, rules, scores, text, visualization, zoo):
+    for module in (ablation, datasets, memory, metrics, page, rules, scores, text, visualization, zoo):
         public |= {f"{module.__name__}.{name}" for name in module.__all__}
     public |= {f"captum_cav.presets.{name}" for name in presets.NAMES}
     public |= {f"captum_cav.errors.{name}" for name, value in vars(errors).items() if isinstance(value, type)}
