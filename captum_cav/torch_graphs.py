@@ -26,8 +26,8 @@ __all__ = [
     "direct_function",
     "fused",
     "hook_registries",
-    "places_of_tensors",
     "is_random",
+    "places_of_tensors",
     "plain_name",
     "recorded_graph",
     "storage_key",
@@ -192,7 +192,9 @@ def _is_same_call(one: Any, other: Any) -> bool:
         is_sequence = isinstance(other, (tuple, list)) and len(one) == len(other)
         return is_sequence and all(map(_is_same_call, one, other))
     if isinstance(one, dict):
-        return isinstance(other, dict) and one.keys() == other.keys() and all(_is_same_call(one[k], other[k]) for k in one)
+        return (
+            isinstance(other, dict) and one.keys() == other.keys() and all(_is_same_call(one[k], other[k]) for k in one)
+        )
     return type(one) is type(other) and bool(one == other)
 
 

@@ -67,9 +67,7 @@ class Recorder(ContributionAttribution):
         else:
             found = propagation.back(one_by_one=self.one_by_one)
         if found.independent:
-            refuse_independent(
-                ", ".join(propagation.names[place] for place in found.independent), found.weighed
-            )
+            refuse_independent(", ".join(propagation.names[place] for place in found.independent), found.weighed)
         selected = propagation.selected
         selected = selected._replace(
             **{name: value.detach() for name, value in selected._asdict().items() if isinstance(value, torch.Tensor)}
