@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from captum_cav import scores as scores
     from captum_cav import visualization as visualization
     from captum_cav.attribution import InputCAV, LayerCAV, NeuronCAV, verify
-    from captum_cav.compilation import compile
     from captum_cav.comparison import Comparison, Method, compare
+    from captum_cav.compilation import compile  # noqa: A004 - as torch.compile
 
 __all__ = [
     "Comparison",

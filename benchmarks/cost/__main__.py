@@ -79,13 +79,13 @@ def _environment(settings: Mapping[str, str]) -> Iterator[None]:
 def shown(row: Row, cells: Mapping[str, Cell]) -> str:
     """A line of the table."""
     floor = cells[FLOOR]
-    others = [name for name in cells if name not in (*_OURS, *_COMPILED)]
+    others = [name for name in cells if name not in (*_OURS, *_OF_COMPILERS)]
     return " | ".join(
         [
             f"| {row}",
             _reason(floor) if floor.seconds is None else f"{floor.seconds.median:.4f}",
             *(_ratio(cells[name]) if name in cells else "" for name in (FORWARD, OURS)),
-            "; ".join(f"{name}: {_ratio(cells[name])}" for name in _COMPILED if name in cells),
+            "; ".join(f"{name}: {_ratio(cells[name])}" for name in _OF_COMPILERS if name in cells),
             "; ".join(f"{name}: {_ratio(cells[name])}" for name in others),
             " / ".join(str(cell.operations) for cell in cells.values() if cell.operations is not None),
             " / ".join(f"{cell.mebibytes:.1f}" for cell in cells.values() if cell.mebibytes is not None) + " |",

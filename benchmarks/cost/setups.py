@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import torch
 
+import captum_cav
 from benchmarks.cost.networks import Network
-from captum_cav import InputCAV, LayerCAV, compile
+from captum_cav import InputCAV, LayerCAV
 from captum_cav.compilation.runners import Backend
 
 
@@ -47,4 +48,8 @@ class Setup:
         layers = self.layers if len(self.layers) > 1 else "".join(self.layers)
         cav = LayerCAV(self.model, layers, rules=self.preset) if layers else InputCAV(self.model, rules=self.preset)
         # Fused kernels are fast on a CPU only where they are made for the numbers of the parameters.
-        return cav if self.backend is None else compile(cav, backend=self.backend, freeze=self.backend == "inductor")
+        return (
+            cav
+            if self.backend is None
+            else captum_cav.compile(cav, backend=self.backend, freeze=self.backend == "inductor")
+        )

@@ -119,9 +119,9 @@ class RecordedGraph:
                     kwargs = {**kwargs, name: values[node]}
                     self.with_out[node] = direct_function(operation, args, kwargs), name
                 shared, written = aliased_arguments(node.target, node.args, node.kwargs)
-                if shared and not written and isinstance(values[node], torch.Tensor):
-                    if is_same_memory(values[node], values[shared[0]]):
-                        same.add(node)
+                is_view = shared and not written and isinstance(values[node], torch.Tensor)
+                if is_view and is_same_memory(values[node], values[shared[0]]):
+                    same.add(node)
             else:
                 values[node] = node.target(*args, **kwargs)
             if isinstance(values[node], torch.Tensor):

@@ -66,8 +66,8 @@ def _of_argument(leaf: Any, samples: int | None) -> Hashable:
     if isinstance(leaf, _PLAIN):
         return type(leaf), leaf
     raise RecordingError(
-        f"an argument of the model holds a {type(leaf).__name__}, which may change between two calls; expected tensors, "
-        "numbers and texts in additional_forward_args. Attribute without captum_cav.compile, or pass "
+        f"an argument of the model holds a {type(leaf).__name__}, which may change between two calls; expected "
+        "tensors, numbers and texts in additional_forward_args. Attribute without captum_cav.compile, or pass "
         'on_break="eager".'
     )
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import captum_cav
-from captum_cav import InputCAV, LayerCAV
+from captum_cav import LayerCAV
 from captum_cav.compilation import comparing
 from captum_cav.errors import OptionError, RecordingError
 from tests.compilation.test_equality import convolutional
