@@ -47,6 +47,7 @@ from benchmarks.versions import versions_with
 _DISPATCH = "dispatch"
 _PACKAGES = ("torch", "torchvision", "captum", "transformers", "zennit", "autolrp")
 _OURS = (FORWARD, FLOOR, OURS)
+_OF_COMPILERS = [name for names in COMPILED.values() for name in names]
 
 
 def measured(row: Row, options: argparse.Namespace) -> dict[str, Cell]:
