@@ -42,6 +42,7 @@ from benchmarks.photographs import SEED, SPLITS, Photograph, photographs
 from benchmarks.versions import versions_with
 from captum_cav import LayerCAV, Method, metrics, presets, zoo
 from captum_cav.comparison.methods import CONTROLS, NAMES, STEPS, AnyMethod, find
+from captum_cav.comparison.places import Places
 from captum_cav.errors import UnsupportedOperationError
 
 # Of each method and depth, the measured values with what they were measured on.
@@ -120,7 +121,7 @@ def refusal(method: str, network: zoo.Network, inputs: torch.Tensor) -> str | No
     ready = _ready(method, inputs, STEPS)
     model = LogOdds(network.model, 0) if method.endswith("+log_odds") else network.model
     try:
-        ready.at(model, "input", inputs)
+        ready.at(model, "input", inputs, Places.of_pictures(inputs))
     except UnsupportedOperationError as error:
         return str(error)
     return None
@@ -144,14 +145,16 @@ def explain(
     """
     ready = _ready(method, inputs, steps)
     if isinstance(ready, Method) and ready.factory is LayerCAV:
-        return _explain_at_once(ready, DEPTHS[name], model, inputs, list(targets))
+        return explain_at_once(ready, DEPTHS[name], model, inputs, list(targets))
     by_log_odds = method.endswith("+log_odds")
     # One by one: some methods hold twenty copies of each picture at once.
     asked = [(LogOdds(model, target), 0, "network.") if by_log_odds else (model, target, "") for target in targets]
     return {
         depth: torch.cat(
             [
-                ready.at(whole, depth if depth == "input" else f"{prefix}{depth}", inputs).explain(inputs, [target])
+                ready.at(
+                    whole, depth if depth == "input" else f"{prefix}{depth}", inputs, Places.of_pictures(inputs)
+                ).explain(inputs, [target])
                 for whole, target, prefix in asked
             ]
         )
@@ -159,10 +162,21 @@ def explain(
     }
 
 
-def _explain_at_once(
+def explain_at_once(
     method: Method, depths: Sequence[str], model: nn.Module, inputs: torch.Tensor, targets: list[int]
 ) -> dict[str, torch.Tensor]:
-    """All depths in one forward pass, with the input as one of the layers."""
+    """The maps of a CAV method at all depths in one forward pass, with the input as one of the layers.
+
+    Args:
+        method: one whose factory is ``LayerCAV``.
+        depths: layers, and "input".
+        model: the network's model.
+        inputs: one picture, (1, 3, H, W).
+        targets: classes.
+
+    Returns:
+        Of each depth, a map for each target, (targets, h, w), summed over channels.
+    """
     whole = nn.Sequential(OrderedDict(input=nn.Identity(), network=model))
     layers = [depth if depth == "input" else f"network.{depth}" for depth in depths]
     found = LayerCAV(whole, layers, **method.options).attribute_targets(inputs, targets)
@@ -332,7 +346,15 @@ def table(title: str, results: Results, depths: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _as_json(values: Sequence[tuple[str, float]]) -> dict[str, Any]:
+def as_json(values: Sequence[tuple[str, float]]) -> dict[str, Any]:
+    """Mean, standard error and number of values, and the means by what they were measured on; None for NaN.
+
+    Args:
+        values: what each was measured on, and the value.
+
+    Returns:
+        What a JSON file can hold.
+    """
     mean, error, number = summary(values)
     rounded = {name: round(value, 4) for name, value in by_photograph(values).items()}
     return {"mean": _or_none(mean), "error": _or_none(error), "number": number, "by_photograph": rounded}
@@ -421,7 +443,7 @@ def run(parser: argparse.ArgumentParser, module: str, measured: Measure) -> None
             ],
             "tables": {
                 title: {
-                    method: {depth: _as_json(values) for depth, values in columns.items()}
+                    method: {depth: as_json(values) for depth, values in columns.items()}
                     for method, columns in results.items()
                 }
                 for title, results in tables.items()

@@ -23,36 +23,54 @@ from captum_cav.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from captum_cav import ablation as ablation
+    from captum_cav import datasets as datasets
+    from captum_cav import memory as memory
     from captum_cav import metrics as metrics
     from captum_cav import presets as presets
     from captum_cav import rules as rules
     from captum_cav import scores as scores
+    from captum_cav import text as text
     from captum_cav import visualization as visualization
+    from captum_cav import zoo as zoo
     from captum_cav.attribution import InputCAV, LayerCAV, NeuronCAV, verify
     from captum_cav.comparison import Comparison, Method, compare
     from captum_cav.compilation import compile  # noqa: A004 - as torch.compile
+    from captum_cav.depths import layers
+    from captum_cav.explanation import Explanation, explain
+    from captum_cav.text import SequenceCAV
 
 __all__ = [
     "Comparison",
+    "Explanation",
     "InputCAV",
     "LayerCAV",
     "Method",
     "NeuronCAV",
+    "SequenceCAV",
     "ablation",
     "compare",
     "compile",
+    "datasets",
+    "explain",
+    "layers",
+    "memory",
     "metrics",
     "presets",
     "rules",
     "scores",
+    "text",
     "verify",
     "visualization",
+    "zoo",
 ]
 
 _MODULE_OF = {
     **dict.fromkeys(("InputCAV", "LayerCAV", "NeuronCAV", "verify"), "attribution"),
     "compile": "compilation",
     **dict.fromkeys(("Comparison", "Method", "compare"), "comparison"),
+    "SequenceCAV": "text",
+    **dict.fromkeys(("Explanation", "explain"), "explanation"),
+    "layers": "depths",
 }
 
 

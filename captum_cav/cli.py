@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from captum_cav.commands import COMMANDS
 from captum_cav.errors import CAVError
+from captum_cav.memory import keep_freed_memory
 from captum_cav.version import __version__
 
 
@@ -18,15 +19,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the arguments after the name of the program; ``sys.argv[1:]`` if None.
 
     Returns:
-        The exit status: 0 for success, 2 for an error that the user can correct. One line says what the error is.
+        The exit status: 0 for success; 1 if a part of the inputs could not be used; 2 for an error that the user can
+        correct; 130 after Ctrl-C. One line on standard error says what happened.
     """
     options = _parser().parse_args(arguments)
+    if arguments is None:  # The process is the command's own.
+        keep_freed_memory()
     try:
-        options.run(options)
-    except CAVError as error:
+        # A subcommand returns its exit status, or None for success.
+        status: int | None = options.run(options)
+    except (CAVError, OSError) as error:
+        # An OSError is a full disk, a name that is too long, a folder that vanished.
         print(f"captum-cav: error: {error}", file=sys.stderr)
         return 2
-    return 0
+    except KeyboardInterrupt:
+        # The line begins below "^C" and below an unfinished progress bar.
+        print("\ncaptum-cav: interrupted", file=sys.stderr)
+        return 130
+    return status or 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,7 +14,16 @@ from torch.nn import functional as F
 
 from captum_cav.errors import InputError
 
-__all__ = ["MOST_DISTORTION", "check_map", "distortion", "on_host", "picture_size_of", "resize_map", "spatial_map"]
+__all__ = [
+    "MOST_DISTORTION",
+    "check_map",
+    "distortion",
+    "on_host",
+    "picture_size_of",
+    "resize_map",
+    "sequence_channels",
+    "spatial_map",
+]
 
 #: The largest :func:`distortion` at which a grid still fits a picture. A convolution without padding removes as many
 #: rows as columns, so the grid of a long picture gets longer still.
@@ -63,22 +72,27 @@ def distortion(grid: Sequence[int], size: tuple[int, int]) -> float:
     return abs(math.log(grid[0] * size[1] / (grid[1] * size[0])))
 
 
-def spatial_map(attributions: torch.Tensor, picture_size: tuple[int, ...]) -> torch.Tensor:
+def spatial_map(attributions: torch.Tensor, picture_size: tuple[int, ...], channels: int | None = None) -> torch.Tensor:
     """Sum the attributions of a layer over its channels: one number for each place of the layer.
 
     Args:
         attributions: shape (N, C, h, w), (N, h, w, C) or (N, tokens, C). The tokens are a grid. Up to five tokens
             without a place, as class tokens, may stand before the grid. Of several possible grids, the one whose
             proportions are nearest to those of the picture counts. For a volume or a video, shape (N, C, d, h, w) or
-            (N, d, h, w, C).
+            (N, d, h, w, C). For a sequence or a signal, shape (N, C, t), (N, t, C) or (N, t).
         picture_size: (height, width) of the picture, in pixels. It decides which dimensions are the grid: those with
-            the proportions of the picture. For a volume (depth, height, width), of which height and width decide.
+            the proportions of the picture. For a volume (depth, height, width), of which height and width decide. For a
+            sequence or a signal (length,).
+        channels: the dimension of the channels of a sequence or a signal, 1 or -1. None decides by the length, which
+            only one dimension may have.
 
     Returns:
-        Shape (N, h, w), or (N, d, h, w) for a volume, in the unit of the attributions.
+        Shape (N, h, w), (N, d, h, w) for a volume, or (N, t) for a sequence or a signal; in the unit of the
+        attributions.
 
     Raises:
-        InputError: if no dimensions have the proportions of the picture.
+        InputError: if no dimensions have the proportions of the picture, or if the dimension of the channels of a
+            sequence is not clear.
 
     Source: Kakishita and Hattori, section 3.3.
 
@@ -89,10 +103,15 @@ def spatial_map(attributions: torch.Tensor, picture_size: tuple[int, ...]) -> to
                  [3., 3.]]])
         >>> spatial_map(torch.ones(2, 1 + 14 * 14, 8), (224, 224)).shape   # the tokens of a vision transformer
         torch.Size([2, 14, 14])
+        >>> spatial_map(torch.ones(2, 5, 8), (5,)).shape      # the tokens of a text
+        torch.Size([2, 5])
     """
     attributions = torch.as_tensor(attributions)
     shape = tuple(attributions.shape)
     sides = len(picture_size)
+    if sides == 1:
+        dimension = sequence_channels(shape, picture_size[0], channels)
+        return attributions if dimension is None else attributions.sum(dimension)
     if attributions.dim() == sides + 2:
         # Steps in time or depth often differ from those in the plane, so the depth says nothing about the layout.
         in_plane = (picture_size[-2], picture_size[-1])
@@ -114,6 +133,38 @@ def spatial_map(attributions: torch.Tensor, picture_size: tuple[int, ...]) -> to
     raise InputError(
         f"contributions of shape {shape} have no places to lay over a picture of {picture_size[0]} x {picture_size[1]} "
         "pixels; expected (N, C, h, w), (N, h, w, C) or (N, tokens, C) with a grid of tokens."
+    )
+
+
+def sequence_channels(shape: Sequence[int], length: int, channels: int | None = None) -> int | None:
+    """The dimension of the channels of a sequence or a signal.
+
+    Args:
+        shape: of the values of a layer: (N, C, t), (N, t, C) or (N, t).
+        length: the number of places of the inputs.
+        channels: the dimension, 1 or -1, if somebody knows it.
+
+    Returns:
+        1, -1, or None if there are no channels.
+
+    Raises:
+        InputError: if nothing tells the dimension.
+
+    Example::
+
+        >>> sequence_channels((2, 5, 8), 5), sequence_channels((2, 8, 5), 5), sequence_channels((2, 5), 5)
+        (-1, 1, None)
+    """
+    if len(shape) == 2:
+        return None
+    if len(shape) == 3:
+        fits = [dim for dim, places in ((1, shape[2]), (-1, shape[1])) if places == length]
+        if channels is not None or len(fits) == 1:
+            return channels or fits[0]
+    why = "which dimension has the places is not clear" if len(shape) == 3 else "there are no places"
+    raise InputError(
+        f"values of shape {tuple(shape)} belong to {length} places, and {why}; expected (N, t), (N, C, t) with "
+        "channels=1, or (N, t, C) with channels=-1."
     )
 
 
@@ -140,8 +191,8 @@ def resize_map(ratios: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     0.5 % on a grid that is ten times as fine, and by up to 20 % between two grids of nearly the same size.
 
     Args:
-        ratios: shape (..., h, w), or (..., d, h, w) for a volume.
-        size: (height, width) or (depth, height, width) of the new grid, in cells.
+        ratios: shape (..., h, w), (..., d, h, w) for a volume, or (..., t) for a sequence or a signal.
+        size: (height, width), (depth, height, width) or (length,) of the new grid, in cells.
 
     Returns:
         The map on a grid of this size, in single precision at least.

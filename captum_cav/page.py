@@ -10,12 +10,11 @@ from __future__ import annotations
 import base64
 import html
 import importlib.resources
-import inspect
 import io
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,12 @@ import numpy as np
 import torch
 from matplotlib.colors import Colormap
 from PIL import Image
+from tqdm import tqdm
 
 from captum_cav import presets as rule_presets
 from captum_cav import single_image, zoo
-from captum_cav.ablation import ablate, positive_spots
 from captum_cav.attribution import LayerCAV
+from captum_cav.depths import layers as find_layers
 from captum_cav.errors import InputError
 from captum_cav.visualization.colours import DIMMED, HEAT, SIGNED
 
@@ -35,24 +35,8 @@ __all__ = ["write_page"]
 
 # How many of the best classes the page shows.
 _BEST = 5
-# The depth that the page shows first. Behind the last activation an absent feature is 0, so it cannot lower a score.
-_FIRST_DEPTH = 1
-# The ablation disables the strongest places: the fewest that together have this share of all that raised, or of all
-# that lowered, the score.
-_ABLATED_SHARE = 0.8
 # How many steps of each colour map the page gets. The script interpolates between them.
 _STEPS = 33
-_NOTES = {
-    "paper": (
-        "The paper's rules: each share is exact. Near the input, large raising shares and large lowering shares nearly "
-        "cancel."
-    ),
-    "pinpoint": (
-        "Sharp at every depth. The map tells where, but not how much: the constants of batch norms, if there are any, "
-        "take most of the score. The map of a class that is not in the picture looks like the map of a class that is, "
-        "with the opposite signs. So look at the paper's rules too."
-    ),
-}
 
 
 def write_page(
@@ -63,6 +47,7 @@ def write_page(
     layers: Sequence[str] | None = None,
     *,
     presets: Sequence[str] = ("pinpoint", "paper"),
+    progress: bool = True,
 ) -> None:
     """Write a page that shows, at every depth, what raised and what lowered the scores of classes in pictures.
 
@@ -77,8 +62,9 @@ def write_page(
         pictures: a name and an RGB picture for each picture.
         targets: the classes to explain in every picture, by name or index; if None, the five best of each picture.
         layers: qualified names of layers whose output is a grid over the picture, from the last layer toward the input;
-            if None, the ``depths`` of the network, or what :func:`captum_cav.zoo.find_depths` finds.
+            if None, the ``depths`` of the network, or those that :func:`captum_cav.layers` chooses.
         presets: names of presets of rules. The page shows the first preset at the start.
+        progress: whether to show a progress bar over the pictures.
 
     Raises:
         InputError: for pictures, classes or layers that cannot be shown.
@@ -100,35 +86,53 @@ def write_page(
         )
     for preset in presets:
         rule_presets.find(preset)
-    template = (importlib.resources.files("captum_cav") / "data" / "page.html").read_text(encoding="utf-8")
     network = single_image.with_logits(network, single_image.batch_of(network, pictures[0][1]))
-    layers = list(layers or network.depths or _find_depths(network, pictures[0][1]))
-    depth = min(_FIRST_DEPTH, len(layers) - 1)
+    layers = list(layers or network.depths or _find_layers(network, pictures[0][1]))
+    depth = min(single_image.FIRST_DEPTH, len(layers) - 1)
+    entries = []
+    with tqdm(pictures, disable=not progress, delay=1, leave=False) as bar:
+        for name, picture in bar:
+            bar.set_description(name, refresh=False)
+            entries.append({"name": name, **_picture_entry(network, picture, targets, layers, depth, presets)})
     data = {
         "network": network.name,
         "aboutScores": single_image.about_scores(network),
         "layers": layers,
         "firstDepth": depth,
-        "hidden": _ABLATED_SHARE,
-        "rules": [{"name": name, "note": _note(name)} for name in presets],
-        "pictures": [
-            {"name": name, **_picture_entry(network, picture, targets, layers, depth, presets)}
-            for name, picture in pictures
+        "hidden": single_image.HIDDEN_SHARE,
+        "whichToBelieve": single_image.WHICH_TO_BELIEVE if len(presets) > 1 else "",
+        "rules": [
+            {"name": name, "note": single_image.preset_note(name), "hasAmounts": single_image.has_amounts(name)}
+            for name in presets
         ],
+        "pictures": entries,
     }
-    filled = {
-        "title": html.escape(f"What spoke for and against? {network.name}"),
-        "dimmed": str(DIMMED),
-        "colours": json.dumps({"heat": _ramp(HEAT), "signed": _ramp(SIGNED)}),
-        # Inside a script only "<" could end the script.
-        "data": json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
-    }
-    page = re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]], template)
+    page = fill_page("page.html", f"What spoke for and against? {network.name}", data)
     Path(path).write_text(page, encoding="utf-8")
 
 
-def _find_depths(network: zoo.Network, picture: Image.Image) -> tuple[str, ...]:
-    return zoo.find_depths(network.model, single_image.batch_of(network, picture), 5)
+def fill_page(template: str, title: str, data: Mapping[str, Any]) -> str:
+    """A page: a template with its data, and with the style and the script that all pages share.
+
+    Args:
+        template: the name of a file in ``data``.
+        title: plain text.
+        data: values for JSON.
+    """
+    folder = importlib.resources.files("captum_cav") / "data"
+    filled = {
+        "shared_style": (folder / "shared.css").read_text(encoding="utf-8"),
+        "shared_script": (folder / "shared.js").read_text(encoding="utf-8").replace("{{colours}}", _colours()),
+        "title": html.escape(title),
+        "dimmed": str(DIMMED),
+        # Inside a script only "<" could end the script.
+        "data": json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]], (folder / template).read_text(encoding="utf-8"))
+
+
+def _find_layers(network: zoo.Network, picture: Image.Image) -> list[str]:
+    return find_layers(network.model, single_image.batch_of(network, picture))
 
 
 def _picture_entry(
@@ -169,7 +173,7 @@ def _picture_entry(
             single_image.grad_cam_map(model, layer, inputs, index, ratios.shape)
             for layer, ratios in zip(layers, maps[0], strict=True)
         ]
-        entry["gradCam"] = [None if cam is None else _encode_map(cam) for cam in cams]
+        entry["gradCam"] = [None if cam is None else encode_map(cam) for cam in cams]
     return {
         **_encode_picture(network.display(picture)),
         "count": len(scores),
@@ -189,22 +193,24 @@ def _best_entries(network: zoo.Network, scores: torch.Tensor) -> list[dict[str, 
 
 def _layer_entry(score: torch.Tensor, ratios: torch.Tensor, delta: torch.Tensor) -> dict[str, Any]:
     """The map of one layer and the shares of the score."""
-    return {"map": _encode_map(ratios), **single_image.score_shares(score, ratios, delta)._asdict()}
+    return {"map": encode_map(ratios), **single_image.score_shares(score, ratios, delta)._asdict()}
 
 
 def _ablation_entry(
     network: zoo.Network, inputs: torch.Tensor, layer: str, contributions: torch.Tensor, index: int
 ) -> dict[str, Any] | None:
     """The scores with the strongest places of a map disabled; None if no place of the map is positive."""
-    mask = positive_spots(contributions, _ABLATED_SHARE)
-    if not mask.any():
+    hidden = single_image.hide_strongest(network.model, inputs, layer, contributions)
+    if hidden is None:
         return None
-    after = ablate(network.model, inputs, layer, mask).after[0].cpu()
-    places = mask.flatten().nonzero().flatten().tolist()
-    return {"places": places, "best": _best_entries(network, after), **_class_entry(network, after, index)}
+    return {
+        "places": hidden.places,
+        "best": _best_entries(network, hidden.scores),
+        **_class_entry(network, hidden.scores, index),
+    }
 
 
-def _encode_map(ratios: torch.Tensor) -> dict[str, Any]:
+def encode_map(ratios: torch.Tensor) -> dict[str, Any]:
     """A map as whole numbers of 16 bits, low byte first, in base64; ``scale`` is the value of the number 1."""
     if not bool(torch.isfinite(ratios).all()):
         raise InputError("a contribution is not finite, as where a score is 0; choose another class.")
@@ -226,8 +232,8 @@ def _encode_picture(picture: Image.Image) -> dict[str, Any]:
     return {"width": picture.width, "height": picture.height, "source": f"data:image/jpeg;base64,{encoded}"}
 
 
-def _note(preset: str) -> str:
-    return _NOTES.get(preset) or (inspect.getdoc(rule_presets.PRESETS[preset]) or "").split("\n")[0]
+def _colours() -> str:
+    return json.dumps({"heat": _ramp(HEAT), "signed": _ramp(SIGNED)})
 
 
 def _ramp(colours: Colormap) -> list[list[float]]:

@@ -22,6 +22,7 @@ from captum_cav.ablation import Ablation, Standing, ablate, positive_spots, resi
 from captum_cav.errors import InputError
 from captum_cav.metrics import entropy
 from captum_cav.visualization.colours import new_figure
+from captum_cav.visualization.fonts import fit_fonts, writable
 
 #: Two maps agree if their correlation is at least this number.
 AGREEMENT = 0.8
@@ -372,10 +373,11 @@ def draw_best(picture: Any, names: Sequence[str], scores: Sequence[float], title
     places = range(len(names), 0, -1)
     bars = right.barh(places, scores, color="0.6")
     right.bar_label(bars, [f"{score:.2f}" for score in scores], padding=3)
-    right.set_yticks(places, names, parse_math=False)
+    right.set_yticks(places, [writable(name) for name in names], parse_math=False)
     right.set_xlabel("score before softmax")
     right.margins(x=0.15)
     right.spines[["top", "right"]].set_visible(False)
+    fit_fonts(figure)
     return figure
 
 
@@ -411,4 +413,5 @@ def draw_trials(picture: Any, trials: Sequence[Trial], title: str) -> Figure:
                 else "no such place\n"
             )
             axis.set_title(f"({number}) {trial.layer}\n{said}", fontsize=9, parse_math=False)
+    fit_fonts(figure)
     return figure

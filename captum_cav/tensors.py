@@ -64,6 +64,12 @@ def as_plain(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.as_subclass(torch.Tensor)
 
 
+def is_quantized_weight(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is of a class that keeps quantized numbers and can give them as floating-point numbers."""
+    kind = type(tensor)
+    return kind not in _PLAIN and kind.dequantize is not torch.Tensor.dequantize and as_plain(tensor) is tensor
+
+
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 

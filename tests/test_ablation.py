@@ -353,7 +353,7 @@ def test_masks_are_resized_by_area() -> None:
             {"mask": torch.ones(3, 3) > 0},
             InputError,
             (
-                "mask has shape (3, 3); expected (6, 8), the places of layer '1', or (12, 16), the picture's pixels "
+                "mask has shape (3, 3); expected (6, 8), the places of layer '1', or (12, 16), the pixels of the input "
                 "(or one such mask for each of 2 samples). resize_mask brings other masks to either."
             ),
         ),
@@ -386,14 +386,17 @@ def test_masks_are_resized_by_area() -> None:
         ),
         ({"layer": 1}, CAVTypeError, "layer is a int; expected a torch.nn.Module or its qualified name."),
         ({"layer": nn.ReLU()}, LayerError, "the given layer (ReLU) does not belong to this model (Sequential)"),
-        ({"by": "noise"}, OptionError, 'by is \'noise\'; expected "zero", "mean" or "blur".'),
+        ({"by": "noise"}, OptionError, 'by is \'noise\'; expected "zero", "mean", "blur", or a number.'),
         ({"targets": 4}, TargetError, "there is no class 4: the model gives 4 scores, 0 to 3."),
         ({"targets": ["tabby"]}, CAVTypeError, "a class is 'tabby' (str); expected its index."),
         ({"class_names": ("a", "b")}, InputError, "class_names lists 2 names for 4 classes; expected one for each."),
         (
             {"inputs": PICTURES[0]},
             InputError,
-            "inputs is a torch.float64 tensor of shape (3, 12, 16); expected floating-point pictures of shape (N, C,",
+            (
+                "inputs of shape (3, 12, 16) are 3 samples of 16 places, and mask has shape (6, 8); expected pictures "
+                "of shape (N, C, H, W) with such a mask: inputs[None] is one picture."
+            ),
         ),
         ({"inputs": (PICTURES > 0,)}, InputError, "inputs is a torch.bool tensor of shape (2, 3, 12, 16); expected"),
         ({"inputs": "cat.png"}, InputError, "inputs is a str; expected floating-point pictures"),

@@ -17,8 +17,8 @@ ROOT = Path(captum_cav.__file__).parent
 MOST_LINES = 500
 #: A room imports only from rooms further up, and from other rooms on its own line if it does not get back from there.
 ORDER = """
-    errors version suggestions
-    tensors torch_internals torch_graphs captum_internals
+    errors version suggestions memory tables
+    tensors torch_internals captum_internals torch_graphs
     checks
     propagation
     operations
@@ -26,8 +26,8 @@ ORDER = """
     presets scores
     attribution
     compilation
-    maps visualization metrics ablation zoo
-    comparison single_image page reproduction
+    maps visualization metrics ablation zoo depths
+    comparison single_image page reproduction text datasets explanation
     commands
     cli
     __main__

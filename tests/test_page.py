@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-import json
+import itertools
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +23,9 @@ from captum_cav import LayerCAV, cli, zoo
 from captum_cav.errors import CAVError, InputError, OptionError
 from captum_cav.page import write_page
 from captum_cav.visualization import spatial_map
+from tests.support.pages import HOSTILE, button, check_clean, data_of, decoded, text
 
 PRESETS = ("pinpoint", "paper", "gamma")
-HOSTILE = (
-    "<img src=x onerror=alert(1)>",
-    "</script><script>alert(2)</script>",
-    "<!--<script>",
-    "{{data}} & \"quotes\" 'too' \u2028 \\u003c",
-)
-
-
-def data_of(path: Path) -> dict[str, Any]:
-    """What the page embeds."""
-    (embedded,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', path.read_text("utf-8"), re.S)
-    data: dict[str, Any] = json.loads(embedded)
-    return data
-
-
-def decoded(encoded: dict[str, Any]) -> torch.Tensor:
-    whole = np.frombuffer(base64.b64decode(encoded["values"]), "<i2").astype(np.float64)
-    return torch.from_numpy(whole.reshape(encoded["rows"], encoded["columns"]) * encoded["scale"])
 
 
 def tiny_network(*names: str, name: str = "tiny") -> zoo.Network:
@@ -268,7 +250,7 @@ def test_the_command_explains_the_embedded_picture(tmp_path: Path, capsys: pytes
     path = tmp_path / "folder" / "page.html"
     arguments = ["report", "--model", "squeezenet1_1", "--depths", "2", "--presets", "paper", "--output", str(path)]
     assert cli.main([*arguments, "--target", "tabby", "German shepherd", "281"]) == 0
-    assert re.search(r"page: .*page\.html \(0\.\d MB\)", capsys.readouterr().out)
+    assert re.search(r"page: .*page\.html \(\d+\.\d kB\)", capsys.readouterr().out)
     data = data_of(path)
     assert [picture["name"] for picture in data["pictures"]] == ["dog_above_cat.png"]
     assert [entry["name"] for entry in data["pictures"][0]["classes"]] == ["tabby", "German shepherd"]
@@ -305,71 +287,15 @@ def test_a_score_of_zero_has_no_shares(tmp_path: Path) -> None:
 # In a browser
 
 
-@pytest.fixture
-def browse() -> Iterator[Callable[..., Any]]:
-    """Opens a page in a headless browser: a function of the file, the window's size and the preferred colours."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    browser, driver = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
-    if browser is None or driver is None:
-        pytest.skip("needs the programs chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
-    opened = []
-
-    def open_page(path: Path, width: int = 1280, height: int = 900, colours: str = "light") -> Any:
-        options = webdriver.ChromeOptions()
-        options.binary_location = browser
-        # In a container the superuser has no sandbox and little shared memory.
-        for argument in (
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-dev-shm-usage",
-            f"--window-size={width},{height}",
-        ):
-            options.add_argument(argument)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        page = webdriver.Chrome(options, webdriver.ChromeService(driver))
-        opened.append(page)
-        emulate = page.execute_cdp_cmd
-        emulate(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
-        )
-        emulate("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": colours}]})
-        page.get(path.as_uri())
-        return page
-
-    yield open_page
-    for page in opened:
-        page.quit()
-
-
 def drawn(page: Any) -> np.ndarray[Any, Any]:
     """The pixels of the map."""
     address = page.execute_script("return document.getElementById('map').toDataURL()")
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).convert("RGBA")).astype(int)
 
 
-def text(page: Any, identifier: str) -> str:
-    return str(page.find_element("id", identifier).text)
-
-
-def button(page: Any, group: str, name: str) -> Any:
-    """The button of a group on which a name stands."""
-    (found,) = [one for one in page.find_elements("css selector", f"#{group} button") if name in one.text.split("\n")]
-    return found
-
-
 def number(shown: str) -> float:
     """A number as the page writes it, with or without its unit."""
     return float(shown.removesuffix(" %").replace("\u2212", "-"))
-
-
-def check_clean(page: Any, path: Path) -> None:
-    """No message in the console, and nothing asked for but the page itself and what it embeds."""
-    assert page.get_log("browser") == []
-    messages = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
-    asked = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
-    assert path.as_uri() in asked
-    assert [url for url in asked if url != path.as_uri() and not url.startswith("data:")] == []
 
 
 @pytest.mark.slow
@@ -439,7 +365,8 @@ def test_the_keyboard_changes_depth_and_class(full_page: Path, browse: Callable[
 @pytest.mark.slow
 def test_the_value_under_the_pointer_is_the_map_s(full_page: Path, browse: Callable[..., Any]) -> None:
     page = browse(full_page)
-    ratios = decoded(data_of(full_page)["pictures"][0]["classes"][0]["rules"][0][1]["map"])
+    button(page, "rules", "paper").click()
+    ratios = decoded(data_of(full_page)["pictures"][0]["classes"][0]["rules"][1][1]["map"])
     assert "Point at the picture" in text(page, "value")
     for row, column in ((2, 11), (9, 4)):
         page.execute_script(
@@ -468,6 +395,8 @@ def test_red_and_blue_lie_where_the_map_has_their_signs(full_page: Path, browse:
         assert (red > blue) == (ratios[row, column] > 0)
         assert opacity > 40
     # The number of the full colour is that of the figures.
+    button(page, "rules", "paper").click()
+    ratios = decoded(data_of(full_page)["pictures"][0]["classes"][0]["rules"][1][1]["map"])
     resized = torch.nn.functional.interpolate(ratios[None, None], (224, 224), mode="bilinear").abs()
     assert (
         text(page, "full")
@@ -550,3 +479,112 @@ def test_a_phone_has_one_column_and_nothing_to_scroll_sideways(full_page: Path, 
     assert cards[0].rect["x"] == cards[1].rect["x"]
     assert cards[1].rect["y"] > cards[0].rect["y"] + cards[0].rect["height"]
     assert page.find_element("id", "stage").rect["width"] > 300
+
+
+@pytest.mark.slow
+def test_the_page_begins_with_what_hiding_does(full_page: Path, browse: Callable[..., Any]) -> None:
+    page = browse(full_page)
+    entry = data_of(full_page)["pictures"][0]["classes"][0]
+    for number, rules in enumerate(PRESETS):
+        button(page, "rules", rules).click()
+        hidden = entry["hidden"][number]
+        said = text(page, "hiding")
+        for what in ("raised", "lowered"):
+            assert (
+                f"{hidden[what]['score']:.2f} without the {len(hidden[what]['places'])} places that {what} it" in said
+            )
+
+
+@pytest.mark.slow
+def test_rules_whose_shares_are_no_amounts_have_no_account(full_page: Path, browse: Callable[..., Any]) -> None:
+    page = browse(full_page)
+    assert not page.find_element("id", "shares-table").is_displayed()
+    assert "Choose the rules paper or gamma for an account" in text(page, "shares-sentence")
+    assert "%" not in text(page, "full")
+    button(page, "rules", "paper").click()
+    assert page.find_element("id", "shares-table").is_displayed()
+    assert "% of the score" in text(page, "full")
+
+
+@pytest.mark.slow
+def test_the_address_shows_the_same_view_to_others(full_page: Path, browse: Callable[..., Any]) -> None:
+    page = browse(full_page)
+    button(page, "classes", "tabby").click()
+    button(page, "rules", "paper").click()
+    button(page, "looks", "For only").click()
+    page.find_element("id", "depth").send_keys("\ue014")
+    history = page.execute_script("return history.length")
+    address = page.current_url
+    assert address.endswith("#picture=1&class=3&layer=blocks.4&rules=paper&map=heat")
+    other = browse(full_page)
+    other.get(address)
+    assert np.abs(drawn(other) - drawn(page)).max() == 0
+    assert text(other, "heading") == text(page, "heading")
+    assert history == 2, "no step for each click"
+    other.execute_script("location.hash = '#class=2'")
+    browse_until(other, lambda: "German shepherd" in text(other, "heading"))
+    assert other.get_log("browser") == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrong", ["#class=99&picture=x&layer=%3Cimg%3E&rules=none&map=toString", "#%", "#=&&"])
+def test_a_wrong_address_shows_the_first_view(full_page: Path, browse: Callable[..., Any], wrong: str) -> None:
+    plain, page = browse(full_page), browse(full_page)
+    page.get(f"{full_page.as_uri()}{wrong}")
+    page.refresh()
+    assert np.abs(drawn(plain) - drawn(page)).max() == 0
+    assert page.get_log("browser") == []
+
+
+def browse_until(page: Any, seen: Callable[[], bool]) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(page, 10).until(lambda _: seen())
+
+
+@pytest.mark.slow
+def test_a_view_is_saved_as_png(full_page: Path, browse: Callable[..., Any], tmp_path: Path) -> None:
+    page = browse(full_page)
+    page.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    page.find_element("id", "save").click()
+    browse_until(page, lambda: bool(list(tmp_path.glob("*.png"))))
+    (file,) = tmp_path.iterdir()
+    assert file.name == "dog_above_cat_Egyptian_cat_blocks.10_signed.png"
+    with Image.open(file) as saved:
+        pixels = np.asarray(saved.convert("RGB")).astype(int)
+    height, width, _ = pixels.shape
+    assert width == 4 * 224
+    assert height > width
+    stage = pixels[-width:]
+    ratios = decoded(data_of(full_page)["pictures"][0]["classes"][0]["rules"][0][1]["map"])
+    row, column = divmod(int(ratios.argmax()), 14)
+    red, _, blue = stage[64 * row + 32, 64 * column + 32]
+    assert red > blue + 50
+    assert pixels[: height - width].min() < 100, "the caption"
+    check_clean(page, full_page)
+
+
+def test_headings_follow_each_other_without_a_gap() -> None:
+    template = (Path(captum_cav.__file__).parent / "data" / "page.html").read_text("utf-8")
+    levels = [int(level) for level in re.findall(r"<h([1-6])", template)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(following <= level + 1 for level, following in itertools.pairwise(levels))
+
+
+def test_progress_names_each_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    described: list[str] = []
+    monkeypatch.setattr("tqdm.std.tqdm.set_description", lambda _, text, **__: described.append(text))
+    write_page(tmp_path / "page.html", tiny_network("a", "b"), [("one", noise()), ("two", noise(1))])
+    assert described == ["one", "two"]
+
+
+def test_a_damaged_picture_is_named_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noise().resize((64, 48)).save(tmp_path / "good.png")
+    (tmp_path / "damaged.png").write_bytes((tmp_path / "good.png").read_bytes()[:200])
+    path = tmp_path / "out" / "page.html"
+    arguments = ["--model", "squeezenet1_1", "--layers", "features.12", "--presets", "paper", "--output", str(path)]
+    assert cli.main(["report", str(tmp_path), *arguments]) == 1
+    assert "skipped: cannot open the picture" in (said := capsys.readouterr().err)
+    assert "damaged.png" in said
+    assert [picture["name"] for picture in data_of(path)["pictures"]] == ["good.png"]

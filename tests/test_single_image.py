@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from captum_cav import single_image, zoo
-from captum_cav.commands.running import common
 from captum_cav.errors import ModelError
 
 PICTURE = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -24,10 +23,10 @@ def test_the_best_classes_have_logits_and_probabilities(last: nn.Module) -> None
     plain, squashed = network(), single_image.with_logits(network(last), PICTURE)
     scores = single_image.class_scores(squashed.model, PICTURE)
     torch.testing.assert_close(scores, single_image.class_scores(plain.model, PICTURE))
-    about, *lines = common.best_classes(squashed, scores, PICTURE).splitlines()
+    about, *lines = single_image.ranking_table(squashed, single_image.ranking(squashed, PICTURE)).splitlines()
     assert about == single_image.about_scores(squashed)
     assert about.startswith("tiny ends in ")
-    assert lines == common.best_classes(plain, scores, PICTURE).splitlines()
+    assert lines == single_image.ranking_table(plain, single_image.ranking(plain, PICTURE)).splitlines()
     assert lines[0] == "best classes of tiny (scores before softmax, probabilities)"
     shown = [line.split()[1:3] for line in lines[1:]]
     best = scores.sort(descending=True).values

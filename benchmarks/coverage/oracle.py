@@ -89,7 +89,9 @@ ACTIVATIONS = frozenset(
 OF_ELEMENTS = (ACTIVATIONS | GATES | CLAMPS | {"abs", "relu"}) - {"_log_softmax", "_safe_softmax", "_softmax"}
 """Functions of single elements. Those between layers begin anew: what follows does not belong to them."""
 
-BETWEEN_LAYERS = frozenset("_prelu_kernel celu elu gelu hardswish hardtanh leaky_relu mish relu silu threshold".split())
+BETWEEN_LAYERS = CLAMPS | frozenset(
+    "_prelu_kernel celu elu gelu hardswish hardtanh leaky_relu mish relu silu threshold".split()
+)
 
 PRODUCTS: dict[str, tuple[int, ...]] = {
     **dict.fromkeys("bmm convolution dot linalg_cross linear matmul mm mul mv vdot".split(), (0, 1)),
@@ -499,7 +501,7 @@ class _Graph:
             return base, is_affine, is_affine
         if name in ("mul", "div", "neg"):
             return base, is_affine, is_shifted
-        return (node, True, False) if name in BETWEEN_LAYERS and not is_shifted else (base, False, False)
+        return (node, True, False) if name in BETWEEN_LAYERS and is_affine and not is_shifted else (base, False, False)
 
     def _inner(self, node: Node) -> tuple[str, tuple[Node, bool, bool]] | None:
         """The name of a function of single elements, and the beginning of its only argument that is no number."""

@@ -314,6 +314,33 @@ def _bounded() -> Iterator[Pair]:
     )
     yield from family(
         _GROUP,
+        "hardtanh + 1",
+        lambda x: F.hardtanh(4 * x) + 1,
+        {
+            "clamp": lambda x: (4 * x).clamp(-1, 1) + 1,
+            "clamp_min, clamp_max": lambda x: (4 * x).clamp_min(-1).clamp_max(1) + 1,
+            "clip of clip": lambda x: (4 * x).clip(min=-1).clip(max=1) + 1,
+        },
+    )
+    yield from family(
+        _GROUP,
+        "clamp_max + 1",
+        lambda x: (4 * x).clamp_max(1) + 1,
+        {"clamp(max=1)": lambda x: (4 * x).clamp(max=1) + 1, "clip": lambda x: 1 + torch.clip(4 * x, max=1)},
+    )
+    yield from family(
+        _GROUP,
+        "2 hardsigmoid - 1",
+        lambda x: 2 * F.hardsigmoid(4 * x) - 1,
+        {
+            "relu6(x + 3) / 3 - 1": lambda x: F.relu6(4 * x + 3) / 3 - 1,
+            "clamp(x / 6 + 0.5, 0, 1)": lambda x: 2 * (4 * x / 6 + 0.5).clamp(0, 1) - 1,
+            "clamp_min, clamp_max": lambda x: 2 * (4 * x / 6 + 0.5).clamp_min(0).clamp_max(1) - 1,
+            "relu, clamp_max": lambda x: F.relu(4 * x / 6 + 0.5).clamp_max(1) * 2 - 1,
+        },
+    )
+    yield from family(
+        _GROUP,
         "softsign",
         F.softsign,
         {"x / (1 + |x|)": lambda x: x / (1 + x.abs()), "x * reciprocal": lambda x: x * (1 + x.abs()).reciprocal()},
@@ -348,6 +375,17 @@ def _bounded() -> Iterator[Pair]:
         "root",
         lambda x: x.abs().sqrt(),
         {"** 0.5": lambda x: x.abs() ** 0.5, "pow": lambda x: x.abs().pow(0.5)},
+    )
+    yield from family(
+        _GROUP,
+        "root of x / 2 + 3",
+        lambda x: (x / 2 + 3).sqrt(),
+        {
+            "** 0.5": lambda x: (x / 2 + 3) ** 0.5,
+            "pow": lambda x: torch.pow(3 + 0.5 * x, 0.5),
+            "sqrt_": lambda x: (x / 2 + 3).sqrt_(),
+            "factored": lambda x: math.sqrt(0.5) * (x + 6).sqrt(),
+        },
     )
     yield from family(
         _GROUP,

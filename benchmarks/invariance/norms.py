@@ -20,6 +20,10 @@ _MEAN, _VARIANCE = fixed(4, seed=35), fixed(4, seed=36).square() + 0.2
 _KERNEL, _KERNEL_BIAS = fixed(4, 4, 3, 3, seed=37), fixed(4, seed=38)
 _MATRIX, _MATRIX_BIAS = fixed(4, 24, seed=39), fixed(4, seed=40)
 _PICTURES = (2, 4, 5, 6)
+_WRITTEN_OVER = (
+    "A number that is added in place writes over the tensor before. So the function that follows cannot begin at that "
+    "tensor, and the number stays a constant."
+)
 _NO_LAYER = (
     "Behind no other layer, a product with a constant and a sum are also the end of a layer norm, or a change of "
     "units. Only the name of batch norm says that the rules of convolutions are for it."
@@ -50,6 +54,7 @@ def pairs() -> Iterator[Pair]:
     """All pairs of this group."""
     yield from _layer_norms()
     yield from _rms_norms()
+    yield from _carrying_statistics()
     yield from _directions()
     yield from _grouped()
     yield from _batch_norms()
@@ -230,6 +235,38 @@ def _rms_norms() -> Iterator[Pair]:
             "normalize": lambda x: F.normalize(x, dim=-1) * math.sqrt(6),
             "x * rsqrt of sum of squares": lambda x: x * x.square().sum(-1, keepdim=True).rsqrt() * math.sqrt(6),
         },
+    )
+
+
+def _carrying_statistics() -> Iterator[Pair]:
+    """Statistics that carry contributions, as where a model undoes a norm at its end."""
+    yield from family(
+        _GROUP,
+        "x * deviation",
+        lambda x: x * torch.sqrt(_variance(x) + 0.5),
+        {
+            "** 0.5": lambda x: x * (0.5 + _variance(x)) ** 0.5,
+            "mean of squares of centred": lambda x: x * torch.sqrt(_mean_square(_centred(x)) + 0.5),
+            "sum of squares / n": lambda x: x * torch.sqrt(_centred(x).square().sum(-1, keepdim=True) / 6 + 0.5),
+            "scaled inside": lambda x: x * torch.sqrt(2 * _variance(x) + 1) * math.sqrt(0.5),
+            "einsum": lambda x: (
+                x * torch.sqrt(torch.einsum("ncd,ncd->nc", _centred(x), _centred(x))[..., None] / 6 + 0.5)
+            ),
+            "tensor as n": lambda x: (
+                x * torch.sqrt(_centred(x).square().sum(-1, keepdim=True) / torch.full((1, 1), 6.0).double() + 0.5)
+            ),
+        },
+    )
+    yield from family(
+        _GROUP,
+        "x * size",
+        lambda x: x * torch.sqrt(_mean_square(x) + 0.5),
+        {
+            "squares of |x|": lambda x: x * torch.sqrt((x.abs() ** 2).mean(-1, keepdim=True) + 0.5),
+            "sqrt_": lambda x: x * (_mean_square(x) + 0.5).sqrt_(),
+            "add_": lambda x: x * _mean_square(x).add_(0.5).sqrt(),
+        },
+        undecidable={"add_": _WRITTEN_OVER},
     )
 
 

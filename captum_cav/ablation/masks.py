@@ -51,20 +51,25 @@ def box_mask(box: Sequence[float], size: tuple[int, int]) -> torch.Tensor:
     return mask
 
 
-def positive_spots(contributions: torch.Tensor, share: float | None = None, *, above: float = 0.0) -> torch.Tensor:
+def positive_spots(
+    contributions: torch.Tensor, share: float | None = None, *, above: float = 0.0, sides: int = 2
+) -> torch.Tensor:
     """The places that raised the score most.
 
     Args:
         contributions: shape (h, w) or (N, h, w), maps whose positive places raised the score. Such maps come from
-            ``LayerCAV(..., normalize="abs")`` and :func:`captum_cav.visualization.spatial_map`.
+            ``LayerCAV(..., normalize="abs")`` and :func:`captum_cav.visualization.spatial_map`. Shape (t,) or (N, t)
+            with ``sides=1``, and (d, h, w) or (N, d, h, w) with ``sides=3``.
         share: a share of the sum of the positive contributions, above 0 and at most 1. The fewest places that carry
             this share are taken. None to use the threshold instead.
         above: the threshold: places with a larger contribution are taken.
+        sides: how many sides a map has: 1 for sequences and signals, 2 for pictures, 3 for volumes.
 
     Returns:
         Booleans of the same shape; all False for a map without positive contributions, if ``share`` is given.
 
     Raises:
+        InputError: for contributions of other dimensions.
         OptionError: for a share that is not above 0 and at most 1.
 
     Example::
@@ -76,12 +81,19 @@ def positive_spots(contributions: torch.Tensor, share: float | None = None, *, a
         >>> positive_spots(contributions).long()
         tensor([[1, 0],
                 [1, 1]])
+        >>> positive_spots(torch.tensor([[0.5, -0.2, 0.3, 0.1]]), 0.8, sides=1).long()     # the tokens of one text
+        tensor([[1, 0, 1, 0]])
     """
+    if contributions.dim() not in (sides, sides + 1):
+        raise InputError(
+            f"contributions have shape {tuple(contributions.shape)}; expected maps of {sides} sides, one or a batch. "
+            "sides= tells how many sides a map has."
+        )
     if share is None:
         return contributions > above
     if not 0 < share <= 1:
         raise OptionError(f"share is {share!r}; expected a number above 0 and at most 1.")
-    positive = contributions.detach().double().clamp(min=0).flatten(-2)
+    positive = contributions.detach().double().clamp(min=0).flatten(-sides)
     ordered, order = positive.sort(dim=-1, descending=True, stable=True)
     missing_before = ordered.sum(-1, keepdim=True) * share - (ordered.cumsum(-1) - ordered)
     # A difference in the last digits of the sum must not add one more place.
@@ -97,8 +109,9 @@ def resize_mask(mask: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     picture.
 
     Args:
-        mask: booleans of shape (H, W) or (N, H, W); for a volume (D, H, W) or (N, D, H, W).
-        size: (h, w) or (d, h, w), the new resolution.
+        mask: booleans of shape (H, W) or (N, H, W); for a volume (D, H, W) or (N, D, H, W); for a sequence or a
+            signal (T,) or (N, T).
+        size: (h, w), (d, h, w) or (t,), the new resolution.
 
     Returns:
         Booleans of shape ``size``, behind N if the mask has it.
@@ -111,7 +124,9 @@ def resize_mask(mask: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     """
     sides = len(size)
     whole = mask.double().reshape(-1, 1, *mask.shape[-sides:])
-    if sides == 3:
+    if sides == 1:
+        covered = F.adaptive_avg_pool1d(whole, size[0])
+    elif sides == 3:
         covered = F.adaptive_avg_pool3d(whole, (size[0], size[1], size[2]))
     else:
         covered = F.adaptive_avg_pool2d(whole, (size[0], size[1]))

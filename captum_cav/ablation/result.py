@@ -47,8 +47,8 @@ class Ablation:
 
     Attributes:
         layer: where features were disabled, as reports name it: "the input" or "layer 'features.12'".
-        by: what replaced the features: ``"zero"``, ``"mean"`` or ``"blur"``.
-        mask: shape (N, h, w) at the resolution of the layer, True where features were disabled.
+        by: what replaced the features: ``"zero"``, ``"mean"``, ``"blur"`` or a number.
+        mask: shape (N, h, w), (N, d, h, w) or (N, t) at the resolution of the layer, True where features were disabled.
         before: shape (N, classes), the scores without ablation.
         after: shape (N, classes), the scores with the features disabled.
         targets: classes that the tables always show, whatever their rank.
@@ -56,7 +56,7 @@ class Ablation:
     """
 
     layer: str
-    by: By
+    by: By | float
     mask: torch.Tensor
     before: torch.Tensor
     after: torch.Tensor
@@ -149,7 +149,8 @@ class Ablation:
             Text such as "20 of 49 places of layer 'head' set to zero".
         """
         mask = self.mask[sample]
-        return f"{int(mask.sum())} of {mask.numel()} places of {self.layer} {BY[self.by]}"
+        how = BY[self.by] if isinstance(self.by, str) else f"set to {self.by:g}"
+        return f"{int(mask.sum())} of {mask.numel()} places of {self.layer} {how}"
 
     def __str__(self) -> str:
         before, after = self.top()

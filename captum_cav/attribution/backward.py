@@ -23,7 +23,8 @@ class Propagated:
 
     Attributes:
         seeds: shape (N,), the coefficient of each score: 1, or 1/score for ratios; times ``scale``.
-        contributions: for each explained layer, the contributions of each of its tensors; times ``scale``.
+        contributions: for each explained layer, the contributions of each of its tensors, or their coefficients; times
+            ``scale``.
         deltas: for each explained layer, or for all of them together, the part of the scores that contributions and
             constants leave unexplained, shape (N,); times ``scale``. Empty if nobody asked for them.
         independent: the positions of the explained layers that the scores do not depend on.
@@ -59,6 +60,7 @@ def propagate(
     chosen: Sequence[int],
     *,
     normalize: Normalize,
+    multiply_by_inputs: bool,
     with_delta: bool,
     joint: bool,
     keep_graph: bool,
@@ -76,6 +78,7 @@ def propagate(
         scores: the scores that are explained.
         chosen: the indices of the explained layers among what was tapped.
         normalize: what contributions are divided by.
+        multiply_by_inputs: whether to multiply the coefficients of a layer by the values of the layer.
         with_delta: whether to measure what stays unexplained; needs the account of constants.
         joint: whether there is one delta for all explained layers together, instead of one for each.
         keep_graph: whether another backward pass will follow.
@@ -123,6 +126,8 @@ def propagate(
         for place, parts in enumerate(coefficients)
         if not materialize and all(coefficient is None for coefficient in parts)
     ]
+    if not multiply_by_inputs:
+        contributions = _coefficients(passed, chosen, coefficients)
     divided = list(zip(totals, explained, strict=True)) if by_sample and not one_by_one else []
     return Propagated(seeds, contributions, deltas, independent, scale, passed.trace.weighed, divided)
 
@@ -169,6 +174,19 @@ def _contributions(
     return [
         tuple(
             torch.zeros_like(value) if part is None else zeros.contributions(value, part, zeros_carry)
+            for value, part in zip(passed.trace.taps[index].values, parts, strict=True)
+        )
+        for index, parts in zip(chosen, coefficients, strict=True)
+    ]
+
+
+def _coefficients(
+    passed: Forward, chosen: Sequence[int], coefficients: Sequence[Sequence[torch.Tensor | None]]
+) -> list[tuple[torch.Tensor, ...]]:
+    """The coefficients of each tensor of each layer, with zeros where there are none. See :func:`_contributions`."""
+    return [
+        tuple(
+            torch.zeros_like(value) if part is None else part
             for value, part in zip(passed.trace.taps[index].values, parts, strict=True)
         )
         for index, parts in zip(chosen, coefficients, strict=True)

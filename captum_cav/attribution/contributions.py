@@ -35,14 +35,14 @@ class Propagation:
         what: what the scores are, with a verb.
         selected: the scores that are explained.
         names: of the explained layers.
-        args: the arguments of the model.
+        rerun: runs the model once more with the same arguments.
     """
 
     back: Callable[..., Propagated]
     what: str
     selected: SelectedScores
     names: Sequence[str]
-    args: tuple[Any, ...]
+    rerun: Callable[[], Any]
 
     def run(self, with_delta: bool) -> tuple[Propagated, bool]:
         """What the backward pass finds, and whether each sample needed a backward pass of its own for its delta.
@@ -65,17 +65,30 @@ class Propagation:
 
     def check_scores(self, normalize: Normalize, model: Callable[..., Any]) -> None:
         """Refuse scores that are not finite, and warn about scores that make ratios hard to read."""
-        check_scores(self.what, self.selected, normalize, model, self.args)
+        check_scores(self.what, self.selected, normalize, model, self.rerun)
 
     def check_contributions(self, found: Propagated, model: Callable[..., Any]) -> None:
         """Refuse layers that the scores do not depend on, and contributions that are not finite."""
-        check_contributions(found, self.names, model, self.args, self.selected.first_sample)
+        check_contributions(found, self.names, model, self.rerun, self.selected.first_sample)
 
 
 class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
     """An attribution method that gives contributions; :class:`LayerCAV` and others derive from it."""
 
     _options: Options
+
+    def __repr__(self) -> str:
+        options = self._options
+        shown = [getattr(self._forward_func, "__name__", None) or type(self._forward_func).__name__]
+        shown += self._repr_of_layers()
+        shown += [f"rules={options.rules.name!r}", f"normalize={options.normalize!r}"]
+        if options.function is not None or options.score != "output":
+            shown.append(f"score={options.function or options.score!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _repr_of_layers(self) -> list[str]:
+        """What is explained instead of the inputs, for ``repr``."""
+        return []
 
     @property
     def forward_func(self) -> Callable[..., Any]:
@@ -89,9 +102,14 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
         self._forward_func = forward_func
 
     @property
+    def options(self) -> Options:
+        """The checked options: rules, ``normalize``, ``on_unknown`` and the score."""
+        return self._options
+
+    @property
     def multiplies_by_inputs(self) -> bool:
-        """True: a contribution is an activation times its coefficient."""
-        return True
+        """Whether the attribution gives contributions: activations times their coefficients. See the options."""
+        return self._options.multiply_by_inputs
 
     def has_convergence_delta(self) -> bool:
         """True: ``attribute`` supports ``return_convergence_delta``."""
@@ -114,12 +132,14 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
         sites: Sequence[Site] = (),
         *,
         tap_inputs: bool = False,
+        embeds: Callable[[torch.nn.Module], bool] | None = None,
         keep_carriers: bool = False,
         end_at_call: int | None = None,
         with_shares: bool = False,
         with_rules: bool = False,
     ) -> Forward:
         """The forward pass. The options are those of :class:`captum_cav.propagation.forward.Request`."""
+        called = arguments.called(self.forward_func)
         return run(
             self.forward_func,
             arguments.inputs,
@@ -128,9 +148,11 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
             Request(
                 table=TABLE,
                 rules=self._options.rules,
-                scored=self._options.scored(self.forward_func),
+                called=called,
+                scored=self._options.scored(called),
                 on_unknown=self._options.on_unknown,
                 tap_inputs=tap_inputs,
+                embeds=embeds,
                 keep_carriers=keep_carriers,
                 end_at_call=end_at_call,
                 with_shares=with_shares,
@@ -175,12 +197,13 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
             selected,
             chosen,
             normalize=normalize,
+            multiply_by_inputs=self._options.multiply_by_inputs,
             with_delta=with_delta,
             joint=joint,
             keep_graph=keep_graph,
             grad_kwargs=grad_kwargs,
         )
-        found = self._checked(Propagation(back, what, selected, names, passed.args), with_delta)
+        found = self._checked(Propagation(back, what, selected, names, passed.rerun), with_delta)
         return found.unscaled()
 
     def _checked(self, propagation: Propagation, with_delta: bool) -> Propagated:
@@ -215,13 +238,14 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
                 f'score="{self._options.score}" asks; let forward_func return the numbers before the function.'
             )
         return contributions_with_graph(
-            self._options.scored(self.forward_func),
+            self._options.scored(arguments.called(self.forward_func)),
             arguments,
             sites,
             call or 0,
             passed.trace.rules,
             lambda output: select_target(checks.check_output(output), target, self._options.score).values,
             self._options.normalize,
+            self._options.multiply_by_inputs,
             grad_kwargs or {},
         )
 
@@ -265,8 +289,3 @@ def as_picture(part: torch.Tensor, relu: bool, summed: bool) -> torch.Tensor:
     if summed:
         part = part.sum(1, keepdim=True)
     return part.relu() if relu else part
-
-
-def like_inputs(parts: tuple[torch.Tensor, ...], inputs: Any) -> Attributions:
-    """Contributions of the inputs in the form of ``inputs``: a tuple for a tuple or list, else a tensor."""
-    return parts if isinstance(inputs, (tuple, list)) else parts[0]

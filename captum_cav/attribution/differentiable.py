@@ -25,7 +25,7 @@ from captum_cav.propagation.hooks import Site
 from captum_cav.propagation.noted_tensors import noted_tensors
 from captum_cav.propagation.records import RuleLog
 from captum_cav.propagation.taps import as_carrier
-from captum_cav.torch_internals import edge_of, tree_map
+from captum_cav.torch_internals import edge_of, modules_of, tree_map
 
 #: The tensors of one call of a layer, and their places in the graph.
 Call: TypeAlias = tuple[list[torch.Tensor], list[GradientEdge]]
@@ -39,6 +39,7 @@ def contributions_with_graph(
     log: RuleLog,
     scores_of: Callable[[Any], torch.Tensor],
     normalize: Normalize,
+    multiply_by_inputs: bool,
     grad_kwargs: dict[str, Any],
 ) -> list[tuple[torch.Tensor, ...]]:
     """Activations times gradients of the scores, as functions of parameters and inputs.
@@ -51,6 +52,7 @@ def contributions_with_graph(
         log: the rules that the operations of the model met.
         scores_of: selects the scores, shape (N,), from the output of the model.
         normalize: what contributions are divided by.
+        multiply_by_inputs: whether to multiply gradients by activations.
         grad_kwargs: passed on to :func:`torch.autograd.grad`.
 
     Returns:
@@ -70,7 +72,12 @@ def contributions_with_graph(
         results = []
         for values, _ in chosen:
             parts = [(value, next(found)) for value in values]
-            results.append(tuple(torch.zeros_like(x) if part is None else x * part for x, part in parts))
+            results.append(
+                tuple(
+                    torch.zeros_like(x) if part is None else x * part if multiply_by_inputs else part
+                    for x, part in parts
+                )
+            )
     return results
 
 
@@ -134,7 +141,7 @@ def _run(
     def before(number: int) -> Callable[..., Any]:
         return lambda module, args, kwargs: tapped(number, (args, kwargs)) if threading.get_ident() == thread else None
 
-    with ExitStack() as hooks, noted_tensors(forward_func, thread), torch.enable_grad():
+    with ExitStack() as hooks, noted_tensors(modules_of(forward_func), thread), torch.enable_grad():
         for number, site in enumerate(sites, int(tap_inputs)):
             if site.of_input:
                 handle = site.module.register_forward_pre_hook(before(number), with_kwargs=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -19,7 +19,7 @@ from captum_cav.attribution.contributions import (
     has_graph,
 )
 from captum_cav.attribution.input_checks import Arguments, check_arguments
-from captum_cav.attribution.options import Normalize, OnUnknown, Rules, check_options
+from captum_cav.attribution.options import Normalize, OnUnknown, Output, Rules, check_options
 from captum_cav.attribution.parts import in_parts
 from captum_cav.attribution.scores import Score, select_passed
 from captum_cav.errors import LayerError
@@ -98,6 +98,12 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
             target, which is its logit minus the log-sum-exp of all other logits, or behind a sigmoid the logit. It
             shows what speaks for this class rather than for any other. Or a function of what the model returns, such
             as one of :mod:`captum_cav.scores`: a region, a detection, a similarity, ...
+        multiply_by_inputs: True gives contributions ``x * c``. False gives the coefficients ``c``: what one unit of
+            activation adds to the score, or with ``normalize`` to the ratio. They take the place of gradients, as in
+            attribution patching. The convergence delta is that of the contributions in both cases.
+        output: which part of what the model returns counts as its output, for models that return a dict, a tuple, a
+            dataclass or a ``ModelOutput`` of transformers: the name of the part, such as ``"logits"``, its position in
+            a tuple, or a function of what the model returns. None for all of it.
 
     Raises:
         LayerError: for a layer that does not belong to the model; suggests similar names.
@@ -132,9 +138,11 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
         on_unknown: OnUnknown = "error",
         call: int | None = None,
         score: Score = "output",
+        multiply_by_inputs: bool = True,
+        output: Output = None,
     ) -> None:
         forward_func = checks.check_model(forward_func)
-        self._options = check_options(forward_func, rules, normalize, on_unknown, score)
+        self._options = check_options(forward_func, rules, normalize, on_unknown, score, multiply_by_inputs, output)
         self.forward_func = forward_func
         LayerAttribution.__init__(self, forward_func, layer, device_ids)
         checks.check_device_ids(device_ids, forward_func, self._modules)
@@ -156,6 +164,15 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
         self._names = [name for name, _ in found]
         self._modules = [module for _, module in found]
 
+    def _repr_of_layers(self) -> list[str]:
+        names = ", ".join(self._names)
+        return [f"[{names}]" if self._several else names]
+
+    @property
+    def call(self) -> int | None:
+        """Which call of a layer is explained; None for the only one."""
+        return self._call
+
     @_flat_in_wrappers
     @log_usage(part_of_slo=True)
     @suspends_outer_attribution
@@ -170,12 +187,14 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
         return_convergence_delta: Delta = False,
         grad_kwargs: dict[str, Any] | None = None,
         internal_batch_size: int | None = None,
+        additional_forward_kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Contribution ratios of the units of the layer to the score of each sample.
 
         Args:
             inputs: a tensor of shape (N, ...) or a tuple of such tensors; finite numbers, on the device of the model.
-                A subclass of tensors counts as the plain tensor, and the result is a plain tensor.
+                A subclass of tensors counts as the plain tensor, and the result is a plain tensor. Or a dict of inputs
+                that the model takes by keyword, such as what a tokenizer returns.
             target: which output is the score, in any of Captum's forms: an index, a tuple of indices, or a list or 1-D
                 tensor with one entry for each sample. Negative indices count from the end. None if the output is one
                 score for each sample.
@@ -197,6 +216,8 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
                 memory at once; None for all samples. The results of the parts are concatenated. They are those of the
                 whole batch if the model treats each sample alone. Inputs, lists of targets, and additional tensors
                 whose first dimension is N are cut into parts; other additional arguments go to each part as they are.
+            additional_forward_kwargs: further arguments of ``forward_func`` that it takes by keyword, a dict. They have
+                no contributions.
 
         Returns:
             A tensor of the shape of the layer; a tuple of tensors if the layer gives several tensors; for a list of
@@ -231,6 +252,7 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
             return_convergence_delta,
             grad_kwargs,
             internal_batch_size,
+            additional_forward_kwargs,
         )
         return result
 
@@ -246,6 +268,7 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
         return_convergence_delta: Delta = False,
         grad_kwargs: dict[str, Any] | None = None,
         internal_batch_size: int | None = None,
+        additional_forward_kwargs: Mapping[str, Any] | None = None,
     ) -> list[Any]:
         """Contribution ratios for several targets, by one forward pass and one backward pass for each target.
 
@@ -254,7 +277,7 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
             targets: a list of targets, each in any of the forms that :meth:`attribute` takes.
             additional_forward_args, attribute_to_layer_input, relu_attributions: as for :meth:`attribute`.
             attr_dim_summation, return_convergence_delta, grad_kwargs: as for :meth:`attribute`.
-            internal_batch_size: as for :meth:`attribute`.
+            internal_batch_size, additional_forward_kwargs: as for :meth:`attribute`.
 
         Returns:
             A list with what :meth:`attribute` returns for each target.
@@ -280,14 +303,20 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
             return_convergence_delta,
             grad_kwargs,
             internal_batch_size,
+            additional_forward_kwargs,
         )
 
     @suspends_outer_attribution
-    def explain_rules(self, inputs: Any, additional_forward_args: Any = None) -> RuleTable:
+    def explain_rules(
+        self,
+        inputs: Any,
+        additional_forward_args: Any = None,
+        additional_forward_kwargs: Mapping[str, Any] | None = None,
+    ) -> RuleTable:
         """Which operation behind the layers met which rule, and why.
 
         Args:
-            inputs, additional_forward_args: as for :meth:`attribute`.
+            inputs, additional_forward_args, additional_forward_kwargs: as for :meth:`attribute`.
 
         Returns:
             One row for each operation, in the order of the forward pass, which prints as a table. A row names the
@@ -307,7 +336,9 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
             1       tanh       pass_through              default
             2       linear     EpsilonRule(epsilon=0.1)  '2'
         """
-        arguments = check_arguments(self.forward_func, inputs, additional_forward_args)
+        arguments = check_arguments(
+            self.forward_func, inputs, additional_forward_args, additional_forward_kwargs=additional_forward_kwargs
+        )
         passed = self._forward(arguments, [Site(module, False) for module in self._modules], with_rules=True)
         assert passed.trace.rules is not None
         return passed.trace.rules.table()
@@ -323,8 +354,11 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
         return_convergence_delta: Delta,
         grad_kwargs: dict[str, Any] | None,
         internal_batch_size: int | None,
+        additional_forward_kwargs: Mapping[str, Any] | None,
     ) -> list[Any]:
-        arguments = check_arguments(self.forward_func, inputs, additional_forward_args, targets)
+        arguments = check_arguments(
+            self.forward_func, inputs, additional_forward_args, targets, additional_forward_kwargs
+        )
 
         def explain(part: Arguments) -> list[Any]:
             return self._explain(

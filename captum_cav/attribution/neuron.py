@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,15 @@ from captum.attr import GradientAttribution, NeuronAttribution
 from captum.log import log_usage
 
 from captum_cav import checks
-from captum_cav.attribution.contributions import ContributionAttribution, chosen_tap, like_inputs
+from captum_cav.attribution.contributions import ContributionAttribution, chosen_tap, has_graph
+from captum_cav.attribution.explained_inputs import (
+    check_explained,
+    contributions_of_inputs,
+    embeddings_for,
+    explained_taps,
+    in_form,
+    tap_names,
+)
 from captum_cav.attribution.input_checks import Arguments, check_arguments
 from captum_cav.attribution.options import Normalize, OnUnknown, Rules, check_options
 from captum_cav.attribution.parts import in_parts
@@ -33,8 +41,8 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
             explained, on the one device where the module is.
         layer: a module or its qualified name.
         device_ids: None, or a list with the one device of the model; other ids are refused, as by :class:`LayerCAV`.
-        rules, normalize, on_unknown, call: as for :class:`LayerCAV`; the score is the value of the neuron. Of a sigmoid
-            or a softmax, ``attribute_to_neuron_input=True`` explains the logit.
+        rules, normalize, on_unknown, call, multiply_by_inputs: as for :class:`LayerCAV`; the score is the value of the
+            neuron. Of a sigmoid or a softmax, ``attribute_to_neuron_input=True`` explains the logit.
 
     Source: Kakishita and Hattori, equations 1-9 with the neuron in the place of the score.
 
@@ -57,15 +65,19 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
         normalize: Normalize = "score",
         on_unknown: OnUnknown = "error",
         call: int | None = None,
+        multiply_by_inputs: bool = True,
     ) -> None:
         forward_func = checks.check_model(forward_func)
-        self._options = check_options(forward_func, rules, normalize, on_unknown)
+        self._options = check_options(forward_func, rules, normalize, on_unknown, multiply_by_inputs=multiply_by_inputs)
         self._name, module = checks.find_layer(forward_func, layer)
         NeuronAttribution.__init__(self, forward_func, module)
         GradientAttribution.__init__(self, forward_func)
         checks.check_device_ids(device_ids, forward_func, [module])
         self.device_ids = device_ids
         self._call = checks.check_call(call)
+
+    def _repr_of_layers(self) -> list[str]:
+        return [self._name]
 
     @log_usage(part_of_slo=True)
     @suspends_outer_attribution
@@ -78,16 +90,18 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
         return_convergence_delta: bool = False,
         grad_kwargs: dict[str, Any] | None = None,
         internal_batch_size: int | None = None,
+        additional_forward_kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Contribution ratios of each element of the inputs to the value of a neuron.
 
         Args:
-            inputs: a floating-point tensor of shape (N, ...) or a tuple of such tensors.
+            inputs: as for :meth:`InputCAV.attribute`.
             neuron_selector: which neuron, as in Captum: an index, a slice, a tuple of indices or slices behind the
                 batch dimension (the neurons of a slice are summed), or a function of the output of the layer, such as a
                 score of :mod:`captum_cav.scores`. The function gives one number for each sample, or one number for all
                 samples together. Its operations have rules, too.
             additional_forward_args, return_convergence_delta, grad_kwargs: as for :meth:`LayerCAV.attribute`.
+            additional_forward_kwargs: as for :meth:`LayerCAV.attribute`.
             attribute_to_neuron_input: whether the neuron belongs to the input of the layer instead of its output.
             internal_batch_size: as for :meth:`LayerCAV.attribute`; a selector that is a function then gives one number
                 for each sample.
@@ -100,11 +114,19 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
             InputError, TargetError, ModelError, CAVTypeError, UnsupportedOperationError: as for
                 :meth:`InputCAV.attribute`.
         """
-        arguments = check_arguments(self.forward_func, inputs, additional_forward_args, inputs_are_explained=True)
+        arguments = check_arguments(
+            self.forward_func,
+            inputs,
+            additional_forward_args,
+            additional_forward_kwargs=additional_forward_kwargs,
+            inputs_are_explained=True,
+        )
+
+        is_tuple = isinstance(inputs, (tuple, list))
 
         def explain(part: Arguments) -> Any:
             return self._explain(
-                part, inputs, neuron_selector, attribute_to_neuron_input, return_convergence_delta, grad_kwargs
+                part, is_tuple, neuron_selector, attribute_to_neuron_input, return_convergence_delta, grad_kwargs
             )
 
         return in_parts(arguments, internal_batch_size, explain)
@@ -112,35 +134,39 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
     def _explain(
         self,
         arguments: Arguments,
-        form: Any,
+        is_tuple: bool,
         neuron_selector: Any,
         attribute_to_neuron_input: bool,
         return_convergence_delta: bool,
         grad_kwargs: dict[str, Any] | None,
     ) -> Any:
-        """What :meth:`attribute` returns, from one forward pass, in the form of the inputs ``form``."""
+        """What :meth:`attribute` returns, from one forward pass. ``is_tuple`` tells whether the inputs are a tuple."""
         passed = self._forward(
             arguments,
             [Site(self.layer, attribute_to_neuron_input)],
             tap_inputs=True,
+            embeds=embeddings_for(arguments, self.forward_func),
             keep_carriers=True,
             # Which call is the last is not known before the forward pass ends.
             end_at_call=None if (self._call or 0) < 0 else self._call or 0,
             with_shares=return_convergence_delta,
         )
-        (parts,), deltas = self._contributions(
+        taps = explained_taps(passed, arguments)
+        check_explained(passed, multiplies_by_inputs=self.multiplies_by_inputs, with_graph=has_graph(grad_kwargs))
+        found, deltas = self._contributions(
             passed,
-            self._select_neuron(passed, neuron_selector, arguments.part),
-            [0],
-            ["the inputs"],
+            self._select_neuron(passed, neuron_selector, taps, arguments.part),
+            taps,
+            tap_names(passed, arguments, taps),
             what="the neuron's value is",
             with_delta=return_convergence_delta,
+            joint=True,
             grad_kwargs=grad_kwargs,
         )
-        attributions = like_inputs(parts, form)
+        attributions = in_form(contributions_of_inputs(passed, arguments, taps, found), arguments.names, is_tuple)
         return (attributions, deltas[0]) if return_convergence_delta else attributions
 
-    def _select_neuron(self, passed: Forward, selector: Any, part: range | None) -> SelectedScores:
+    def _select_neuron(self, passed: Forward, selector: Any, taps: Sequence[int], part: range | None) -> SelectedScores:
         """The value of the neuron, as the score that is explained, for the whole batch or for a part of the batch."""
         index = chosen_tap(passed, 0, self._name, self._call)
         carriers = passed.carriers[passed.calls[0].index(index)]
@@ -162,7 +188,7 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
         squashing = squashing_of(values[0], passed.trace.run)
         if squashing is None:
             return selected._replace(is_hidden=is_hidden(values[0], passed.trace.run))
-        if callable(selector) or not all(squashing.lies_behind([0], passed.trace.run)):
+        if callable(selector) or not all(squashing.lies_behind(taps, passed.trace.run)):
             return selected
         indices = selector if isinstance(selector, tuple) else (selector,)
         slopes = squashing.slopes(neuron, passed.trace)[(slice(None), *indices)].reshape(len(neuron), -1)

@@ -15,6 +15,8 @@ from captum_cav.scores.running import ScoreFunction, check_score, run_scored
 
 Normalize: TypeAlias = Literal["score", "abs"] | None
 OnUnknown: TypeAlias = Literal["error", "gradient"]
+#: The part of what a model returns: its name, its position in a tuple, or a function of what the model returns.
+Output: TypeAlias = str | int | Callable[[Any], Any] | None
 Rules: TypeAlias = Mapping[Any, Any] | str | None
 
 
@@ -27,6 +29,8 @@ class Options(NamedTuple):
         on_unknown: what happens at an operation without a rule: ``"error"`` or ``"gradient"``.
         score: which number of the output is explained.
         function: a function of what the model returns, whose result counts as the output; None for the output itself.
+        part: which part of what the model returns counts as its output; None for all of it.
+        multiply_by_inputs: whether to give contributions ``x * c``. Otherwise the coefficients ``c`` are given.
     """
 
     rules: Rulebook
@@ -34,10 +38,18 @@ class Options(NamedTuple):
     on_unknown: OnUnknown
     score: ScoreName
     function: ScoreFunction | None = None
+    multiply_by_inputs: bool = True
+    part: Output = None
 
     def scored(self, model: Callable[..., Any]) -> Callable[..., Any]:
         """A function that calls a model and gives what counts as its output."""
+        if self.part is not None:
+            model = functools.partial(_run_part, model, self.part)
         return model if self.function is None else functools.partial(run_scored, model, self.function)
+
+
+def _run_part(model: Callable[..., Any], part: Output, *args: Any) -> Any:
+    return checks.picked(model(*args), part)
 
 
 def check_options(
@@ -46,12 +58,15 @@ def check_options(
     normalize: Normalize = "score",
     on_unknown: OnUnknown = "error",
     score: Score = "output",
+    multiply_by_inputs: bool = True,
+    output: Output = None,
 ) -> Options:
     """The options as an attribution uses them.
 
     Args:
         forward_func: the model, in which the keys of ``rules`` are looked up.
         rules, normalize, on_unknown, score: as for :class:`captum_cav.LayerCAV`.
+        multiply_by_inputs, output: as for :class:`captum_cav.LayerCAV`.
 
     Raises:
         OptionError, CAVTypeError, LayerError: for options that cannot be used.
@@ -59,6 +74,8 @@ def check_options(
     """
     checks.check_option("normalize", normalize, ("score", "abs", None))
     checks.check_option("on_unknown", on_unknown, ("error", "gradient"))
+    checks.check_part(output)
+    checks.check_flag("multiply_by_inputs", multiply_by_inputs)
     function: ScoreFunction | None = None
     if callable(score):
         check_score(score)
@@ -66,4 +83,4 @@ def check_options(
     checks.check_option("score", score, SCORES)
     book = Rulebook(presets.find(rules), forward_func, TABLE, translate)
     checks.check_scripted(forward_func, lambda module, name: book.is_one_operation(module, [name]))
-    return Options(book, normalize, on_unknown, score, function)
+    return Options(book, normalize, on_unknown, score, function, multiply_by_inputs, output)

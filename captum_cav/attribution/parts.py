@@ -81,7 +81,7 @@ def _part_of(arguments: Arguments, part: range, samples: int) -> Arguments:
     with torch.enable_grad():
         inputs, additional = tree_map(of_part, (arguments.inputs, arguments.additional))
     targets = [target[cut] if isinstance(target, list) else target for target in arguments.targets]
-    return Arguments(inputs, additional, targets, part)
+    return arguments._replace(inputs=inputs, additional=additional, targets=targets, part=part)
 
 
 def _check_shapes(shapes: list[torch.Size], samples: int) -> None:

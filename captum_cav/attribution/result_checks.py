@@ -16,7 +16,7 @@ from captum_cav.errors import ModelError, ScoreWarning, SignWarning
 
 
 def check_scores(
-    what: str, scores: SelectedScores, normalize: Normalize, model: Callable[..., Any], args: tuple[Any, ...]
+    what: str, scores: SelectedScores, normalize: Normalize, model: Callable[..., Any], rerun: Callable[[], Any]
 ) -> None:
     """Refuse scores that are not finite, and warn about scores that make ratios hard to read.
 
@@ -26,8 +26,8 @@ def check_scores(
         what: what the scores are, with a verb, such as ``"the score is"``.
         scores: the scores.
         normalize: what contributions are divided by.
-        model: the model. It runs once more if a score is not finite.
-        args: the arguments of the model.
+        model: the model.
+        rerun: runs the model once more with the same arguments. It is called if a score is not finite.
 
     Raises:
         ModelError: names the samples, and the module that gives the first number that is not finite.
@@ -41,7 +41,7 @@ def check_scores(
         [checks.has_finite_sum(values), near_zero.any(), turned.any()]
     ).tolist()
     if not is_finite:
-        checks.check_finite_results(what, values, model, args, scores.first_sample)
+        checks.check_finite_results(what, values, model, rerun, scores.first_sample)
     if any_near_zero:
         warnings.warn(
             f"the score of {checks.sample_names(near_zero, scores.first_sample)} is at or near zero, so ratios to it "
@@ -106,15 +106,15 @@ def samples_are_separate(found: Propagated) -> bool:
 
 
 def check_contributions(
-    found: Propagated, names: Sequence[str], model: Callable[..., Any], args: tuple[Any, ...], first_sample: int
+    found: Propagated, names: Sequence[str], model: Callable[..., Any], rerun: Callable[[], Any], first_sample: int
 ) -> None:
     """Refuse layers that the score does not depend on, and contributions that are not finite.
 
     Args:
         found: what the propagation found.
         names: of the explained layers, such as ``"layer 'features.3'"``.
-        model: the model. It runs once more if a contribution is not finite.
-        args: the arguments of the model.
+        model: the model.
+        rerun: runs the model once more with the same arguments. It is called if a contribution is not finite.
         first_sample: the number of the first of these samples in the batch.
 
     Raises:
@@ -126,7 +126,7 @@ def check_contributions(
     if bool(torch.isfinite(found.seeds).all()):
         for name, parts in zip(names, found.contributions, strict=True):
             for part in parts:
-                checks.check_finite_results(f"the contributions at {name} are", part, model, args, first_sample)
+                checks.check_finite_results(f"the contributions at {name} are", part, model, rerun, first_sample)
 
 
 def refuse_independent(name: str, weighed: str | None) -> NoReturn:

@@ -128,7 +128,7 @@ def select_passed(
     squashing = squashing_of(passed.output, run)
     if squashing is None and score != "output":
         refuse_hidden(passed.output, run, score)
-    output = checks.check_output(passed.output)
+    output = checks.check_output(passed.output, can_be_named=True)
     checks.check_one_for_each(passed.output, "the model", part)
     first_sample = part.start if part is not None else 0
     with torch.enable_grad():

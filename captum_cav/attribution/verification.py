@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from captum_cav import checks
 from captum_cav.attribution.contributions import chosen_tap
 from captum_cav.attribution.input_checks import check_arguments
-from captum_cav.attribution.options import Rules, check_options
+from captum_cav.attribution.options import Output, Rules, check_options
 from captum_cav.attribution.result_checks import refuse_independent
 from captum_cav.attribution.scores import Score, SelectedScores, select_passed, select_target
 from captum_cav.errors import OptionError
@@ -24,6 +24,7 @@ from captum_cav.propagation.noted_tensors import noted_tensors
 from captum_cav.propagation.operation import describe_rule
 from captum_cav.propagation.records import Unknown
 from captum_cav.propagation.reentrancy import suspends_outer_attribution
+from captum_cav.torch_internals import modules_of
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,8 @@ def verify(
     call: int | None = None,
     score: Score = "output",
     tolerance: float | None = None,
+    output: Output = None,
+    additional_forward_kwargs: Mapping[str, Any] | None = None,
 ) -> Verification:
     """Compare, for each operation, the contribution of its output with the contributions of its inputs and constants.
 
@@ -176,9 +179,10 @@ def verify(
     Args:
         forward_func, inputs, target, additional_forward_args: as for :meth:`captum_cav.LayerCAV.attribute`.
         layer: where the test begins, such as an embedding if the inputs are indices; None for the inputs.
-        rules, call, score: as for :class:`captum_cav.LayerCAV`.
+        rules, call, score, output: as for :class:`captum_cav.LayerCAV`.
         tolerance: the largest allowed residual, as a share of the absolute contributions of an operation. By default
             the square root of the lowest precision in which the model computes: 3e-4 for float32.
+        additional_forward_kwargs: as for :meth:`captum_cav.LayerCAV.attribute`.
 
     Returns:
         A :class:`Verification`, which prints as a report.
@@ -205,8 +209,18 @@ def verify(
     call = checks.check_call(call)
     if call is not None and layer is None:
         raise OptionError(f"call is {call} without a layer; expected layer=, whose call is meant.")
-    options = check_options(model, rules, score=score)
-    arguments = check_arguments(model, inputs, additional_forward_args, [target], inputs_are_explained=layer is None)
+    options = check_options(model, rules, score=score, output=output)
+    arguments = check_arguments(
+        model,
+        inputs,
+        additional_forward_args,
+        [target],
+        additional_forward_kwargs,
+        inputs_are_explained=layer is None,
+    )
+    if layer is None:
+        checks.check_floating(arguments.inputs, arguments.names)
+    called = arguments.called(model)
     passed = run(
         model,
         arguments.inputs,
@@ -215,7 +229,8 @@ def verify(
         Request(
             table=TABLE,
             rules=options.rules,
-            scored=options.scored(model),
+            called=called,
+            scored=options.scored(called),
             on_unknown="note",
             tap_inputs=layer is None,
             with_shares=True,
@@ -232,8 +247,8 @@ def verify(
     if made is not None:
         unrecorded = selected.values.detach() - select_target(made, arguments.targets[0], options.score).values
     found = _audit(passed, selected, chosen, name)
-    with torch.no_grad(), random_state_kept(arguments.inputs), noted_tensors(model, passed.trace.run):
-        plain = options.scored(model)(*checks.copied(arguments.inputs), *checks.copied(arguments.additional))
+    with torch.no_grad(), random_state_kept(arguments.inputs), noted_tensors(modules_of(model), passed.trace.run):
+        plain = options.scored(called)(*checks.copied(arguments.inputs), *checks.copied(arguments.additional))
     return _report(model, passed, selected, *found, unrecorded, plain, chosen, tolerance)
 
 
@@ -261,7 +276,7 @@ def _report(
         chosen: the index of the explained tap.
         tolerance: as for :func:`verify`.
     """
-    checks.check_finite_results("the score is", selected.values, model, passed.args)
+    checks.check_finite_results("the score is", selected.values, model, passed.rerun)
     trace = passed.trace
     assert trace.audited is not None
     values = selected.values.detach()

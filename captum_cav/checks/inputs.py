@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
 
 import torch
 
@@ -12,6 +12,9 @@ from captum_cav.checks.numbers import check_finite
 from captum_cav.errors import CAVTypeError, InputError, ModelError
 from captum_cav.tensors import is_number, tensors_in
 from captum_cav.torch_internals import active_transform, tree_map
+
+#: The types of numbers that embedding layers take.
+_INDICES = (torch.int32, torch.int64)
 
 
 def as_inputs(inputs: Any) -> tuple[Any, ...]:
@@ -26,6 +29,59 @@ def additional_arguments(additional_forward_args: Any) -> tuple[Any, ...]:
     return additional_forward_args if isinstance(additional_forward_args, tuple) else (additional_forward_args,)
 
 
+def keyword_arguments(additional_forward_kwargs: Any) -> dict[str, Any]:
+    """``additional_forward_kwargs`` as a dict: a mapping from names to arguments, or None.
+
+    Raises:
+        CAVTypeError: for anything else.
+    """
+    if additional_forward_kwargs is None:
+        return {}
+    given = additional_forward_kwargs
+    if not (isinstance(given, Mapping) and all(isinstance(name, str) for name in given)):
+        raise CAVTypeError(
+            f"additional_forward_kwargs is a {type(given).__name__}; expected a dict from the names of arguments to "
+            "their values, as additional_forward_kwargs={'attention_mask': mask}."
+        )
+    return dict(given)
+
+
+def named_inputs(inputs: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Inputs that the model takes by keyword, as tokenizers return them: the tensors, and all other arguments.
+
+    Raises:
+        InputError: if there is no tensor.
+        CAVTypeError: for names that are no text.
+    """
+    if not all(isinstance(name, str) for name in inputs):
+        raise CAVTypeError("inputs is a dict whose keys are not all text; expected the names of the model's arguments.")
+    tensors = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise InputError(
+            f"inputs is a {type(inputs).__name__} without a tensor; expected a dict from the names of the model's "
+            'arguments to tensors, as a tokenizer gives it with return_tensors="pt".'
+        )
+    return tensors, {name: value for name, value in inputs.items() if name not in tensors}
+
+
+def check_different(inputs: Mapping[str, Any], keywords: Mapping[str, Any]) -> None:
+    """Refuse an argument that is given twice.
+
+    Raises:
+        InputError: names the argument.
+    """
+    for name in inputs:
+        if name in keywords:
+            raise InputError(f"{name!r} is in inputs and in additional_forward_kwargs; expected it in one of them.")
+
+
+def input_name(given: Sequence[Any], number: int, names: Sequence[str] = ()) -> str:
+    """An input as messages name it."""
+    if names:
+        return f"inputs[{names[number]!r}]"
+    return f"inputs[{number}]" if len(given) > 1 else "inputs"
+
+
 def is_floating(leaf: Any) -> bool:
     """Whether a value is a floating-point tensor."""
     return isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
@@ -36,13 +92,14 @@ def copied(arguments: Any) -> Any:
     return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, arguments)
 
 
-def check_inputs(forward_func: Callable[..., Any], inputs: Any) -> tuple[Any, ...]:
+def check_inputs(forward_func: Callable[..., Any], inputs: Any, names: Sequence[str] = ()) -> tuple[Any, ...]:
     """Inputs that can be explained: finite tensors that are not empty, on the device of the model.
 
     Args:
         forward_func: the model.
         inputs: a tensor or a tuple of tensors, one for each argument. As in Captum, an argument may also be a structure
             of tensors.
+        names: the names of the inputs, if the model takes them by keyword.
 
     Returns:
         A tuple with one entry for each argument.
@@ -69,7 +126,7 @@ def check_inputs(forward_func: Callable[..., Any], inputs: Any) -> tuple[Any, ..
     if not given:
         raise InputError("inputs is an empty tuple; expected at least one tensor.")
     for index, value in enumerate(given):
-        which = f"inputs[{index}]" if len(given) > 1 else "inputs"
+        which = input_name(given, index, names)
         tensors = tensors_in(value)
         if not tensors:
             without = ", in which no tensor was found" if isinstance(value, (tuple, list, dict)) else ""
@@ -117,33 +174,70 @@ def check_tensor(tensor: torch.Tensor, name: str, devices: set[torch.device] | N
         check_finite(tensor, name)
 
 
-def check_floating(inputs: Any) -> None:
-    """Refuse inputs that have no contributions of their own: integers, and structures of tensors.
+def check_explained(inputs: Any, names: Sequence[str] = ()) -> None:
+    """Refuse inputs that can have no contributions of their own: structures, and numbers that are no indices either.
+
+    Args:
+        inputs: the inputs. Those of floating-point numbers have contributions; those of integers may be indices.
+        names: the names of the inputs, if the model takes them by keyword. Then masks may be among them.
 
     Raises:
         CAVTypeError: with what to do instead.
     """
     given = as_inputs(inputs)
-    for index, tensor in enumerate(given):
-        if isinstance(tensor, (tuple, list, dict)):
+    for number, one in enumerate(given):
+        if isinstance(one, (tuple, list, dict)):
             raise CAVTypeError(
-                f"inputs holds a {type(tensor).__name__}; the inputs themselves are explained as a tensor or a tuple "
+                f"inputs holds a {type(one).__name__}; the inputs themselves are explained as a tensor or a tuple "
                 "of tensors. Pass a function of those as forward_func, or use LayerCAV."
             )
-        if not isinstance(tensor, torch.Tensor) or is_number(tensor) or tensor.is_quantized:
-            continue
-        if len(given) == 1:
+        is_decided = not isinstance(one, torch.Tensor) or is_number(one) or one.is_quantized or one.dtype in _INDICES
+        if not names and not is_decided:
+            refuse_integers(given, number)
+
+
+def check_floating(given: Sequence[Any], names: Sequence[str] = ()) -> None:
+    """Refuse inputs of integers where only floating-point inputs will do.
+
+    Args:
+        given: the inputs, one for each argument of the model.
+        names: the names of the inputs, if the model takes them by keyword.
+
+    Raises:
+        CAVTypeError: says where to begin instead.
+    """
+    for number, tensor in enumerate(given):
+        if isinstance(tensor, torch.Tensor) and not is_number(tensor):
             raise CAVTypeError(
-                f"inputs are {tensor.dtype}, which carry no contributions; use LayerCAV at the embedding layer, or "
-                "pass floating-point inputs."
+                f"{input_name(given, number, names)} holds {tensor.dtype}, which carry no contributions; pass layer=, "
+                "the layer that takes them, such as an embedding."
             )
-        behind = any(isinstance(other, torch.Tensor) and is_number(other) for other in given[index:])
-        how = (
-            "pass a function of the other inputs, as forward_func=lambda x: model(ids, x)"
-            if behind
-            else "pass it by additional_forward_args, which follow the inputs"
-        )
+
+
+def refuse_integers(given: Sequence[Any], number: int, names: Sequence[str] = ()) -> NoReturn:
+    """Refuse an input of integers that no embedding layer takes, so that it has no contributions.
+
+    Args:
+        given: all inputs.
+        number: which of them holds the integers.
+        names: the names of the inputs, if the model takes them by keyword.
+
+    Raises:
+        CAVTypeError: always. The message says what to do instead.
+    """
+    tensor, name = given[number], input_name(given, number, names)
+    if len(given) == 1:
         raise CAVTypeError(
-            f"inputs[{index}] is a tensor of {tensor.dtype}, which carries no contributions; {how}, or use LayerCAV at "
-            "the embedding layer."
+            f"{name} are {tensor.dtype}, which carry no contributions, and no embedding layer takes them as they are; "
+            "use LayerCAV at the layer that takes them, or pass floating-point inputs."
         )
+    behind = any(isinstance(other, torch.Tensor) and is_number(other) for other in given[number:])
+    how = "pass it by additional_forward_args, which follow the inputs"
+    if names:
+        how = "pass it by additional_forward_kwargs"
+    elif behind:
+        how = "pass a function of the other inputs, as forward_func=lambda x: model(ids, x)"
+    raise CAVTypeError(
+        f"{name} is a tensor of {tensor.dtype}, which carries no contributions, and no embedding layer takes it as it "
+        f"is; {how}, or use LayerCAV at the layer that takes it."
+    )

@@ -1,4 +1,4 @@
-"""Maps, the pictures that they explain, and masks of the objects in the pictures."""
+"""Maps, the pictures that they explain, and masks of the objects in the samples."""
 
 from __future__ import annotations
 
@@ -7,25 +7,19 @@ from typing import Any
 import torch
 
 from captum_cav.checks.inputs import check_tensor, is_floating
+from captum_cav.checks.layouts import SIDES
 from captum_cav.checks.numbers import sample_names
 from captum_cav.errors import CAVTypeError, InputError
 
-#: The sides of a picture and of a volume, as messages name them.
-_SIDES = {2: "h, w", 3: "d, h, w"}
 
-
-def sides_of(inputs: Any) -> int:
-    """How many sides the samples have: 3 for volumes and videos, (N, C, D, H, W); 2 for anything else."""
-    return 3 if isinstance(inputs, torch.Tensor) and inputs.dim() == 5 else 2
-
-
-def check_maps(maps: Any, name: str = "maps", sides: int = 2) -> torch.Tensor:
+def check_maps(maps: Any, name: str = "maps", sides: int | None = None) -> torch.Tensor:
     """Maps as metrics take them.
 
     Args:
-        maps: shape (N, h, w), finite numbers; (N, d, h, w) if they have three sides.
+        maps: finite numbers of shape (N, t) for signals and sequences, (N, h, w) for pictures, or (N, d, h, w) for
+            volumes and videos.
         name: of the argument, for messages.
-        sides: how many sides the maps have: 2, or 3 for maps of volumes and videos.
+        sides: how many sides the maps have; None for any of these three.
 
     Returns:
         The maps without a graph, in single precision at least.
@@ -34,62 +28,44 @@ def check_maps(maps: Any, name: str = "maps", sides: int = 2) -> torch.Tensor:
         CAVTypeError, InputError: for what is not such a tensor.
     """
     found = _as_tensor(maps, name)
-    if found.dim() != sides + 1:
+    if found.dim() - 1 not in ((sides,) if sides else SIDES):
+        expected = f"(N, {SIDES[sides]})" if sides else "(N, t), (N, h, w) or (N, d, h, w)"
         raise InputError(
-            f"{name} has shape {tuple(found.shape)}; expected (N, {_SIDES[sides]}), one number for each place. Sum "
+            f"{name} has shape {tuple(found.shape)}; expected {expected}, one number for each place. Sum "
             "attributions over their channels, as captum_cav.visualization.spatial_map does."
         )
     check_tensor(found, name)
     return found.detach().to(torch.promote_types(found.dtype, torch.float32))
 
 
-def check_pictures(inputs: Any, maps: torch.Tensor | None = None, sides: int = 2) -> torch.Tensor:
+def check_pictures(inputs: Any) -> torch.Tensor:
     """Pictures as metrics take them.
 
     Args:
-        inputs: shape (N, C, H, W), finite floating-point numbers; (N, C, D, H, W) if they have three sides.
-        maps: shape (N, h, w) or (N, d, h, w), the maps of the pictures, or None.
-        sides: how many sides the pictures have: 2, or 3 for volumes and videos.
+        inputs: shape (N, C, H, W), finite floating-point numbers.
 
     Returns:
         The pictures without a graph.
 
     Raises:
-        CAVTypeError, InputError: for what is not such a tensor, and for another number of pictures than maps.
+        CAVTypeError, InputError: for what is not such a tensor.
     """
     found = _as_tensor(inputs, "inputs")
-    picture_size(found, sides)
+    if not is_floating(found) or found.dim() != 4:
+        raise InputError(
+            f"inputs is a {found.dtype} tensor of shape {tuple(found.shape)}; expected floating-point pictures of "
+            "shape (N, C, H, W)."
+        )
     check_tensor(found, "inputs")
-    if maps is not None:
-        check_same_length(maps, "maps", found, "inputs")
     return found.detach()
-
-
-def picture_size(inputs: Any, sides: int = 2) -> tuple[int, ...]:
-    """The size of pictures, (height, width), or of volumes, (depth, height, width).
-
-    Args:
-        inputs: floating-point numbers of shape (N, C, H, W), or (N, C, D, H, W) if they have three sides.
-        sides: how many sides the pictures have: 2, or 3 for volumes and videos.
-
-    Raises:
-        InputError: for what is not such a tensor.
-    """
-    if not is_floating(inputs) or inputs.dim() != sides + 2:
-        is_tensor = isinstance(inputs, torch.Tensor)
-        what = f"{inputs.dtype} tensor of shape {tuple(inputs.shape)}" if is_tensor else type(inputs).__name__
-        kind = "pictures" if sides == 2 else "volumes"
-        expected = f"(N, C, {_SIDES[sides].upper()})"
-        raise InputError(f"inputs is a {what}; expected floating-point {kind} of shape {expected}.")
-    return tuple(inputs.shape[2:])
 
 
 def check_masks(masks: Any, maps: torch.Tensor) -> torch.Tensor:
     """Masks of the objects, as metrics take them.
 
     Args:
-        masks: booleans of shape (N, H, W) or (N, D, H, W), True where the object is; no mask is empty.
-        maps: shape (N, h, w) or (N, d, h, w), the maps of the same examples.
+        masks: booleans of shape (N, T), (N, H, W) or (N, D, H, W), True where the object is; no mask is empty.
+        maps: shape (N, t), (N, h, w) or (N, d, h, w), the maps of the same examples.
 
     Returns:
         The masks on the device of the maps.
@@ -101,7 +77,7 @@ def check_masks(masks: Any, maps: torch.Tensor) -> torch.Tensor:
     if found.dim() != maps.dim() or found.dtype != torch.bool:
         raise InputError(
             f"masks is a tensor of {found.dtype} and shape {tuple(found.shape)}; expected booleans of shape "
-            f"(N, {_SIDES[maps.dim() - 1].upper()}), True where the object is."
+            f"(N, {SIDES[maps.dim() - 1].upper()}), True where the object is."
         )
     check_same_length(maps, "maps", found, "masks")
     empty = ~found.flatten(1).any(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -28,35 +29,35 @@ def check_finite(tensor: torch.Tensor, name: str) -> None:
         InputError: names the samples that hold such numbers.
     """
     # The sum costs a third of the full test. A sum that is not finite may be an overflow, so the full test follows.
-    if bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all()):
+    if math.isfinite(tensor.sum().item()) or bool(torch.isfinite(tensor).all()):
         return
     rows = torch.isfinite(tensor.reshape(len(tensor) if tensor.dim() else 1, -1)).all(1)
     raise InputError(f"{name} holds NaN or infinity in {sample_names(~rows)}; expected finite numbers.")
 
 
 def check_finite_results(
-    what: str, values: torch.Tensor, model: Callable[..., Any], args: tuple[Any, ...], first_sample: int = 0
+    what: str, values: torch.Tensor, model: Callable[..., Any], rerun: Callable[[], Any], first_sample: int = 0
 ) -> None:
     """Refuse scores or contributions that are not finite, and name the first module that gives such numbers.
 
     Args:
         what: what the numbers are, with a verb, such as ``"the score is"``.
         values: shape (N, ...), the scores or contributions.
-        model: the model that gave the numbers. It runs once more if a number is not finite.
-        args: the arguments of the model.
+        model: the model that gave the numbers, for the names of its modules.
+        rerun: runs the model once more with the same arguments. It is called if a number is not finite.
         first_sample: the number of the first of these samples in the batch.
 
     Raises:
         ModelError: names the samples and the module.
     """
     values = values.detach()
-    if bool(has_finite_sum(values)):
+    if math.isfinite(_sum_of(values).item()):
         return
     rows = ~torch.isfinite(values.reshape(len(values), -1)).all(1)
     if bool(rows.any()):
         raise ModelError(
             f"{what} not finite in {sample_names(rows, first_sample)}: NaN or infinity first comes "
-            f"{_first_not_finite(model, args)}. Look at the numbers there."
+            f"{_first_not_finite(model, rerun)}. Look at the numbers there."
         )
 
 
@@ -65,11 +66,15 @@ def has_finite_sum(values: torch.Tensor) -> torch.Tensor:
 
     If the sum is not finite, all numbers may be finite nevertheless.
     """
-    # Sums of half-precision numbers would overflow.
-    return torch.isfinite(values.sum(dtype=torch.float32 if values.itemsize < 4 else values.dtype))
+    return torch.isfinite(_sum_of(values))
 
 
-def _first_not_finite(model: Callable[..., Any], args: tuple[Any, ...]) -> str:
+def _sum_of(values: torch.Tensor) -> torch.Tensor:
+    """The sum of some numbers. Sums of half-precision numbers would overflow, so they are float32."""
+    return values.sum(dtype=torch.float32 if values.itemsize < 4 else values.dtype)
+
+
+def _first_not_finite(model: Callable[..., Any], rerun: Callable[[], Any]) -> str:
     """The place of the forward pass that gives the first number that is not finite, as the message names the place."""
     thread = threading.get_ident()
     found: list[torch.nn.Module] = []
@@ -83,7 +88,7 @@ def _first_not_finite(model: Callable[..., Any], args: tuple[Any, ...]) -> str:
     with torch.no_grad():
         handle = torch.nn.modules.module.register_module_forward_hook(look)
         try:
-            model(*args)
+            rerun()
         finally:
             handle.remove()
     if not found:

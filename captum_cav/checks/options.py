@@ -31,6 +31,26 @@ def check_option(name: str, value: Any, choices: Sequence[str | None]) -> None:
         raise OptionError(f"{name} is {value!r}; expected {', '.join(first)} or {last}.")
 
 
+def check_flag(name: str, value: Any) -> None:
+    """Refuse an option that is neither True nor False.
+
+    Args:
+        name: of the option, for the message.
+        value: what was given.
+
+    Raises:
+        OptionError: names the option.
+
+    Example::
+
+        >>> check_flag("multiply_by_inputs", "no")
+        Traceback (most recent call last):
+        captum_cav.errors.OptionError: multiply_by_inputs is 'no'; expected True or False.
+    """
+    if not isinstance(value, bool):
+        raise OptionError(f"{name} is {value!r}; expected True or False.")
+
+
 def check_delta(value: Any) -> None:
     """Refuse a text other than "joint" as ``return_convergence_delta``; any other value counts as true or false.
 

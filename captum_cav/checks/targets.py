@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 
 from captum_cav.checks.options import as_integer
+from captum_cav.checks.outputs import describe_output, example_of
 from captum_cav.errors import CAVTypeError, ModelError, TargetError
 
 #: One target for each example, or None if the model gives one score for each example.
@@ -24,18 +25,26 @@ class Positions(NamedTuple):
     values: torch.Tensor
 
 
-def check_output(output: Any) -> torch.Tensor:
+def check_output(output: Any, *, can_be_named: bool = False) -> torch.Tensor:
     """The output of the model as a tensor whose first dimension is that of the samples.
+
+    Args:
+        output: what the model returned.
+        can_be_named: whether the caller has an option ``output``, which names the part that holds the scores.
 
     Raises:
         CAVTypeError: for what is not a tensor.
         ModelError: for a tensor without numbers.
     """
     if not isinstance(output, torch.Tensor):
-        raise CAVTypeError(
-            f"the model returned a {type(output).__name__}; expected a tensor of scores. Pass a function that picks "
-            "it, as forward_func=lambda *x: model(*x).logits, or [0]."
-        )
+        example = example_of(output)
+        advice = "Pass a function that returns it, as lambda *x: model(*x).logits."
+        if example is not None and can_be_named:
+            advice = f"Name the part of the output that holds it, as output={example}, or pass output=a function."
+        elif example is not None:
+            part = "lambda output: output" + (f"[{example}]" if hasattr(output, "__getitem__") else f".{example[1:-1]}")
+            advice = f"Pass scores.with_score(model, {part})."
+        raise CAVTypeError(f"the model returned {describe_output(output)}; expected a tensor of scores. {advice}")
     if not output.numel():
         raise ModelError(
             f"the model returned no scores: its output has shape {tuple(output.shape)}. Expected at least one score "

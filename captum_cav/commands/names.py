@@ -38,6 +38,8 @@ METHODS = (
 )
 #: The names of ``captum_cav.comparison.methods.CONTROLS``
 CONTROLS = ("random", "uniform")
+#: ``captum_cav.datasets.jobs.KEEP``
+KEEP = ("maps", "channels", "scores", "constants")
 #: ``captum_cav.comparison.METRICS``
 DEFAULT_METRICS = ("deletion", "insertion", "single_deletion", "sparseness")
 #: The names of ``captum_cav.metrics.MEASURES``
@@ -59,3 +61,29 @@ METRICS = (
     "focus",
     "difull",
 )
+#: What ``reproduce`` writes.
+REPRODUCED_FIGURES = ("figure5.png", "figure6.png", "figure7.png", "figure8.png")
+REPRODUCED_TABLE = "table1.md"
+#: The table that ``explain`` writes about all pictures.
+SHARES_FILE = "shares.csv"
+
+
+def explained_files(stem: str, *, arrays: bool) -> tuple[str, ...]:
+    """The files that ``explain`` writes of one picture: two figures, and its maps if ``--save-arrays`` is given."""
+    return (f"{stem}_contributions.png", f"{stem}_rules.png", *((f"{stem}_maps.npz",) if arrays else ()))
+
+
+#: The table that ``compare`` writes about all pictures.
+COMPARISON_TABLE = "comparison.csv"
+#: What ``captum_cav.Comparison.save`` writes, and what the comparison was made from.
+COMPARISON_FILES = ("maps.safetensors", "comparison.json", "manifest.json", "made_from.json")
+
+
+def comparison_figure(stem: str) -> str:
+    """The figure that ``compare`` writes of one picture."""
+    return f"{stem}_comparison.png"
+
+
+def comparison_folder(stem: str) -> str:
+    """The folder in which ``compare`` writes the maps of one picture."""
+    return f"{stem}_maps"

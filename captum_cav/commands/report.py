@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from captum_cav.commands import names
+from captum_cav.commands import names, pictures
 from captum_cav.commands import options as shared
+from captum_cav.commands.outputs import Outputs
 from captum_cav.errors import InputError
 
 
@@ -15,7 +16,7 @@ def add_parser(commands: Any) -> None:
     """Add ``report``."""
     command = commands.add_parser("report", help="write one HTML page that explains pictures in any browser")
     command.add_argument(
-        "images", nargs="*", metavar="IMAGE", help="picture files (default: the embedded picture, a dog above a cat)"
+        "images", nargs="*", metavar="IMAGE", help="picture files or folders (default: the embedded one)"
     )
     shared.add_network(command)
     command.add_argument(
@@ -31,15 +32,18 @@ def add_parser(commands: Any) -> None:
         f"{', '.join(names.PRESETS)}",
     )
     command.add_argument("--output", type=Path, default=Path("captum_cav_report.html"), metavar="FILE")
+    shared.add_force(command)
     command.set_defaults(run=_run)
 
 
-def _run(options: argparse.Namespace) -> None:
-    shared.writable(options.output.parent)
+def _run(options: argparse.Namespace) -> int:
+    files = pictures.find(options.images)
     if options.output.is_dir():
         raise InputError(f"{options.output} is a folder; give a file with --output FILE")
+    outputs = Outputs(options.output.parent, shared.inputs_of(options, files), force=options.force)
+    outputs.plan(options.output.name)
     shared.check_known("preset", options.presets, names.PRESETS)
-    shared.check(options, options.images, options.target)
+    shared.check(options, options.target)
     from captum_cav.commands.running import report
 
-    report.run(options)
+    return report.run(options, files, outputs)

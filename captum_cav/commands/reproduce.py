@@ -6,9 +6,10 @@ import argparse
 import re
 from typing import Any
 
-from captum_cav.commands import names
+from captum_cav.commands import names, pictures
 from captum_cav.commands import options as shared
-from captum_cav.errors import InputError
+from captum_cav.commands.outputs import Outputs
+from captum_cav.errors import InputError, OptionError
 
 # For the embedded picture: the class that figure 8 explains, the class of the other object, and the upper half, where
 # the other object is.
@@ -37,16 +38,18 @@ def add_parser(commands: Any) -> None:
         help="the box of the other object in the picture as the network sees it: left, top, right, bottom, in pixels "
         f"or, with a decimal point among them, fractions (embedded picture: its upper half, {_REGION})",
     )
-    command.add_argument(
-        "--rules", choices=names.PRESETS, default="paper", help="a preset (default: the paper's rules)"
-    )
+    shared.add_rules(command)
     shared.add_depths(command)
     shared.add_output(command)
     command.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> None:
-    shared.writable(options.output)
+    files = [] if options.image is None else pictures.find([options.image])
+    if len(files) > 1:
+        raise OptionError(f"{options.image} is a folder; expected one picture of two objects.")
+    outputs = Outputs(options.output, shared.inputs_of(options, files), force=options.force)
+    outputs.plan(*names.REPRODUCED_FIGURES, names.REPRODUCED_TABLE)
     if options.image is None:
         classes, region = options.classes or _CLASSES, options.region or _REGION
     elif options.classes and options.region:
@@ -54,10 +57,11 @@ def _run(options: argparse.Namespace) -> None:
     else:
         raise InputError("a picture of yours needs --classes CLASS OTHER and --region L,T,R,B, the box of OTHER")
     box = _box(region)
-    shared.check(options, [] if options.image is None else [options.image], classes)
+    shared.check_known("preset", [options.rules], names.PRESETS)
+    shared.check(options, classes)
     from captum_cav.commands.running import reproduce
 
-    reproduce.run(options, classes, box)
+    reproduce.run(options, files, classes, box, outputs)
 
 
 def _box(region: str) -> tuple[float, ...]:

@@ -8,12 +8,17 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from captum_cav.comparison.methods import CONTROLS, INPUT
+from captum_cav.comparison.methods import CONTROLS
+from captum_cav.comparison.places import INPUT
 from captum_cav.comparison.records import Place, Row, Settings
-from captum_cav.visualization import Panel, show_rows
-from captum_cav.visualization.colours import ENDS, SHARE
+from captum_cav.errors import InputError
+from captum_cav.visualization import Panel, show_rows, show_series, show_tokens
+from captum_cav.visualization.colours import ENDS, SHARE, new_figure
 
-_FEWEST_COLUMNS = 4
+# Of so many layers, the maps of one method fill a row.
+_FEWEST_LAYERS = 3
+# The columns of a figure whose rows are not the layers.
+_COLUMNS = 4
 
 
 def draw(
@@ -42,9 +47,10 @@ def draw(
     for row in of_example:
         if (row.method, row.layer) in maps:
             layers_of.setdefault(row.method, []).append(row.layer)
-    of_layers = {method: layers for method, layers in layers_of.items() if layers != [INPUT]}
-    layers = list(dict.fromkeys(layer for those in of_layers.values() for layer in those))
-    columns = max(len(layers), _FEWEST_COLUMNS)
+    layers = list(dict.fromkeys(layer for those in layers_of.values() for layer in those if layer != INPUT))
+    # Methods have rows of their own if these are filled by the layers. Otherwise each layer has rows of all methods.
+    methods_are_rows = len(layers) >= _FEWEST_LAYERS
+    columns = len(layers) if methods_are_rows else _COLUMNS
 
     def panel(method: str, layer: str, name: str) -> Panel:
         if layer not in layers_of[method]:
@@ -60,16 +66,73 @@ def draw(
 
     panels_of_rows: list[tuple[str, Sequence[Panel]]] = []
     first = [Panel("the input", None)]
-    for signed, label in ((True, "at the input"), (False, "at the input,\nwithout a sign")):
-        of_input = [method for method in layers_of if method not in of_layers]
-        panels = [panel(method, INPUT, method) for method in of_input if (method not in settings.unsigned) == signed]
-        if panels:
-            panels, first = [*first, *panels], []
-        panels_of_rows += [(label, panels[start : start + columns]) for start in range(0, len(panels), columns)]
-    panels_of_rows += [(method, [panel(method, layer, layer) for layer in layers]) for method in of_layers]
+    for layer in [INPUT, *([] if methods_are_rows else layers)]:
+        for signed, without in ((True, ""), (False, ",\nwithout a sign")):
+            there = [
+                panel(method, layer, method)
+                for method, of_method in layers_of.items()
+                if layer in of_method and (method not in settings.unsigned) == signed
+            ]
+            if there:
+                there, first = [*first, *there], []
+            label = f"at {'the ' if layer == INPUT else ''}{layer}{without}"
+            panels_of_rows += [(label, there[start : start + columns]) for start in range(0, len(there), columns)]
+    if methods_are_rows:
+        panels_of_rows += [
+            (method, [panel(method, layer, layer) for layer in layers])
+            for method, of_method in layers_of.items()
+            if of_method != [INPUT]
+        ]
     missing = [method for method in dict.fromkeys(row.method for row in of_example) if method not in layers_of]
-    row = of_example[0]
+    return show_rows(picture, panels_of_rows, _titled(title, of_example[0], missing))[0]
+
+
+def draw_sequences(
+    rows: Sequence[Row],
+    maps: Mapping[Place, torch.Tensor],
+    settings: Settings,
+    example: int,
+    shown: Any,
+    title: str | None,
+) -> Figure:
+    """Draw the maps of one sequence or signal, one below the other.
+
+    Args:
+        rows, settings, example, title: as for :func:`draw`.
+        maps: by method and layer, maps of shape (N, t) as the methods returned them.
+        shown: the words of the sequence, or the signal of shape (T,).
+
+    Returns:
+        The figure. No window is opened.
+
+    Raises:
+        InputError: for words that are not as many as the places of a map.
+    """
+    of_example = [row for row in rows if row.example == example and row.method not in CONTROLS]
+    drawn = [(row.method, row.layer) for row in of_example if (row.method, row.layer) in maps]
+    missing = [method for method in dict.fromkeys(row.method for row in of_example) if method not in dict(drawn)]
+    is_text = isinstance(shown, Sequence) and all(isinstance(word, str) for word in shown)
+    figure = new_figure(8, 0.5 + (0.95 if is_text else 2.2) * max(len(drawn), 1))
+    figure.suptitle(_titled(title, of_example[0], missing), fontsize=11, color="black", parse_math=False)
+    for number, (method, layer) in enumerate(drawn, 1):
+        axis = figure.add_subplot(max(len(drawn), 1), 1, number)
+        ratios = maps[method, layer][example]
+        unit = SHARE if method in settings.shares else ""
+        name = f"{method} at {layer}" + (" (without a sign)" if method in settings.unsigned else "")
+        if is_text:
+            if len(shown) != len(ratios):
+                raise InputError(
+                    f"{len(shown)} words were given, and the map of {name} has {len(ratios)} places; expected one word "
+                    "for each place."
+                )
+            show_tokens(shown, ratios, name, unit=unit, axes=(figure, axis))
+        else:
+            show_series(shown, ratios, name, unit=unit, axes=(figure, axis))
+    return figure
+
+
+def _titled(title: str | None, row: Row, missing: Sequence[str]) -> str:
+    """The title of a figure, with the names of the methods that have no map."""
     target = "" if row.target is None else f" of target {row.target}"
     title = title or f"What raised (red) and lowered (blue) the score {row.score:.4g}{target}"
-    title = f"{title} (no map: {', '.join(missing)})" if missing else title
-    return show_rows(picture, panels_of_rows, title)[0]
+    return f"{title} (no map: {', '.join(missing)})" if missing else title

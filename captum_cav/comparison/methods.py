@@ -17,13 +17,11 @@ from torch import nn
 
 from captum_cav import presets
 from captum_cav.attribution import InputCAV, LayerCAV
+from captum_cav.checks import SIDES, is_ids
 from captum_cav.comparison import rivals
+from captum_cav.comparison.places import INPUT, Places
 from captum_cav.errors import CAVTypeError, InputError, OptionError
-from captum_cav.maps import spatial_map
 from captum_cav.suggestions import did_you_mean
-
-#: Stands for the input of the network in a list of layers.
-INPUT = "input"
 
 #: How many steps a method takes on the path from the baseline to the input.
 STEPS = 50
@@ -42,7 +40,8 @@ class BoundMethod:
 
     Attributes:
         model: the model that the method runs. The passes through this model count as the cost of the method.
-        explain: takes inputs of shape (N, C, H, W) and their targets, and returns maps of shape (N, h, w).
+        explain: takes inputs of shape (N, C, H, W), or of another :class:`Places`, and their targets, and returns maps
+            of shape (N, h, w), one number for each place.
     """
 
     model: nn.Module
@@ -72,13 +71,14 @@ class AnyMethod(Protocol):
     def any_model(self) -> bool:
         """Whether the method can explain every model. Measures that change the model need this."""
 
-    def at(self, model: nn.Module, layer: str, inputs: torch.Tensor) -> BoundMethod:
+    def at(self, model: nn.Module, layer: str, inputs: torch.Tensor, places: Places) -> BoundMethod:
         """Make the method ready for a model and a layer, or for the input.
 
         Args:
             model: the model.
             layer: the qualified name of a layer, or "input".
-            inputs: shape (N, C, H, W), examples of the inputs that will be explained.
+            inputs: examples of the inputs that will be explained.
+            places: where inputs and layers have their places.
 
         Returns:
             The ready method.
@@ -164,12 +164,12 @@ class Method:
         """Always true: the class explains every model."""
         return True
 
-    def at(self, model: nn.Module, layer: str, inputs: torch.Tensor) -> BoundMethod:
+    def at(self, model: nn.Module, layer: str, inputs: torch.Tensor, places: Places) -> BoundMethod:
         """Make the method ready for a model and a layer, or for the input; see :meth:`AnyMethod.at`."""
         if self.factory is LayerCAV and layer == INPUT:
-            return Method(InputCAV, **self.options).at(model, layer, inputs)
+            return Method(InputCAV, **self.options).at(model, layer, inputs, places)
         constructor = _chosen(self.options, _parameters(self.factory.__init__, *_OF_CONSTRUCTOR))
-        prepared = None if _is_own(self.factory) else rivals.prepare(self.factory, model, layer, inputs)
+        prepared = None if _is_own(self.factory) else rivals.prepare(self.factory, model, layer, inputs, places)
         run = model if prepared is None else prepared.model
         where = {"layer": layer if prepared is None else prepared.layer} if self.takes_layer else {}
         attribution = self.factory(run, **where, **constructor)
@@ -189,7 +189,7 @@ class Method:
                 found = attribution.attribute(inputs.clone(), **target, **attribute)
             if not isinstance(found, torch.Tensor):
                 raise CAVTypeError(f"attributions are a {type(found).__name__}; expected one tensor.")
-            return spatial_map((found if self.signed else found.abs()).detach(), tuple(inputs.shape[2:]))
+            return places.maps((found if self.signed else found.abs()).detach(), layer if self.takes_layer else INPUT)
 
         return BoundMethod(run, explain)
 
@@ -224,7 +224,8 @@ class Function:
     Args:
         function: takes inputs of shape (N, C, H, W) and a list with one target for each input. It returns maps of shape
             (N, h, w), or attributions of shape (N, C, h, w) or (N, h, w, C), which are summed over channels. For
-            volumes, each of these shapes has a depth in front of the height.
+            volumes, each of these shapes has a depth in front of the height. For sequences and signals, maps have the
+            shape (N, t), and attributions the shape of the inputs.
     """
 
     function: Callable[..., Any]
@@ -237,28 +238,28 @@ class Function:
     def __repr__(self) -> str:
         return getattr(self.function, "__name__", None) or repr(self.function)
 
-    def at(self, model: nn.Module, layer: str, inputs: torch.Tensor) -> BoundMethod:
+    def at(self, model: nn.Module, layer: str, inputs: torch.Tensor, places: Places) -> BoundMethod:
         """The function with checks of what it returns; see :meth:`AnyMethod.at`."""
 
         def explain(inputs: torch.Tensor, targets: Targets) -> torch.Tensor:
             found = self.function(inputs.clone(), targets)
             if not isinstance(found, torch.Tensor):
                 raise CAVTypeError(f"the function returned a {type(found).__name__}; expected a tensor of maps.")
-            sides = inputs.dim() - 2
+            sides = len(places.size)
             if found.dim() not in (sides + 1, sides + 2) or len(found) != len(inputs):
-                grid = "h, w" if sides == 2 else "d, h, w"
+                grid = SIDES[sides]
                 raise InputError(
                     f"the function returned shape {tuple(found.shape)} for {len(inputs)} examples; expected maps "
                     f"({len(inputs)}, {grid}) or attributions ({len(inputs)}, C, {grid})."
                 )
-            return found.detach() if found.dim() == sides + 1 else spatial_map(found.detach(), tuple(inputs.shape[2:]))
+            return found.detach() if found.dim() == sides + 1 else places.maps(found.detach(), INPUT)
 
         return BoundMethod(model, explain)
 
 
 @dataclass(frozen=True)
 class Control:
-    """A map that does not depend on the picture, on the grid of a layer. A useful method is better than a control.
+    """A map that does not depend on the input, on the grid of a layer. A useful method is better than a control.
 
     Args:
         draw: makes a map of the same shape as the map that it is given.
@@ -274,10 +275,10 @@ class Control:
     def __repr__(self) -> str:
         return self.draw.__name__
 
-    def at(self, model: nn.Module, layer: str, inputs: torch.Tensor) -> BoundMethod:
+    def at(self, model: nn.Module, layer: str, inputs: torch.Tensor, places: Places) -> BoundMethod:
         """Maps on the grid of the layer; see :meth:`AnyMethod.at`."""
         like = inputs if layer == INPUT else rivals.output_of(model, layer, inputs)
-        grid = spatial_map(like[:1], tuple(inputs.shape[2:]))
+        grid = places.maps(like[:1] if like.is_floating_point() else like[:1].float(), layer)
         return BoundMethod(model, lambda inputs, targets: self.draw(grid.expand(len(inputs), *grid.shape[1:])))
 
 
@@ -286,16 +287,37 @@ CONTROLS: Mapping[str, Control] = {"random": Control(torch.randn_like), "uniform
 
 
 def _path(factory: type[Any]) -> Callable[[torch.Tensor], Method]:
-    return lambda inputs: Method(factory, n_steps=STEPS, internal_batch_size=_STEPS_AT_ONCE)
+    def ready(inputs: torch.Tensor) -> Method:
+        _refuse_ids(inputs, factory, "n_steps=50")
+        return Method(factory, n_steps=STEPS, internal_batch_size=_STEPS_AT_ONCE)
+
+    return ready
+
+
+def _refuse_ids(inputs: torch.Tensor, factory: type[Any], more: str) -> None:
+    """Refuse a short name whose baseline 0 would be the token with the id 0."""
+    if is_ids(inputs):
+        raise OptionError(
+            f"{factory.__name__} compares with a baseline, and inputs are token ids; pass the id of the mask token or "
+            f"of the padding, as Method({factory.__name__}, baselines=tokenizer.pad_token_id, {more})."
+        )
 
 
 def _occlusion(inputs: torch.Tensor) -> Method:
+    _refuse_ids(inputs, captum_attr.Occlusion, "sliding_window_shapes=(1,)")
+    if inputs.dim() == 2:
+        inputs = inputs[:, None]
+        length = inputs.shape[2]
+        return Method(
+            captum_attr.Occlusion, sliding_window_shapes=(max(1, length // 7),), strides=(max(1, length // 14),)
+        )
     _, channels, *size = inputs.shape
     window, stride = (tuple(max(1, side // part) for side in size) for part in (7, 14))
     return Method(captum_attr.Occlusion, sliding_window_shapes=(channels, *window), strides=(channels, *stride))
 
 
 def _gradient_shap(inputs: torch.Tensor) -> Method:
+    _refuse_ids(inputs, captum_attr.GradientShap, "n_samples=20")
     return Method(captum_attr.GradientShap, baselines=torch.zeros_like(inputs[:1]), n_samples=_SAMPLES)
 
 
@@ -331,7 +353,7 @@ def find(name: str, inputs: torch.Tensor) -> Method:
 
     Args:
         name: one of ``NAMES``; a name of CAV may end in "+log_odds".
-        inputs: shape (N, C, H, W).
+        inputs: the inputs that will be explained.
 
     Returns:
         The method.
@@ -361,7 +383,7 @@ def as_method(value: Any, inputs: torch.Tensor) -> AnyMethod:
 
     Args:
         value: a short name, a :class:`Method`, an attribution class, or a function.
-        inputs: shape (N, C, H, W).
+        inputs: the inputs that will be explained.
 
     Returns:
         The method.
@@ -372,10 +394,10 @@ def as_method(value: Any, inputs: torch.Tensor) -> AnyMethod:
     """
     if isinstance(value, str):
         return find(value, inputs)
-    if isinstance(value, Method):
-        return value
     if isinstance(value, type):
         return Method(value)
+    if hasattr(value, "at") and hasattr(value, "takes_layer"):
+        return value  # type: ignore[no-any-return]
     if callable(value):
         return Function(value)
     raise CAVTypeError(

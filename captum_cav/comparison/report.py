@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ import torch
 from matplotlib.figure import Figure
 
 from captum_cav.comparison import storage, tables
-from captum_cav.comparison.figure import draw
+from captum_cav.comparison.figure import draw, draw_sequences
 from captum_cav.comparison.records import Maps, Place, Row, Settings
 from captum_cav.errors import InputError
 from captum_cav.metrics import agreement
+from captum_cav.visualization.notebooks import html_image
 
-__all__ = ["Comparison", "Place", "Row", "Settings", "as_pictures", "as_planes", "build"]
+__all__ = ["Comparison", "Place", "Row", "Settings", "as_pictures", "build"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,16 @@ class Comparison:
 
     def __str__(self) -> str:
         return self.to_markdown()
+
+    def __repr__(self) -> str:
+        layers = list(dict.fromkeys(row.layer for row in self.rows))
+        return (
+            f"Comparison(methods={list(self.settings.methods)}, layers={layers}, examples={len(self.pictures)}, "
+            f"measures={list(self.settings.directions)})"
+        )
+
+    def _repr_html_(self) -> str:
+        return html_image(self.figure(), repr(self)) + tables.as_html(self.rows, self.settings)
 
     def to_pandas(self) -> Any:
         """The rows as a ``DataFrame`` of pandas, with one column for each metric. Pandas must be installed."""
@@ -82,7 +93,8 @@ class Comparison:
         Args:
             example: the index of the example.
             picture: the picture under the maps, as :func:`captum_cav.visualization.show_rows` takes it; if None, the
-                input, stretched to the range of colours.
+                input, stretched to the range of colours. For a sequence the words, one for each place, and for a signal
+                the numbers, of shape (T,); if None, the mean over the channels.
             title: the title of the figure; None for one that names the score.
 
         Returns:
@@ -95,6 +107,9 @@ class Comparison:
             raise InputError(f"example is {example!r}; expected 0 to {len(self.pictures) - 1}.")
         shown = self.pictures[example].numpy() if picture is None else picture
         flat = {place: maps.sum(1) if maps.dim() == 4 else maps for place, maps in self.raw.items()}
+        if len(self.settings.size) == 1:
+            shown = shown[0, :, 0].astype(float) if picture is None else picture
+            return draw_sequences(self.rows, flat, self.settings, example, shown, title)
         return draw(self.rows, flat, self.settings, example, shown, title)
 
     def agreement(self, example: int | None = None) -> dict[tuple[Place, Place], float]:
@@ -107,13 +122,38 @@ class Comparison:
             The correlation of each pair; NaN if a map is constant.
         """
         chosen = slice(None) if example is None else slice(example, example + 1)
-        planes = {place: as_planes(maps[chosen]) for place, maps in self.maps.items()}
-        places = list(planes)
+        maps = {place: maps[chosen] for place, maps in self.maps.items()}
+        places = list(maps)
         return {
-            (one, other): tables.mean(agreement(planes[one], planes[other]).tolist())
+            (one, other): tables.mean(agreement(maps[one], maps[other]).tolist())
             for index, one in enumerate(places)
             for other in places[index + 1 :]
         }
+
+    @classmethod
+    def join(cls, parts: Sequence[Comparison]) -> Comparison:
+        """One comparison of several, which compared the same methods at the same layers on different examples.
+
+        Args:
+            parts: the comparisons, at least one. Their maps and pictures have the same sizes.
+
+        Returns:
+            A comparison whose examples are numbered through. A map that some part lacks is left out.
+        """
+        first = parts[0]
+        places = [place for place in first.maps if all(place in part.maps for part in parts)]
+        cells = list(dict.fromkeys((row.method, row.layer) for row in first.rows))
+        rows, start = [], 0
+        for part in parts:
+            rows += [replace(row, example=row.example + start) for row in part.rows]
+            start += len(part.pictures)
+        return build(
+            sorted(rows, key=lambda row: (cells.index((row.method, row.layer)), row.example)),
+            {place: torch.cat([part.maps[place] for part in parts]) for place in places},
+            {place: torch.cat([part.raw[place] for part in parts]) for place in places},
+            torch.cat([part.pictures for part in parts]),
+            first.settings,
+        )
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write everything into a folder: the maps as safetensors, the rest as JSON. No file can execute code.
@@ -191,21 +231,19 @@ def as_pictures(inputs: torch.Tensor) -> torch.Tensor:
 
     Args:
         inputs: shape (N, C, H, W). Inputs that do not have three channels become grey. Of volumes and videos, of shape
-            (N, C, D, H, W), the mean along the depth is taken.
+            (N, C, D, H, W), the mean along the depth is taken. Signals, of shape (N, C, T), become a row, and token ids
+            become a white row.
 
     Returns:
         Shape (N, H, W, 3), uint8, on the CPU.
     """
-    inputs = inputs.mean(2) if inputs.dim() == 5 else inputs
+    if not inputs.is_floating_point():
+        return torch.full((len(inputs), 1, inputs.shape[2], 3), 255, dtype=torch.uint8)
+    inputs = inputs.mean(2) if inputs.dim() == 5 else inputs[:, :, None] if inputs.dim() == 3 else inputs
     low, high = inputs.amin((1, 2, 3), keepdim=True), inputs.amax((1, 2, 3), keepdim=True)
     shown = (inputs - low) / (high - low).clamp(min=torch.finfo(inputs.dtype).tiny)
-    shown = shown if shown.shape[1] == 3 else shown.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    shown = shown if shown.shape[1] == 3 and shown.shape[2] > 1 else shown.mean(1, keepdim=True).expand(-1, 3, -1, -1)
     return (255 * shown).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()
-
-
-def as_planes(maps: torch.Tensor) -> torch.Tensor:
-    """Maps of volumes, (N, d, h, w), as maps of shape (N, d, h w), for measures that ask for no neighbours."""
-    return maps.flatten(2) if maps.dim() == 4 else maps
 
 
 def _jsonable(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from captum_cav.attribution import InputCAV
+from captum_cav.comparison.places import Places
 from captum_cav.errors import CAVTypeError, LayerError, UnsupportedOperationError, UnsupportedOperationWarning
-from captum_cav.maps import spatial_map
 
 #: The maps of these methods tell how sensitive the score is, not what raised or lowered the score. So their absolute
 #: values are compared.
@@ -136,7 +136,7 @@ class Prepared(NamedTuple):
     one_by_one: bool
 
 
-def prepare(factory: type[Any], model: nn.Module, layer: str, inputs: torch.Tensor) -> Prepared:
+def prepare(factory: type[Any], model: nn.Module, layer: str, inputs: torch.Tensor, places: Places) -> Prepared:
     """Copy a model so that a class of Captum or of another library works correctly on the copy.
 
     In the copy activations do not work in place, because hooks would see overwritten values. In front of the network
@@ -146,7 +146,8 @@ def prepare(factory: type[Any], model: nn.Module, layer: str, inputs: torch.Tens
         factory: the attribution class.
         model: the model; it does not change.
         layer: the qualified name of a layer, or "input".
-        inputs: shape (N, C, H, W), examples of the inputs that will be explained.
+        inputs: examples of the inputs that will be explained.
+        places: where inputs and layers have their places.
 
     Returns:
         The copy, and how to use it.
@@ -160,7 +161,7 @@ def prepare(factory: type[Any], model: nn.Module, layer: str, inputs: torch.Tens
     if layer != "input":
         output = output_of(model, layer, inputs)
         if issubclass(factory, _WEIGHING):
-            _refuse_what_has_no_channels(output, layer, inputs)
+            _refuse_what_has_no_channels(output, layer, places)
     copied = copy.deepcopy(model)
     for module in copied.modules():
         if getattr(module, "inplace", False) is True:
@@ -178,11 +179,9 @@ def prepare(factory: type[Any], model: nn.Module, layer: str, inputs: torch.Tens
         _keep_apart(whole, (nn.ReLU,))
     elif issubclass(factory, captum_attr.LRP):
         _refuse_what_lrp_misses(whole, inputs)
-        # LRP knows the relevance only at modules that have a rule. A pooling over single pixels has a rule and changes
-        # nothing.
-        whole.input = nn.AvgPool2d(1)
+        whole.input = _with_a_rule(inputs)
         if issubclass(factory, captum_attr.LayerLRP) and layer != "input":
-            _put(whole, name, nn.Sequential(whole.get_submodule(name), nn.AvgPool2d(1)))
+            _put(whole, name, nn.Sequential(whole.get_submodule(name), _with_a_rule(output)))
             name = f"{name}.1"
         _keep_apart(whole, (nn.Module,))
     # LRP deletes the rules from the modules.
@@ -197,13 +196,18 @@ def prepare(factory: type[Any], model: nn.Module, layer: str, inputs: torch.Tens
     return Prepared(whole, whole.get_submodule(name), restore_rules, one_by_one)
 
 
+def _with_a_rule(values: torch.Tensor) -> nn.Module:
+    """A module that changes nothing and has a rule, because LRP knows the relevance only at modules that have one."""
+    return nn.MaxPool1d(1) if values.dim() == 2 else nn.AvgPool2d(1)
+
+
 def output_of(model: nn.Module, layer: str, inputs: torch.Tensor) -> torch.Tensor:
     """Run a model and return the output of a layer.
 
     Args:
         model: the model.
         layer: the qualified name of the layer.
-        inputs: shape (N, C, H, W).
+        inputs: the inputs of the model.
 
     Returns:
         The output of the layer.
@@ -262,9 +266,8 @@ def _refuse(method: str, operation: str, where: str) -> None:
     )
 
 
-def _refuse_what_has_no_channels(output: torch.Tensor, layer: str, inputs: torch.Tensor) -> None:
-    places = spatial_map(output, tuple(inputs.shape[2:])).shape[1:]
-    if output.dim() != inputs.dim() or output.shape[2:] != places:
+def _refuse_what_has_no_channels(output: torch.Tensor, layer: str, places: Places) -> None:
+    if not places.are_behind_channels(output):
         raise UnsupportedOperationError(
             f"Grad-CAM weighs dimension 1, but layer {layer!r} of shape {tuple(output.shape)} has no channels there."
         )

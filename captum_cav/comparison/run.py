@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import inspect
 import platform
@@ -19,8 +20,9 @@ from captum_cav import checks
 from captum_cav.attribution.logits import logit_model, squashed_by
 from captum_cav.captum_internals import select_scores
 from captum_cav.comparison.cost import Cost, measure
-from captum_cav.comparison.methods import CONTROLS, INPUT, AnyMethod, Method, Targets, as_method
-from captum_cav.comparison.report import Comparison, Place, Row, Settings, as_pictures, as_planes, build
+from captum_cav.comparison.methods import CONTROLS, AnyMethod, Method, Targets, as_method
+from captum_cav.comparison.places import INPUT, Places
+from captum_cav.comparison.report import Comparison, Place, Row, Settings, as_pictures, build
 from captum_cav.errors import CAVTypeError, InputError, MethodError, OptionError
 from captum_cav.maps import resize_map
 from captum_cav.metrics import MEASURES
@@ -42,6 +44,7 @@ def compare(
     masks: torch.Tensor | None = None,
     *,
     score: ScoreFunction | None = None,
+    channels: int | None = None,
     size: Literal["input"] | tuple[int, ...] = "input",
     batch_size: int = 8,
     repeats: int = 3,
@@ -64,23 +67,28 @@ def compare(
 
     Args:
         model: maps inputs to scores; in evaluation mode.
-        inputs: pictures of shape (N, C, H, W), or volumes or videos of shape (N, C, D, H, W); on the device of the
-            model. All maps and grids of volumes have a depth in front of the height. The figure shows sums along the
-            depth.
+        inputs: pictures of shape (N, C, H, W), volumes or videos (N, C, D, H, W), signals (N, C, T) or (N, T, C),
+            series (N, T), or token ids, integers of shape (N, T); on the device of the model. All maps and grids of
+            volumes have a depth in front of the height. The figure shows sums along the depth. Maps of signals, series
+            and token ids have the shape (N, t). Token ids are explained at a layer, such as the embedding. Metrics that
+            remove tokens need the option ``baseline``, the id of the mask token or of the padding.
         target: what to explain, in any of Captum's forms.
         methods: a list of short names of :data:`captum_cav.comparison.NAMES`, or a mapping from names of your choice to
             methods. A method is a short name, a :class:`Method`, an attribution class, or a function. The function
-            takes the inputs and a list of targets, and returns maps of shape (N, h, w) or attributions.
+            takes the inputs and a list of targets, and returns maps of shape (N, h, w) or attributions. For language
+            models there are also the methods of :func:`captum_cav.comparison.language_model_method`.
         layers: qualified names of layers, or modules, for the methods that explain a layer and do not name a layer
             themselves; ``"input"`` stands for the input of the network.
         metrics: names of :data:`captum_cav.metrics.MEASURES`, or a mapping from names to options. The metrics measure
             the maps on the common grid. If the common grid is that of the inputs, the metrics that rank pixels or use
             masks get the maps on the grid of the method and interpolate these; so a uniform map stays exactly uniform.
             ``agreement`` compares with the first method, at the same layer if the first method has a map there.
-        masks: booleans of shape (N, H, W), True where the object is; for the metrics that need masks.
+        masks: booleans of shape (N, H, W) or (N, T), True where the object is; for the metrics that need masks.
         score: what all methods explain instead of the output of the model: one of :mod:`captum_cav.scores`, or another
             function of what the model returns. Metrics of probabilities need the option ``output="score"`` then, as
             ``metrics={"deletion": {"output": "score"}}``.
+        channels: the dimension of the channels of signals and sequences: 1 for (N, C, t), -1 for (N, t, C). None is 1
+            for the inputs; at a layer the dimension that has not the length of the inputs, and -1 for token ids.
         size: (height, width) of the common grid; ``"input"`` for the grid of the inputs.
         batch_size: how many examples, and how many perturbed inputs of metrics, run at once.
         repeats: how often to time each method.
@@ -117,13 +125,16 @@ def compare(
     for name, number in {"batch_size": batch_size, "repeats": repeats}.items():
         checks.check_count(number, name)
     checks.check_option("on_error", on_error, ("raise", "record"))
-    inputs = checks.check_pictures(inputs, sides=checks.sides_of(inputs))
+    inputs = checks.check_samples(inputs)
+    layout = checks.check_layout(inputs, 1 if channels is None else channels)
     checks.check_inputs(model, inputs)
-    measured = _known_metrics(metrics, inputs, masks)
+    of_layers = -1 if channels is None and checks.is_ids(inputs) else channels
+    places = Places(layout.size, layout.channels, of_layers)
+    measured = _known_metrics(metrics, inputs, masks, layout)
     cells = _cells(model, _named(methods, inputs), layers)
     model = logit_model(model, inputs[:1])
     subject = _scored(model, inputs, target, masks, batch_size)
-    run = _Run(subject, measured, _grid(size, inputs), batch_size, repeats, seed, on_error == "record")
+    run = _Run(subject, measured, _grid(size, layout.size), places, batch_size, repeats, seed, on_error == "record")
     with tqdm(cells, disable=not progress, delay=1, leave=False) as bar:
         for cell in bar:
             bar.set_description(f"{cell.name} at {cell.layer}", refresh=False)
@@ -147,22 +158,25 @@ def compare(
             "captum_cav": __version__,
         },
     )
-    return build(run.rows, run.maps, run.raw, as_pictures(inputs), settings)
+    return build(run.rows, run.maps, run.raw, as_pictures(layout.channels_first(inputs)), settings)
 
 
-def _grid(size: Any, inputs: torch.Tensor) -> tuple[int, ...]:
+def _grid(size: Any, of_inputs: tuple[int, ...]) -> tuple[int, ...]:
     if size == "input":
-        return tuple(inputs.shape[2:])
-    sides = inputs.dim() - 2
+        return of_inputs
+    sides = len(of_inputs)
     given = size if isinstance(size, tuple) else ()
     if len(given) != sides or not all(isinstance(side, int) and side > 0 for side in given):
-        names = "(height, width)" if sides == 2 else "(depth, height, width)"
+        names = {1: "(length,)", 2: "(height, width)", 3: "(depth, height, width)"}[sides]
         raise OptionError(f'size is {size!r}; expected "input" or {names}.')
     return given
 
 
 def _known_metrics(
-    names: Mapping[str, Mapping[str, Any]] | Sequence[str], inputs: torch.Tensor, masks: torch.Tensor | None
+    names: Mapping[str, Mapping[str, Any]] | Sequence[str],
+    inputs: torch.Tensor,
+    masks: torch.Tensor | None,
+    layout: checks.Layout,
 ) -> dict[str, Mapping[str, Any]]:
     """Check the metrics, and return the options of each."""
     if isinstance(names, str):
@@ -179,8 +193,13 @@ def _known_metrics(
                 raise OptionError(f"metric {name!r} has no option {option!r}; it has {', '.join(known) or 'none'}.")
         if "masks" in MEASURES[name].needs and masks is None:
             raise OptionError(f"metric {name!r} needs to know where the objects are; pass masks=, (N, H, W) of bool.")
-    if masks is not None and tuple(masks.shape) != (len(inputs), *inputs.shape[2:]):
-        raise InputError(f"masks have shape {tuple(masks.shape)}; expected {(len(inputs), *inputs.shape[2:])}.")
+        if "baseline" in known and checks.is_ids(inputs) and "baseline" not in options:
+            raise OptionError(
+                f"metric {name!r} removes tokens and was told no id to put in their place; pass it as metrics="
+                f"{{{name!r}: {{'baseline': tokenizer.mask_token_id}}}}, or tokenizer.pad_token_id."
+            )
+    if masks is not None and tuple(masks.shape) != (len(inputs), *layout.size):
+        raise InputError(f"masks have shape {tuple(masks.shape)}; expected {(len(inputs), *layout.size)}.")
     return wanted
 
 
@@ -269,7 +288,7 @@ def _scored(
         output = torch.cat([checks.check_output(model(part.clone())) for part in parts])
     resolved = checks.resolve_target(output, target)
     scores = select_scores(output, resolved)
-    checks.check_finite_results("the score is", scores, model, (inputs,))
+    checks.check_finite_results("the score is", scores, model, functools.partial(model, inputs))
     targets: Any = None
     if resolved is not None:
         each = resolved if isinstance(resolved, list) else [resolved] * len(inputs)
@@ -283,7 +302,8 @@ class _Run:
     Args:
         subject: what is explained.
         measured: the metrics with their options.
-        grid: (height, width) or (depth, height, width) of the common grid.
+        grid: (height, width), (depth, height, width) or (length,) of the common grid.
+        places: where inputs and layers have their places.
         batch_size, repeats, seed: as for :func:`compare`.
         records: whether a failure is stored in the rows. Otherwise a failure raises.
     """
@@ -293,6 +313,7 @@ class _Run:
         subject: _Subject,
         measured: Mapping[str, Mapping[str, Any]],
         grid: tuple[int, ...],
+        places: Places,
         batch_size: int,
         repeats: int,
         seed: int,
@@ -304,6 +325,7 @@ class _Run:
         self.raw: dict[Place, torch.Tensor] = {}
         self._subject = subject
         self._measured = measured
+        self._places = places
         self._batch_size = batch_size
         self._repeats = repeats
         self._seed = seed
@@ -355,7 +377,7 @@ class _Run:
     def _explained(self, cell: _Cell) -> tuple[torch.Tensor, Cost]:
         subject = self._subject
         with _seeded(self._seed, subject.inputs.device):
-            bound = cell.method.at(subject.model, cell.layer, subject.inputs[:1])
+            bound = cell.method.at(subject.model, cell.layer, subject.inputs[:1], self._places)
             raw, cost = measure(
                 lambda: self._in_batches(bound.explain, subject.inputs, subject.targets),
                 bound.model,
@@ -379,11 +401,9 @@ class _Run:
         """The values of a metric for each example; NaN if the metric does not apply to these maps."""
         subject, measured = self._subject, MEASURES[name]
         place = (cell.name, cell.layer)
-        by_pixel = measured.needs & {"inputs", "masks"} and self.grid == tuple(subject.inputs.shape[2:])
+        by_pixel = measured.needs & {"inputs", "masks"} and self.grid == self._places.size
         maps = (self.raw if by_pixel else self.maps)[place]
         others = self._of_the_first(cell.layer)
-        if not measured.needs & {"inputs", "masks"}:
-            maps, others = as_planes(maps), as_planes(others)
         available: dict[str, Any] = {
             "maps": maps.to(subject.inputs.device),
             "model": subject.model,
@@ -402,6 +422,8 @@ class _Run:
         known = _options(name)
         if "batch_size" in known:
             options = {"batch_size": self._batch_size, **options}
+        if "channels" in known and subject.inputs.dim() == 3:
+            options = {"channels": self._places.of_inputs, **options}
         if "layer" in known and cell.layer != INPUT:
             options = {"layer": cell.layer, **options}
         with _seeded(self._seed, subject.inputs.device):
@@ -414,7 +436,7 @@ class _Run:
 
     def _explain_any(self, cell: _Cell) -> Any:
         def explain(model: nn.Module, inputs: torch.Tensor, target: Any) -> torch.Tensor:
-            bound = cell.method.at(model, cell.layer, inputs[:1])
+            bound = cell.method.at(model, cell.layer, inputs[:1], self._places)
             return self._in_batches(bound.explain, inputs, target)
 
         return explain

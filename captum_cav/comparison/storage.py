@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from captum_cav.errors import InputError
 
@@ -27,7 +27,8 @@ def write(folder: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str,
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _MANIFEST).unlink(missing_ok=True)
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / _TENSORS)
+    # A file that safetensors itself writes is readable for its owner alone, whatever the umask says.
+    (folder / _TENSORS).write_bytes(save({name: one.detach().cpu().contiguous() for name, one in tensors.items()}))
     (folder / _FACTS).write_text(json.dumps(facts, allow_nan=False, indent=1), encoding="utf-8")
     manifest = {"format": _FORMAT, "sha256": {name: _hash(folder / name) for name in (_TENSORS, _FACTS)}}
     unfinished = folder / f"{_MANIFEST}.tmp"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import math
 import statistics
@@ -16,8 +17,9 @@ _ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
 
 
 def flat(row: Row) -> dict[str, Any]:
-    """A row as columns: each metric has a column, and so have height and width of the map; of a volume, its depth."""
-    *depth, height, width = row.native_shape or (None, None)
+    """A row as columns: one for each metric, and the size of the map: height and width, depth, or length."""
+    shape = row.native_shape or (None, None)
+    names = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}[len(shape)]
     return {
         "method": row.method,
         "layer": row.layer,
@@ -25,9 +27,7 @@ def flat(row: Row) -> dict[str, Any]:
         "target": row.target,
         "score": row.score,
         **row.metrics,
-        **({"depth": depth[0]} if depth else {}),
-        "height": height,
-        "width": width,
+        **dict(zip(names, shape, strict=True)),
         "seconds": row.seconds,
         "peak_bytes": row.peak_bytes,
         "forwards": row.forwards,
@@ -57,6 +57,30 @@ def markdown(rows: Sequence[Row], settings: Settings) -> str:
     Returns:
         The table and the notes.
     """
+    heads, *cells = _cells(rows, settings)
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines += [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in cells]
+    return "\n".join([*lines, "", *_notes(_by_place(rows), settings)])
+
+
+def as_html(rows: Sequence[Row], settings: Settings) -> str:
+    """What :func:`markdown` shows, as HTML.
+
+    Args:
+        rows: the rows of a comparison.
+        settings: how they were measured.
+    """
+    heads, *cells = _cells(rows, settings)
+
+    def line(tag: str, row: Sequence[str]) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell.strip('*'))}</{tag}>" for cell in row) + "</tr>"
+
+    notes = "".join(f"<p>{html.escape(note)}</p>" for note in _notes(_by_place(rows), settings))
+    return f"<table>{line('th', heads)}{''.join(line('td', row) for row in cells)}</table>{notes}"
+
+
+def _cells(rows: Sequence[Row], settings: Settings) -> list[list[str]]:
+    """The names of the columns, and the cells of each method and layer."""
     directions = settings.directions
     places = _by_place(rows)
     heads = ["method", "layer", "map", *(f"{name}{_ARROWS[better]}" for name, better in directions.items())]
@@ -65,15 +89,15 @@ def markdown(rows: Sequence[Row], settings: Settings) -> str:
         metric: {place: mean(row.metrics[metric] for row in of_place) for place, of_place in places.items()}
         for metric in directions
     }
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    found = [heads]
     for place, (row, *_) in places.items():
         cells = [*place, "x".join(map(str, row.native_shape)) if row.native_shape else "-"]
         cells += [_metric_cell(means[metric], place, better) for metric, better in directions.items()]
         peak = None if row.peak_bytes is None else row.peak_bytes / 2**20
         costs = (row.seconds, row.forwards, row.backwards, peak)
         cells += [_number(None if place[0] in CONTROLS else cost) for cost in costs]
-        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
-    return "\n".join([*lines, "", *_notes(places, settings)])
+        found.append(cells)
+    return found
 
 
 def mean(values: Iterable[float]) -> float:

@@ -20,7 +20,6 @@ from captum_cav.compilation.keys import key_of
 from captum_cav.compilation.recording import Recording, count_samples
 from captum_cav.compilation.runners import RUNNERS, Backend, Runner
 from captum_cav.errors import CAVTypeError, OptionError, RecordingError, RecordingWarning
-from captum_cav.tensors import tensors_in
 
 OnBreak: TypeAlias = Literal["error", "eager"]
 A = TypeVar("A", bound=ContributionAttribution)
@@ -74,8 +73,6 @@ class Compiled(ContributionAttribution):
         eager = super()._explain  # type: ignore[misc]
         if has_graph(options[-1]):
             return eager(arguments, *options)
-        # The form of the inputs is an option of some attributions. A recording must not keep the inputs themselves.
-        options = tuple(_without_tensors(option) for option in options)
         try:
             made, constants = self._made_for(arguments, options)
         except RecordingError as error:
@@ -132,12 +129,6 @@ class Compiled(ContributionAttribution):
 
 _OWN = frozenset({"_choices", "_made", "_subject", "_lock"})
 _MISSING: Any = object()
-
-
-def _without_tensors(option: Any) -> Any:
-    if isinstance(option, torch.Tensor):
-        return None
-    return () if isinstance(option, (tuple, list)) and tensors_in(option) else option
 
 
 def _run(run: Runner, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:

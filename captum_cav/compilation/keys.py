@@ -49,6 +49,8 @@ def key_of(arguments: Arguments, options: Sequence[Any], samples: int | None = N
         tuple(_of_argument(leaf, samples) for leaf in leaves),
         tuple(target is None for target in arguments.targets),
         arguments.part is None,
+        arguments.names,
+        arguments.keywords,
         tuple(map(_of_option, options)),
         settings,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -131,9 +132,9 @@ class Recording:
             targets = [None if output is None else checks.Positions(next(given)) for output in self._outputs]
             kept = [*tensors[count:], *tensors_in(list(additional))]
             kept += [tensor for module in modules for tensor in [*module.parameters(False), *module.buffers(False)]]
-            part = Arguments(inputs, additional, targets, arguments.part)
             with only_recordable(recorder.forward_func, kept):
-                form, results = Results.of(*recorder.explain(part, self._options))
+                given_now = arguments._replace(inputs=inputs, additional=additional, targets=targets)
+                form, results = Results.of(*recorder.explain(given_now, self._options))
             found.append(form)
             return [tensor.detach() for tensor in results]
 
@@ -194,12 +195,13 @@ class Recording:
         """
         result, evidence = self._results.filled(tensors)
         attribution = self._attribution
-        args = (*arguments.inputs, *arguments.additional)
+        called = arguments.called(attribution.forward_func)
+        rerun = functools.partial(called, *arguments.inputs, *arguments.additional)
         for one in evidence:
             selected = one.selected
             if arguments.part is not None:
                 selected = selected._replace(first_sample=arguments.part.start)
-            propagation = Propagation(_no_pass, one.what, selected, one.names, args)
+            propagation = Propagation(_no_pass, one.what, selected, one.names, rerun)
             propagation.check_scores(attribution._options.normalize, attribution.forward_func)
             if not propagation.is_separate(one.found):
                 return None
@@ -227,7 +229,7 @@ def with_samples(arguments: Arguments, count: int) -> Arguments:
 
     inputs, additional = tree_map(taken, (arguments.inputs, arguments.additional))
     targets = [[target[row] for row in rows] if isinstance(target, list) else target for target in arguments.targets]
-    return Arguments(inputs, additional, targets, arguments.part)
+    return arguments._replace(inputs=inputs, additional=additional, targets=targets)
 
 
 def has_samples(leaf: Any, samples: int) -> bool:

@@ -32,6 +32,7 @@ from types import MappingProxyType
 
 from captum_cav.metrics.captum_metrics import infidelity, sensitivity_max
 from captum_cav.metrics.complexity import completeness, entropy, sparseness
+from captum_cav.metrics.effects import CausalEffects, EffectAgreement, agreement_with_effects, causal_effects
 from captum_cav.metrics.grids import difull, divide, focus, grid_pointing, shares_in_cells
 from captum_cav.metrics.masks import mass_accuracy, pointing_hit, rank_accuracy
 from captum_cav.metrics.measure import Direction, Measure
@@ -63,9 +64,13 @@ MEASURES: Mapping[str, Measure[...]] = MappingProxyType({measure.name: measure f
 
 __all__ = [
     "MEASURES",
+    "CausalEffects",
     "Direction",
+    "EffectAgreement",
     "Measure",
     "agreement",
+    "agreement_with_effects",
+    "causal_effects",
     "completeness",
     "deletion",
     "difull",

@@ -21,7 +21,7 @@ def sparseness(maps: torch.Tensor) -> torch.Tensor:
     is 0 if all values are equal (also for a map of zeros), and ``1 - 1/n`` if all values but one are 0.
 
     Args:
-        maps: shape (N, h, w).
+        maps: shape (N, t) for sequences and signals, (N, h, w) or (N, d, h, w).
 
     Returns:
         Shape (N,), from 0 to 1. The index does not depend on the scale and the sign of a map. The index also stays the
@@ -50,12 +50,12 @@ def sparseness(maps: torch.Tensor) -> torch.Tensor:
 def entropy(maps: torch.Tensor) -> torch.Tensor:
     """The entropy of the absolute values of a map, as a share of the largest possible entropy; lower is simpler.
 
-    The value is ``-sum_i q_i log(q_i) / log(n)`` with ``q = |a| / sum(|a|)`` and ``n = h w``. It is 1 if all values are
-    equal (also for a map of zeros), and 0 if all values but one are 0, or if there is only one place. Multiplied by
+    The value is ``-sum_i q_i log(q_i) / log(n)`` with ``q = |a| / sum(|a|)`` for ``n`` places. It is 1 if all values
+    are equal (also for a map of zeros), and 0 if all values but one are 0, or if there is only one place. Multiplied by
     ``log(n)`` it is the entropy in nats.
 
     Args:
-        maps: shape (N, h, w).
+        maps: shape (N, t) for sequences and signals, (N, h, w) or (N, d, h, w).
 
     Returns:
         Shape (N,), from 0 to 1. The value does not depend on the scale and the sign of a map.
@@ -88,7 +88,8 @@ def completeness(maps: torch.Tensor, scores: Any) -> torch.Tensor:
     score, and infinite or NaN if the score is 0.
 
     Args:
-        maps: shape (N, h, w), in score units (``LayerCAV(..., normalize=None)``, integrated gradients, LRP).
+        maps: shape (N, t), (N, h, w) or (N, d, h, w), in score units (``LayerCAV(..., normalize=None)``, integrated
+            gradients, LRP).
         scores: shape (N,), the score of each example, minus the score of the baseline if the method has a baseline.
 
     Returns:
@@ -113,4 +114,4 @@ def completeness(maps: torch.Tensor, scores: Any) -> torch.Tensor:
             f"scores has shape {tuple(scores.shape)}; expected (N,), a finite number for each of {len(maps)} examples."
         )
     check_same_length(maps, "maps", scores, "scores")
-    return 1 - maps.sum((1, 2)) / scores.detach().to(maps)
+    return 1 - maps.flatten(1).sum(1) / scores.detach().to(maps)

@@ -19,8 +19,8 @@ def mass_accuracy(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     that does not depend on the object scores the area of the mask.
 
     Args:
-        maps: shape (N, h, w), positive if the place raised the score; (N, d, h, w) for volumes and videos.
-        masks: shape (N, H, W) or (N, D, H, W), booleans, True where the object is.
+        maps: shape (N, t), (N, h, w) or (N, d, h, w), positive if the place raised the score.
+        masks: shape (N, T), (N, H, W) or (N, D, H, W), booleans, True where the object is.
 
     Returns:
         Shape (N,), from 0 to 1; 0 if nothing is positive.
@@ -55,8 +55,8 @@ def rank_accuracy(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     mask.
 
     Args:
-        maps: shape (N, h, w), positive if the place raised the score; (N, d, h, w) for volumes and videos.
-        masks: shape (N, H, W) or (N, D, H, W), booleans, True where the object is.
+        maps: shape (N, t), (N, h, w) or (N, d, h, w), positive if the place raised the score.
+        masks: shape (N, T), (N, H, W) or (N, D, H, W), booleans, True where the object is.
 
     Returns:
         Shape (N,), from 0 to 1. For a map on the grid of the mask, only the order of the places matters.
@@ -92,8 +92,8 @@ def pointing_hit(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     equal maxima, the value is the share of the maxima inside the mask.
 
     Args:
-        maps: shape (N, h, w), positive if the place raised the score; (N, d, h, w) for volumes and videos.
-        masks: shape (N, H, W) or (N, D, H, W), booleans, True where the object is.
+        maps: shape (N, t), (N, h, w) or (N, d, h, w), positive if the place raised the score.
+        masks: shape (N, T), (N, H, W) or (N, D, H, W), booleans, True where the object is.
 
     Returns:
         Shape (N,), from 0 to 1. For a map on the grid of the mask, only the order of the places matters.
@@ -116,6 +116,6 @@ def pointing_hit(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     return precise((highest & masks.flatten(1)).sum(1)) / highest.sum(1)
 
 
-def _sides(masks: object) -> int:
-    """How many sides maps must have that are compared with masks."""
-    return 3 if isinstance(masks, torch.Tensor) and masks.dim() == 4 else 2
+def _sides(masks: object) -> int | None:
+    """How many sides maps must have that are compared with masks, if the masks tell."""
+    return masks.dim() - 1 if isinstance(masks, torch.Tensor) and masks.dim() in (3, 4) else None

@@ -1,4 +1,4 @@
-"""What a model and an explanation function give for pictures: outputs, scores, classes and maps."""
+"""What a model and an explanation function give for samples: outputs, scores, classes and maps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from captum_cav.errors import CAVError, CAVTypeError, InputError
 
 Model: TypeAlias = Callable[..., Any]
 Output: TypeAlias = Literal["probability", "score"]
-#: A function that explains any model: it takes the model, inputs and targets and returns maps of shape (N, h, w).
+#: A function that explains any model: it takes the model, inputs and targets and returns maps, one number a place.
 Explain: TypeAlias = Callable[[Any, torch.Tensor, Targets], torch.Tensor]
 
 
@@ -49,25 +49,23 @@ def scored_model(model: Model, inputs: torch.Tensor) -> Model:
         return model
 
 
-def scores(model: Model, inputs: torch.Tensor, targets: Targets, output: Output) -> torch.Tensor:
-    """The score of the target of each input, or its probability.
+def class_outputs(model: Model, inputs: torch.Tensor, output: Output) -> torch.Tensor:
+    """The scores of all classes, or their probabilities.
 
     Args:
         model: the model, as :func:`scored_model` returns it.
         inputs: shape (N, ...).
-        targets: one target for each input.
         output: ``"score"``, or ``"probability"``, as :func:`captum_cav.attribution.logits.probabilities` gives it.
 
     Returns:
-        Shape (N,), finite numbers.
+        What the model returns, one row for each input, or the softmax of it.
 
     Raises:
-        InputError, TargetError, CAVTypeError, ModelError: for outputs and targets that give no such numbers.
+        InputError, CAVTypeError, ModelError: for outputs that give no such numbers.
     """
     is_squashed = squashed_by(model) is not None
     read = functools.partial(probabilities, model) if output == "probability" and is_squashed else model
     found = outputs(read, inputs)
-    indices = checks.resolve_target(found, targets)
     if output == "probability" and not is_squashed:
         if found.dim() != 2 or found.shape[1] < 2:
             raise InputError(
@@ -75,8 +73,28 @@ def scores(model: Model, inputs: torch.Tensor, targets: Targets, output: Output)
                 f'several classes, got {tuple(found.shape)}; pass output="score".'
             )
         found = found.softmax(1, dtype=torch.promote_types(found.dtype, torch.float32))
+    return found
+
+
+def scores(model: Model, inputs: torch.Tensor, targets: Targets, output: Output) -> torch.Tensor:
+    """The score of the target of each input, or its probability.
+
+    Args:
+        model: the model, as :func:`scored_model` returns it.
+        inputs: shape (N, ...).
+        targets: one target for each input.
+        output: as for :func:`class_outputs`.
+
+    Returns:
+        Shape (N,), finite numbers.
+
+    Raises:
+        InputError, TargetError, CAVTypeError, ModelError: for outputs and targets that give no such numbers.
+    """
+    found = class_outputs(model, inputs, output)
+    indices = checks.resolve_target(found, targets)
     values = select_scores(found, indices)
-    checks.check_finite_results("the score is", values, model, (inputs,))
+    checks.check_finite_results("the score is", values, model, functools.partial(model, inputs))
     return values
 
 

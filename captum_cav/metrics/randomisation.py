@@ -14,7 +14,8 @@ from captum_cav.checks import (
     check_maps,
     check_measured_model,
     check_module,
-    check_pictures,
+    check_same_length,
+    check_samples,
     check_targets,
     sides_of,
 )
@@ -47,8 +48,9 @@ def model_randomisation(
 
     Args:
         model: the model; only copies change.
-        inputs: pictures of shape (N, C, H, W), or volumes or videos of shape (N, C, D, H, W).
-        maps: shape (N, h, w), or (N, d, h, w) for volumes, what ``explain`` returns for the model.
+        inputs: token ids (N, T), embeddings (N, T, C), series (N, T), signals (N, C, T), pictures (N, C, H, W), or
+            volumes or videos (N, C, D, H, W).
+        maps: what ``explain`` returns for the model: shape (N, t), (N, h, w) for pictures, (N, d, h, w) for volumes.
         target: the class, in any of Captum's forms.
         explain: takes a model, the inputs and a list of targets, and returns maps. It gets copies of the model, so it
             must find layers by name.
@@ -149,9 +151,9 @@ def random_logit(
 
 
 def _given(maps: torch.Tensor, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    sides = sides_of(inputs)
-    maps = check_maps(maps, sides=sides)
-    inputs = check_pictures(inputs, maps, sides)
+    inputs = check_samples(inputs)
+    maps = check_maps(maps, sides=sides_of(inputs))
+    check_same_length(maps, "maps", inputs, "inputs")
     return maps.to(inputs.device), inputs
 
 

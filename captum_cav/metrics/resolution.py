@@ -18,15 +18,17 @@ def at_size(maps: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     linear in each dimension, with antialiasing if a side becomes smaller.
 
     Args:
-        maps: shape (N, h, w) or (N, d, h, w).
-        size: (height, width) or (depth, height, width) of the new grid.
+        maps: shape (N, t), (N, h, w) or (N, d, h, w).
+        size: (length,), (height, width) or (depth, height, width) of the new grid.
 
     Returns:
         N maps on a grid of this size.
     """
     if maps.shape[1:] == size:
         return maps
-    if len(size) == 3:
+    if len(size) == 1:
+        found = _interpolated(maps[:, None], (1, *size))[:, 0]
+    elif len(size) == 3:
         # Torch has no antialiasing for volumes: first each slice, then the depth of each place of the slices.
         slices = _interpolated(maps.flatten(0, 1), size[1:]).reshape(*maps.shape[:2], -1)
         found = _interpolated(slices, (size[0], slices.shape[2])).reshape(-1, *size)

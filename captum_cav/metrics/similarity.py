@@ -54,11 +54,12 @@ def _cosine(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 def agreement(maps: torch.Tensor, others: torch.Tensor, *, similarity: Similarity = "spearman") -> torch.Tensor:
     """How similar the maps of two methods are: 1 for the same map, -1 for the opposite map.
 
-    Maps of different resolution are compared on the finer grid. Bilinear interpolation brings the coarser map there.
+    Maps of different resolution are compared on the finer grid. Linear interpolation in each dimension brings the
+    coarser map there.
 
     Args:
-        maps: shape (N, h, w), the maps of one method.
-        others: shape (N, H, W), the maps of another method for the same examples.
+        maps: the maps of one method, of shape (N, t) for sequences and signals, (N, h, w), or (N, d, h, w).
+        others: the maps of another method for the same examples. They have as many dimensions.
         similarity: ``"spearman"`` for the rank correlation, which compares only the order of the places; ``"cosine"``
             for ``a . b / (|a| |b|)``, in which large values count more and the zero of the maps matters.
 
@@ -80,8 +81,8 @@ def agreement(maps: torch.Tensor, others: torch.Tensor, *, similarity: Similarit
     """
     check_option("similarity", similarity, ("spearman", "cosine"))
     maps = precise(check_maps(maps))
-    others = precise(check_maps(others, "others")).to(maps.device)
+    others = precise(check_maps(others, "others", maps.dim() - 1)).to(maps.device)
     check_same_length(maps, "maps", others, "others")
-    size = max(maps.shape[1], others.shape[1]), max(maps.shape[2], others.shape[2])
+    size = tuple(map(max, maps.shape[1:], others.shape[1:]))
     maps, others = at_size(maps, size), at_size(others, size)
     return (spearman if similarity == "spearman" else _cosine)(maps.flatten(1), others.flatten(1))

@@ -101,6 +101,9 @@ class Form(Handoff):
         bound: no value is further from 0 than this number.
         is_reversed: whether a score is squashed with the opposite sign.
         moves: the operations that moved or picked elements of a squashed score, in this order.
+
+    Attributes:
+        of_elements: of a statistic, the form in terms of the statistic before any number was added.
     """
 
     is_for_all = False
@@ -128,6 +131,7 @@ class Form(Handoff):
         self.bound = bound
         self.is_reversed = is_reversed
         self.moves = moves
+        self.of_elements: Form | None = None
         self._call = call
         self._version = version
         self._version_before = version_of(before)
@@ -379,6 +383,15 @@ def is_reduced(statistic: torch.Tensor, x: torch.Tensor, dims: tuple[int, ...]) 
     return len(shape) == x.dim() and all(
         dim < len(shape) and (shape[dim] == 1 or statistic.stride(dim) == 0) for dim in dims
     )
+
+
+def keep_statistic(operation: Operation, x: torch.Tensor, form: Form, what: What | None = None) -> None:
+    """Like :func:`keep`, for a function of each element of a statistic, which has left its own form."""
+    of_elements = operation.handoff
+    keep(operation, x, form, what)
+    statistic = operation.handoff
+    if isinstance(statistic, Form) and isinstance(of_elements, Form):
+        statistic.of_elements = of_elements
 
 
 def keep(operation: Operation, x: torch.Tensor, form: Form, what: What | None = None) -> None:

@@ -37,13 +37,15 @@ _FORMS = frozenset(
 def activation(operation: Operation) -> Operation | None:
     """An activation between layers. What follows the activation does not belong to the activation.
 
-    So the activation leaves no form of its own, unless a number was added before. Then it may be a hard sigmoid.
+    So the activation leaves no form of its own, unless it is a part of a function that began before: a number was
+    added, as in a hard sigmoid, or another function of each element comes before.
     """
     x = operation.argument(0, "input")
     if form_of(operation, x) is None:
         return None
     found = function(operation)
-    if found is None:
+    _, _, is_affine, is_shifted = base_of(operation, x)
+    if is_affine and not is_shifted:
         operation.handoff = None
     return found
 
@@ -53,10 +55,6 @@ def function(operation: Operation) -> Operation | None:
     x = operation.argument(0, "input")
     if len(operation.sources) != 1 or operation.sources[0] is not x:
         return None
-    if len(operation.args) > 1 or operation.kwargs:
-        others = [*operation.args[1:], *operation.kwargs.values()]
-        if any(isinstance(value, torch.Tensor) and value is not x for value in others):
-            return None
     base, replays, _, is_shifted = base_of(operation, x)
     # The rows of tanh and erf say that their output is bounded.
     bound = 1.0 if operation.spec.find_gate is gates.bounded else math.inf
@@ -116,6 +114,8 @@ def base_of(operation: Operation, x: Any) -> tuple[Any, Replays | None, bool, bo
         whether a number is added inside.
     """
     form = form_of(operation, x)
+    if form is not None and form.of_elements is not None and form.of_elements.holds_for(x):
+        form = form.of_elements
     if form is None or form.moves or form.what not in _FORMS:
         return x, None, True, False
     base, replays, is_affine, is_shifted = base_of(operation, form.before)
@@ -125,8 +125,6 @@ def base_of(operation: Operation, x: Any) -> tuple[Any, Replays | None, bool, bo
 
 def _passing_to(operation: Operation, base: torch.Tensor, parts: Parts) -> Operation | None:
     """The operation, with contributions that pass to the beginning of the function."""
-    if operation.in_place:
-        return None
     found = completed(operation, None, base, replay_of(operation, parts), rule=pass_through)
     if found is not None:
         found.handoff = operation.handoff

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from captum_cav.operations import written_activations
 from captum_cav.operations.forms import (
     Form,
     Recogniser,
@@ -21,6 +22,7 @@ from captum_cav.operations.forms import (
     form_of,
     is_reduced,
     keep,
+    keep_statistic,
     leave,
     replay_of,
 )
@@ -112,12 +114,29 @@ def leave_squares(operation: Operation, x: torch.Tensor) -> None:
 
 
 def root(operation: Operation) -> Operation | None:
-    """``sqrt``: of a mean of squares or a variance."""
+    """``sqrt``: of a mean of squares or a variance, or of any other tensor."""
     x = operation.argument(0, "input")
     form = form_of(operation, x, What.SIZE, What.SPREAD)
-    if form is not None:
-        keep(operation, x, form)
-    return None
+    return written_activations.function(operation) if form is None else of_statistic(operation, x, form)
+
+
+def of_statistic(operation: Operation, x: torch.Tensor, form: Form, what: What | None = None) -> Operation | None:
+    """A function of each element of a statistic, such as the root of a variance plus a number.
+
+    A norm divides by the output, and the number belongs to the norm. Elsewhere the output carries. Then the number
+    belongs to the function, as in each function of single elements.
+
+    Args:
+        operation: the operation.
+        x: its argument.
+        form: the form of the argument.
+        what: what the output is. None for what the argument is.
+    """
+    found = written_activations.function(operation)
+    keep_statistic(operation, x, form, what)
+    if found is not None:
+        found.handoff = operation.handoff
+    return found
 
 
 def norm(operation: Operation, x: Any, statistic: torch.Tensor, form: Form, scale: torch.Tensor) -> Operation | None:

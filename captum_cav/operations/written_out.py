@@ -27,10 +27,11 @@ from captum_cav.operations.forms import (
     form_of,
     is_reduced,
     keep,
+    keep_statistic,
     leave,
     replay_of,
 )
-from captum_cav.operations.written_norms import leave_size, leave_squares, norm, norm_with_bias, root
+from captum_cav.operations.written_norms import leave_size, leave_squares, norm, norm_with_bias, of_statistic, root
 from captum_cav.propagation.operation import Operation
 
 _INVERSES = {
@@ -232,8 +233,7 @@ def reciprocal(operation: Operation) -> Operation | None:
     x = operation.argument(0, "input")
     form = form_of(operation, x)
     if form is not None and form.what in _INVERSES:
-        keep(operation, x, form, _INVERSES[form.what])
-        return None
+        return of_statistic(operation, x, form, _INVERSES[form.what])
     if form is not None and form.what is What.EXPONENTIAL:
         return _of_each_element(operation, torch.exp, form, ((x, form),))
     if form is not None and form.what is What.ONE_PLUS_EXPONENTIAL and operation.name != "rsqrt":
@@ -257,8 +257,7 @@ def power(operation: Operation) -> Operation | None:
     if exponent < 0:
         is_reciprocal = exponent == -1 or form_of(operation, x, *_INVERSES) is not None
         return reciprocal(operation) if is_reciprocal else written_activations.function(operation)
-    is_statistic = form_of(operation, x, What.SIZE, What.SPREAD) is not None
-    return root(operation) if is_statistic else written_activations.function(operation)
+    return root(operation)
 
 
 # Sums and differences of two ----------------------------------------------------------------------------------------
@@ -271,10 +270,9 @@ def addition(operation: Operation) -> Operation | None:
     x, other = _source_first(operation)
     form = form_of(operation, x)
     if _is_number(other):
-        if form is not None and form.what in _INVERSES:
-            keep(operation, x, form)
-            return None
         found = written_activations.shifted(operation, x)
+        if form is not None and form.what in _INVERSES:
+            keep_statistic(operation, x, form)
         if form is not None and form.what is What.EXPONENTIAL and other == 1:
             leave(operation, What.ONE_PLUS_EXPONENTIAL, form.before, ((x, form),), of=form)
         return found and _with_handoff_of(operation, found)
@@ -386,10 +384,9 @@ def _leave_weighted(operation: Operation, x: torch.Tensor, factor: Any) -> None:
     """Leave a form that stays the same if the tensor is multiplied with a constant."""
     form = form_of(operation, x)
     if _is_number(factor):
+        written_activations.scaled(operation, x, factor)
         if form is not None and (factor == 1 or form.what in _SCALABLE):
-            keep(operation, x, form)
-        else:
-            written_activations.scaled(operation, x, factor)
+            keep_statistic(operation, x, form)
     elif form is not None and form.what in _WEIGHTED:
         keep(operation, x, form)
 
@@ -423,11 +420,8 @@ def moved(operation: Operation) -> Operation | None:
     return None
 
 
-def at_least(operation: Operation) -> Operation | None:
-    """``clamp``: a bound from below keeps a statistic away from 0."""
+def bounded(operation: Operation) -> Operation | None:
+    """``clamp``: an activation, or a bound that keeps a statistic away from 0."""
     x = operation.argument(0, "input")
     form = form_of(operation, x, *_INVERSES)
-    if form is not None:
-        keep(operation, x, form)
-        return None
-    return written_activations.function(operation)
+    return written_activations.activation(operation) if form is None else of_statistic(operation, x, form)

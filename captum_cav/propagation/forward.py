@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from captum_cav.errors import ModelError, UnsupportedOperationError
 from captum_cav.propagation.custom_functions import CustomFunctions
 from captum_cav.propagation.dispatch import OnUnknown, Propagation
+from captum_cav.propagation.embedded import Embedded, Embeddings
 from captum_cav.propagation.hooks import Site, hooked
 from captum_cav.propagation.noted_tensors import noted_tensors
 from captum_cav.propagation.overrides import Rulebook
@@ -28,21 +29,23 @@ class Forward:
     """The result of a forward pass: the output, and the graph behind the taps.
 
     Attributes:
-        args: the arguments of the forward pass.
+        rerun: runs the model once more, without its score and without the propagation.
         output: what the model returned, or the function that goes on with its output.
         carriers: for each call of a site, its tensors that carry contributions. Empty unless the request keeps them.
         calls: for each site, the indices of its taps in ``trace.taps``, one for each call of the module. If the inputs
             were tapped, they are tap 0.
         trace: the state of the pass.
         propagation: the mode under which the pass ran.
+        embedded: the calls of embedding layers that take integer inputs, which were tapped.
     """
 
-    args: tuple[Any, ...]
+    rerun: Callable[[], Any]
     output: Any
     carriers: list[Any]
     calls: list[list[int]]
     trace: Trace
     propagation: Propagation
+    embedded: Sequence[Embedded] = ()
 
     def extend(self, function: Callable[..., Any], *args: Any) -> Any:
         """The result of a function that goes on with tensors of the pass. Its operations have rules, too.
@@ -112,9 +115,12 @@ class Request:
     Attributes:
         table: what is known of each torch function.
         rules: the user's rules, which go before the defaults.
-        scored: a function that calls the model and goes on with its output; None for the model alone.
+        called: a function that calls the model with the arguments in their places; None for the model itself.
+        scored: a function that calls the model and goes on with its output; None for ``called`` alone.
         on_unknown: ``"error"``, ``"gradient"`` or ``"note"``: what to do with an operation without a rule.
         tap_inputs: whether to tap the inputs too, as the first tap.
+        embeds: tells which modules are embedding layers, whose output is tapped where they take an integer input. None
+            to tap none.
         keep_carriers: whether to keep, for each call of a site, its tensors that carry contributions.
         end_at_call: the call of a site at which contributions end, and after which the model goes on with plain
             tensors.
@@ -126,9 +132,11 @@ class Request:
 
     table: OperationTable
     rules: Rulebook
+    called: Callable[..., Any] | None = None
     scored: Callable[..., Any] | None = None
     on_unknown: OnUnknown = "error"
     tap_inputs: bool = False
+    embeds: Callable[[torch.nn.Module], bool] | None = None
     keep_carriers: bool = False
     end_at_call: int | None = None
     with_shares: bool = False
@@ -155,16 +163,18 @@ def run(
     Returns:
         The output and the taps. Nothing stays on the model, whether this function returns or raises.
     """
-    if not (request.with_rules or request.audited or _needs_modules(forward_func, request.rules)):
+    modules = modules_of(forward_func)
+    if not (request.with_rules or request.audited or _needs_modules(modules, request.rules)):
         try:
-            return _run(forward_func, inputs, additional, sites, request, follows_modules=False)
+            return _run(forward_func, modules, inputs, additional, sites, request, follows_modules=False)
         except UnsupportedOperationError:
             pass  # The second run follows the modules, so that its message can name the module of the operation.
-    return _run(forward_func, inputs, additional, sites, request, follows_modules=True)
+    return _run(forward_func, modules, inputs, additional, sites, request, follows_modules=True)
 
 
 def _run(
     forward_func: Callable[..., Any],
+    modules: Collection[torch.nn.Module],
     inputs: tuple[Any, ...],
     additional: tuple[Any, ...],
     sites: Sequence[Site],
@@ -177,6 +187,7 @@ def _run(
     # Clones: the model may write into its inputs.
     inputs = tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, torch.Tensor) else leaf, inputs)
     calls: list[list[int]] = [[] for _ in sites]
+    called = request.called or forward_func
     carriers: list[Any] = []
 
     def at_site(index: int, value: Any) -> Any:
@@ -192,25 +203,34 @@ def _run(
             value = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, value)
         return value
 
+    embeddings = None
+    if request.embeds is not None:
+        embeddings = Embeddings(inputs, request.embeds, lambda: len(trace.taps))
+
+    def at_module(module: torch.nn.Module, args: Any, output: Any) -> Any:
+        assert embeddings is not None
+        return propagation.tap(output) if embeddings.note(module, args, output) else None
+
     for tensor in tensors_in(list(inputs)):
         trace.mark_input(tensor)
     try:
         with (
             random_state_kept(inputs),
-            noted_tensors(forward_func, trace.run),
+            noted_tensors(modules, trace.run),
             patched_torch(CustomFunctions(propagation).run, lambda: propagation.is_at_rest),
             torch.enable_grad(),
-            hooked(sites, at_site, propagation, follows_modules),
+            hooked(sites, at_site, propagation, follows_modules, at_module if embeddings is not None else None),
         ):
             if request.tap_inputs:
                 inputs = propagation.tap(inputs)
             with running(propagation), propagation:
-                output = (request.scored or forward_func)(*inputs, *additional)
+                output = (request.scored or called)(*inputs, *additional)
             propagation.check_seen(output)
             trace.note_consumer(output)
     finally:
         propagation.finish()
-    return Forward((*inputs, *additional), output, carriers, calls, trace, propagation)
+    rerun, embedded = functools.partial(called, *inputs, *additional), embeddings.found if embeddings else ()
+    return Forward(rerun, output, carriers, calls, trace, propagation, embedded)
 
 
 def names_in(forward_func: Callable[..., Any]) -> Callable[[torch.nn.Module], Sequence[str]]:
@@ -235,9 +255,13 @@ def random_state_kept(inputs: tuple[Any, ...]) -> Iterator[None]:
         yield
 
 
-def _needs_modules(forward_func: Callable[..., Any], rules: Rulebook) -> bool:
-    """Whether the forward pass must be followed module by module: a rule or a refusal may concern a module."""
-    return not isinstance(forward_func, torch.nn.Module) or any(
-        rules.may_be_for(module) or acts_as_in_training(module) or has_old_backward_hook(module)
-        for module in modules_of(forward_func)
+def _needs_modules(modules: Collection[torch.nn.Module], rules: Rulebook) -> bool:
+    """Whether the forward pass must be followed module by module: a rule or a refusal may concern a module.
+
+    Args:
+        modules: the modules of the model. Empty for a function, whose modules are not known.
+        rules: the user's rules.
+    """
+    return not modules or any(
+        rules.may_be_for(module) or acts_as_in_training(module) or has_old_backward_hook(module) for module in modules
     )

@@ -56,6 +56,8 @@ class _Hooks:
             on.
         propagation: the propagation of the forward pass.
         follows_modules: whether to follow the forward pass through its modules. That slows each call of a module.
+        at_module: called with each module, its arguments and its output. Returns the value with which the model goes
+            on, or None for no change. None if nobody looks at all modules.
     """
 
     def __init__(
@@ -64,7 +66,9 @@ class _Hooks:
         at_site: Callable[[int, Any], Any],
         propagation: Propagation,
         follows_modules: bool,
+        at_module: Callable[[torch.nn.Module, Any, Any], Any] | None,
     ) -> None:
+        self._at_module = at_module
         self._at_site = at_site
         self._propagation = propagation
         self._follows_modules = follows_modules
@@ -83,6 +87,9 @@ class _Hooks:
                 self._hooked.append(None)
                 register_module_forward_pre_hook(self._enter)
                 register_module_forward_hook(self._leave, always_call=True)
+            if self._at_module is not None:
+                self._hooked.append(None)
+                register_module_forward_hook(self._look)
             for index, site in enumerate(sites):
                 self._hooked.append(site.module)
                 if site.of_input:
@@ -115,6 +122,10 @@ class _Hooks:
             if not self._propagation.is_paused:
                 self._propagation.check_seen(output)
             modules.leave()
+
+    def _look(self, module: torch.nn.Module, args: Any, output: Any) -> Any:
+        assert self._at_module is not None
+        return None if self._is_elsewhere() else self._at_module(module, args, output)
 
     def _begin_call(self, module: torch.nn.Module, args: Any) -> Any:
         copies = self._calls.begin(module, args)
@@ -153,7 +164,11 @@ class _Hooks:
 
 @contextmanager
 def hooked(
-    sites: Sequence[Site], at_site: Callable[[int, Any], Any], propagation: Propagation, follows_modules: bool
+    sites: Sequence[Site],
+    at_site: Callable[[int, Any], Any],
+    propagation: Propagation,
+    follows_modules: bool,
+    at_module: Callable[[torch.nn.Module, Any, Any], Any] | None = None,
 ) -> Iterator[None]:
     """Tap the modules of some sites in the forward pass of this thread, while this context is active.
 
@@ -163,8 +178,10 @@ def hooked(
             on.
         propagation: the propagation of the forward pass.
         follows_modules: whether to follow the forward pass through its modules.
+        at_module: called with each module, its arguments and its output. Returns the value with which the model goes
+            on, or None for no change. None if nobody looks at all modules.
     """
-    hooks = _Hooks(sites, at_site, propagation, follows_modules)
+    hooks = _Hooks(sites, at_site, propagation, follows_modules, at_module)
     try:
         try:
             hooks.register(sites)

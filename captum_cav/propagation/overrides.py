@@ -60,6 +60,8 @@ class Rulebook:
         self, rules: Mapping[Any, Any], forward_func: Callable[..., Any], table: OperationTable, translate: Translator
     ) -> None:
         # The table is not stored, so that a copy of an attribution does not copy the table.
+        #: The name of the preset; "of yours" for other rules.
+        self.name: str = getattr(rules, "name", "of yours" if rules else "paper")
         self._translate = translate
         self._instances: dict[torch.nn.Module, tuple[Rule, ...]] = {}
         self._patterns: dict[str, tuple[Rule, ...]] = {}
@@ -84,6 +86,24 @@ class Rulebook:
                     f"rules has the key {key!r} ({type(key).__name__}); expected a module, a qualified name or pattern "
                     'as "features.*", a type of module as torch.nn.Linear, or a torch function as torch.relu.'
                 )
+
+    def given(self, forward_func: Callable[..., Any]) -> dict[str, tuple[Rule, ...]]:
+        """The rules by the names of their keys, with the rules that are attached to modules.
+
+        Args:
+            forward_func: the model, in which modules have their names.
+        """
+        named = dict(forward_func.named_modules()) if isinstance(forward_func, torch.nn.Module) else {}
+        names = {module: name for name, module in named.items()}
+        found = {f"module {names.get(module, type(module).__name__)!r}": one for module, one in self._instances.items()}
+        found.update({repr(pattern): one for pattern, one in self._patterns.items()})
+        found.update({f"type {kind.__module__}.{kind.__qualname__}": one for kind, one in self._types.items()})
+        found.update({f"function {getattr(key, '__name__', key)}": one for key, one in self._functions.items()})
+        for name, module in named.items():
+            attached = self._attached(module)
+            if attached is not None:
+                found[f"attribute rule of {name!r}"] = tuple(self._as_rules(attached, "rule"))
+        return found
 
     @property
     def are_for_functions(self) -> bool:

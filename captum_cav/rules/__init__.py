@@ -19,13 +19,21 @@ from captum_cav.rules.affine import AffineRule, Share, Summands, inverse_of
 from captum_cav.rules.attention import AttentionRule
 from captum_cav.rules.decorator import rule
 from captum_cav.rules.first_layer import AtInput, FlatRule, WSquareRule, ZBoxRule
-from captum_cav.rules.lrp import AlphaBetaRule, ContributionRule, EpsilonRule, GammaRule, ZPlusRule
+from captum_cav.rules.lrp import (
+    AbsoluteEpsilonRule,
+    AlphaBetaRule,
+    ContributionRule,
+    EpsilonRule,
+    GammaRule,
+    ZPlusRule,
+)
 from captum_cav.rules.norms import NormRule
 from captum_cav.rules.pooling import ProportionalPoolingRule, UniformPoolingRule, WinnerTakeAllRule
 from captum_cav.rules.products import ProductRule
 from captum_cav.rules.sums import AdditionRule
 
 __all__ = [
+    "AbsoluteEpsilonRule",
     "AdditionRule",
     "AffineRule",
     "AlphaBetaRule",

@@ -91,6 +91,54 @@ class EpsilonRule(AffineRule):
 
 
 @dataclass(frozen=True, repr=False)
+class AbsoluteEpsilonRule(AffineRule):
+    """LRP-epsilon in units of what cancels: ``R_i = sum_j z_ij / (y_j + epsilon sign(y_j) sum_i |z_ij|) R_j``.
+
+    An output whose summands all have one sign passes ``1 / (1 + epsilon)`` of its contribution on. The more the
+    summands of an output cancel each other, the smaller the part that the output passes on. So large shares of opposite
+    signs, which leave a small sum, do not drown all else. The part that epsilon absorbs goes to no input. It counts as
+    a share of constants, and in deep networks most of the score ends there. So compare places and classes, not sums.
+
+    The scale of an output, and of the weights, does not matter. The bias is one of the summands.
+
+    Args:
+        epsilon: a finite number of at least 0. With 0 the rule is LRP-0. With a very large epsilon, the summands share
+            in proportion to ``z_ij / sum_i |z_ij|``.
+        bias, fold: see :class:`AffineRule`.
+
+    Raises:
+        OptionError: for an epsilon that is negative or not finite.
+
+    Source: Bach et al. 2015, equation 58, whose epsilon is here a multiple of the sum of the absolute summands.
+
+    Example::
+
+        >>> import torch
+        >>> from torch.nn import functional as F
+        >>> from captum_cav import InputCAV
+        >>> weight = torch.tensor([[2., -1.]])                           # y = 2 - 1, and 2 + 1 is the absolute sum
+        >>> rule = AbsoluteEpsilonRule(1.)                               # shares 2 / (1 + 3) and -1 / (1 + 3)
+        >>> InputCAV(lambda x: F.linear(x, weight), rules={F.linear: rule}).attribute(torch.ones(1, 2))
+        tensor([[ 0.5000, -0.2500]])
+    """
+
+    epsilon: float = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.epsilon < float("inf"):
+            raise OptionError(f"epsilon is {self.epsilon!r}; expected a finite number of at least 0.")
+
+    def shares(self, summands: Summands) -> Sequence[Share]:
+        """All summands, divided by the sum that the absolute sum stabilises."""
+        total = summands.total
+        absolute = summands.absolute().detach() + summands.constant.abs()
+        return [
+            Share(None, inverted(absolute.mul_(torch.copysign(total.new_full((), self.epsilon), total)).add_(total)))
+        ]
+
+
+@dataclass(frozen=True, repr=False)
 class GammaRule(AffineRule):
     """LRP-gamma: summands that agree with the sign of their output weigh ``1 + gamma`` times.
 
@@ -134,16 +182,16 @@ class GammaRule(AffineRule):
         values. The sum of the negative summands is half of the difference. So one sum of absolute values is enough for
         inputs and weights of any sign. In the divisor no numbers cancel.
         """
-        if summands.rectified:
+        if summands.rectified and summands.nonnegative:  # One sum is enough here. Inputs of both signs need two.
             raised = summands.raised(self.gamma)
             constant = summands.constant + self.gamma * summands.constant.clamp(min=0)
-            return [Share(raised, inverted(raised.detach() + constant))]
+            return [Share(raised, inverted(summands.with_constant(raised, constant)))]
         total, factor_of_all = summands.total, 1 + self.gamma / 2
         absolute = summands.absolute()
         factor_of_absolute = torch.copysign(total.new_full((), self.gamma / 2), total)
-        sums = (absolute.detach() + summands.constant.abs()).mul_(factor_of_absolute).add_(total, alpha=factor_of_all)
-        inverse = inverted(sums)
-        return [Share(None, factor_of_all * inverse), Share(absolute, factor_of_absolute.mul_(inverse))]
+        sums = summands.with_constant(absolute, summands.constant.abs())
+        inverse = inverted(sums.mul_(factor_of_absolute).add_(total, alpha=factor_of_all))
+        return [Share(None, inverse, factor_of_all), Share(absolute, inverse, factor_of_absolute)]
 
 
 @dataclass(frozen=True, repr=False)
@@ -190,11 +238,12 @@ class AlphaBetaRule(AffineRule):
     def shares(self, summands: Summands) -> Sequence[Share]:
         """The positive summands, and the negative summands unless beta is 0."""
         positive = summands.positive()
-        shares = [Share(positive, inverted(positive.detach() + summands.constant.clamp(min=0)).mul_(self.alpha))]
+        inverse = inverted(summands.with_constant(positive, summands.constant.clamp(min=0)))
+        shares = [Share(positive, inverse, self.alpha)]
         if self.beta:
             negative = summands.negative()
-            inverse = inverted(negative.detach() + summands.constant.clamp(max=0))
-            shares.append(Share(negative, inverse.mul_(-self.beta)))
+            inverse = inverted(summands.with_constant(negative, summands.constant.clamp(max=0)))
+            shares.append(Share(negative, inverse, -self.beta))
         return shares
 
 

@@ -9,9 +9,10 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 import torch
 
 from captum_cav import checks
+from captum_cav.checks import part_of
 from captum_cav.checks.options import as_integer
 from captum_cav.errors import CAVTypeError, InputError, OptionError, TargetError
-from captum_cav.scores.outputs import Shown, for_each_sample, part_of, refuse_output
+from captum_cav.scores.outputs import Shown, for_each_sample, refuse_output
 
 #: What of a detection is explained.
 Quantity: TypeAlias = Literal["score", "x1", "y1", "x2", "y2", "width", "height"]

@@ -9,21 +9,8 @@ from typing import Any, NoReturn
 import torch
 
 from captum_cav import checks
+from captum_cav.checks import describe_output, part_of
 from captum_cav.errors import CAVTypeError, InputError
-
-
-def part_of(output: Any, *names: str) -> Any:
-    """The first part of an output that is there under one of the names; None if there is none.
-
-    Args:
-        output: what the model returned. A ``ModelOutput`` of transformers is a mapping, too.
-        names: keys of a mapping, or names of attributes.
-    """
-    for name in names:
-        found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
-        if found is not None:
-            return found
-    return None
 
 
 def tensor_of(output: Any, score: Any, expected: str, dimensions: Sequence[int], *names: str) -> torch.Tensor:
@@ -61,18 +48,6 @@ def refuse_output(output: Any, score: Any, expected: str) -> NoReturn:
         f"the model returned {describe_output(output)}; expected by the score {type(score).__name__}: {expected}. "
         f"Pass a function that hands the right part on, as score=lambda output: my_score({part})."
     )
-
-
-def describe_output(output: Any) -> str:
-    """What a model returned, in words: kinds, keys and shapes."""
-    if isinstance(output, torch.Tensor):
-        return f"a tensor of shape {tuple(output.shape)}"
-    if isinstance(output, Mapping):
-        return f"a {type(output).__name__} with {', '.join(map(repr, output)) or 'nothing in it'}"
-    if isinstance(output, (tuple, list)):
-        first = f" that begins with {describe_output(output[0])}" if output else ""
-        return f"a {type(output).__name__} of length {len(output)}{first}"
-    return f"a {type(output).__name__}"
 
 
 class Shown:

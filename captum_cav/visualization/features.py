@@ -23,6 +23,7 @@ from captum_cav.visualization.colours import (
     signed_amount,
     wrapped,
 )
+from captum_cav.visualization.fonts import fit_fonts, writable
 
 # The longest line of a name, in letters, and the colour of the bar of the constants.
 _NAME, _GREY = 28, "0.6"
@@ -88,7 +89,7 @@ def show_features(
     axis.barh(places, values, color=colours, height=0.7)
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_yticks(
-        places, labels=[wrapped(name, _NAME) for name, _ in bars], fontsize=8, color=colour, parse_math=False
+        places, labels=[writable(wrapped(name, _NAME)) for name, _ in bars], fontsize=8, color=colour, parse_math=False
     )
     axis.set_ylim(len(bars) - 0.4, -0.6)
     reach = max(map(abs, values)) or 1.0
@@ -118,6 +119,7 @@ def show_features(
     axis.tick_params(colors=colour, length=0)
     if title:
         axis.set_title(wrapped(title, 60), fontsize=10, color=colour, parse_math=False)
+    fit_fonts(axis)
     return figure, axis
 
 

@@ -137,7 +137,7 @@ def draw_panel(
     axis.set_yticks([])
     if panel.ratios is None or density is None:
         axis.imshow(picture)
-        add_caption(figure, axis, panel.title)
+        add_caption(figure, axis, panel.title, number="" if numbered else None)
         return
     height, width = torch.as_tensor(panel.ratios).shape
     number = amount(full / (height * width), panel.unit) if numbered else None

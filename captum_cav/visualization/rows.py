@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from captum_cav.errors import InputError
 from captum_cav.visualization.colours import add_colour_bar, amount, ink, new_figure, wrapped
+from captum_cav.visualization.fonts import fit_fonts
 from captum_cav.visualization.panels import Panel, Scale, as_pixels, draw_panel, scale_panels
 
 # The height of one line of a caption, in inches.
@@ -49,6 +50,7 @@ def show_map(
     ((scaled,),) = scale_panels([[panel]], (shown.shape[0], shown.shape[1]), "each", outlier_percentile)
     figure, grid = _grid(axes, 1, 1, shown)
     draw_panel(shown, scaled, figure, grid[0, 0], numbered=True)
+    fit_fonts(grid[0, 0])
     return figure, grid[0, 0]
 
 
@@ -106,8 +108,10 @@ def show_rows(
     if title:
         figure.suptitle(title, fontsize=12, color=colour, parse_math=False)
     for axes_of_row, of_row, (label, _) in zip(grid, scaled, rows, strict=True):
+        # All captions of a row have a line for the number if one has a number, so that all begin at one height.
+        numbered = scale == "each" and any(one.density is not None and one.panel.unit for one in of_row)
         for axis, one in zip(axes_of_row, of_row, strict=False):
-            draw_panel(shown, one, figure, axis, numbered=scale == "each")
+            draw_panel(shown, one, figure, axis, numbered=numbered)
         for axis in axes_of_row[len(of_row) :]:
             axis.axis("off")
         letters = max(int(axes_of_row[0].bbox.height * 72 / figure.get_dpi() / _BOLD_LETTER), 8)
@@ -127,7 +131,11 @@ def show_rows(
                 panel.ends,
             )
     if axes is None:
+        fit_fonts(figure)
         _make_room(figure, grid, title)
+    else:
+        for axis in grid.flat:
+            fit_fonts(axis)
     return figure, grid
 
 

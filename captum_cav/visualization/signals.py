@@ -25,6 +25,7 @@ from captum_cav.visualization.colours import (
     new_figure,
     strength,
 )
+from captum_cav.visualization.fonts import fit_fonts
 
 
 def show_series(
@@ -85,6 +86,7 @@ def show_series(
     axis.plot((np.arange(len(signal)) + 0.5) * (end / len(signal)), signal.numpy(), color="black", linewidth=1)
     axis.set_xlabel("samples" if duration is None else "seconds")
     _finish(figure, axis, True, title, f"{len(ratios)} steps", full, unit)
+    fit_fonts(axis)
     return figure, axis
 
 
@@ -149,6 +151,7 @@ def show_spectrogram(
     axis.set_ylabel("frequency bins")
     axis.set_xlabel("frames" if duration is None else "seconds")
     _finish(figure, axis, signed, title, f"{ratios.shape[0]} x {ratios.shape[1]}", full, unit)
+    fit_fonts(axis)
     return figure, axis
 
 

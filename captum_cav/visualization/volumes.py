@@ -33,6 +33,7 @@ from captum_cav.visualization.colours import (
     strength,
     wrapped,
 )
+from captum_cav.visualization.fonts import fit_fonts
 
 #: The names of the dimensions of a volume.
 DIMENSIONS = ("depth", "height", "width")
@@ -203,6 +204,8 @@ def show_projections(
         axis.set_ylabel(f"\N{LEFTWARDS ARROW} {down}", fontsize=8, color=colour, parse_math=False)
         axis.set_xlabel(f"{right} \N{RIGHTWARDS ARROW}", fontsize=8, color=colour, parse_math=False)
     _add_legend(figure, panels, title if axes is None else "", full, signed, unit)
+    for panel in panels:
+        fit_fonts(panel)
     return figure, panels
 
 
@@ -315,6 +318,8 @@ def _strip(
         _draw(axis, grey[group[len(group) // 2]], density, full, signed, aspect)
         add_caption(figure, axis, f"{name(group[0], group[-1])}\n{signed_amount(float(one.sum()), unit)}")
     _add_legend(figure, panels, title if axes is None else "", full, signed, unit)
+    for panel in panels:
+        fit_fonts(panel)
     return figure, panels
 
 

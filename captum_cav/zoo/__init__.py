@@ -13,20 +13,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from captum_cav.zoo.architectures import EfficientNetLite0
     from captum_cav.zoo.catalogue import load
-    from captum_cav.zoo.depths import find_depths
-    from captum_cav.zoo.factories import load_factory
+    from captum_cav.zoo.factories import load_factory, network_of
     from captum_cav.zoo.networks import Network
     from captum_cav.zoo.pictures import demo_picture, open_picture
 
-__all__ = ["EfficientNetLite0", "Network", "demo_picture", "find_depths", "load", "load_factory", "open_picture"]
+__all__ = [
+    "EfficientNetLite0",
+    "Network",
+    "demo_picture",
+    "load",
+    "load_factory",
+    "network_of",
+    "open_picture",
+]
 
 _MODULE_OF = {
     "EfficientNetLite0": "architectures",
     "Network": "networks",
     "demo_picture": "pictures",
-    "find_depths": "depths",
     "load": "catalogue",
     "load_factory": "factories",
+    "network_of": "factories",
     "open_picture": "pictures",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 
 import torchvision
 from torch import nn
@@ -13,6 +14,29 @@ from captum_cav.zoo.names import find_factory
 from captum_cav.zoo.networks import Network
 from captum_cav.zoo.pictures import crop
 from captum_cav.zoo.weights import fill, read_state
+
+
+def network_of(model: nn.Module, name: str, classes: Sequence[str] = ()) -> Network:
+    """A network with the usual preprocessing of ImageNet.
+
+    The short side is resized to 256 pixels, and the centre of 224 x 224 pixels is cut out. The colours are normalized
+    with the mean and the deviation of ImageNet.
+
+    Args:
+        model: maps pictures of shape (N, 3, 224, 224) to scores.
+        name: the name of the network in messages and captions.
+        classes: the names of the classes, in the order of the scores; empty if they are unknown.
+
+    Returns:
+        The network, in evaluation mode.
+
+    Example::
+
+        >>> network_of(nn.Flatten(), "mine")
+        Network(name='mine', depths=())
+    """
+    transform = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.transforms()
+    return Network(name, model, transform, functools.partial(crop, transform=transform), tuple(classes))
 
 
 def load_factory(spec: str, weights: str | os.PathLike[str] | None = None) -> Network:
@@ -45,8 +69,7 @@ def load_factory(spec: str, weights: str | os.PathLike[str] | None = None) -> Ne
     if isinstance(made, Network):
         network = made
     elif isinstance(made, nn.Module):
-        transform = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.transforms()
-        network = Network(spec, made, transform, functools.partial(crop, transform=transform))
+        network = network_of(made, spec)
     else:
         raise CAVTypeError(f"{spec} returned {type(made).__name__}: expected a Network or a torch.nn.Module")
     if weights is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from captum_cav.errors import ModelError
-from captum_cav.torch_internals import same_layer_versions
+from captum_cav.torch_internals import WRAPPERS, same_layer_versions
 
 # What pickle and torch raise for a damaged file, or for a file of another format, depends on the first bytes.
 _UNREADABLE = (
@@ -28,6 +29,10 @@ _UNREADABLE = (
     AttributeError,
     OverflowError,
 )
+
+
+# Under these keys checkpoints keep the state dict of the model, maybe beside others. The first one counts.
+_STATES = ("state_dict", "model_state_dict", "model")
 
 
 def packaged(distribution: str, file: str, install: str) -> Path:
@@ -96,7 +101,9 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """Read the state dict of a file.
 
     Args:
-        path: what ``torch.save(model.state_dict(), path)`` wrote, or a file with the suffix ``.safetensors``.
+        path: what ``torch.save(model.state_dict(), path)`` wrote, or a file with the suffix ``.safetensors``. A
+            checkpoint with a state dict among other things, as ``{"state_dict": ..., "epoch": 3}``, is unwrapped.
+            The prefix that a wrapper such as ``DataParallel`` puts before all names is taken away.
 
     Returns:
         The tensors by name, on the CPU.
@@ -109,23 +116,51 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
         loaded = _read_safetensors(file) if Path(file).suffix == ".safetensors" else _read_torch(file)
     except OSError as error:
         raise ModelError(f"cannot read the weights {file}: {error.strerror or error}") from error
-    if not isinstance(loaded, dict) or not all(
-        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in loaded.items()
-    ):
+    state = _unwrapped(loaded)
+    if state is None:
         found = f"a dict with the keys {_first(list(loaded))}" if isinstance(loaded, dict) else type(loaded).__name__
         raise ModelError(f"{file} holds {found}: expected a state dict, the names of the parameters and their tensors")
-    return loaded
+    for wrapper in WRAPPERS.values():
+        if state and all(key.startswith(f"{wrapper}.") for key in state):
+            state = {key.removeprefix(f"{wrapper}."): value for key, value in state.items()}
+    return state
+
+
+def _unwrapped(loaded: Any) -> dict[str, torch.Tensor] | None:
+    """The state dict that a file holds, alone or as the only one in a checkpoint; None if there is none."""
+    if not isinstance(loaded, dict):
+        return None
+    if _is_state(loaded):
+        return loaded
+    inner = {key: value for key, value in loaded.items() if isinstance(value, dict) and value and _is_state(value)}
+    for key in _STATES:
+        if key in inner:
+            return inner[key]
+    return next(iter(inner.values())) if len(inner) == 1 else None
+
+
+def _is_state(found: dict[Any, Any]) -> bool:
+    return all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in found.items())
 
 
 def _read_torch(file: str) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
-        first_line = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"cannot read the weights {file}: {first_line} Expected a state dict, saved with "
+            f"cannot read the weights {file}: {_reason(error)}. Expected a state dict, saved with "
             "torch.save(model.state_dict(), FILE)"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Why torch cannot read a file, without its advice to execute what the file holds."""
+    refused = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
+    if refused:
+        return f"it holds objects of the class {refused[1]}, whose code is not executed, besides tensors"
+    if "weights_only" in str(error) or "Weights only" in str(error):
+        return "it does not hold tensors alone"
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def _read_safetensors(file: str) -> dict[str, torch.Tensor]:
@@ -148,6 +183,7 @@ def fill(model: nn.Module, state: dict[str, torch.Tensor], name: str, source: st
         ModelError: if model and state dict differ in a name or a shape.
     """
     own = model.state_dict()
+    state = _without_prefix(state, own)
     state = same_layer_versions(state, like=own)
     differing = [key for key in own if key in state and own[key].shape != state[key].shape]
     if differing:
@@ -158,6 +194,14 @@ def fill(model: nn.Module, state: dict[str, torch.Tensor], name: str, source: st
         unexpected = f"unexpected are {_first(result.unexpected_keys)}" if result.unexpected_keys else ""
         both = "; ".join(part for part in (missing, unexpected) if part)
         raise ModelError(f"the weights {source} do not fit {name}: {both}. Are they those of another network?")
+
+
+def _without_prefix(state: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors without the name of a module around the model, as "model." before all names."""
+    prefix = f"{next(iter(state), '').partition('.')[0]}."
+    if all(key.startswith(prefix) for key in state) and not any(key.startswith(prefix) for key in own):
+        return {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
 
 
 def _refuse_shapes(

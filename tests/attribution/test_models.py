@@ -70,18 +70,18 @@ def test_a_model_that_cannot_be_called_is_refused(model: Any) -> None:
                 make(model, layer)
 
 
-OUTPUTS: dict[str, tuple[Function, str]] = {
-    "tuple": (lambda x: (x, x), "tuple"),
-    "dict": (lambda x: {"logits": x}, "dict"),
-    "None": (lambda x: None, "NoneType"),
-    "number": (lambda x: float(x.detach().sum()), "float"),
+OUTPUTS: dict[str, tuple[Function, str, str]] = {
+    "tuple": (lambda x: (x, x), "tuple of length 2", "as output=0"),
+    "dict": (lambda x: {"states": x, "logits": x}, "dict with 'states', 'logits'", "as output='logits'"),
+    "None": (lambda x: None, "NoneType", "as lambda *x: model(*x).logits"),
+    "number": (lambda x: float(x.detach().sum()), "float", "as lambda *x: model(*x).logits"),
 }
 
 
-@pytest.mark.parametrize(("function", "kind"), list(OUTPUTS.values()), ids=list(OUTPUTS))
-def test_a_model_that_returns_no_tensor_is_refused(function: Function, kind: str) -> None:
+@pytest.mark.parametrize(("function", "kind", "advice"), list(OUTPUTS.values()), ids=list(OUTPUTS))
+def test_a_model_that_returns_no_tensor_is_refused(function: Function, kind: str, advice: str) -> None:
     net = nn.Sequential(nn.Linear(4, 3), Apply(function))
-    said = (f"the model returned a {kind}", "expected a tensor of scores", "forward_func=lambda *x: model(*x).logits")
+    said = (f"the model returned a {kind}", "expected a tensor of scores", advice)
     for attribution in (LayerCAV(net, "0"), InputCAV(net)):
         with refused(TypeError, *said, model=net):
             attribution.attribute(samples(), 0)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from captum_cav import InputCAV, LayerCAV
+from captum_cav import InputCAV, LayerCAV, verify
 from captum_cav.errors import (
     CAVTypeError,
 )
@@ -39,29 +39,31 @@ def huggingface(logits: torch.Tensor, states: torch.Tensor) -> Any:
     return made.BaseModelOutputWithPooling(pooler_output=logits, last_hidden_state=states)
 
 
-STRUCTURES: dict[str, tuple[Callable[..., Any], Function, str]] = {
-    "tuple": (lambda a, b: (a, b), lambda o: o[0], "tuple"),
-    "list": (lambda a, b: [a, b], lambda o: o[0], "list"),
-    "dict": (lambda a, b: {"logits": a, "states": b}, lambda o: o["logits"], "dict"),
-    "namedtuple": (PairOf, lambda o: o.logits, "PairOf"),
-    "dataclass": (DataOf, lambda o: o.logits, "DataOf"),
-    "ModelOutput": (huggingface, lambda o: o.pooler_output, "BaseModelOutputWithPooling"),
+STRUCTURES: dict[str, tuple[Callable[..., Any], Function, str, str | int]] = {
+    "tuple": (lambda a, b: (a, b), lambda o: o[0], "tuple", 0),
+    "list": (lambda a, b: [a, b], lambda o: o[0], "list", 0),
+    "dict": (lambda a, b: {"logits": a, "states": b}, lambda o: o["logits"], "dict", "logits"),
+    "namedtuple": (PairOf, lambda o: o.logits, "PairOf", "logits"),
+    "dataclass": (DataOf, lambda o: o.logits, "DataOf", "logits"),
+    "ModelOutput": (huggingface, lambda o: o.pooler_output, "BaseModelOutputWithPooling", "pooler_output"),
 }
 
 
-@pytest.mark.parametrize(("make", "pick", "kind"), STRUCTURES.values(), ids=STRUCTURES)
-def test_models_that_return_a_structure(make: Callable[..., Any], pick: Function, kind: str) -> None:
+@pytest.mark.parametrize(("make", "pick", "kind", "name"), STRUCTURES.values(), ids=STRUCTURES)
+def test_models_that_return_a_structure(make: Callable[..., Any], pick: Function, kind: str, name: str | int) -> None:
     plain, x = small_net(), samples()
     net = nn.Sequential(*plain, Apply(lambda y: make(y, y * 2)))
-    said = (
-        rf"^the model returned a {kind}; expected a tensor of scores\. Pass a function that picks it, as "
-        r"forward_func=lambda \*x: model\(\*x\)\.logits, or \[0\]\.$"
-    )
+    said = rf"^the model returned a {kind} .*; expected a tensor of scores\. Name the part .* as output="
     for attribution in (LayerCAV(net, "0"), InputCAV(net)):
         with raising(CAVTypeError, TypeError, said, net):
             attribution.attribute(x, 1)
+    expected = LayerCAV(plain, "0").attribute(x, 1)
+    for output in (name, pick):
+        assert torch.equal(LayerCAV(net, "0", output=output).attribute(x, 1), expected)
+        assert torch.equal(InputCAV(net, output=output).attribute(x, 1), InputCAV(plain).attribute(x, 1))
+        assert verify(net, x, 1, output=output).ok
     picking = LayerCAV(lambda *x: pick(net(*x)), net[0])
-    assert torch.equal(picking.attribute(x, 1), LayerCAV(plain, "0").attribute(x, 1))
+    assert torch.equal(picking.attribute(x, 1), expected)
 
 
 def splitting(make: Callable[..., Any], read: Callable[[Any], Any]) -> tuple[nn.Sequential, torch.Tensor, torch.Tensor]:

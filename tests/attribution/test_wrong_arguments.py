@@ -59,8 +59,10 @@ def test_integers_among_the_inputs_are_named_with_what_to_do() -> None:
     with cav_error(TypeError, "inputs[0] is a tensor of torch.int64", "forward_func=lambda x: model(ids, x)"):
         InputCAV(lambda ids, x: embedded(x, ids)).attribute((ids, x), 0)
     assert_same(InputCAV(lambda x: embedded(x, ids)).attribute(x, 0), expected)
-    with cav_error(TypeError, "inputs are torch.int64", "use LayerCAV at the embedding layer"):
-        InputCAV(embedded).attribute(ids, 0)
+    with cav_error(TypeError, "inputs are torch.int64", "use LayerCAV at the layer that takes them"):
+        InputCAV(lambda ids: embedded(x, ids)).attribute(ids, 0)
+    with cav_error(TypeError, "inputs['ids'] is a tensor of torch.int64", "pass it by additional_forward_kwargs"):
+        InputCAV(lambda mask, ids: embedded(x, ids)).attribute({"ids": ids, "mask": ids}, 0)
 
 
 # Wrappers of Captum -------------------------------------------------------------------------------------------------

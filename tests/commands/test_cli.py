@@ -40,7 +40,7 @@ def test_demo_explains_dog_and_cat_at_five_depths(tmp_path: Path, capsys: pytest
     network = zoo.load("efficientnet_lite0")
     for row, target, score in zip(rows_of(printed, "head"), (235, 281), (5.68, 5.47), strict=True):
         assert float(row[5]) == pytest.approx(100 * float(network.model.classifier.bias[target]) / score, abs=0.1)
-    with Image.open(tmp_path / "contributions.png") as drawn:
+    with Image.open(tmp_path / "dog_above_cat_contributions.png") as drawn:
         assert drawn.width > 1000
         assert np.asarray(drawn).std() > 20
 
@@ -90,7 +90,7 @@ def test_a_users_network_from_the_current_folder(
     printed = capsys.readouterr().out
     assert re.search(r"best classes of own_network:make", printed)
     assert printed.count("14 x 14") == 5
-    assert (tmp_path / "out" / "contributions.png").exists()
+    assert (tmp_path / "out" / "dog_above_cat_contributions.png").exists()
 
 
 def networks_that_segment_and_detect(folder: Path) -> None:
@@ -138,7 +138,7 @@ def test_explain_takes_regions_and_boxes(
     assert abs(float(unexplained)) < 0.01
     assert abs(float(raised) + float(lowered) + float(constants)) == pytest.approx(100, abs=0.2)
     assert "best classes" not in printed
-    assert (tmp_path / "out" / "rules.png").exists()
+    assert (tmp_path / "out" / "dog_above_cat_rules.png").exists()
 
 
 @pytest.mark.slow
@@ -208,7 +208,7 @@ def squashed_network(folder: Path) -> None:
     "command",
     [
         ["explain", PICTURE, "--target", "0", "1"],
-        ["compare", PICTURE, "--methods", "cav", "gradcam", "--metrics", "deletion", "--repeats", "1"],
+        ["compare", PICTURE, "--methods", "cav", "gradcam", "--measures", "deletion", "--repeats", "1"],
         ["reproduce", PICTURE, "--classes", "0", "1", "--region", "0,0,1,0.5"],
     ],
     ids=lambda command: command[0],

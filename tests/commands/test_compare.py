@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -31,17 +32,18 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     (tmp_path / "tiny_network.py").write_text(NETWORK)
     monkeypatch.chdir(tmp_path)
     options = ["--model", "tiny_network:make", "--layers", "3,0", "--repeats", "1", "--output", "out"]
-    return ["compare", PICTURE, PICTURE, *options]
+    shutil.copy(PICTURE, tmp_path / "other.png")
+    return ["compare", PICTURE, "other.png", *options]
 
 
 def test_a_table_a_figure_of_each_picture_and_files(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    chosen = ["--methods", "cav", "gradcam", "deeplift", "--metrics", "sparseness", "--target", "1", "3"]
+    chosen = ["--methods", "cav", "gradcam", "deeplift", "--measures", "sparseness", "--target", "1", "3"]
     assert cli.main([*arguments, *chosen]) == 0
     printed = capsys.readouterr().out
-    assert re.search(r"the score of class 1, .* in tiny_network:make; out/comparison_1.png", printed)
-    assert re.search(r"the score of class 3, .* in tiny_network:make; out/comparison_2.png", printed)
+    assert re.search(r"the score of class 1, .* in tiny_network:make; out/dog_above_cat_comparison.png", printed)
+    assert re.search(r"the score of class 3, .* in tiny_network:make; out/other_comparison.png", printed)
     assert "| method | layer | map | sparseness ↑ | seconds | forward | backward | GPU MiB |" in printed
     assert "| cav | 0 | 28x28 |" in printed
     assert "deeplift at input: UnsupportedOperationError: Captum's DeepLift sees certain modules only" in printed
@@ -50,15 +52,14 @@ def test_a_table_a_figure_of_each_picture_and_files(
     assert [(row["method"], row["layer"], row["target"]) for row in rows[:4]] == [
         ("cav", "3", "1"), ("cav", "3", "3"), ("cav", "0", "1"), ("cav", "0", "3"),
     ]  # fmt: skip
-    assert Comparison.load(output / "maps").maps["cav", "3"].shape == (2, 224, 224)
-    for number in (1, 2):
-        with Image.open(output / f"comparison_{number}.png") as figure:
+    for name in ("dog_above_cat", "other"):
+        assert Comparison.load(output / f"{name}_maps").maps["cav", "3"].shape == (1, 224, 224)
+        with Image.open(output / f"{name}_comparison.png") as figure:
             assert figure.width > 300
-    assert not (output / "comparison_3.png").exists()
 
 
 def test_each_picture_has_its_best_class_by_default(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([*arguments, "--methods", "cav", "--metrics"]) == 0
+    assert cli.main([*arguments, "--methods", "cav", "--measures"]) == 0
     classes = re.findall(r"the score of (class \d)", capsys.readouterr().out)
     assert len(classes) == 2
     assert len(set(classes)) == 1
@@ -68,7 +69,7 @@ def test_each_picture_has_its_best_class_by_default(arguments: list[str], capsys
     ("wrong", "message"),
     [
         (["--methods", "gradcan"], r"unknown method 'gradcan' \(did you mean 'gradcam'"),
-        (["--metrics", "deletoin"], r"unknown metric 'deletoin' \(did you mean 'deletion'"),
+        (["--measures", "deletoin"], r"unknown measure 'deletoin' \(did you mean 'deletion'"),
         (["--target", "1", "2", "3"], "--target names 3 classes for 2 pictures; give one, or one for each"),
         (["--layers", "9"], "unknown layer '9'"),
     ],

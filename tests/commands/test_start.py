@@ -39,7 +39,9 @@ def started(*arguments: str) -> tuple[int, str, set[str]]:
     return done.returncode, done.stderr.rstrip().rpartition("\n")[2], set(modules.split())
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([name, "--help"] for name in ("demo", "compare"))])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], *([name, "--help"] for name in ("demo", "compare", "text"))]
+)
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     status, _, loaded = started(*arguments)
     assert status == 0
@@ -58,12 +60,12 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
         (["demo", "--weights", "no_such_file.pth"], "cannot read the weights no_such_file.pth: No such file"),
         (["explain", "no_such_file.png"], "cannot open the picture no_such_file.png: No such file"),
         (["compare", PICTURE, "--methods", "gradcan"], "unknown method 'gradcan' (did you mean 'gradcam'"),
-        (["compare", PICTURE, "--metrics", "deletoin"], "unknown metric 'deletoin' (did you mean 'deletion'"),
+        (["compare", PICTURE, "--measures", "deletoin"], "unknown measure 'deletoin' (did you mean 'deletion'"),
         (["compare", PICTURE, "--target", "1", "2"], "--target names 2 classes for 1 pictures"),
         (["compare", PICTURE, "--repeats", "0"], "--repeats is 0; expected at least 1"),
         (["compare", PICTURE, "--batch-size", "0"], "--batch-size is 0; expected at least 1"),
         (["report", "--presets", "gama"], "unknown preset 'gama' (did you mean 'gamma'"),
-        (["reproduce", "--rules", "gama"], "argument --rules: invalid choice: 'gama'"),
+        (["reproduce", "--rules", "gama"], "unknown preset 'gama' (did you mean 'gamma'"),
         (["reproduce", "--region", "left"], "--region is 'left'; expected four numbers"),
         (["reproduce", "--classes", "tabby", "shepard"], "has no class 'shepard'"),
         (["reproduce", PICTURE], "a picture of yours needs --classes CLASS OTHER and --region"),

@@ -340,7 +340,7 @@ def test_what_a_function_returns_is_checked(function: Callable[..., Any], messag
         ({"batch_size": 0.5}, OptionError, "batch_size is 0.5"),
         ({"on_error": "ignore"}, OptionError, 'on_error is \'ignore\'; expected "raise" or "record"'),
         ({"target": [0, 1, 7]}, CAVError, "out of range"),
-        ({"inputs": torch.zeros(3, 14, 14)}, InputError, r"expected floating-point pictures of shape \(N, C"),
+        ({"inputs": torch.zeros(14)}, InputError, r"expected floating-point pictures of shape \(N, C"),
         ({"inputs": torch.zeros(3, 2, 14, 14) / 0}, InputError, "NaN"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from captum_cav import LayerCAV, presets, rules
 from captum_cav.comparison import NAMES, Method
 from captum_cav.comparison.methods import INPUT, find
+from captum_cav.comparison.places import Places
 from captum_cav.comparison.rivals import _ApartMaxPool
 from captum_cav.errors import CAVError, CAVTypeError, InputError, LayerError, OptionError, UnsupportedOperationError
 from tests.comparison.networks import Skipping, classifier, pictures, seeded
@@ -32,7 +33,7 @@ def explained(
 ) -> torch.Tensor:
     inputs = pictures() if inputs is None else inputs
     method = find(method, inputs) if isinstance(method, str) else method
-    bound = method.at(model, layer if method.takes_layer else INPUT, inputs[:1])
+    bound = method.at(model, layer if method.takes_layer else INPUT, inputs[:1], Places.of_pictures(inputs))
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         return bound.explain(inputs, TARGETS[: len(inputs)])
 
@@ -281,7 +282,7 @@ def test_deeplift_keeps_examples_apart() -> None:
     model = two_pools()
     alone = torch.cat(
         [
-            find("deeplift", one).at(model, INPUT, one).explain(one, [target])
+            find("deeplift", one).at(model, INPUT, one, Places.of_pictures(one)).explain(one, [target])
             for one, target in zip(pictures().split(1), TARGETS, strict=True)
         ]
     )
@@ -377,7 +378,7 @@ def test_lrp_keeps_the_users_rules_from_call_to_call() -> None:
     model = classifier()
     model.body.second.rule = GammaRule()  # type: ignore[union-attr]
     method = find("layer_lrp", pictures())
-    bound = method.at(model, LAYER, pictures()[:1])
+    bound = method.at(model, LAYER, pictures()[:1], Places.of_pictures(pictures()))
     first, again = (bound.explain(pictures(), TARGETS) for _ in range(2))
     torch.testing.assert_close(first, again)
     assert not torch.allclose(first, explained("layer_lrp", classifier())), "the rule has an effect"

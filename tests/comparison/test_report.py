@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import stat
 import sys
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
@@ -183,7 +184,52 @@ def test_damaged_files_are_recognised(made: Comparison, tmp_path: Path, damage: 
 # Figures ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_figure_has_methods_in_rows_and_layers_in_columns() -> None:
+def labels_and_titles(found: Comparison) -> tuple[list[str], list[str]]:
+    panels = [axis for axis in found.figure(0).axes if axis.get_label() != "<colorbar>"]
+    return [axis.get_ylabel() for axis in panels if axis.get_ylabel()], [axis.get_title() for axis in panels]
+
+
+def test_methods_are_rows_and_three_layers_are_columns() -> None:
+    layers = ["body.last", "body.relu", "body.pool"]
+    found = compare(classifier(), pictures(), 2, ["cav", "gradcam"], layers, (), progress=False, repeats=1)
+    labels, titles = labels_and_titles(found)
+    assert labels == ["cav", "gradcam"]
+    assert [title.split(",")[0] for title in titles] == layers * 2
+
+
+def test_captions_of_a_row_begin_at_one_height() -> None:
+    found = compare(classifier(), pictures(), 2, ["cav", "gradcam", "input_x_gradient"], ["body.last"], (),
+                    progress=False, repeats=1)  # fmt: skip
+    labels, titles = labels_and_titles(found)
+    assert labels == ["at the input", "at body.last"]
+    of_input, of_layer = titles[:2], titles[2:4]
+    assert of_input[0] == "the input"
+    for row in (of_input, of_layer):
+        assert len({title.count("\n") for title in row}) == 1
+
+
+def test_a_comparison_is_short_in_a_console_and_a_figure_in_a_notebook(made: Comparison) -> None:
+    assert len(repr(made)) < 300
+    shown = made._repr_html_()
+    assert shown.count("<img") == 1
+    assert shown.count("<tr>") == 1 + len({(row.method, row.layer) for row in made.rows})
+
+
+def test_parts_are_joined(made: Comparison) -> None:
+    joined = Comparison.join([made, made])
+    assert len(joined.rows) == 2 * len(made.rows)
+    place = next(iter(made.maps))
+    assert torch.equal(joined.maps[place], torch.cat([made.maps[place], made.maps[place]]))
+    assert [row.example for row in joined.rows if (row.method, row.layer) == place] == list(range(4))
+    assert joined.to_csv().count("\n") == 1 + len(joined.rows)
+
+
+def test_all_files_have_the_usual_permissions(made: Comparison, tmp_path: Path) -> None:
+    made.save(tmp_path)
+    assert len({stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}) == 1
+
+
+def test_the_figure_has_rows_of_methods_at_the_input_and_at_each_of_two_layers() -> None:
     methods = ["cav", "lrp", "gradcam", "saliency", "deeplift", "guided_gradcam", "input_x_gradient"]
     found = compare(
         classifier(torch.nn.Tanh), pictures(), 2, methods, ["body.last", "body.relu"], (), progress=False, repeats=1,
@@ -198,8 +244,9 @@ def test_the_figure_has_methods_in_rows_and_layers_in_columns() -> None:
     titles = [axis.get_title().split("\n")[0] for axis in panels]
     assert titles[:4] == ["the input", "lrp, 14 x 14", "deeplift, 14 x 14", "input_x_gradient, 14 x 14"]
     labels = [axis.get_ylabel() for axis in panels if axis.get_ylabel()]
-    assert labels == ["at the input", "at the input,\nwithout a sign", "cav", "gradcam"]
-    assert titles[8:10] == titles[12:14] == ["body.last, 5 x 5", "body.relu, 14 x 14"]
+    assert labels == ["at the input", "at the input,\nwithout a sign", "at body.last", "at body.relu"]
+    assert titles[8:10] == ["cav, 5 x 5", "gradcam, 5 x 5"]
+    assert titles[12:14] == ["cav, 14 x 14", "gradcam, 14 x 14"]
     assert found.figure(0, np.zeros((14, 14, 3), dtype=np.uint8), "mine").get_suptitle().startswith("mine")
     with pytest.raises(InputError, match="example is 2; expected 0 to 1"):
         found.figure(2)

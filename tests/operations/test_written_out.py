@@ -271,6 +271,60 @@ def test_a_number_inside_an_activation_has_no_share_and_a_tensor_has() -> None:
         assert cav.attribute(X, return_convergence_delta=True)[1].abs().max() < 1e-12
 
 
+#: Functions of single elements that are defined between 0.2 and 0.8. Those of torch between layers are among them.
+OF_ELEMENTS: dict[str, Function] = {
+    **{name: getattr(torch, name) for name in """
+        abs acos asin asinh atan atanh cos cosh digamma erf erfc erfinv exp exp2 expm1 lgamma log log10 log1p log2 logit
+        reciprocal rsqrt sigmoid sin sinc sinh sqrt square tan tanh
+    """.split()},
+    **{name: getattr(torch.special, name) for name in "entr erfcx log_ndtr ndtr".split()},
+    **{name: getattr(F, name) for name in """
+        celu elu gelu hardshrink hardsigmoid hardswish hardtanh leaky_relu logsigmoid mish relu relu6 selu silu softplus
+        softshrink softsign tanhshrink
+    """.split()},
+    "clamp": lambda x: x.clamp(0.1, 0.4),
+    "clamp_max": lambda x: x.clamp_max(0.4),
+    "clamp_min": lambda x: x.clamp_min(0.4),
+    "pow": lambda x: x**1.7,
+    "power of a number": lambda x: 1.7**x,
+    "prelu": lambda x: F.prelu(x, torch.full((1,), 0.3, dtype=x.dtype)),
+    "threshold": lambda x: F.threshold(x, 0.4, 0.1),
+    "sqrt_": lambda x: x.sqrt_(),
+    "tanh_": lambda x: x.tanh_(),
+    "relu_": lambda x: x.relu_(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_ELEMENTS)
+def test_a_number_before_any_function_of_elements_belongs_to_the_function(name: str) -> None:
+    """All of the output is the input's, by equation 7."""
+    x = torch.tensor([[0.1, 0.7, 0.4]], dtype=torch.float64)
+    attribution = InputCAV(lambda x: OF_ELEMENTS[name](0.5 * x + 0.25).sum(-1), normalize=None)
+    found, delta = attribution.attribute(x, return_convergence_delta=True)
+    torch.testing.assert_close(found, OF_ELEMENTS[name](0.5 * x + 0.25), rtol=1e-12, atol=1e-12)
+    assert delta.abs().max() < 1e-12
+
+
+def test_the_epsilon_of_a_deviation_that_carries_has_no_share() -> None:
+    """As where a model undoes its norm: ``y * deviation``. The variance then carries the root's whole value."""
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        return torch.sqrt(x.var(-1) + 0.5)
+
+    # A variance is of degree 2: the half of its derivative passes contributions on.
+    variance, centred = X.var(-1, keepdim=True), X - X.mean(-1, keepdim=True)
+    expected = X * centred / (X.shape[-1] - 1) * torch.sqrt(variance + 0.5) / variance
+    torch.testing.assert_close(of_inputs(network), expected)
+
+
+def test_a_number_behind_a_clamp_is_a_constant_in_all_spellings() -> None:
+    """Like a number behind a ReLU: what follows an activation between layers does not belong to the activation."""
+    x = 3 * X
+    for spelling in (F.hardtanh, lambda x: x.clamp(-1, 1), lambda x: x.clamp_min(-1).clamp_max(1)):
+        found = InputCAV(lambda x, spelling=spelling: (spelling(x) + 1) @ w, normalize=None).attribute(x)
+        torch.testing.assert_close(found, x.clamp(-1, 1) * w)
+
+
 def test_a_number_behind_a_linear_layer_is_a_constant() -> None:
     """``k x + b`` is no activation, so equation 4 counts."""
     torch.testing.assert_close(of_inputs(lambda x: (2 * x + 1) @ w), 2 * X * w)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from captum_cav import InputCAV, LayerCAV, rules
-from captum_cav.rules import affine
+from captum_cav.rules import changed_weights
 from tests.support import matrix_rules
 
 LOW, HIGH = -6.0, 5.0
@@ -26,6 +26,10 @@ RULES: dict[str, Callable[[str], tuple[Any, matrix_rules.Rule]]] = {
     "relative epsilon": lambda bias: (
         rules.EpsilonRule(0.25, relative=True, bias=bias),
         matrix_rules.epsilon(0.25, relative=True, bias=bias),
+    ),
+    "absolute epsilon": lambda bias: (
+        rules.AbsoluteEpsilonRule(0.3, bias=bias),
+        matrix_rules.absolute_epsilon(0.3, bias=bias),
     ),
     "gamma": lambda bias: (rules.GammaRule(0.25, bias=bias), matrix_rules.gamma(0.25, bias=bias)),
     "alpha-beta": lambda bias: (rules.AlphaBetaRule(2.0, 1.0, bias=bias), matrix_rules.alpha_beta(2.0, 1.0, bias=bias)),
@@ -198,6 +202,8 @@ def test_rules_mixed_by_layer_equal_their_formulas(data: st.DataObject) -> None:
         ("contribution", "share", (3, -2)),
         ("epsilon", "share", (3 / 2, -1)),
         ("epsilon", "absorb", (-3 / 2, 1)),
+        ("absolute epsilon", "share", (3 / 8, -2 / 8)),
+        ("absolute epsilon", "absorb", (-3 / 6, 2 / 6)),
         ("gamma", "share", (3 / 5, -4 / 5)),
         ("gamma", "absorb", (-6 / 4, 2 / 4)),
         ("alpha-beta", "share", (-2, 1 / 2)),
@@ -214,6 +220,10 @@ def test_two_inputs_and_a_bias_on_paper(name: str, bias: str, expected: tuple[fl
     """3 * 1 - 1 * 2 - 2 = -1: the summands 3 and -2, the bias -2, a contribution of -1 to share out."""
     made = {
         "epsilon": lambda: (rules.EpsilonRule(1, bias=bias), matrix_rules.epsilon(1, bias=bias)),
+        "absolute epsilon": lambda: (
+            rules.AbsoluteEpsilonRule(1, bias=bias),
+            matrix_rules.absolute_epsilon(1, bias=bias),
+        ),
         "gamma": lambda: (rules.GammaRule(1, bias=bias), matrix_rules.gamma(1, bias=bias)),
         "z-box": lambda: (rules.ZBoxRule(-1, 3), matrix_rules.z_box(-1, 3)),
     }
@@ -263,7 +273,7 @@ def test_batch_norm_is_one_operation_with_the_layer_before_it(kind: str, name: s
     agree([(layer, oracles) for layer in body], samples(shape, generator), choose(0, 1, 2), affine)
 
 
-@pytest.mark.parametrize("name", ["epsilon", "gamma", "alpha-beta", "z+", "z-box", "w-square"])
+@pytest.mark.parametrize("name", ["epsilon", "absolute epsilon", "gamma", "alpha-beta", "z+", "z-box", "w-square"])
 def test_without_folding_batch_norm_is_an_operation_of_its_own(name: str) -> None:
     generator = torch.Generator().manual_seed(4)
     body = [nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3)]
@@ -271,6 +281,7 @@ def test_without_folding_batch_norm_is_an_operation_of_its_own(name: str) -> Non
     _, oracles = RULES[name]("share")
     unfolded = {
         "epsilon": lambda: rules.EpsilonRule(0.1, fold=False),
+        "absolute epsilon": lambda: rules.AbsoluteEpsilonRule(0.3, fold=False),
         "gamma": lambda: rules.GammaRule(0.25, fold=False),
         "alpha-beta": lambda: rules.AlphaBetaRule(2.0, 1.0, fold=False),
         "z+": lambda: rules.ZPlusRule(fold=False),
@@ -399,7 +410,9 @@ def test_gamma_is_the_same_whether_or_not_only_a_relu_takes_the_output(way: str)
 
 @pytest.mark.parametrize("first", ["norm", "relu"])
 @pytest.mark.parametrize(
-    "rule", [rules.GammaRule, rules.EpsilonRule, rules.AlphaBetaRule], ids=lambda rule: rule.__name__
+    "rule",
+    [rules.GammaRule, rules.EpsilonRule, rules.AbsoluteEpsilonRule, rules.AlphaBetaRule],
+    ids=lambda rule: rule.__name__,
 )
 def test_a_batch_norm_is_folded_for_what_goes_through_it(rule: Callable[..., rules.Rule], first: str) -> None:
     """Whatever else takes the layer's output meets the layer's rule alone, as with ``fold=False``."""
@@ -469,9 +482,11 @@ def test_a_large_linear_layer_is_ruled_in_parts(
 
     at_once = explained()
     applied = []
-    monkeypatch.setattr(affine, "_WEIGHTS_AT_ONCE", 12)
-    changed_rows = affine._changed_rows
-    monkeypatch.setattr(affine, "_changed_rows", lambda *weights: applied.append(weights) or changed_rows(*weights))
+    monkeypatch.setattr(changed_weights, "_WEIGHTS_AT_ONCE", 12)
+    changed_rows = changed_weights._changed_rows
+    monkeypatch.setattr(
+        changed_weights, "_changed_rows", lambda *weights: applied.append(weights) or changed_rows(*weights)
+    )
     torch.testing.assert_close(explained(), at_once)
     assert len(applied) >= 4, "each layer, forward and backward"
 
@@ -505,7 +520,9 @@ def test_values_that_may_be_below_zero_are_shared_by_sign(made: Callable[[torch.
     torch.testing.assert_close(cav.attribute(x, 0), expected)
 
 
-@pytest.mark.parametrize("rule", [rules.GammaRule(0.7), rules.EpsilonRule(0.1), rules.ZPlusRule()], ids=repr)
+@pytest.mark.parametrize(
+    "rule", [rules.GammaRule(0.7), rules.EpsilonRule(0.1), rules.AbsoluteEpsilonRule(), rules.ZPlusRule()], ids=repr
+)
 def test_a_bias_behind_a_product_is_a_bias(rule: rules.Rule) -> None:
     """Whatever the product and the sum are called, and in the memory of the product, too."""
     torch.manual_seed(0)
@@ -533,7 +550,9 @@ def test_a_bias_behind_a_product_is_a_bias(rule: rules.Rule) -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", [rules.GammaRule, rules.EpsilonRule, rules.AlphaBetaRule], ids=lambda rule: rule.__name__
+    "rule",
+    [rules.GammaRule, rules.EpsilonRule, rules.AbsoluteEpsilonRule, rules.AlphaBetaRule],
+    ids=lambda rule: rule.__name__,
 )
 def test_a_batch_norm_may_be_written_by_hand(rule: Callable[..., rules.Rule]) -> None:
     """Folded in as a scale and a shift, also where a layer between the operations is explained."""
@@ -565,7 +584,9 @@ def test_a_batch_norm_may_be_written_by_hand(rule: Callable[..., rules.Rule]) ->
     assert its_delta.abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("rule", [rules.GammaRule(0.7), rules.EpsilonRule(0.1), rules.AlphaBetaRule()], ids=repr)
+@pytest.mark.parametrize(
+    "rule", [rules.GammaRule(0.7), rules.EpsilonRule(0.1), rules.AbsoluteEpsilonRule(), rules.AlphaBetaRule()], ids=repr
+)
 def test_a_mask_behind_a_layer_is_no_bias_of_infinity(rule: rules.Rule) -> None:
     torch.manual_seed(9)
     layer, mask = nn.Linear(3, 4).double(), torch.tensor([0.0, -torch.inf, 1.0, 0.0], dtype=torch.float64)
@@ -576,3 +597,17 @@ def test_a_mask_behind_a_layer_is_no_bias_of_infinity(rule: rules.Rule) -> None:
     assert found.isfinite().all()
     assert delta.isfinite().all()
     assert found.abs().sum() > 0
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_absolute_epsilon_does_not_depend_on_the_scale(scale: float) -> None:
+    """What passes is ``|y| / (|y| + epsilon sum |z|)``: 2 of 3, 1 of 2, and nothing of an output of 0."""
+    x = scale * torch.ones(1, 2, dtype=torch.float64)
+    weight = torch.tensor([[1.0, 1.0], [3.0, -1.0], [1.0, -1.0]], dtype=torch.float64)
+    epsilon = 0.5
+    cav = InputCAV(lambda x: F.linear(x, weight), rules={F.linear: rules.AbsoluteEpsilonRule(epsilon)}, normalize=None)
+    for target, passed in ((0, 2 / 3), (1, 1 / 2), (2, 0)):
+        found, delta = cav.attribute(x, target, return_convergence_delta=True)
+        score = scale * float(weight[target].sum())
+        torch.testing.assert_close(float(found.sum()), score * passed)
+        assert abs(float(delta)) < 1e-12, "what epsilon takes is the share of the constants"

@@ -190,6 +190,8 @@ HALF = torch.tensor([0.0, 0.5])
 PARAMETERS: dict[str, tuple[Callable[[], Any], str]] = {
     "epsilon": (lambda: rules.EpsilonRule(-1e-9), "epsilon is -1e-09; expected a finite number of at least 0"),
     "epsilon nan": (lambda: rules.EpsilonRule(float("nan")), "epsilon is nan"),
+    "absolute epsilon": (lambda: rules.AbsoluteEpsilonRule(-1.0), "epsilon is -1.0; expected a finite number of at"),
+    "absolute epsilon inf": (lambda: rules.AbsoluteEpsilonRule(float("inf")), "epsilon is inf"),
     "gamma": (lambda: rules.GammaRule(-0.5), "gamma is -0.5; expected a finite number of at least 0"),
     "gamma inf": (lambda: rules.GammaRule(float("inf")), "gamma is inf; expected a finite number"),
     "gamma nan": (lambda: rules.GammaRule(float("nan")), "gamma is nan; expected a finite number"),

@@ -82,6 +82,15 @@ def epsilon(eps: float = 1e-6, *, relative: bool = False, bias: str = "share") -
     return rule
 
 
+def absolute_epsilon(eps: float = 0.3, *, bias: str = "share") -> Rule:
+    def rule(op: Affine, r: torch.Tensor) -> torch.Tensor:
+        z, b = _terms(op, bias)
+        total, step = z.sum(0) + b, eps * (z.abs().sum(0) + b.abs())
+        return _over(z, torch.where(total < 0, total - step, total + step)) @ r
+
+    return rule
+
+
 def gamma(g: float = 0.25, *, bias: str = "share") -> Rule:
     def rule(op: Affine, r: torch.Tensor) -> torch.Tensor:
         z, b = _terms(op, bias)

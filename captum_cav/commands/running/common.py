@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
+from PIL import Image
 from tqdm import tqdm
 
-from captum_cav import single_image, zoo
-from captum_cav.attribution.logits import probabilities
+from captum_cav import zoo
 from captum_cav.attribution.scores import ScoreName
-from captum_cav.commands.options import current_folder_on_path
+from captum_cav.commands.options import read_class_names, running_factory
+from captum_cav.depths import layers as find_layers
 from captum_cav.errors import InputError
 from captum_cav.scores import Detection, Region, ScoreFunction, with_score
 from captum_cav.visualization import Panel
@@ -33,30 +36,75 @@ def load_network(options: argparse.Namespace, device: torch.device) -> zoo.Netwo
     if ":" not in options.model:
         network = zoo.load(options.model, options.weights)
     else:
-        with current_folder_on_path():
+        with running_factory(options.model):
             network = zoo.load_factory(options.model, options.weights)
     network.model.to(device)
-    return network
+    names = read_class_names(options.class_names)
+    return dataclasses.replace(network, classes=names) if names else network
 
 
-def choose_score(
-    options: argparse.Namespace, network: zoo.Network, inputs: torch.Tensor
-) -> tuple[zoo.Network, ScoreName]:
+def open_pictures(files: Sequence[Path]) -> tuple[list[tuple[Path, Image.Image]], int]:
+    """Open picture files. A damaged file is named on standard error and left out.
+
+    Args:
+        files: the files.
+
+    Returns:
+        The files with their pictures, and how many files were left out.
+
+    Raises:
+        InputError: if there are files and no file can be opened.
+    """
+    opened = [(file, picture) for file in files if (picture := open_or_skip(file, alone=len(files) == 1)) is not None]
+    if files and not opened:
+        raise InputError(f"none of the {len(files)} pictures can be opened")
+    return opened, len(files) - len(opened)
+
+
+def open_or_skip(file: Path, *, alone: bool) -> Image.Image | None:
+    """Open a picture file. A damaged file is named on standard error, and there is no picture.
+
+    Args:
+        file: the file.
+        alone: whether the file is the only one.
+
+    Returns:
+        The picture, or None.
+
+    Raises:
+        InputError: if the only file cannot be opened.
+    """
+    try:
+        return zoo.open_picture(file)
+    except InputError as error:
+        if alone:
+            raise
+        tqdm.write(f"captum-cav: skipped: {error}", file=sys.stderr)
+        return None
+
+
+def size_of(file: Path) -> str:
+    """The size of a file, as "640 kB"."""
+    size = file.stat().st_size
+    for unit, scale in (("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:.1f} {unit}"
+    return f"{size} bytes"
+
+
+def choose_score(options: argparse.Namespace, network: zoo.Network) -> tuple[zoo.Network, ScoreName]:
     """A network whose output is what ``--score`` says, and the name of what is explained of that output.
 
     Args:
         options: the options of the command.
         network: the network.
-        inputs: shape (1, 3, H, W), the picture.
 
     Returns:
         The network and a score of :class:`captum_cav.LayerCAV`. A region or a box is the single class of the network.
     """
     kind, _, which = options.score.partition(":")
-    if kind == "output":
-        return network, "output"
     if not which:
-        return single_image.with_logits(network, inputs), "log_odds" if kind == "log_odds" else "output"
+        return network, kind
     if kind == "box":
         score: ScoreFunction = Detection(index=int(which))
         name = f"box {which}"
@@ -67,18 +115,13 @@ def choose_score(
     return dataclasses.replace(network, model=model, classes=(name,)), "output"
 
 
-def choose_targets(options: argparse.Namespace, network: zoo.Network, scores: torch.Tensor) -> list[int]:
-    """The classes of ``--target``, or the best class."""
-    return [network.class_index(target) for target in options.target or [int(scores.argmax())]]
-
-
 def choose_layers(options: argparse.Namespace, network: zoo.Network, inputs: torch.Tensor) -> list[str]:
     """The layers of ``--layers``, or as many layers as ``--depths`` says, from the last layer toward the input."""
     if options.layers:
         return [name.strip() for name in options.layers.split(",")]
     if options.depths == len(network.depths):
         return list(network.depths)
-    return list(zoo.find_depths(network.model, inputs, options.depths))
+    return list(find_layers(network.model, inputs, options.depths))
 
 
 def layer_panels(layers: Sequence[str], maps: Sequence[torch.Tensor], *, signed: bool) -> list[Panel]:
@@ -92,24 +135,6 @@ def layer_panels(layers: Sequence[str], maps: Sequence[torch.Tensor], *, signed:
 def grad_cam_panel(cam: torch.Tensor | None) -> Panel:
     """A panel with the map of Grad-CAM, or with the picture alone if the layer has no such map."""
     return Panel("Grad-CAM not defined here", None) if cam is None else Panel("Grad-CAM", cam, unit="")
-
-
-def best_classes(network: zoo.Network, scores: torch.Tensor, inputs: torch.Tensor) -> str:
-    """The ten best classes as a printable table.
-
-    Args:
-        network: the network; its model gives logits.
-        scores: shape (classes,), the logits of one picture.
-        inputs: shape (1, 3, H, W), the picture.
-    """
-    with torch.no_grad():
-        shares = probabilities(network.model, inputs)[0].cpu()
-    best = scores.topk(min(10, len(scores)))
-    lines = [line] if (line := single_image.about_scores(network)) else []
-    lines.append(f"best classes of {network.name} (scores before softmax, probabilities)")
-    for rank, (score, index) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True), 1):
-        lines.append(f"  {rank:2d}  {score:8.2f}  {shares[index]:6.1%}  {network.class_name(index)} ({index})")
-    return "\n".join(lines)
 
 
 @contextmanager

@@ -3,112 +3,141 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import csv
+import io
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-import torch
-from matplotlib.figure import Figure
+import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from captum_cav import single_image, zoo
-from captum_cav.attribution import LayerCAV
-from captum_cav.attribution.scores import select_target
+from captum_cav.commands import names
+from captum_cav.commands.outputs import Outputs, json_text
 from captum_cav.commands.running import common
-from captum_cav.visualization import Panel, show_rows
+from captum_cav.errors import CAVError, InputError
+from captum_cav.explanation import Explanation, explain, show_beside
 
-_CONTRIBUTIONS_FILE = "contributions.png"
-_RULES_FILE = "rules.png"
-# The second figure shows the maps of this preset below the maps of the paper's rules.
-_OTHER_PRESET = "pinpoint"
+# The second figure shows the maps of this preset below the maps of the chosen rules; beside this preset itself, those
+# of the paper's rules.
+_OTHER, _PAPER = "pinpoint", "paper"
 
 
-def run(options: argparse.Namespace) -> None:
-    """Run ``demo`` or ``explain``: print the shares of the score, and write two figures."""
-    output = options.output
-    device = common.choose_device(options.device)
-    picture = zoo.demo_picture() if options.command == "demo" else zoo.open_picture(options.image)
-    with common.steps("loading the network", "scores", "contributions", "drawing") as step:
-        network = common.load_network(options, device)
-        inputs = single_image.batch_of(network, picture)
-        network, score = common.choose_score(options, network, inputs)
-        model = network.model
-        step()
-        outputs = single_image.class_scores(model, inputs)
-        targets = common.choose_targets(options, network, outputs)
-        scores = [select_target(outputs[None], target, score).values[0] for target in targets]
-        layers = common.choose_layers(options, network, inputs)
-        step()
-        # With "abs" red raised the score, also if the score is negative.
-        explained = LayerCAV(model, layers, normalize="abs", score=score).attribute_targets(
-            inputs, targets, return_convergence_delta=True
+def run(options: argparse.Namespace, pictures: Mapping[str, Path | None], outputs: Outputs) -> int:
+    """Run ``demo`` or ``explain``: print what raised and lowered the scores, and write figures of each picture.
+
+    Args:
+        options: the options.
+        pictures: by the name of what is written of them, the picture files; None stands for the embedded picture.
+        outputs: where the figures go.
+
+    Returns:
+        The exit status, which is 1 if a picture was left out.
+    """
+    network = common.load_network(options, common.choose_device(options.device))
+    done: dict[str, list[Explanation]] = {}
+    with tqdm(pictures.items(), delay=1, leave=False) as progress:
+        for stem, file in progress:
+            progress.set_description(stem, refresh=False)
+            alone = len(pictures) == 1
+            picture = zoo.demo_picture() if file is None else common.open_or_skip(file, alone=alone)
+            if picture is None:
+                continue
+            try:
+                done[stem] = _explain(options, network, picture)
+            except CAVError as error:
+                raise type(error)(f"{file}: {error}" if len(pictures) > 1 else str(error)) from error
+            _write(options, stem, done[stem], outputs)
+            if not options.json:
+                tqdm.write(_text(stem if len(pictures) > 1 else "", done[stem]), file=sys.stdout)
+    if not done:
+        raise InputError(f"none of the {len(pictures)} pictures can be opened")
+    outputs.write_text(names.SHARES_FILE, _csv(done))
+    if options.json:
+        print(json_text([_as_json(options, stem, pictures[stem], one, outputs) for stem, (one, _) in done.items()]))
+    else:
+        print(f"\n{single_image.WHICH_TO_BELIEVE}")
+        files = [file for stem in done for file in names.explained_files(stem, arrays=options.save_arrays)]
+        print(f"in {outputs.folder}: {', '.join([*files, names.SHARES_FILE])}")
+    return int(len(done) < len(pictures))
+
+
+def _explain(options: argparse.Namespace, network: zoo.Network, picture: Image.Image) -> list[Explanation]:
+    """The picture with the chosen rules, and with other rules."""
+    scored, score = common.choose_score(options, network)
+    inputs = single_image.batch_of(scored, picture)
+    scored = single_image.ready(scored, inputs)
+    layers = common.choose_layers(options, scored, inputs)
+    target = options.target
+    return [
+        explain(
+            scored,
+            picture,
+            target,
+            layers,
+            rules=rules,
+            score=score,
+            normalize=None if options.normalize == "none" else options.normalize,
         )
-        others = LayerCAV(model, layers, rules=_OTHER_PRESET, normalize="abs", score=score)
-        maps = single_image.contribution_maps((attributions for attributions, _ in explained), inputs)
-        other_maps = single_image.contribution_maps(others.attribute_targets(inputs, targets), inputs)
-        cams = [single_image.grad_cam_map(model, layers[0], inputs, one, maps[0][0].shape) for one in targets]
-        step()
-        names = [network.class_name(target) for target in targets]
-        labels = [f"{name}\nscore {float(value):.2f}" for name, value in zip(names, scores, strict=True)]
-        shown = network.display(picture)
-        _draw_contributions(shown, network.name, labels, layers, maps, cams).savefig(
-            output / _CONTRIBUTIONS_FILE, dpi=110
-        )
-        _draw_rules(shown, network.name, names, layers, maps, other_maps).savefig(output / _RULES_FILE, dpi=110)
-    if ":" not in options.score:
-        logits = single_image.with_logits(network, inputs)
-        print(common.best_classes(logits, single_image.class_scores(logits.model, inputs), inputs))
-    for name, value, (_, deltas), of_layers in zip(names, scores, explained, maps, strict=True):
-        print(_share_table(name, value, layers, of_layers, deltas))
-    print(f"pictures: {output / _CONTRIBUTIONS_FILE}, {output / _RULES_FILE}")
-
-
-def _draw_contributions(
-    picture: Image.Image,
-    network: str,
-    labels: Sequence[str],
-    layers: Sequence[str],
-    maps: Sequence[Sequence[torch.Tensor]],
-    cams: Sequence[torch.Tensor | None],
-) -> Figure:
-    """Two rows for each class: Grad-CAM and heat maps, then the picture and signed maps."""
-    rows = []
-    for label, of_layers, cam in zip(labels, maps, cams, strict=True):
-        rows.append((label, [common.grad_cam_panel(cam), *common.layer_panels(layers, of_layers, signed=False)]))
-        rows.append((label, [Panel("picture", None), *common.layer_panels(layers, of_layers, signed=True)]))
-    title = f"Where {network} found its scores: (1) is the last feature layer, then toward the input"
-    return show_rows(picture, rows, title)[0]
-
-
-def _draw_rules(
-    picture: Image.Image,
-    network: str,
-    names: Sequence[str],
-    layers: Sequence[str],
-    maps: Sequence[Sequence[torch.Tensor]],
-    other_maps: Sequence[Sequence[torch.Tensor]],
-) -> Figure:
-    """Two rows for each class: signed maps with the paper's rules, then signed maps with the other preset."""
-    rows = []
-    for name, *both in zip(names, maps, other_maps, strict=True):
-        for rules, of_layers in zip(("the paper's rules", f"preset {_OTHER_PRESET!r}"), both, strict=True):
-            panels = [Panel("picture", None), *common.layer_panels(layers, of_layers, signed=True)]
-            rows.append((f"{name}\n{rules}", panels))
-    return show_rows(picture, rows, f"What other rules change: {network}")[0]
-
-
-def _share_table(
-    name: str, score: torch.Tensor, layers: Sequence[str], maps: Sequence[torch.Tensor], deltas: Sequence[torch.Tensor]
-) -> str:
-    """One line for each layer: the shares of the score, in per cent."""
-    width = max(map(len, layers))
-    lines = [
-        f"\nwhere the score {float(score):.2f} of {name!r} came from, in per cent of it",
-        f"  {'layer':{width}}  {'places':>9}  {'raised':>9}  {'lowered':>9}  {'constants':>9}  {'unexplained':>11}",
+        for rules in (options.rules, _PAPER if options.rules == _OTHER else _OTHER)
     ]
-    for layer, ratios, delta in zip(layers, maps, deltas, strict=True):
-        shares = single_image.score_shares(score, ratios, delta)
-        places = f"{ratios.shape[0]} x {ratios.shape[1]}"
-        lines.append(
-            f"  {layer:{width}}  {places:>9}  {100 * shares.raised:9.1f}  {100 * shares.lowered:9.1f}"
-            f"  {100 * shares.constants:9.1f}  {100 * shares.unexplained:11.4f}"
-        )
-    return "\n".join(lines)
+
+
+def _write(options: argparse.Namespace, stem: str, explained: Sequence[Explanation], outputs: Outputs) -> None:
+    contributions, rules, *arrays = names.explained_files(stem, arrays=options.save_arrays)
+    with outputs.writing(contributions) as path:
+        explained[0].figure().savefig(path, dpi=110)
+    with outputs.writing(rules) as path:
+        show_beside(explained).savefig(path, dpi=110)
+    for name in arrays:
+        with outputs.writing(name) as path, path.open("wb") as file:
+            np.savez_compressed(file, **explained[0].to_arrays())  # type: ignore[arg-type]
+
+
+def _text(heading: str, explained: Sequence[Explanation]) -> str:
+    first, other = explained
+    hidden = "\n".join(other.hiding(one) for one in other.classes)
+    parts = [f"== {heading}" if heading else "", first.best_classes, f"\n{first.table()}"]
+    parts.append(f"\nthe same with the rules {other.rules}\n{hidden}")
+    return "\n".join(part for part in parts if part)
+
+
+def _as_json(
+    options: argparse.Namespace, stem: str, file: Path | None, explained: Explanation, outputs: Outputs
+) -> dict[str, Any]:
+    written = names.explained_files(stem, arrays=options.save_arrays)
+    return {
+        "picture": None if file is None else str(file),
+        **explained.to_dict(),
+        "files": [str(outputs.folder / name) for name in written],
+    }
+
+
+def _csv(done: Mapping[str, Sequence[Explanation]]) -> str:
+    """One row for each picture, class and layer, with the chosen rules."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        "picture index class score probability rules layer height width raised lowered constants unexplained".split()
+    )
+    for stem, (explained, _) in done.items():
+        for one in explained.classes:
+            for layer in explained.layers:
+                shares = one.shares[layer] if single_image.has_amounts(explained.rules) else [""] * 4
+                writer.writerow(
+                    [
+                        stem,
+                        one.index,
+                        one.name,
+                        one.score,
+                        "" if one.probability is None else one.probability,
+                        explained.rules,
+                        layer,
+                        *one.maps[layer].shape,
+                        *shares,
+                    ]
+                )
+    return text.getvalue()

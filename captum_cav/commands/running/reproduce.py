@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
@@ -12,29 +13,32 @@ from PIL import Image
 from captum_cav import reproduction, single_image, zoo
 from captum_cav.ablation import box_mask
 from captum_cav.attribution import LayerCAV
+from captum_cav.commands.names import REPRODUCED_FIGURES, REPRODUCED_TABLE
+from captum_cav.commands.outputs import Outputs
 from captum_cav.commands.running import common
 from captum_cav.errors import InputError
 from captum_cav.maps import picture_size_of
 from captum_cav.visualization import Panel, show_rows
 
-_TABLE_FILE = "table1.md"
 
-
-def run(options: argparse.Namespace, names: list[str], box: tuple[float, ...]) -> None:
+def run(
+    options: argparse.Namespace, files: list[Path], names: list[str], box: tuple[float, ...], outputs: Outputs
+) -> None:
     """Run ``reproduce``: print the claims, and write the figures and the table.
 
     Args:
         options: the options.
+        files: the picture; empty for the embedded picture.
         names: the class to explain, and the class of the other object.
         box: the box of the other object, as for :func:`captum_cav.ablation.box_mask`.
+        outputs: where the figures and the table go.
     """
-    output = options.output
     device = common.choose_device(options.device)
-    picture = zoo.demo_picture() if options.image is None else zoo.open_picture(options.image)
+    picture = zoo.open_picture(files[0]) if files else zoo.demo_picture()
     with common.steps("loading the network", "contributions", "ablations", "drawing") as step:
         network = common.load_network(options, device)
         inputs = single_image.batch_of(network, picture)
-        network = single_image.with_logits(network, inputs)
+        network = single_image.with_logits(single_image.ready(network, inputs), inputs)
         model = network.model
         pixels = box_mask(box, picture_size_of(inputs))
         scores = single_image.class_scores(model, inputs)
@@ -63,26 +67,25 @@ def run(options: argparse.Namespace, names: list[str], box: tuple[float, ...]) -
         labels = [f"{class_names[index]}\nscore {scores[index]:.2f}" for index in classes]
         title = f"Contributions in {network.name}, from the last feature layer toward the input; rules: {options.rules}"
         of_region = f"with parts of the region of {names[1]} disabled (white)"
-        figures = {
-            "figure5.png": reproduction.draw_best(
+        figures = [
+            reproduction.draw_best(
                 shown, [class_names[index] for index in best], scores[best].tolist(), f"What {network.name} sees"
             ),
-            "figure6.png": _draw_maps(shown, labels, layers, maps, [common.grad_cam_panel(cam) for cam in cams], title),
-            "figure7.png": _draw_maps(shown, labels, layers, maps, [Panel("picture", None)] * 2, title, signed=True),
-            "figure8.png": reproduction.draw_trials(
-                shown, trials, f"{network.name}: score and rank of {names[0]} {of_region}"
-            ),
-        }
-        for file, figure in figures.items():
-            figure.savefig(output / file, dpi=110)
-        (output / _TABLE_FILE).write_text(_table(network, names, box, options.rules, trials), encoding="utf-8")
-    print(common.best_classes(network, scores, inputs))
+            _draw_maps(shown, labels, layers, maps, [common.grad_cam_panel(cam) for cam in cams], title),
+            _draw_maps(shown, labels, layers, maps, [Panel("picture", None)] * 2, title, signed=True),
+            reproduction.draw_trials(shown, trials, f"{network.name}: score and rank of {names[0]} {of_region}"),
+        ]
+        for name, figure in zip(REPRODUCED_FIGURES, figures, strict=True):
+            with outputs.writing(name) as path:
+                figure.savefig(path, dpi=110)
+        outputs.write_text(REPRODUCED_TABLE, _table(network, names, box, options.rules, trials))
+    print(single_image.ranking_table(network, single_image.ranking(network, inputs)[: single_image.BEST]))
     print(
         f"\nthe paper's claims on {network.name}: {names[0]}, with {names[1]} in the box {box}; rules: {options.rules}"
     )
     for claim in reproduction.judge(names, maps, cams, trials):
         print(f"  {claim}")
-    print(f"pictures and table: {', '.join(str(output / file) for file in (*figures, _TABLE_FILE))}")
+    print(f"in {outputs.folder}: {', '.join((*REPRODUCED_FIGURES, REPRODUCED_TABLE))}")
 
 
 def _draw_maps(
