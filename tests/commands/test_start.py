@@ -79,6 +79,7 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
         (["dataset", ".", "--output", "o", "--score", "box:0", "--target", "label"], "expected no --target beside it"),
         (["dataset", ".", "--output", "o", "--keep", "maps", "channels"], "--keep names maps and channels"),
         (["reproduce", PICTURE], "a picture of yours needs --classes CLASS OTHER and --region"),
+        (["summary", "no_such_folder"], "there is no folder no_such_folder; expected the output of captum-cav dataset"),
     ],
     ids=lambda value: " ".join(value[-2:]).replace(PICTURE, "IMAGE") if isinstance(value, list) else "",
 )
