@@ -75,7 +75,7 @@ SELF_EXPLANATORY = (
     "It was changed since the job wrote it",
     "cannot read the table",
     "Finished shards are kept; start the same job again when the reason is gone",
-    "cannot write to",
+    "cannot write ",
     'engine="ray" needs Ray with Ray Data',
     "export_hdf5() needs h5py",
     "none of the first ... pictures can be",
