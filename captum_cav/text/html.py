@@ -150,6 +150,7 @@ def _level(reading: Reading) -> dict[str, Any]:
                 "score": _short(output.score),
                 "constants": _short(output.constants),
                 "unexplained": _short(output.unexplained),
+                "own": _short(output.own),
                 "probability": None if output.probability is None else _short(output.probability),
                 "against": output.against,
                 "contributions": [_short(value) for value in values.tolist()],
