@@ -55,10 +55,11 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The residual stream behind the layer, shape (N, T, C)."""
-        parts = self.projections(self.norm1(x)).unflatten(-1, (3, 4, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(*parts, is_causal=True).transpose(1, 2).flatten(2)
-        x = x + self.attention(mixed)
-        return x + self.mlp(self.norm2(x))
+        query, key, value = self.projections(self.norm1(x)).unflatten(-1, (3, 4, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True).transpose(1, 2).flatten(2)
+        mixed_in: torch.Tensor = x + self.attention(mixed)
+        behind: torch.Tensor = mixed_in + self.mlp(self.norm2(mixed_in))
+        return behind
 
 
 class NameModel(nn.Module):
@@ -77,7 +78,8 @@ class NameModel(nn.Module):
         x = self.embedding(ids) + self.positions
         for block in self.blocks:
             x = block(x)
-        return self.head(self.norm(x[:, -1]))
+        logits: torch.Tensor = self.head(self.norm(x[:, -1]))
+        return logits
 
 
 def stories(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -145,7 +147,7 @@ class _Difference(nn.Module):
 
     def forward(self, ids: torch.Tensor, right: torch.Tensor, wrong: torch.Tensor) -> torch.Tensor:
         """The score of each story."""
-        logits = self.model(ids)
+        logits: torch.Tensor = self.model(ids)
         return (logits.gather(1, right[:, None]) - logits.gather(1, wrong[:, None]))[:, 0]
 
 

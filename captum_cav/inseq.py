@@ -21,7 +21,7 @@ from captum_cav.attribution import LayerCAV, Normalize, Rules
 try:
     from inseq.attr.feat.gradient_attribution import GradientAttributionRegistry
 except ImportError as error:
-    raise ImportError('captum_cav.inseq needs the package inseq: pip install "captum_cav[inseq]"') from error
+    raise ImportError('captum_cav.inseq expected the package inseq: pip install "captum_cav[inseq]"') from error
 
 __all__ = ["CAVAttribution"]
 

@@ -163,7 +163,8 @@ def _level(reading: Reading) -> dict[str, Any]:
 def _check_finite(values: torch.Tensor) -> None:
     if not bool(values.isfinite().all()):
         raise InputError(
-            "a contribution is not finite, as where a score is 0; attribute with normalize=None, in units of the score."
+            "a contribution is not finite, as where a score is 0; expected finite numbers. Attribute with "
+            "normalize=None, in units of the score."
         )
 
 

@@ -63,7 +63,7 @@ def test_the_model_speaks_and_is_compared(folder: Path, tmp_path: Path) -> None:
 
 def test_a_folder_without_a_model_is_refused_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["text", str(tmp_path), "--prompt", "a", "--output", str(tmp_path / "page.html")]) == 2
-    assert "holds no model of transformers: there is no config.json; give a folder that" in capsys.readouterr().err
+    assert "holds no model of transformers: there is no config.json; expected a folder that" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -82,4 +82,4 @@ def test_what_cannot_be_done_is_one_line(folder: Path, tmp_path: Path, capsys: p
         assert "Traceback" not in err
     (tmp_path / "config.json").write_text("{}")
     assert cli.main(["text", str(tmp_path), "--prompt", "a", *output]) == 2
-    assert "cannot load a causal language model and its tokenizer from" in capsys.readouterr().err
+    assert "could not be loaded; expected a causal language model and its tokenizer" in capsys.readouterr().err

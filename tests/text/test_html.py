@@ -155,7 +155,7 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         lambda: found.save_html(tmp_path / "page.html"),
     ]
     for call in calls:
-        with pytest.raises(InputError, match="a contribution is not finite, as where a score is 0; attribute with"):
+        with pytest.raises(InputError, match="a contribution is not finite, as where a score is 0; expected"):
             call()
     with pytest.raises(InputError, match="results is empty"):
         write_page(tmp_path / "page.html", [])
