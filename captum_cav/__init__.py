@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from captum_cav import zoo as zoo
     from captum_cav.attribution import InputCAV, LayerCAV, NeuronCAV, verify
     from captum_cav.comparison import Comparison, Method, compare
-    from captum_cav.compilation import compile
+    from captum_cav.compilation import compile  # noqa: A004 - as torch.compile
     from captum_cav.depths import layers
     from captum_cav.explanation import Explanation, explain
     from captum_cav.text import SequenceCAV

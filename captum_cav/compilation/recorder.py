@@ -151,9 +151,8 @@ class _Watching(DispatchMode):
                 return func(*args, **kwargs)
         if is_random(func, args, kwargs):
             self._refuse(f"takes random numbers by {name}")
-        if not is_fixed and {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags):
-            if name not in ("index", "index_put") or _has_mask(args[1]):
-                self._refuse(f"makes a tensor whose shape depends on numbers, by {name}")
+        if not is_fixed and _has_unknown_shape(func, name, args):
+            self._refuse(f"makes a tensor whose shape depends on numbers, by {name}")
         for tensor in aliased_arguments(func, args, kwargs)[1]:
             if storage_key(tensor) in self._kept:
                 self._refuse(f"writes into a parameter, a buffer or an argument by {name}")
@@ -173,8 +172,14 @@ def _notes_are_compared() -> bool:
 _NOTES = noted_tensors.__module__
 
 
-def _has_mask(indices: Any) -> bool:
-    return any(isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8) for index in indices)
+def _has_unknown_shape(func: Any, name: str, args: Any) -> bool:
+    """Whether the shape of a result hangs on numbers. Of an index, only a mask decides that."""
+    if not {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags):
+        return False
+    masks = (torch.bool, torch.uint8)
+    return name not in ("index", "index_put") or any(
+        isinstance(index, torch.Tensor) and index.dtype in masks for index in args[1]
+    )
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import torch
 
@@ -33,7 +33,7 @@ def inductor(recording: Recording) -> Runner:
     """Fused kernels, made by torch's compiler. Rounding differs from that of the operations one after another."""
     graph, count = recording.graph, len(recording.inputs)
     if recording.is_frozen:
-        frozen, in_order = fused(graph.as_module(frozen=True), recording.inputs, freezing=True), graph.in_order
+        frozen, in_order = fused(graph.as_module(graph.constants), recording.inputs, freezing=True), graph.in_order
 
         def run_frozen(tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
             with torch.no_grad():
