@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 import torch
 
 from captum_cav import checks
+from captum_cav.attribution import InputCAV, LayerCAV, NeuronCAV
 from captum_cav.attribution.contributions import ContributionAttribution, has_graph
 from captum_cav.attribution.input_checks import Arguments
 from captum_cav.compilation.comparing import check_recording
@@ -22,7 +23,7 @@ from captum_cav.compilation.runners import RUNNERS, Backend, Runner
 from captum_cav.errors import CAVTypeError, OptionError, RecordingError, RecordingWarning
 
 OnBreak: TypeAlias = Literal["error", "eager"]
-A = TypeVar("A", bound=ContributionAttribution)
+A = TypeVar("A", LayerCAV, InputCAV, NeuronCAV)
 #: How many kinds of arguments have a recording at the same time. The oldest recording is dropped first.
 _MOST = 32
 
@@ -208,7 +209,7 @@ def compile(  # noqa: A001 - as torch.compile
     """
     checks.check_option("backend", backend, tuple(RUNNERS))
     checks.check_option("on_break", on_break, ("error", "eager"))
-    if not isinstance(attribution, ContributionAttribution):
+    if not isinstance(attribution, (LayerCAV, InputCAV, NeuronCAV)):
         raise CAVTypeError(
             f"compile() was given a {type(attribution).__name__}; expected a LayerCAV, an InputCAV or a NeuronCAV."
         )
