@@ -66,12 +66,12 @@ class Compiled(ContributionAttribution):
     def _plain(self) -> ContributionAttribution:
         """The same attribution without recordings."""
         plain: ContributionAttribution = object.__new__(type(self).__mro__[2])
-        vars(plain).update(self._attributes())
+        plain.__dict__.update(self._attributes())
         return plain
 
     def _explain(self, arguments: Arguments, *options: Any) -> Any:
         """What ``attribute`` returns, by a recording of what the attribution computes."""
-        eager = super()._explain  # type: ignore[misc]
+        eager = super()._explain
         if has_graph(options[-1]):
             return eager(arguments, *options)
         try:
@@ -147,8 +147,8 @@ def _compiled_class(kind: type[ContributionAttribution]) -> type[Compiled]:
 
 
 def _compiled(attribution: ContributionAttribution, choices: _Choices) -> Any:
-    compiled = object.__new__(_compiled_class(type(attribution)))
-    vars(compiled).update(vars(attribution))
+    compiled = object.__new__(_compiled_class(type(attribution)))  # type: ignore[arg-type]
+    compiled.__dict__.update(vars(attribution))
     compiled._begin(choices)
     return compiled
 
