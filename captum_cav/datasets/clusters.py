@@ -176,7 +176,7 @@ def require_sklearn() -> None:
         import sklearn  # noqa: F401
     except ImportError as error:
         raise UnavailableError(
-            'finding groups of maps needs scikit-learn, which is not installed: pip install "captum_cav[analysis]"'
+            'groups of maps need scikit-learn, which is not installed; expected pip install "captum_cav[analysis]".'
         ) from error
 
 

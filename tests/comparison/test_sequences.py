@@ -63,6 +63,7 @@ METRICS: dict[str, dict[str, Any]] = {
     "deletion": {"baseline": MASK, "steps": 3},
     "insertion": {"baseline": MASK, "steps": 3},
     "single_deletion": {"baseline": MASK, "cells": 3},
+    "effect_agreement": {"baseline": MASK, "cells": 3},
     "sparseness": {},
     "agreement": {},
     "model_randomisation": {"stages": 2},

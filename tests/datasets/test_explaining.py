@@ -273,9 +273,9 @@ class AllBroken(Dataset[Any]):
 
 
 def test_a_job_of_which_nothing_works_ends_at_once(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none of the first 4 pictures could be read; the first .*not mounted"):
+    with pytest.raises(InputError, match=r"none of the first 4 pictures can be read; the first .*not mounted"):
         explain(jobs.attribution(), AllBroken(), tmp_path / "1")
-    with pytest.raises(TargetError, match=r"none of the first 4 pictures could be explained.*out of range"):
+    with pytest.raises(TargetError, match=r"none of the first 4 pictures can be explained.*out of range"):
         explain(jobs.attribution(), jobs.labelled(), tmp_path / "2", targets=7)
     without_labels = [picture for picture, _ in jobs.labelled()]
     with pytest.raises(TargetError, match='targets is "label", and the picture 0 has no label'):

@@ -126,6 +126,13 @@ def test_the_quick_start_runs(
     assert [tuple(found.shape[1:]) for found in names["maps"]] == names["layers"].grids
 
 
+def test_every_page_is_in_the_table_of_contents() -> None:
+    listed = set(re.findall(r"^([\w/]+)$", (DOCS / "index.md").read_text(), re.MULTILINE))
+    pages = {page.stem for page in DOCS.glob("*.md")} - {"README", "index"}
+    assert pages <= listed, f"name {sorted(pages - listed)} in a toctree of docs/index.md"
+    assert {name for name in listed if "/" not in name} <= pages
+
+
 def test_all_commands_are_on_their_page() -> None:
     source = (DOCS / "command_line.md").read_text()
     for command in COMMANDS:
