@@ -56,7 +56,7 @@ def test_methods_are_measured_on_volumes(tmp_path: Path) -> None:
     assert (first["depth"], first["height"], first["width"]) == ("2", "2", "3")
     assert not any(math.isnan(value) for value in list(report.agreement().values())[:1])
     figure = report.figure()
-    drawn = next(axis for axis in figure.axes if axis.get_title().startswith("2, 2 x 3"))
+    drawn = next(axis for axis in figure.axes if axis.get_title().startswith("cav, 2 x 3"))
     levels = np.asarray(drawn.images[-1].get_array())
     assert levels.shape == (4, 6)
     report.save(tmp_path / "saved")
