@@ -41,11 +41,16 @@ def test_the_reference_holds_every_public_name(reference: Path) -> None:
 
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    text = page.read_text()
-    headings = re.findall(r"^#+ ([^`\n]+)$", text, re.MULTILINE)
-    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
-    for target in re.findall(r"\]\((?!http)([^)]+)\)", text):
-        assert target.removeprefix("#") in anchors if target.startswith("#") else (DOCS / target).exists(), target
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", page.read_text()):
+        file, _, anchor = target.partition("#")
+        there = DOCS / file if file else page
+        assert there.exists(), target
+        assert not anchor or anchor in anchors_of(there), target
+
+
+def anchors_of(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ ([^`\n]+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_no_sentence_is_taken_for_a_type(reference: Path) -> None:
