@@ -37,8 +37,8 @@ def made(name: str) -> str:
 
     Args:
         name: ``localization:NETWORK`` or ``faithfulness:NETWORK``; ``causes:NETWORK`` for the agreement with measured
-            effects; ``price:NETWORK`` for what each method costs;
-            ``cost:layers`` for our own price at all depths of all networks, ``cost:kinds`` for all else.
+            effects; ``price:NETWORK`` for what each method costs; ``cost:layers`` for our own price at all depths of
+            all networks, ``cost:kinds`` for all else; ``sentences:all`` and ``patching:MODEL`` for language.
 
     Returns:
         Markdown.
@@ -50,11 +50,46 @@ def made(name: str) -> str:
         report = _read("cost_cpu")
         table = _all_depths(report) if what == "layers" else _kinds(report)
         lines = [*table, "", f"{report['device']}, torch {report['versions']['torch']}. {report['note']}"]
+    elif benchmark == "sentences":
+        report = _read("sentences")
+        lines = of_sentences(report)
+    elif benchmark == "patching":
+        report = _read("patching")
+        lines = of_patching(report["models"][what])
     else:
         report = _read(f"{benchmark}_{what}")
         make = _causes if benchmark == "causes" else _by_depth
         lines = list(make(report["networks"][what], what))
     return "\n".join(["", f"    {report['command']}", "", *lines, "", ""])
+
+
+def of_sentences(report: dict[str, Any]) -> list[str]:
+    """The results of :mod:`benchmarks.sentences` as a table, the best gap first."""
+    found = report["results"]
+    heads = [f"{name}, {way}" for way in found for name in ("gap ↑", "deletion ↓", "insertion ↑")]
+    lines = [f"| method | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+    methods = list(found["mask"]["gap"])
+    rows: dict[str, list[str]] = {}
+    for method in sorted(methods, key=lambda method: -sum(found[way]["gap"][method]["mean"] for way in found)):
+        cells = [found[way][name][method]["mean"] for way in found for name in ("gap", "deletion", "insertion")]
+        rows.setdefault(" | ".join(f"{cell:.3f}" for cell in cells), []).append(method)
+    lines += [f"| {', '.join(names)} | {shown} |" for shown, names in rows.items()]
+    errors = [found[way]["gap"][method]["error"] for way in found for method in methods]
+    return [*lines, "", f"{report['sentences']} sentences; standard errors of the gaps up to {max(errors):.3f}."]
+
+
+def of_patching(found: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+    """The correlations of one model of :mod:`benchmarks.patching` as a table."""
+    first = next(iter(found.values()))
+    rows = {
+        "attribution patching (gradients)": [of_kind["gradient"] for of_kind in first.values()],
+        **{
+            f"relevance patching, `{rules}`": [of_kind["relevance"] for of_kind in of_kinds.values()]
+            for rules, of_kinds in found.items()
+        },
+    }
+    lines = [f"| estimate | {' | '.join(first)} |", "|---" * (1 + len(first)) + "|"]
+    return lines + [f"| {name} | {' | '.join(f'{cell:.3f}' for cell in cells)} |" for name, cells in rows.items()]
 
 
 def written(text: str) -> str:

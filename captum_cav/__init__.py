@@ -24,7 +24,9 @@ from captum_cav.version import __version__ as __version__
 if TYPE_CHECKING:
     from captum_cav import ablation as ablation
     from captum_cav import datasets as datasets
+    from captum_cav import memory as memory
     from captum_cav import metrics as metrics
+    from captum_cav import patching as patching
     from captum_cav import presets as presets
     from captum_cav import rules as rules
     from captum_cav import scores as scores
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from captum_cav import zoo as zoo
     from captum_cav.attribution import InputCAV, LayerCAV, NeuronCAV, verify
     from captum_cav.comparison import Comparison, Method, compare
-    from captum_cav.compilation import compile
+    from captum_cav.compilation import compile  # noqa: A004 - as torch.compile
     from captum_cav.depths import layers
     from captum_cav.explanation import Explanation, explain
     from captum_cav.text import SequenceCAV
@@ -52,7 +54,9 @@ __all__ = [
     "datasets",
     "explain",
     "layers",
+    "memory",
     "metrics",
+    "patching",
     "presets",
     "rules",
     "scores",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from captum_cav.commands import COMMANDS
 from captum_cav.errors import CAVError
+from captum_cav.memory import keep_freed_memory
 from captum_cav.version import __version__
 
 
@@ -22,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         correct; 130 after Ctrl-C. One line on standard error says what happened.
     """
     options = _parser().parse_args(arguments)
+    if arguments is None:  # The process is the command's own.
+        keep_freed_memory()
     try:
         # A subcommand returns its exit status, or None for success.
         status: int | None = options.run(options)

@@ -57,6 +57,11 @@ class LayerList(list[str]):
         self._layers = tuple(rows)
         super().__init__(layer.name for layer in self._layers)
 
+    @property
+    def grids(self) -> list[tuple[int, int]]:
+        """(height, width) of the grid of each layer, in places."""
+        return [layer.grid for layer in self._layers]
+
     def _cells(self) -> list[tuple[str, ...]]:
         rows = [
             (layer.name, layer.kind, " x ".join(map(str, layer.shape)), f"{layer.grid[0]} x {layer.grid[1]}")

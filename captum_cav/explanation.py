@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -190,9 +191,10 @@ class Explanation:
         for what, found in one.hidden.items():
             if found is None:
                 lines.append(f"  no place {what} it")
-            else:
-                places, after = found
-                lines.append(f"  {after:8.2f}  without the {places} places that {what} it most")
+                continue
+            places, after = found
+            shown = "no score" if math.isnan(after) else decimals(after, 2)
+            lines.append(f"  {shown:>8}  without the {places} places that {what} it most")
         return "\n".join(lines)
 
     def _account(self, one: ClassExplanation) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from captum_cav import checks
 from captum_cav import presets as rule_presets
 from captum_cav.ablation import ablate, positive_spots
 from captum_cav.attribution.logits import logit_model, probabilities, squashed_by
-from captum_cav.errors import CAVError, InputError, ModelError
+from captum_cav.errors import CAVError, InputError, ModelError, TargetError
 from captum_cav.maps import picture_size_of, spatial_map
 from captum_cav.zoo.networks import Network
 
@@ -285,7 +286,7 @@ class Hidden(NamedTuple):
 
     Attributes:
         places: the places that were set to zero, numbered row by row.
-        scores: shape (classes,), all scores of the picture without them, on the CPU.
+        scores: shape (classes,), all scores of the picture without them, on the CPU; NaN if there are none.
     """
 
     places: list[int]
@@ -307,8 +308,12 @@ def hide_strongest(model: torch.nn.Module, inputs: torch.Tensor, layer: str, rat
     mask = positive_spots(ratios, HIDDEN_SHARE)
     if not mask.any():
         return None
-    after = ablate(model, inputs, layer, mask).after[0].cpu()
-    return Hidden(mask.flatten().nonzero().flatten().tolist(), after)
+    places = mask.flatten().nonzero().flatten().tolist()
+    try:
+        return Hidden(places, ablate(model, inputs, layer, mask).after[0].cpu())
+    except TargetError:
+        # The score is that of a region or a box, which is gone.
+        return Hidden(places, torch.full_like(class_scores(model, inputs), math.nan))
 
 
 def seen_part(network: Network, picture: Image.Image) -> tuple[int, int, int, int]:

@@ -18,7 +18,7 @@ import sys
 import threading
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 
@@ -59,6 +59,7 @@ __all__ = [
     "is_batched",
     "is_called_by",
     "keeps_version",
+    "may_note",
     "modules_of",
     "noting_places",
     "now",
@@ -357,33 +358,33 @@ def is_called_by(modules: tuple[str, ...], depth: int) -> bool:
 # Modules ------------------------------------------------------------------------------------------------------------
 
 
-def modules_of(root: torch.nn.Module) -> Iterable[torch.nn.Module]:
-    """All modules of a model. Each comes once, and before its children.
+def modules_of(root: Callable[..., Any]) -> Collection[torch.nn.Module]:
+    """All modules of a model. Each comes once, and before its children. A function has none that are known.
 
     ``torch.nn.Module.modules`` would also build qualified names, which takes long compared with a small network's run.
     """
     modules: dict[torch.nn.Module, None] = {}
-    waiting: list[torch.nn.Module | None] = [root]
+    waiting: list[torch.nn.Module | None] = [root] if isinstance(root, torch.nn.Module) else []
     while waiting:
         module = waiting.pop()
         if module is not None and module not in modules:
             modules[module] = None
             waiting += reversed(module._modules.values())
-    return modules
+    return modules.keys()
+
+
+def may_note(module: torch.nn.Module) -> bool:
+    """Whether a module may note tensors when it runs in evaluation mode: not torch's own, but hooks on these may."""
+    return not _is_torchs(type(module)) or bool(module._forward_hooks or module._forward_pre_hooks)  # type: ignore[arg-type]
 
 
 def noting_places(modules: Iterable[torch.nn.Module]) -> Iterator[dict[str, Any]]:
-    """The dictionaries in which modules note tensors that are no parameters: attributes and buffers.
-
-    In evaluation mode torch's own modules note nothing, but hooks on these modules may.
-    """
+    """The dictionaries in which modules note tensors that are no parameters: attributes and buffers."""
     for module in modules:
-        if not _is_torchs(type(module)) or module._forward_hooks or module._forward_pre_hooks:  # type: ignore[arg-type]
-            # Most modules have no tensor among their attributes. This is the fastest way to see that.
-            if torch.Tensor in map(type, module.__dict__.values()):
-                yield module.__dict__
-            if module._buffers:
-                yield module._buffers
+        if torch.Tensor in map(type, module.__dict__.values()):
+            yield module.__dict__
+        if module._buffers:
+            yield module._buffers
 
 
 @functools.cache

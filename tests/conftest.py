@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.support.pages import browse as browse  # a fixture
+
 # Most tests are many small operations, in which several threads would mostly wait for each other.
 torch.set_num_threads(1)
 # The same examples in every run, however long one takes: timings are no tests.

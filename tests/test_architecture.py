@@ -17,7 +17,7 @@ ROOT = Path(captum_cav.__file__).parent
 MOST_LINES = 500
 #: A room imports only from rooms further up, and from other rooms on its own line if it does not get back from there.
 ORDER = """
-    errors version suggestions tables
+    errors version suggestions memory tables
     tensors torch_internals captum_internals torch_graphs
     checks
     propagation
@@ -27,7 +27,7 @@ ORDER = """
     attribution
     compilation
     maps visualization metrics ablation zoo depths
-    comparison single_image page reproduction text datasets explanation
+    comparison single_image page reproduction text datasets explanation patching inseq
     commands
     cli
     __main__

@@ -24,7 +24,7 @@ tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no tomllib")
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 #: A method of a report needs it, and says so where it is missing.
-OPTIONAL = {"pandas"}
+OPTIONAL = {"h5py", "pandas", "pyarrow", "ray"}
 
 
 def imported_by(folder: Path) -> set[str]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import itertools
-import json
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +23,9 @@ from captum_cav import LayerCAV, cli, zoo
 from captum_cav.errors import CAVError, InputError, OptionError
 from captum_cav.page import write_page
 from captum_cav.visualization import spatial_map
+from tests.support.pages import HOSTILE, button, check_clean, data_of, decoded, text
 
 PRESETS = ("pinpoint", "paper", "gamma")
-HOSTILE = (
-    "<img src=x onerror=alert(1)>",
-    "</script><script>alert(2)</script>",
-    "<!--<script>",
-    "{{data}} & \"quotes\" 'too' \u2028 \\u003c",
-)
-
-
-def data_of(path: Path) -> dict[str, Any]:
-    """What the page embeds."""
-    (embedded,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', path.read_text("utf-8"), re.S)
-    data: dict[str, Any] = json.loads(embedded)
-    return data
-
-
-def decoded(encoded: dict[str, Any]) -> torch.Tensor:
-    whole = np.frombuffer(base64.b64decode(encoded["values"]), "<i2").astype(np.float64)
-    return torch.from_numpy(whole.reshape(encoded["rows"], encoded["columns"]) * encoded["scale"])
 
 
 def tiny_network(*names: str, name: str = "tiny") -> zoo.Network:
@@ -306,71 +287,15 @@ def test_a_score_of_zero_has_no_shares(tmp_path: Path) -> None:
 # In a browser
 
 
-@pytest.fixture
-def browse() -> Iterator[Callable[..., Any]]:
-    """Opens a page in a headless browser: a function of the file, the window's size and the preferred colours."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    browser, driver = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
-    if browser is None or driver is None:
-        pytest.skip("needs the programs chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
-    opened = []
-
-    def open_page(path: Path, width: int = 1280, height: int = 900, colours: str = "light") -> Any:
-        options = webdriver.ChromeOptions()
-        options.binary_location = browser
-        # In a container the superuser has no sandbox and little shared memory.
-        for argument in (
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-dev-shm-usage",
-            f"--window-size={width},{height}",
-        ):
-            options.add_argument(argument)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        page = webdriver.Chrome(options, webdriver.ChromeService(driver))
-        opened.append(page)
-        emulate = page.execute_cdp_cmd
-        emulate(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
-        )
-        emulate("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": colours}]})
-        page.get(path.as_uri())
-        return page
-
-    yield open_page
-    for page in opened:
-        page.quit()
-
-
 def drawn(page: Any) -> np.ndarray[Any, Any]:
     """The pixels of the map."""
     address = page.execute_script("return document.getElementById('map').toDataURL()")
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).convert("RGBA")).astype(int)
 
 
-def text(page: Any, identifier: str) -> str:
-    return str(page.find_element("id", identifier).text)
-
-
-def button(page: Any, group: str, name: str) -> Any:
-    """The button of a group on which a name stands."""
-    (found,) = [one for one in page.find_elements("css selector", f"#{group} button") if name in one.text.split("\n")]
-    return found
-
-
 def number(shown: str) -> float:
     """A number as the page writes it, with or without its unit."""
     return float(shown.removesuffix(" %").replace("\u2212", "-"))
-
-
-def check_clean(page: Any, path: Path) -> None:
-    """No message in the console, and nothing asked for but the page itself and what it embeds."""
-    assert page.get_log("browser") == []
-    messages = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
-    asked = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
-    assert path.as_uri() in asked
-    assert [url for url in asked if url != path.as_uri() and not url.startswith("data:")] == []
 
 
 @pytest.mark.slow
@@ -461,8 +386,7 @@ def test_the_value_under_the_pointer_is_the_map_s(full_page: Path, browse: Calla
 @pytest.mark.slow
 def test_red_and_blue_lie_where_the_map_has_their_signs(full_page: Path, browse: Callable[..., Any]) -> None:
     page = browse(full_page)
-    button(page, "rules", "paper").click()
-    ratios = decoded(data_of(full_page)["pictures"][0]["classes"][0]["rules"][1][1]["map"])
+    ratios = decoded(data_of(full_page)["pictures"][0]["classes"][0]["rules"][0][1]["map"])
     middles = drawn(page)[8::16, 8::16]
     strong = ratios.abs() > ratios.abs().max() / 4
     assert strong.sum() > 5
@@ -471,6 +395,8 @@ def test_red_and_blue_lie_where_the_map_has_their_signs(full_page: Path, browse:
         assert (red > blue) == (ratios[row, column] > 0)
         assert opacity > 40
     # The number of the full colour is that of the figures.
+    button(page, "rules", "paper").click()
+    ratios = decoded(data_of(full_page)["pictures"][0]["classes"][0]["rules"][1][1]["map"])
     resized = torch.nn.functional.interpolate(ratios[None, None], (224, 224), mode="bilinear").abs()
     assert (
         text(page, "full")

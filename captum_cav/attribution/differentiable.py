@@ -25,7 +25,7 @@ from captum_cav.propagation.hooks import Site
 from captum_cav.propagation.noted_tensors import noted_tensors
 from captum_cav.propagation.records import RuleLog
 from captum_cav.propagation.taps import as_carrier
-from captum_cav.torch_internals import edge_of, tree_map
+from captum_cav.torch_internals import edge_of, modules_of, tree_map
 
 #: The tensors of one call of a layer, and their places in the graph.
 Call: TypeAlias = tuple[list[torch.Tensor], list[GradientEdge]]
@@ -141,7 +141,7 @@ def _run(
     def before(number: int) -> Callable[..., Any]:
         return lambda module, args, kwargs: tapped(number, (args, kwargs)) if threading.get_ident() == thread else None
 
-    with ExitStack() as hooks, noted_tensors(forward_func, thread), torch.enable_grad():
+    with ExitStack() as hooks, noted_tensors(modules_of(forward_func), thread), torch.enable_grad():
         for number, site in enumerate(sites, int(tap_inputs)):
             if site.of_input:
                 handle = site.module.register_forward_pre_hook(before(number), with_kwargs=True)

@@ -24,6 +24,7 @@ from captum_cav.propagation.noted_tensors import noted_tensors
 from captum_cav.propagation.operation import describe_rule
 from captum_cav.propagation.records import Unknown
 from captum_cav.propagation.reentrancy import suspends_outer_attribution
+from captum_cav.torch_internals import modules_of
 
 
 @dataclass(frozen=True)
@@ -246,7 +247,7 @@ def verify(
     if made is not None:
         unrecorded = selected.values.detach() - select_target(made, arguments.targets[0], options.score).values
     found = _audit(passed, selected, chosen, name)
-    with torch.no_grad(), random_state_kept(arguments.inputs), noted_tensors(model, passed.trace.run):
+    with torch.no_grad(), random_state_kept(arguments.inputs), noted_tensors(modules_of(model), passed.trace.run):
         plain = options.scored(called)(*checks.copied(arguments.inputs), *checks.copied(arguments.additional))
     return _report(model, passed, selected, *found, unrecorded, plain, chosen, tolerance)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ def check_finite(tensor: torch.Tensor, name: str) -> None:
         InputError: names the samples that hold such numbers.
     """
     # The sum costs a third of the full test. A sum that is not finite may be an overflow, so the full test follows.
-    if bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all()):
+    if math.isfinite(tensor.sum().item()) or bool(torch.isfinite(tensor).all()):
         return
     rows = torch.isfinite(tensor.reshape(len(tensor) if tensor.dim() else 1, -1)).all(1)
     raise InputError(f"{name} holds NaN or infinity in {sample_names(~rows)}; expected finite numbers.")
@@ -50,7 +51,7 @@ def check_finite_results(
         ModelError: names the samples and the module.
     """
     values = values.detach()
-    if bool(has_finite_sum(values)):
+    if math.isfinite(_sum_of(values).item()):
         return
     rows = ~torch.isfinite(values.reshape(len(values), -1)).all(1)
     if bool(rows.any()):
@@ -65,8 +66,12 @@ def has_finite_sum(values: torch.Tensor) -> torch.Tensor:
 
     If the sum is not finite, all numbers may be finite nevertheless.
     """
-    # Sums of half-precision numbers would overflow.
-    return torch.isfinite(values.sum(dtype=torch.float32 if values.itemsize < 4 else values.dtype))
+    return torch.isfinite(_sum_of(values))
+
+
+def _sum_of(values: torch.Tensor) -> torch.Tensor:
+    """The sum of some numbers. Sums of half-precision numbers would overflow, so they are float32."""
+    return values.sum(dtype=torch.float32 if values.itemsize < 4 else values.dtype)
 
 
 def _first_not_finite(model: Callable[..., Any], rerun: Callable[[], Any]) -> str:

@@ -9,7 +9,7 @@ These modules load neither torch nor Captum, so that help and messages about wro
 subcommands do is in :mod:`captum_cav.commands.running`, which loads when the options were checked.
 """
 
-from captum_cav.commands import compare, dataset, explain, report, reproduce, summary
+from captum_cav.commands import compare, dataset, explain, report, reproduce, summary, text
 
 COMMANDS = (
     explain,
@@ -18,4 +18,5 @@ COMMANDS = (
     compare,
     dataset,
     summary,
+    text,
 )

@@ -25,7 +25,7 @@ import torch
 from captum_cav import checks
 from captum_cav.errors import UnavailableError
 
-__all__ = ["FARTHEST_BY_NATURE", "FEWEST_MAPS", "Cluster", "Clustering", "find_clusters"]
+__all__ = ["Cluster", "Clustering", "find_clusters"]
 
 _Array: TypeAlias = npt.NDArray[Any]
 
@@ -43,9 +43,9 @@ _NEIGHBOURS = 10
 _MOST_GROUPS = 6
 # So many times maps without groups are drawn. The largest distance of 19 draws is exceeded by chance once in 20.
 _DRAWS = 19
-# Of the mean variance of a place: what every place varies at least. Without this, two places without any variance
-# would be infinitely far apart.
-_LEAST_VARIANCE = 1e-3
+# A group varies at least by this part of the variance of all maps. Otherwise a group without any variance would stand
+# infinitely far apart.
+_LEAST_VARIANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Clustering:
     def is_reported(self) -> bool:
         """Whether one group goes by something that the other pictures of the class do not have.
 
-        It stands farther apart than :data:`FARTHEST_BY_NATURE`, in total and at one place alone, and farther than
+        It stands farther apart than ``FARTHEST_BY_NATURE`` (6), in total and at one place alone, and farther than
         chance explains.
         """
         return self.chance is not None and self.distance > max(self.chance, FARTHEST_BY_NATURE)
@@ -123,7 +123,7 @@ def find_clusters(maps: torch.Tensor, *, seed: int = 0) -> Clustering:
         seed: for k-means, and for the maps that are drawn to measure chance.
 
     Returns:
-        The groups. With fewer than :data:`FEWEST_MAPS` maps there are none.
+        The groups. With fewer than 20 maps, or with maps of a single place, there are none.
 
     Raises:
         CAVTypeError, InputError: for what is not such a tensor.
@@ -146,7 +146,7 @@ def find_clusters(maps: torch.Tensor, *, seed: int = 0) -> Clustering:
     require_sklearn()
     maps = checks.check_maps(maps, sides=2).double().cpu()
     features = in_parts_of_size(maps).flatten(1).numpy()
-    if len(features) < FEWEST_MAPS or not float(features.var(0).sum()) > 0:
+    if len(features) < FEWEST_MAPS or features.shape[1] < 2 or not float(features.var(0).sum()) > 0:
         return Clustering((), None, None, (), torch.zeros(len(features), 2, dtype=torch.float64))
     eigenvalues, labels, inside = _best_groups(features, seed)
     if inside is None:
@@ -176,7 +176,7 @@ def require_sklearn() -> None:
         import sklearn  # noqa: F401
     except ImportError as error:
         raise UnavailableError(
-            'finding groups of maps needs scikit-learn, which is not installed: pip install "captum_cav[analysis]"'
+            'groups of maps need scikit-learn, which is not installed; expected pip install "captum_cav[analysis]".'
         ) from error
 
 
@@ -262,17 +262,22 @@ def _distances(features: _Array, inside: _Array) -> tuple[float, float, int]:
     group, rest = features[inside], features[~inside]
     difference = group.mean(0) - rest.mean(0)
     along = features @ difference
-    in_total = _apart(along[inside], along[~inside], 0.0)
-    at_places = _apart(group, rest, _LEAST_VARIANCE * float(features.var(0).mean()))
+    in_total = np.abs(along[inside].mean() - along[~inside].mean()) / _deviation(along, inside, along.var())
+    at_places = np.abs(difference) / _deviation(features, inside, features.var(0).mean())
     place = int(at_places.argmax())
     return float(in_total), float(at_places[place]), place
 
 
-def _apart(group: _Array, rest: _Array, least_variance: float) -> Any:
-    """The difference of the means in standard deviations, for each column."""
-    variance = (group.var(0) + rest.var(0)) / 2 + least_variance
-    difference = np.abs(group.mean(0) - rest.mean(0))
-    return difference / np.sqrt(np.where(variance > 0, variance, 1))
+def _deviation(values: _Array, inside: _Array, of_all: Any) -> Any:
+    """The standard deviation inside of a group and outside, for each column.
+
+    Args:
+        values: shape (N,) or (N, columns).
+        inside: shape (N,), which values are in the group.
+        of_all: the variance of all values.
+    """
+    variance = (values[inside].var(0) + values[~inside].var(0)) / 2 + _LEAST_VARIANCE * of_all
+    return np.sqrt(np.where(variance > 0, variance, 1))
 
 
 def _cluster(features: _Array, inside: _Array, shape: tuple[int, int]) -> Cluster:
@@ -312,13 +317,11 @@ def _points(features: _Array, inside: _Array | None) -> torch.Tensor:
     centred = features - features.mean(0)
     if inside is None:
         directions = np.linalg.svd(centred, full_matrices=False)[2][:2]
-        found = np.zeros((len(features), 2))
-        found[:, : len(directions)] = centred @ directions.T  # maps of one place differ in one direction
-        return torch.from_numpy(found)
+        return torch.from_numpy(centred @ directions.T)
     difference = features[inside].mean(0) - features[~inside].mean(0)
     along = features @ difference
     middle = (along[inside].mean() + along[~inside].mean()) / 2
-    deviation = math.sqrt((along[inside].var() + along[~inside].var()) / 2) or 1.0
+    deviation = _deviation(along, inside, along.var())
     unit = difference / np.linalg.norm(difference)
     others = centred - np.outer(centred @ unit, unit)
     direction = np.linalg.svd(others, full_matrices=False)[2][0]

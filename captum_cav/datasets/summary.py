@@ -33,6 +33,8 @@ Pictures: TypeAlias = Callable[[Row], Image.Image | None]
 # How many pictures stand beside a mean map, and how large they are at most, in pixels.
 _EXAMPLES = 8
 _PICTURE_SIZE = 128
+# Pictures of up to so many pixels a side are embedded without loss.
+_EXACT_SIZE = 64
 
 
 def write_summary(
@@ -206,10 +208,11 @@ def _example_entry(
 
 
 def _encode_thumbnail(picture: Image.Image) -> dict[str, Any]:
-    """A small copy, as PNG or as JPEG: tiny pictures and drawings are smaller and exact as PNG."""
+    """A small copy of a picture. Tiny pictures are exact, photographs are small."""
     small = picture.convert("RGB")
     small.thumbnail((_PICTURE_SIZE, _PICTURE_SIZE))
-    encoded = {kind: _encoded(small, kind) for kind in ("png", "jpeg")}
+    kinds = ["png"] if max(small.size) <= _EXACT_SIZE else ["png", "jpeg"]
+    encoded = {kind: _encoded(small, kind) for kind in kinds}
     kind = min(encoded, key=lambda one: len(encoded[one]))
     source = f"data:image/{kind};base64,{base64.b64encode(encoded[kind]).decode('ascii')}"
     return {"width": small.width, "height": small.height, "source": source}

@@ -55,12 +55,11 @@ def statistics_and_affine(operation: Operation) -> tuple[Any, ...]:
 
     ``torch.nn.functional`` and ``torch`` have different orders of these arguments.
     """
-    functional = isinstance(operation.function, FunctionType)
-    if functional and len(operation.args) >= len(_ARGUMENTS):
-        return operation.args[: len(_ARGUMENTS)]
-    order = _ARGUMENTS if functional else ("input", "weight", "bias", "running_mean", "running_var")
-    by_name = {name: operation.argument(position, name) for position, name in enumerate(order)}
-    return tuple(by_name[name] for name in _ARGUMENTS)
+    if isinstance(operation.function, FunctionType):
+        return tuple([operation.argument(position, name) for position, name in enumerate(_ARGUMENTS)])
+    order = enumerate(("input", "weight", "bias", "running_mean", "running_var"))
+    x, weight, bias, mean, variance = [operation.argument(position, name) for position, name in order]
+    return x, mean, variance, weight, bias
 
 
 def inference_norm(operation: Operation) -> ScaleAndShift | None:
@@ -83,7 +82,7 @@ def _view_batch_norm(operation: Operation) -> AffineView | None:
 
 
 def _scale(variance: torch.Tensor, weight: torch.Tensor | None, epsilon: float) -> torch.Tensor:
-    scale = torch.rsqrt(variance + epsilon)
+    scale = (variance + epsilon).rsqrt_()
     return scale if weight is None else scale * weight
 
 

@@ -57,9 +57,9 @@ def product(operation: Operation) -> Any:
     # A gate is a constant even if the other factors bypass the tapped layer.
     carriers = operation.sources
     for weighs in (operation.is_reciprocal, operation.is_softmax, operation.is_gate):
-        others = [factor for factor in carriers if not weighs(factor)]
-        carriers = others or carriers
-    kept = {id(factor) for factor in carriers}
+        if len(carriers) > 1:
+            carriers = [factor for factor in carriers if not weighs(factor)] or carriers
+    kept = list(map(id, carriers))
     return multiplied(operation, [factor for factor in operation.sources if id(factor) not in kept])
 
 
@@ -70,10 +70,10 @@ def multiplied(operation: Operation, constant: Sequence[torch.Tensor]) -> Any:
         operation: the product.
         constant: the factors that are constants.
     """
-    constants = {id(tensor) for tensor in constant}
+    constants = list(map(id, constant))
     # A factor that bypasses the layer takes its part, too. So a layer's map does not depend on the other
     # explained layers.
-    factors = sum(id(tensor) not in constants for tensor in operation.sources)
+    factors = len([tensor for tensor in operation.sources if id(tensor) not in constants])
     first = operation.args[0] if operation.in_place else None
     # The operation writes over the first factor. Its old value is still needed for the shares of the other factors, and
     # a constant must not become a carrier.
@@ -83,7 +83,7 @@ def multiplied(operation: Operation, constant: Sequence[torch.Tensor]) -> Any:
         operand = operation.detach(tensor) if id(tensor) in constants else tensor
         return operand.clone() if overwritten and tensor is first else operand
 
-    kwargs = {key: map_tensors(factor, value) for key, value in operation.kwargs.items()}
+    kwargs = operation.kwargs and {key: map_tensors(factor, value) for key, value in operation.kwargs.items()}
     output = operation.function(*map_tensors(factor, operation.args), **kwargs)
     if factors > 1:
         output = scaled(output, 1 / factors)

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from captum_cav.torch_internals import OwnFunction, is_batched
+from captum_cav.torch_internals import OwnFunction, is_batched, keeps_version
 
 #: Gives the coefficients of the inputs for the coefficients of the value.
 Backward: TypeAlias = Callable[[torch.Tensor], tuple[torch.Tensor | None, ...]]
@@ -46,6 +46,31 @@ def with_backward(value: Value, backward: Backward, *inputs: torch.Tensor) -> to
         (tensor([3.]),)
     """
     output: torch.Tensor = _WithBackward.apply(value, backward, *inputs)
+    return output
+
+
+class _InPlace(OwnFunction):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, backward: Backward) -> torch.Tensor:
+        ctx.of_input = backward
+        ctx.mark_dirty(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, coefficients: torch.Tensor) -> tuple[torch.Tensor | None, None]:
+        (passed,) = ctx.of_input(coefficients)
+        return passed, None
+
+
+def in_place_with_backward(x: torch.Tensor, backward: Backward) -> torch.Tensor:
+    """A tensor unchanged, as :func:`with_backward` gives it, but the same tensor. Nothing is copied.
+
+    Args:
+        x: the tensor, which autograd must have recorded.
+        backward: takes the coefficients of the tensor, and gives those of the tensor before.
+    """
+    with keeps_version(x):  # Autograd may have saved the tensor, whose numbers stay.
+        output: torch.Tensor = _InPlace.apply(x, backward)
     return output
 
 

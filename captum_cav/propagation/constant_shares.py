@@ -27,13 +27,19 @@ class ConstantShares:
 
     Attributes:
         is_measured: whether anybody asked for the shares.
-        zeros_carry: whether some rule gave shares to units of value 0 (see :mod:`captum_cav.propagation.zeros`).
+        rules_for_zeros: how many operations so far had a rule that gives shares to units of value 0 (see
+            :mod:`captum_cav.propagation.zeros`).
     """
 
     def __init__(self, is_measured: bool) -> None:
         self.is_measured = is_measured
-        self.zeros_carry = False
+        self.rules_for_zeros = 0
         self._shares: list[tuple[int, torch.Tensor]] = []
+
+    @property
+    def zeros_carry(self) -> bool:
+        """Whether some rule gave shares to units of value 0."""
+        return self.rules_for_zeros > 0
 
     def watch(self, output: torch.Tensor, part: torch.Tensor, taps: int) -> None:
         """Measure the share of a constant part of an output when the backward pass reaches the output.
@@ -119,9 +125,17 @@ class OperationShares:
         self._shares = shares
 
     @property
-    def zeros_carry(self) -> bool:
-        """Whether any rule of the forward pass gave shares to units of value 0."""
-        return self._shares.zeros_carry
+    def rules_for_zeros(self) -> int:
+        """How many operations so far had a rule that gives shares to units of value 0."""
+        return self._shares.rules_for_zeros
+
+    def zeros_carry_since(self, rules_for_zeros: int) -> bool:
+        """Whether a later operation had such a rule, so that units of value 0 may carry contributions here.
+
+        Args:
+            rules_for_zeros: :attr:`rules_for_zeros` when the operation ran.
+        """
+        return self._shares.rules_for_zeros > rules_for_zeros
 
     @property
     def are_measured(self) -> bool:

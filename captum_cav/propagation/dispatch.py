@@ -14,38 +14,32 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from captum_cav.errors import ModelError, UnsupportedOperationWarning
+from captum_cav.errors import UnsupportedOperationWarning
 from captum_cav.propagation import explanation, quantized_weights, unknown
 from captum_cav.propagation.audit import run_audited
 from captum_cav.propagation.constant_operations import run_on_constants, usable
 from captum_cav.propagation.marking import (
     Sources,
     follow_memory,
+    has_unmarked,
     mark_alike,
     mark_result,
+    plain_with_mark,
     put_behind_taps,
     without_graph,
 )
-from captum_cav.propagation.marks import Mark, get_mark, set_mark
+from captum_cav.propagation.marks import Mark, get_mark
 from captum_cav.propagation.module_operation import ModuleCall
 from captum_cav.propagation.module_stack import ModuleStack
 from captum_cav.propagation.operation import Operation, OperationSpec, Role, Surrogate
 from captum_cav.propagation.overrides import Rulebook
-from captum_cav.propagation.records import Unknown
 from captum_cav.propagation.results import check_result, expected_of, is_users
 from captum_cav.propagation.rule import Rule
 from captum_cav.propagation.table import OperationTable, Treatment
 from captum_cav.propagation.taps import comes_from_carrier
 from captum_cav.propagation.trace import Trace
-from captum_cav.tensors import as_plain, is_number, map_tensors, separate_node, tensors_in
-from captum_cav.torch_internals import (
-    DERIVING_MODULES,
-    age_of,
-    base_of,
-    hooks_on_saved_tensors,
-    is_called_by,
-    save_as_they_are,
-)
+from captum_cav.tensors import is_number, map_tensors, separate_node, tensors_in
+from captum_cav.torch_internals import DERIVING_MODULES, age_of, hooks_on_saved_tensors, is_called_by, save_as_they_are
 
 OnUnknown: TypeAlias = Literal["error", "gradient", "note"]
 
@@ -121,13 +115,17 @@ class Propagation(TorchFunctionMode):
         if types and types != _USUAL_TYPES:
             if quantized_weights.are_in(args, kwargs):
                 return quantized_weights.run(self, func, args, kwargs)
-            args = map_tensors(self._as_plain, args)
-            kwargs = {key: map_tensors(self._as_plain, value) for key, value in kwargs.items()}
+            plain = partial(plain_with_mark, self._run)
+            args = map_tensors(plain, args)
+            kwargs = {key: map_tensors(plain, value) for key, value in kwargs.items()}
         given, given_kwargs = args, kwargs
         sources: Sources = []
-        args = tuple([value if value.__class__ in _PLAIN else self._admit(value, sources, func) for value in args])
+        args = self._admit_all(args, sources, func)
         if kwargs:
-            kwargs = {key: self._admit(value, sources, func) for key, value in kwargs.items()}
+            kwargs = {
+                key: value if value.__class__ in _PLAIN else self._admit(value, sources, func)
+                for key, value in kwargs.items()
+            }
         if not sources and treatment.guard is None:
             return run_on_constants(func, (args, kwargs), (given, given_kwargs), treatment, self.keeps_graphs)
         if treatment.spec.first_only:
@@ -146,6 +144,19 @@ class Propagation(TorchFunctionMode):
             follow_memory(self.trace, args[0])
         return output
 
+    def _admit_all(self, args: tuple[Any, ...], sources: Sources, func: Callable[..., Any]) -> tuple[Any, ...]:
+        """Return the positional arguments as :meth:`_admit` returns them. Every operation passes here."""
+        changed: list[Any] | None = None
+        for position, value in enumerate(args):
+            if value.__class__ in _PLAIN:
+                continue
+            admitted = self._admit(value, sources, func)
+            if admitted is not value:
+                if changed is None:
+                    changed = list(args)
+                changed[position] = admitted
+        return args if changed is None else tuple(changed)
+
     def _admit(self, value: Any, sources: Sources, func: Callable[..., Any]) -> Any:
         """Return an argument with its parameters detached, and add the tensors that depend on the inputs to sources."""
         if isinstance(value, torch.Tensor):
@@ -162,21 +173,15 @@ class Propagation(TorchFunctionMode):
                     raise unknown.unseen(value, f"reached {name!r}", self.where())
                 return value.detach()
         elif isinstance(value, (tuple, list)):
-            if _PLAIN.issuperset([item.__class__ for item in value]):
+            for item in value:
+                if item.__class__ not in _PLAIN:
+                    break
+            else:
                 return value
             admitted = [item if item.__class__ in _PLAIN else self._admit(item, sources, func) for item in value]
             # Exported graphs have lists of a class of their own.
             return tuple(admitted) if isinstance(value, tuple) else admitted
         return value
-
-    def _as_plain(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A tensor of a subclass as a plain tensor, with its mark: the model may have written into it before."""
-        plain = as_plain(tensor)
-        if plain is not tensor:
-            mark = get_mark(cast(torch.Tensor, base_of(plain)), self._run)
-            if mark is not None:
-                set_mark(plain, mark)
-        return plain
 
     def _passes_unchanged(self, role: Role, args: tuple[Any, ...]) -> bool:
         """Whether a function that does not compute is called with its arguments unchanged."""
@@ -221,12 +226,15 @@ class Propagation(TorchFunctionMode):
     ) -> Any:
         """Run an operation by its rule, and mark its output."""
         name = treatment.name or str(getattr(func, "__qualname__", func))
-        tensors = [tensor for tensor, _ in sources]
+        tensors, carries = [], False
+        for tensor, _ in sources:
+            tensors.append(tensor)
+            carries = carries or tensor.requires_grad
         operation = Operation(name, treatment.spec, func, args, kwargs, tensors, in_place, self)
         if treatment.guard is not None:
             treatment.guard(operation)
         key = treatment.name or func
-        if any(tensor.requires_grad for tensor in tensors):
+        if carries:
             recognise = treatment.spec.recognise
             fused = None if recognise is None or not self._recognises else recognise(operation)
             if fused is not None:
@@ -236,7 +244,7 @@ class Propagation(TorchFunctionMode):
             output = self._run_bypassing(operation, *self._choose_rule(operation, key))
         else:
             output = operation.value()
-        if not operation.is_decomposed or self._has_unmarked(output):
+        if not operation.is_decomposed or has_unmarked(self._run, output):
             result = args[0] if output is None else output
             mark_result(self.trace, result, operation, treatment, sources, in_place)
         return output
@@ -278,10 +286,6 @@ class Propagation(TorchFunctionMode):
         mark_result(self.trace, output, marked, self._treatments[fused.fused or last.function], sources, last.in_place)
         return output
 
-    def _has_unmarked(self, output: Any) -> bool:
-        """Whether a rule computed further with the output of the operations into which it decomposed its operation."""
-        return any(one.requires_grad and get_mark(one, self._run) is None for one in tensors_in(output))
-
     def apply_rule(self, operation: Operation, rule: Surrogate, why: str, module: torch.nn.Module | None) -> Any:
         """An operation's value by a rule.
 
@@ -293,6 +297,11 @@ class Propagation(TorchFunctionMode):
         """
         # The torch calls of a rule are not operations of the model.
         before, self.is_paused = self.is_paused, True
+        if why is _DEFAULT and not self._is_watched and hooks_on_saved_tensors() == self._saved_as:
+            try:  # Most operations pass here.
+                return rule(operation)
+            finally:
+                self.is_paused = before
         try:
             with save_as_they_are(self._saved_as):
                 expected = expected_of(operation) if why is not _DEFAULT and is_users(rule) else None
@@ -318,11 +327,7 @@ class Propagation(TorchFunctionMode):
         with self:
             result = func(*args, **{key: value for key, value in kwargs.items() if key != "out"})
             if result.shape != out.shape:
-                raise ModelError(
-                    f"{self._treatments[func].name!r}{self.where()} writes a result of shape {tuple(result.shape)} "
-                    f"into out= of shape {tuple(out.shape)}, which would resize it; pass a tensor of the result's "
-                    "shape."
-                )
+                raise unknown.resized(self._treatments[func].name, result, out, self.where())
             return out.copy_(result)
 
     def _prepare_writing(
@@ -344,10 +349,7 @@ class Propagation(TorchFunctionMode):
             refusal = partial(unknown.older_tensor, treatment.name, target, self.where())
             return (without_graph(target, self.trace.began, refusal), *args[1:])
         if target.requires_grad and not torch.is_grad_enabled():
-            raise ModelError(
-                f"{treatment.name!r}{self.where()} writes into a tensor that carries contributions while the model is "
-                "under torch.no_grad(), so autograd does not record that; pick a layer behind it."
-            )
+            raise unknown.unrecorded(treatment.name, self.where())
         if put_behind_taps(self.trace, target, lambda: unknown.output_of_several(treatment.name, self.where())):
             marks = [(tensor, get_mark(tensor, self._run) or mark) for tensor, mark in sources]
             if all(tensor is not target for tensor, _ in sources):
@@ -380,10 +382,7 @@ class Propagation(TorchFunctionMode):
             if self._on_unknown == "error":
                 raise unknown.no_rule(operation, output, self.where())
             if self._on_unknown == "note":
-                innermost = self.modules.innermost
-                module = "" if innermost is None else self.modules.describe(innermost)
-                key, advice = unknown.key_of(operation.function), unknown.advice_for(operation, output)
-                self.trace.unknown.append(Unknown(operation.name, module, key, advice.rule, advice.when))
+                self.trace.unknown.append(unknown.noted(operation, output, self.modules.describe_innermost()))
             else:
                 warnings.warn(
                     f"{operation.name!r}{self.where()} has no rule; its plain gradient was passed on.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -163,16 +163,18 @@ def run(
     Returns:
         The output and the taps. Nothing stays on the model, whether this function returns or raises.
     """
-    if not (request.with_rules or request.audited or _needs_modules(forward_func, request.rules)):
+    modules = modules_of(forward_func)
+    if not (request.with_rules or request.audited or _needs_modules(modules, request.rules)):
         try:
-            return _run(forward_func, inputs, additional, sites, request, follows_modules=False)
+            return _run(forward_func, modules, inputs, additional, sites, request, follows_modules=False)
         except UnsupportedOperationError:
             pass  # The second run follows the modules, so that its message can name the module of the operation.
-    return _run(forward_func, inputs, additional, sites, request, follows_modules=True)
+    return _run(forward_func, modules, inputs, additional, sites, request, follows_modules=True)
 
 
 def _run(
     forward_func: Callable[..., Any],
+    modules: Collection[torch.nn.Module],
     inputs: tuple[Any, ...],
     additional: tuple[Any, ...],
     sites: Sequence[Site],
@@ -214,7 +216,7 @@ def _run(
     try:
         with (
             random_state_kept(inputs),
-            noted_tensors(forward_func, trace.run),
+            noted_tensors(modules, trace.run),
             patched_torch(CustomFunctions(propagation).run, lambda: propagation.is_at_rest),
             torch.enable_grad(),
             hooked(sites, at_site, propagation, follows_modules, at_module if embeddings is not None else None),
@@ -253,9 +255,13 @@ def random_state_kept(inputs: tuple[Any, ...]) -> Iterator[None]:
         yield
 
 
-def _needs_modules(forward_func: Callable[..., Any], rules: Rulebook) -> bool:
-    """Whether the forward pass must be followed module by module: a rule or a refusal may concern a module."""
-    return not isinstance(forward_func, torch.nn.Module) or any(
-        rules.may_be_for(module) or acts_as_in_training(module) or has_old_backward_hook(module)
-        for module in modules_of(forward_func)
+def _needs_modules(modules: Collection[torch.nn.Module], rules: Rulebook) -> bool:
+    """Whether the forward pass must be followed module by module: a rule or a refusal may concern a module.
+
+    Args:
+        modules: the modules of the model. Empty for a function, whose modules are not known.
+        rules: the user's rules.
+    """
+    return not modules or any(
+        rules.may_be_for(module) or acts_as_in_training(module) or has_old_backward_hook(module) for module in modules
     )

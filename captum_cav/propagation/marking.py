@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 
@@ -15,7 +15,7 @@ from captum_cav.propagation.taps import all_in_memory, memory_aliases
 from captum_cav.propagation.trace import Trace
 from captum_cav.propagation.traits import Trait
 from captum_cav.propagation.unknown import overwritten
-from captum_cav.tensors import is_number, share_elements, tensors_in
+from captum_cav.tensors import as_plain, is_number, share_elements, tensors_in
 from captum_cav.torch_internals import age_of, base_of, keeps_version
 
 # All combinations of traits. To look one up is cheaper than to make one.
@@ -59,20 +59,20 @@ def mark_result(
         sources: the tensors that the operation takes and that depend on the inputs, with their marks.
         written: whether the operation wrote into a tensor.
     """
-    taps, bypassing, traits = 0, False, treatment.keeps
+    taps, bypassing, traits, detached = 0, False, treatment.keeps, operation.detached
     for tensor, mark in sources:
         traits &= mark.traits
-        if not (tensor.requires_grad or mark.taps):  # ``detach_`` writes into a carrier: now it needs no grad.
+        if not (mark.taps or tensor.requires_grad):  # ``detach_`` writes into a carrier: now it needs no grad.
             bypassing = True
-        elif id(tensor) not in operation.detached:
+        elif id(tensor) not in detached:
             taps |= mark.taps
     if traits & treatment.drops_with_constants and _takes_constants(operation, len(sources)):
         traits &= ~treatment.drops_with_constants
     traits |= treatment.makes
-    if operation.spec.find_gate is not None and sources:
-        traits |= operation.spec.find_gate(operation, _FLAGS[sources[0][1].traits]).value
-    handoff = operation.handoff
-    if handoff is None and operation.spec.hands_on and len(sources) == 1:
+    spec, handoff = operation.spec, operation.handoff
+    if spec.find_gate is not None and sources:
+        traits |= spec.find_gate(operation, _FLAGS[sources[0][1].traits]).value
+    if handoff is None and spec.hands_on and len(sources) == 1:
         handoff = sources[0][1].handoff
     for tensor in (output,) if isinstance(output, torch.Tensor) else tensors_in(output):
         if is_number(tensor):
@@ -84,6 +84,31 @@ def mark_result(
                 clear_mark(tensor)
             # Otherwise the tensor is a constant: a gate weighs only constants, or all sources are carriers, and the
             # operation detached the tensor.
+
+
+def plain_with_mark(run: object, tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of a subclass as a plain tensor, with its mark: the model may have written into it before.
+
+    Args:
+        run: identity of the pass.
+        tensor: the tensor.
+    """
+    plain = as_plain(tensor)
+    if plain is not tensor:
+        mark = get_mark(cast(torch.Tensor, base_of(plain)), run)
+        if mark is not None:
+            set_mark(plain, mark)
+    return plain
+
+
+def has_unmarked(run: object, output: Any) -> bool:
+    """Whether a rule computed further with the output of the operations into which it decomposed its operation.
+
+    Args:
+        run: identity of the pass.
+        output: what the rule returned.
+    """
+    return any(one.requires_grad and get_mark(one, run) is None for one in tensors_in(output))
 
 
 def put_behind_taps(trace: Trace, written: torch.Tensor, refusal: Callable[[], Exception]) -> bool:

@@ -84,6 +84,10 @@ class ModuleStack:
         module = self.innermost if self.modules else innermost_called()
         return "" if module is None or module is self._caller else f" in {self.describe(module)}"
 
+    def describe_innermost(self) -> str:
+        """The module that was entered last, for messages. Empty outside of modules."""
+        return self.describe(self.modules[-1]) if self.modules else ""
+
     def describe(self, module: torch.nn.Module) -> str:
         """A module by name and type, for messages."""
         name = next(iter(self.names_of(module)), "")

@@ -9,25 +9,25 @@ After a pass the modules are as after an ordinary forward pass, but for two case
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 
 from captum_cav.propagation.marks import get_mark
-from captum_cav.torch_internals import base_of, modules_of, noting_places
+from captum_cav.torch_internals import base_of, may_note, noting_places
 
 
 @contextmanager
-def noted_tensors(forward_func: Callable[..., Any], run: object) -> Iterator[None]:
+def noted_tensors(modules: Iterable[torch.nn.Module], run: object) -> Iterator[None]:
     """A context of one pass. After it, no tensor on a module of the model has a graph that carries contributions.
 
     Args:
-        forward_func: the model. The modules of a function are not known.
+        modules: the modules of the model, as :func:`captum_cav.torch_internals.modules_of` gives them.
         run: the identity of the pass.
     """
-    modules = list(modules_of(forward_func)) if isinstance(forward_func, torch.nn.Module) else []
+    modules = list(filter(may_note, modules))
     before = {id(place): dict(place) for place in noting_places(modules)}
     try:
         yield

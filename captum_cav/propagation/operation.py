@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from captum_cav.propagation.constant_shares import OperationShares
-from captum_cav.propagation.marks import Handoff, get_mark, let_be_constant
+from captum_cav.propagation.marks import Handoff, get_mark, let_be_constant, set_mark
 from captum_cav.propagation.saved_values import SavedValue
 from captum_cav.propagation.trace import Trace
 from captum_cav.propagation.traits import Trait
@@ -261,7 +261,7 @@ class Operation:
 
     def evaluate(self, x: torch.Tensor) -> Any:
         """The output of the function with another tensor ``x`` as its first argument."""
-        return self.evaluator()(x)
+        return self.evaluator()(x) if self.kwargs else self.function(x, *self.args[1:])
 
     def evaluator(self) -> Callable[[torch.Tensor], Any]:
         """A function that does what :meth:`evaluate` does. It holds no graph, so the backward pass may keep it."""
@@ -424,6 +424,12 @@ class Operation:
         mark = get_mark(tensor, self._engine.trace.run)
         return None if mark is None else mark.handoff
 
+    def mark_as(self, tensor: torch.Tensor, other: torch.Tensor) -> None:
+        """Mark a tensor of a rule as another tensor of the forward pass."""
+        mark = get_mark(other, self._engine.trace.run)
+        if mark is not None:
+            set_mark(tensor, mark)
+
     def taps_of(self, tensor: torch.Tensor) -> int:
         """The tapped layers whose contributions a tensor carries, as a bit set."""
         return self._engine.trace.descent([tensor], frozenset())
@@ -449,7 +455,7 @@ class Operation:
 
     def let_zeros_carry(self) -> None:
         """Note that the rule gives contributions to units of value 0."""
-        self._engine.trace.shares.zeros_carry = True
+        self._engine.trace.shares.rules_for_zeros += 1
 
     @property
     def counts_constants(self) -> bool:

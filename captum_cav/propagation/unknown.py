@@ -9,6 +9,7 @@ import torch
 
 from captum_cav.errors import ModelError, UnsupportedOperationError
 from captum_cav.propagation.operation import Operation
+from captum_cav.propagation.records import Unknown
 from captum_cav.torch_internals import Overload, OverloadPacket, overload_name
 
 _OF_QUANTIZED = ("quantized", "quantized_decomposed", "torchao")
@@ -87,6 +88,18 @@ def no_rule(operation: Operation, output: Any, where: str) -> UnsupportedOperati
             advice=advice_for(operation, output),
         )
     )
+
+
+def noted(operation: Operation, output: Any, module: str) -> Unknown:
+    """The note of an operation without a rule.
+
+    Args:
+        operation: the operation.
+        output: its output.
+        module: the innermost module in which the operation ran, for messages. Empty outside of modules.
+    """
+    advice = advice_for(operation, output)
+    return Unknown(operation.name, module, key_of(operation.function), advice.rule, advice.when)
 
 
 def is_quantized(function: Callable[..., Any]) -> bool:
@@ -193,4 +206,32 @@ def older_tensor(name: str | None, target: torch.Tensor, where: str) -> ModelErr
     return ModelError(
         f"{name!r}{where} writes values that carry contributions into a tensor that was there before the model ran, a "
         f"{type(target).__name__}, which captum_cav must not change; write into a copy, as x.detach().clone()."
+    )
+
+
+def resized(name: str | None, result: torch.Tensor, out: torch.Tensor, where: str) -> ModelError:
+    """The error for ``out=`` of another shape than the result.
+
+    Args:
+        name: the plain name of the operation.
+        result: its result.
+        out: the tensor that the model gave.
+        where: where in the model, such as `` in module 'layer1' (Layer)``.
+    """
+    return ModelError(
+        f"{name!r}{where} writes a result of shape {tuple(result.shape)} into out= of shape {tuple(out.shape)}, which "
+        "would resize it; pass a tensor of the result's shape."
+    )
+
+
+def unrecorded(name: str | None, where: str) -> ModelError:
+    """The error for a write into a carrier under ``torch.no_grad()``.
+
+    Args:
+        name: the plain name of the operation that writes.
+        where: where in the model, such as `` in module 'layer1' (Layer)``.
+    """
+    return ModelError(
+        f"{name!r}{where} writes into a tensor that carries contributions while the model is under torch.no_grad(), so "
+        "autograd does not record that; pick a layer behind it."
     )

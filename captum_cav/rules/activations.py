@@ -10,9 +10,10 @@ import torch
 from captum_cav.operations import TABLE
 from captum_cav.operations.elementwise import pass_on
 from captum_cav.operations.pooled import Poolable
-from captum_cav.operations.surrogates import with_backward
+from captum_cav.operations.surrogates import in_place_with_backward, with_backward
 from captum_cav.propagation import zeros
 from captum_cav.propagation.constant_shares import OperationShares
+from captum_cav.propagation.marks import Handoff
 from captum_cav.propagation.operation import Kind, Operation
 from captum_cav.propagation.rule import Rule
 from captum_cav.propagation.saved_values import SavedValue
@@ -134,29 +135,44 @@ class MeanSlopeRule(Rule):
 
     def __call__(self, operation: Operation, /) -> Any:
         """The default value, whose slopes are averaged over the positions that are pooled."""
-        carrier = operation.sources[0]
-        pooled = _Pooled(operation.save(carrier), operation.shares())
-        averaged = with_backward(carrier.detach(), pooled.average, carrier)
-        if operation.in_place:
-            averaged = averaged.clone()
-        output = operation.on({id(carrier): averaged}).by_default()
-        output = with_backward(output.detach(), pooled.find, output)
+        carrier, shares = operation.sources[0], operation.shares()
+        layer = operation.handoff_of(carrier)
+        pooled = _Pooled(operation.save(carrier) if shares.are_measured else None, shares, layer)
+        rectifiers = 0 if layer is None else layer.rectifiers
+        if operation.in_place:  # The activation writes over the carrier, which stays the same tensor.
+            averaged = in_place_with_backward(carrier, pooled.average)
+            output = in_place_with_backward(operation.on({id(carrier): averaged}).by_default(), pooled.find)
+        else:
+            averaged = with_backward(carrier.detach(), pooled.average, carrier)
+            operation.mark_as(averaged, carrier)
+            output = operation.on({id(carrier): averaged}).by_default()
+            output = with_backward(output.detach(), pooled.find, output)
+        pooled.is_rectifier = layer is not None and layer.rectifiers > rectifiers
         pooled.beside = operation.handoff
         operation.handoff = pooled
-        return operation.args[0].copy_(output) if operation.in_place else output
+        return output
 
 
 class _Pooled(Poolable):
     """An activation whose slopes are averaged over positions with equal coefficients.
 
     Args:
-        before: the saved value of the pre-activation.
+        before: the saved value of the pre-activation. None if shares of constants are not measured.
         shares: where the activation reports shares of constants.
+        layer: the handoff of the operation before. None if it left none.
+
+    Attributes:
+        is_rectifier: whether the operation before counts the activation as a rectifier. It is none where its slopes are
+            averaged.
     """
 
-    def __init__(self, before: SavedValue, shares: OperationShares) -> None:
+    is_rectifier = False
+
+    def __init__(self, before: SavedValue | None, shares: OperationShares, layer: Handoff | None) -> None:
         self._before = before
         self._shares = shares
+        self._layer = layer
+        self._counts = True
         self._is_pooled: list[tuple[int, torch.Tensor]] = []
 
     def find(self, coefficients: torch.Tensor) -> tuple[torch.Tensor]:
@@ -167,13 +183,16 @@ class _Pooled(Poolable):
 
     def average(self, coefficients: torch.Tensor) -> tuple[torch.Tensor]:
         """Before the activation: replace the coefficients on these lines by their mean."""
+        if self.is_rectifier and self._layer is not None and self._counts is bool(self._is_pooled):
+            self._counts = not self._counts
+            self._layer.rectifiers += 1 if self._counts else -1
         if not self._is_pooled:
             return (coefficients,)
         averages = coefficients
         for dim, is_pooled in self._is_pooled:
             averages = torch.where(is_pooled, averages.mean(dim, keepdim=True), averages)
         self._is_pooled = []
-        if self._shares.are_measured:
+        if self._before is not None:
             self._shares.enter((self._before.value * (coefficients - averages)).sum(dtype=torch.float64))
         return (averages,)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -41,7 +41,7 @@ from captum_cav.operations.surrogates import with_backward
 from captum_cav.propagation import zeros
 from captum_cav.propagation.operation import Operation
 from captum_cav.propagation.rule import Rule
-from captum_cav.torch_internals import OwnFunction
+from captum_cav.rules.changed_weights import AbsoluteWeights, SignedWeights, absolute, changed_linear, is_large
 
 Bias = Literal["share", "absorb"]
 
@@ -56,10 +56,13 @@ class Share(NamedTuple):
         sums: sums in the shape of the output. They are linear in the inputs, and computed from ``Summands.x`` so that
             autograd can differentiate them. None stands for the operation's own sums ``sum_i x_i w_ij``.
         factor: broadcasts to the output's shape.
+        times: a number, or a tensor of the output's shape, with which the factor is multiplied. Shares that have one
+            ``factor`` in common, as the same tensor, differ in this: that takes less memory than a factor for each.
     """
 
     sums: torch.Tensor | None
     factor: torch.Tensor
+    times: torch.Tensor | float = 1.0
 
 
 class Summands:
@@ -73,6 +76,8 @@ class Summands:
         total: the sums of all summands and the constant, in the shape of the output.
         has_constant: whether the operation, or what is folded in, has a constant.
         rectified: whether outputs below 0 have no contributions, because only ReLUs take the output.
+        nonnegative: whether no input is below 0, as behind a ReLU.
+        overwritable: whether nobody but the rule reads the numbers of the sums that the rule computes.
     """
 
     def __init__(
@@ -86,6 +91,7 @@ class Summands:
         has_constant: bool,
         rectified: bool,
         channels: int | None,
+        overwritable: bool,
     ) -> None:
         self.x = x
         self.weight = weight
@@ -93,8 +99,9 @@ class Summands:
         self.total = total
         self.has_constant = has_constant
         self.rectified = rectified
+        self.overwritable = overwritable
         self._sum = sum_
-        self._nonnegative = nonnegative
+        self.nonnegative = nonnegative
         self._channels = channels
 
     def sum(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -103,27 +110,34 @@ class Summands:
 
     def positive(self) -> torch.Tensor:
         """The sum of the positive summands, without the constant."""
-        return self._sums_by_sign(_SignedWeights(False, 1.0), of_positive=True)
+        return self._sums_by_sign(SignedWeights(False, 1.0), of_positive=True)
 
     def negative(self) -> torch.Tensor:
         """The sum of the negative summands, without the constant."""
-        return self._sums_by_sign(_SignedWeights(False, 1.0), of_positive=False)
+        return self._sums_by_sign(SignedWeights(False, 1.0), of_positive=False)
 
     def raised(self, gamma: float) -> torch.Tensor:
         """The sum of all summands, in which the positive summands count ``1 + gamma`` times, without the constant."""
-        return self._sums_by_sign(_SignedWeights(True, gamma), of_positive=True)
+        return self._sums_by_sign(SignedWeights(True, gamma), of_positive=True)
 
     def absolute(self) -> torch.Tensor:
         """The sum of the absolute values of all summands, without the constant."""
-        return self._sums_with(self.x if self._nonnegative else self.x.abs(), _AbsoluteWeights(), True)
+        return self._sums_with(self.x if self.nonnegative else absolute(self.x), AbsoluteWeights(), True)
 
-    def _sums_by_sign(self, change: _SignedWeights, *, of_positive: bool) -> torch.Tensor:
+    def with_constant(self, sums: torch.Tensor, constant: torch.Tensor) -> torch.Tensor:
+        """Sums plus a constant, without a graph. If nobody else reads the sums, they are overwritten."""
+        # A fresh tensor would cost more than the addition.
+        sums = sums.detach()
+        overwrites = self.overwritable and constant.dtype == sums.dtype
+        return sums.add_(constant) if overwrites else sums + constant
+
+    def _sums_by_sign(self, change: SignedWeights, *, of_positive: bool) -> torch.Tensor:
         """Sums in which the summands of one sign are changed.
 
         A summand is positive if its input and its weight have the same sign. So inputs above 0 meet the changed weights
         of this sign, and inputs below 0 those of the other sign.
         """
-        if self._nonnegative:
+        if self.nonnegative:
             return self._sums_with(self.x, change, of_positive)
         above, below = self.x.clamp(min=0), self.x.clamp(max=0)
         if self._channels is not None:  # One operation on twice as many channels is cheaper than two operations.
@@ -131,10 +145,9 @@ class Summands:
             return self.sum(torch.cat([above, below], self._channels), torch.cat(weights, 1))
         return self._sums_with(above, change, of_positive) + self._sums_with(below, change, not of_positive)
 
-    def _sums_with(self, x: torch.Tensor, change: _SignedWeights | _AbsoluteWeights, of_positive: bool) -> torch.Tensor:
-        if self._sum is F.linear and self.weight.numel() > _WEIGHTS_AT_ONCE and not self.weight.is_cuda:
-            sums: torch.Tensor = _ChangedLinear.apply(x, self.weight, change, of_positive)
-            return sums
+    def _sums_with(self, x: torch.Tensor, change: SignedWeights | AbsoluteWeights, of_positive: bool) -> torch.Tensor:
+        if self._sum is F.linear and is_large(self.weight):
+            return changed_linear(x, self.weight, change, of_positive)
         return self.sum(x, change.apply(self.weight, of_positive))
 
     def in_place_of_x(self, value: torch.Tensor | float) -> torch.Tensor:
@@ -149,67 +162,6 @@ class Summands:
         x = self.x.detach()
         value = value.to(x) if isinstance(value, torch.Tensor) else x.new_full((), value)
         return value + (self.x - x) * (value / zeros.without_zeros(x))
-
-
-class _SignedWeights(NamedTuple):
-    """Changes weights ``w`` by their sign.
-
-    Let ``w'`` be the weights of one sign, with 0 in the place of the others. The changed weights are ``w'``, or
-    ``w + factor * w'`` if ``keeps_all``.
-    """
-
-    keeps_all: bool
-    factor: float
-
-    def apply(self, weight: torch.Tensor, of_positive: bool, out: torch.Tensor | None = None) -> torch.Tensor:
-        """The changed weights. They are written into ``out`` if that is a tensor."""
-        changed = torch.clamp(weight, min=0, out=out) if of_positive else torch.clamp(weight, max=0, out=out)
-        return torch.add(weight, changed, alpha=self.factor, out=changed) if self.keeps_all else changed
-
-
-class _AbsoluteWeights:
-    """Changes weights to their absolute values."""
-
-    def apply(self, weight: torch.Tensor, of_positive: bool, out: torch.Tensor | None = None) -> torch.Tensor:
-        """The changed weights. They are written into ``out`` if that is a tensor."""
-        return torch.abs(weight, out=out)
-
-
-# A changed copy of a large weight would cost more than the product with that weight.
-_WEIGHTS_AT_ONCE = 1 << 20
-
-
-class _ChangedLinear(OwnFunction):
-    """A linear layer with changed weights. Only some rows of the weight are changed at a time."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        change: _SignedWeights | _AbsoluteWeights,
-        of_positive: bool,
-    ) -> torch.Tensor:
-        ctx.weights = weight, change, of_positive
-        return torch.cat([F.linear(x, rows) for rows in _changed_rows(*ctx.weights)], -1)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        start, total = 0, torch.zeros((), dtype=gradient.dtype, device=gradient.device)
-        for rows in _changed_rows(*ctx.weights):
-            total = total + gradient[..., start : start + len(rows)] @ rows
-            start += len(rows)
-        return total, None, None, None
-
-
-def _changed_rows(
-    weight: torch.Tensor, change: _SignedWeights | _AbsoluteWeights, of_positive: bool
-) -> Iterator[torch.Tensor]:
-    """The changed rows of a weight, some at a time. Unless autograd records them, all use the same memory."""
-    count = max(1, _WEIGHTS_AT_ONCE // weight.shape[1])
-    memory = None if torch.is_grad_enabled() else weight.new_empty(count, weight.shape[1])
-    for rows in torch.split(weight, count):
-        yield change.apply(rows, of_positive, None if memory is None else memory[: len(rows)])
 
 
 def inverse_of(sums: torch.Tensor) -> torch.Tensor:
@@ -357,6 +309,7 @@ class Affine(Foldable):
         self._output = operation.save(output)
         self._nonnegative = operation.is_nonnegative(view.x)
         self.shares = operation.shares()
+        self._began = self.shares.rules_for_zeros
         self._behind: list[Folded] = []
         # A linear layer whose weight is a vector has no channels.
         channels = output.shape[1] if view.scaled is not None and output.dim() > 1 else None
@@ -416,8 +369,9 @@ class Affine(Foldable):
                 scaled = view.scaled if scale.dim() else torch.mul
                 assert scaled is not None
                 weight = scaled(weight, scale)
-        zeros_carry = self.shares.zeros_carry and output.dtype != torch.float16
+        zeros_carry = self.shares.zeros_carry_since(self._began) and output.dtype != torch.float16
         contributions = coefficients * (zeros.without_zeros(output) if zeros_carry else output)
+        overwritable = not (self.shares.are_measured or torch.is_grad_enabled())
         with torch.enable_grad():
             x = self._x.value.detach().requires_grad_()
             has_constant = constant is not None
@@ -427,23 +381,35 @@ class Affine(Foldable):
                 # The output minus the constant would leave a rounding error where there is nothing to share.
                 constant, total = torch.zeros_like(constant), view.sum(x.detach(), weight)
             summands = Summands(
-                x, weight, constant, total, view.sum, self._nonnegative, has_constant, rectified, view.channels
+                x,
+                weight,
+                constant,
+                total,
+                view.sum,
+                self._nonnegative,
+                has_constant,
+                rectified,
+                view.channels,
+                overwritable,
             )
             shares = self.rule.shares(summands)
         constant_share = self._not_shared(contributions, shares, total - constant) if self.shares.are_measured else None
         of_output = None
         differentiated, seeds = [], []
-        for number, (sums, factor) in enumerate(shares, 1):
-            # The last product overwrites the contributions: a fresh tensor would cost more than the arithmetic.
-            last = number == len(shares) and factor.dtype == contributions.dtype
-            part = contributions.mul_(factor.detach()) if last else contributions * factor.detach()
+        first = next((share.factor for share in shares), None)
+        in_common = first if all(share.factor is first for share in shares) else None
+        if in_common is not None:
+            contributions = _product(contributions, in_common, True)
+        for number, (sums, factor, times) in enumerate(shares, 1):
+            last = number == len(shares)
+            part = contributions if in_common is not None else _product(contributions, factor, last)
             if sums is None:
-                of_output = _sum(of_output, part)
+                # Of two small factors one is made first.
+                own = times if scale is None else scale * times
+                of_output = _sum(of_output, _product(part, own, last or in_common is None))
             else:
                 differentiated.append(sums)
-                seeds.append(part.to(sums.dtype))
-        if of_output is not None and scale is not None:
-            of_output = of_output * scale
+                seeds.append(_product(part, times, last or in_common is None).to(sums.dtype))
         of_input = None
         if differentiated:
             (of_input,) = torch.autograd.grad(differentiated, x, seeds, create_graph=torch.is_grad_enabled())
@@ -452,8 +418,20 @@ class Affine(Foldable):
     @staticmethod
     def _not_shared(contributions: torch.Tensor, shares: Sequence[Share], total: torch.Tensor) -> torch.Tensor:
         """The sum of all contributions, without the parts that the shares take."""
-        shared = sum(factor.detach() * (total if sums is None else sums.detach()) for sums, factor in shares)
+        shared = sum(
+            factor.detach() * times * (total if sums is None else sums.detach()) for sums, factor, times in shares
+        )
         return (contributions * (1 - shared)).sum(dtype=torch.float64)
+
+
+def _product(one: torch.Tensor, other: torch.Tensor | float, overwrites: bool) -> torch.Tensor:
+    """The product of two tensors, or of a tensor and a number, in the place of the first one if it is overwritten."""
+    if not isinstance(other, torch.Tensor):
+        if other == 1 and overwrites:
+            return one
+        return one.mul_(other) if overwrites else one * other
+    # A fresh tensor would cost more than the arithmetic.
+    return one.mul_(other.detach()) if overwrites and other.dtype == one.dtype else one * other.detach()
 
 
 def _sum(one: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor | None:

@@ -182,16 +182,16 @@ class GammaRule(AffineRule):
         values. The sum of the negative summands is half of the difference. So one sum of absolute values is enough for
         inputs and weights of any sign. In the divisor no numbers cancel.
         """
-        if summands.rectified:
+        if summands.rectified and summands.nonnegative:  # One sum is enough here. Inputs of both signs need two.
             raised = summands.raised(self.gamma)
             constant = summands.constant + self.gamma * summands.constant.clamp(min=0)
-            return [Share(raised, inverted(raised.detach() + constant))]
+            return [Share(raised, inverted(summands.with_constant(raised, constant)))]
         total, factor_of_all = summands.total, 1 + self.gamma / 2
         absolute = summands.absolute()
         factor_of_absolute = torch.copysign(total.new_full((), self.gamma / 2), total)
-        sums = (absolute.detach() + summands.constant.abs()).mul_(factor_of_absolute).add_(total, alpha=factor_of_all)
-        inverse = inverted(sums)
-        return [Share(None, factor_of_all * inverse), Share(absolute, factor_of_absolute.mul_(inverse))]
+        sums = summands.with_constant(absolute, summands.constant.abs())
+        inverse = inverted(sums.mul_(factor_of_absolute).add_(total, alpha=factor_of_all))
+        return [Share(None, inverse, factor_of_all), Share(absolute, inverse, factor_of_absolute)]
 
 
 @dataclass(frozen=True, repr=False)
@@ -238,11 +238,12 @@ class AlphaBetaRule(AffineRule):
     def shares(self, summands: Summands) -> Sequence[Share]:
         """The positive summands, and the negative summands unless beta is 0."""
         positive = summands.positive()
-        shares = [Share(positive, inverted(positive.detach() + summands.constant.clamp(min=0)).mul_(self.alpha))]
+        inverse = inverted(summands.with_constant(positive, summands.constant.clamp(min=0)))
+        shares = [Share(positive, inverse, self.alpha)]
         if self.beta:
             negative = summands.negative()
-            inverse = inverted(negative.detach() + summands.constant.clamp(max=0))
-            shares.append(Share(negative, inverse.mul_(-self.beta)))
+            inverse = inverted(summands.with_constant(negative, summands.constant.clamp(max=0)))
+            shares.append(Share(negative, inverse, -self.beta))
         return shares
 
 

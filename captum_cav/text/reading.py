@@ -14,19 +14,57 @@ from captum_cav.text.words import Word, spelling_of, sums_over_words, vocabulary
 class Result(Protocol):
     """What is read of a :class:`captum_cav.text.SequenceContributions`."""
 
-    contributions: torch.Tensor
-    scores: torch.Tensor
-    probabilities: torch.Tensor | None
-    constants: torch.Tensor
-    unexplained: torch.Tensor
-    tokens: list[str]
-    output_tokens: list[str]
-    segments: dict[str, slice]
-    is_special: list[bool]
-    layer: str
-    normalize: str | None
-    contrast_tokens: list[list[str]]
-    tokenizer: Any
+    @property
+    def contributions(self) -> torch.Tensor:
+        """Shape (outputs, tokens)."""
+
+    @property
+    def scores(self) -> torch.Tensor:
+        """Shape (outputs,), the explained scores."""
+
+    @property
+    def probabilities(self) -> torch.Tensor | None:
+        """Shape (outputs,), or None."""
+
+    @property
+    def constants(self) -> torch.Tensor:
+        """Shape (outputs,), the shares of constants."""
+
+    @property
+    def unexplained(self) -> torch.Tensor:
+        """Shape (outputs,), what nothing explains."""
+
+    @property
+    def tokens(self) -> list[str]:
+        """The token of each column."""
+
+    @property
+    def output_tokens(self) -> list[str]:
+        """The token or the class of each row."""
+
+    @property
+    def segments(self) -> dict[str, slice]:
+        """The columns of each part of the text."""
+
+    @property
+    def is_special(self) -> list[bool]:
+        """Whether the token of each column is special."""
+
+    @property
+    def layer(self) -> str:
+        """The name of the layer."""
+
+    @property
+    def normalize(self) -> str | None:
+        """What contributions are divided by."""
+
+    @property
+    def contrast_tokens(self) -> list[list[str]]:
+        """What each row was compared with."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer, or None."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +76,7 @@ class Output:
         rows: the rows of the matrix that belong to the output.
         column: the index of the word of the output among all words; None for a class, which is no word.
         score, constants, unexplained: the sums over the rows.
+        own: what the first tokens of the word gave the later ones, in the same unit.
         probability: the product of the probabilities of the rows; None if there are none.
         against: what the output was compared with, or an empty text.
     """
@@ -48,6 +87,7 @@ class Output:
     score: float
     constants: float
     unexplained: float
+    own: float
     probability: float | None
     against: str = ""
 
@@ -61,6 +101,7 @@ class Reading:
         segments: the first word and the word behind the last word of each part of the text, by name.
         outputs: the outputs, in order.
         contributions: shape (outputs, words). The outputs of several tokens have the sum of the rows of their tokens.
+            What a word gave itself is not among them: it is the ``own`` of the output, and hides the other words.
     """
 
     words: list[Word]
@@ -92,8 +133,13 @@ def read(result: Result, *, joined: bool = True) -> Reading:
     }
     rows = _rows_of_words(result, number_of)
     summed = sums_over_words(result.contributions.double(), words)
-    outputs = [_output(result, words, chosen, column) for chosen, column in rows]
-    contributions = torch.stack([summed[list(output.rows)].sum(0) for output in outputs])
+    contributions = torch.stack([summed[list(chosen)].sum(0) for chosen, _ in rows])
+    outputs = []
+    for values, (chosen, column) in zip(contributions, rows, strict=True):
+        own = 0.0 if column is None else float(values[column])
+        if column is not None:
+            values[column] = 0
+        outputs.append(_output(result, words, chosen, column, own))
     return Reading(words, segments, outputs, contributions)
 
 
@@ -115,7 +161,7 @@ def _rows_of_words(result: Result, number_of: Sequence[int]) -> list[tuple[range
     return found
 
 
-def _output(result: Result, words: Sequence[Word], rows: range, column: int | None) -> Output:
+def _output(result: Result, words: Sequence[Word], rows: range, column: int | None, own: float) -> Output:
     chosen = list(rows)
     probabilities = result.probabilities
     against = result.contrast_tokens[rows.start] if result.contrast_tokens else []
@@ -126,6 +172,7 @@ def _output(result: Result, words: Sequence[Word], rows: range, column: int | No
         score=float(result.scores[chosen].sum()),
         constants=float(result.constants[chosen].sum()),
         unexplained=float(result.unexplained[chosen].sum()),
+        own=own,
         probability=None if probabilities is None else float(probabilities[chosen].prod()),
         against=", ".join(word.text for word in words_of(against, spelling=_spelling(result))) if against else "",
     )

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
+
+from captum_cav.text.figure import show_matrix, show_output
+from captum_cav.text.html import coloured_text, write_page
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,3 +67,38 @@ class SequenceContributions:
     def of(self, segment: str) -> torch.Tensor:
         """The columns of one part of the tokens, such as ``"prompt"``, shape (outputs, tokens of the part)."""
         return self.contributions[:, self.segments[segment]]
+
+    def figure(self, output: int | None = None, title: str = "", *, joined: bool = True) -> Figure:
+        """Draw the matrix of outputs and words, or the words with the colours of one output.
+
+        Args:
+            output: the number of an output word; None draws the matrix.
+            title: the title; empty for one that names the output.
+            joined: whether subwords are joined to words.
+
+        Returns:
+            The figure. No window is opened.
+
+        Raises:
+            InputError: if there is no such output, or a contribution is not finite.
+        """
+        if output is None:
+            return show_matrix(self, title, joined=joined)[0]
+        return show_output(self, output, title, joined=joined)[0]
+
+    def save_html(self, path: str | os.PathLike[str], title: str = "Where the text came from") -> None:
+        """Write one HTML page: whoever points at a word of the output sees its sources.
+
+        Args:
+            path: the file to write.
+            title: the title of the page.
+
+        Raises:
+            InputError: if a contribution is not finite.
+            OSError: if the file cannot be written.
+        """
+        write_page(path, self, title)
+
+    def _repr_html_(self) -> str:
+        """Coloured text, as notebooks show it."""
+        return coloured_text(self)

@@ -167,8 +167,10 @@ def _joined(parts: Sequence[Word], breaks: Sequence[int]) -> list[Word]:
 
 
 def _belong_together(before: Word, after: Word) -> bool:
-    if before.special or after.special or after.spaced or not before.text or not after.text:
+    if before.special or after.special or after.spaced or not after.text:
         return False
+    if not before.text:
+        return not after.text[0].isspace()  # a space that is a token of its own
     last, first = before.text[-1], after.text[0]
     if first.isspace() or last.isspace() or _has_no_spaces(first) or _has_no_spaces(last):
         return False

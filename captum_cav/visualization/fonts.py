@@ -1,8 +1,9 @@
-"""Fonts for names that the usual font cannot write, such as Japanese names of classes."""
+"""Fonts for letters that the usual font cannot write, such as those of Japanese names of classes."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 
 from matplotlib import font_manager
 from matplotlib.artist import Artist
@@ -15,7 +16,7 @@ _UNWRITABLE = "\N{REPLACEMENT CHARACTER}"
 
 
 def fit_fonts(artist: Artist) -> None:
-    """Give texts a second font where their own lacks letters. What no installed font can write becomes a question mark.
+    """Give texts further fonts where their own lacks letters. What no installed font can write becomes a question mark.
 
     Matplotlib would draw a box for each letter, and warn about each of them whenever the figure is drawn.
 
@@ -25,9 +26,27 @@ def fit_fonts(artist: Artist) -> None:
     for text in artist.findobj(Text):
         assert isinstance(text, Text)
         missing = _missing(text.get_text(), text.get_fontproperties())
-        if missing and (font := _font_with(missing)):
-            text.set_fontfamily([*text.get_fontfamily(), font[0]])
+        if missing and (families := _families_with(missing)):
+            text.set_fontfamily([*text.get_fontfamily(), *families])
         text.set_text(writable(text.get_text(), text.get_fontproperties()))
+
+
+def families_for(texts: Iterable[str]) -> list[str]:
+    """The families of fonts that draw some texts: the usual family, and installed ones for the letters it lacks.
+
+    Args:
+        texts: what will be drawn.
+
+    Returns:
+        Names of families, for ``set_fontfamily``. Pass the texts through :func:`writable` before they are drawn.
+
+    Example::
+
+        >>> len(families_for(["cat", "été"]))
+        1
+    """
+    usual = FontProperties()
+    return [usual.get_name(), *_families_with(_missing("".join(texts), usual))]
 
 
 def writable(text: str, font: FontProperties | None = None) -> str:
@@ -40,8 +59,8 @@ def writable(text: str, font: FontProperties | None = None) -> str:
         font: its font; None for the usual one.
     """
     missing = _missing(text, font or FontProperties())
-    if missing and (other := _font_with(missing)):
-        missing -= _letters(other[1])
+    if missing:
+        missing -= frozenset().union(*(_letters(file) for file in _families_with(missing).values()))
     return "".join(_UNWRITABLE if letter in missing else letter for letter in text)
 
 
@@ -53,23 +72,23 @@ def _missing(text: str, font: FontProperties) -> frozenset[str]:
 
 @functools.cache
 def _letters(file: str) -> frozenset[str]:
-    return frozenset(map(chr, font_manager.get_font(file).get_charmap()))
+    try:
+        return frozenset(map(chr, font_manager.get_font(file).get_charmap()))
+    except (OSError, RuntimeError):  # a file that was removed, or that FreeType cannot read
+        return frozenset()
 
 
 @functools.cache
-def _font_with(letters: frozenset[str]) -> tuple[str, str] | None:
-    """The name and the file of an installed font that has the most of some letters; None if no font has any."""
-    best: tuple[str, str] | None = None
-    most = 0
-    for entry in font_manager.fontManager.ttflist:
-        if entry.name.startswith(_LAST_RESORT):
-            continue
-        try:
-            found = len(letters & _letters(entry.fname))
-        except (OSError, RuntimeError):  # a file that was removed, or that FreeType cannot read
-            continue
-        if found > most:
-            best, most = (entry.name, entry.fname), found
-        if most == len(letters):
+def _families_with(missing: frozenset[str]) -> dict[str, str]:
+    """Families of installed fonts, with their files. Each has some letters that the families before it lack."""
+    found: dict[str, str] = {}
+    for font in sorted(font_manager.fontManager.ttflist, key=lambda font: (font.style, font.weight != 400, font.name)):
+        if not missing:
             break
-    return best
+        if font.style != "normal" or font.name.startswith(_LAST_RESORT):
+            continue
+        new = missing & _letters(font.fname)
+        if new:
+            found[font.name] = font.fname
+            missing -= new
+    return found

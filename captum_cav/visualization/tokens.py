@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from captum_cav.visualization.colours import (
     on_white,
     wrapped,
 )
-from captum_cav.visualization.fonts import fit_fonts
+from captum_cav.visualization.fonts import families_for, writable
 
 # The largest and the smallest size of the letters, and the margin of the page, in points.
 _LARGEST, _SMALLEST = 11, 5
@@ -48,7 +49,9 @@ def show_tokens(
     """Draw words, characters or n-grams on coloured boxes: red raised the score, blue lowered the score.
 
     A line ends where the figure ends, and after a token that contains a line break. Signs stand for spaces at the ends
-    of a token and for characters that cannot be printed. No text is read as TeX.
+    of a token and for characters that cannot be printed. No text is read as TeX. If most letters belong to a script
+    that is written from right to left, the lines run from right to left. Letters that the font lacks are drawn with
+    another installed font.
 
     Args:
         tokens: n strings, in the order in which they are read.
@@ -88,7 +91,11 @@ def show_tokens(
     full = full_colour(ratios.abs(), outlier_percentile)
     legend = [end.replace("\n", " ") for end in ENDS]
     number = amount(full, unit)
-    words = [*map(_printable, tokens), *legend, *([f"full colour: {number}"] if number else [])]
+    words = [
+        *(writable(_printable(token)) for token in tokens),
+        *legend,
+        *([f"full colour: {number}"] if number else []),
+    ]
     if not full:
         words.append(NOTHING[True])
     figure, axis = axes or _page()
@@ -99,8 +106,9 @@ def show_tokens(
     if axes is not None:
         figure.draw_without_rendering()  # only the layout knows the width of the axes
     width, height = axis.bbox.width * points, axis.bbox.height * points if axes else math.inf
-    texts = _write(axis, words, [*in_full_colours(ratios, full).tolist(), -1.0, 1.0], ink(figure.get_facecolor()))
-    fit_fonts(axis)
+    levels = [*in_full_colours(ratios, full).tolist(), -1.0, 1.0]
+    texts = _write(axis, words, levels, ink(figure.get_facecolor()))
+    is_mirrored = _runs_from_right_to_left(tokens)
     ends = {index for index, token in enumerate(tokens) if "\n" in token} | {len(tokens) - 1}
     for size in range(_LARGEST, _SMALLEST - 1, -1):
         for text in texts:
@@ -110,11 +118,18 @@ def show_tokens(
         needed = lines * _LINE * size
         if needed <= height and max(widths) + _GAP * size <= width:
             break
-    for text, (x, line) in zip(texts, places, strict=True):
+    for index, (text, (x, line)) in enumerate(zip(texts, places, strict=True)):
+        if is_mirrored and index < len(tokens):
+            x = width - x - widths[index]
         text.set_position((x, -(line + 0.5) * _LINE * size))
     if axes is None:
         _fit(figure, axis, needed)
     return figure, axis
+
+
+def _runs_from_right_to_left(tokens: Sequence[str]) -> bool:
+    directions = [unicodedata.bidirectional(letter) for token in tokens for letter in token]
+    return sum(one in ("R", "AL") for one in directions) > directions.count("L")
 
 
 def _write(axis: Axes, words: Sequence[str], levels: Sequence[float], colour: str) -> list[Annotation]:
@@ -123,6 +138,7 @@ def _write(axis: Axes, words: Sequence[str], levels: Sequence[float], colour: st
     The positions are in points from the upper left corner, so no layout can push the words into each other.
     """
     place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "center"}
+    place["fontfamily"] = families_for(words)
     texts = [axis.annotate(word, (0, 1), (0, 0), color=colour, parse_math=False, **place) for word in words]
     for text, level in zip(texts, levels, strict=False):
         box = on_white(level)

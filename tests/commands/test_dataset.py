@@ -153,7 +153,7 @@ def run(*more: str) -> subprocess.Popen[bytes]:
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         # A shell that runs the tests in the background ignores Ctrl-C for them.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -39,7 +39,9 @@ def started(*arguments: str) -> tuple[int, str, set[str]]:
     return done.returncode, done.stderr.rstrip().rpartition("\n")[2], set(modules.split())
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([name, "--help"] for name in ("demo", "compare"))])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], *([name, "--help"] for name in ("demo", "compare", "text"))]
+)
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     status, _, loaded = started(*arguments)
     assert status == 0
@@ -66,7 +68,18 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
         (["reproduce", "--rules", "gama"], "unknown preset 'gama' (did you mean 'gamma'"),
         (["reproduce", "--region", "left"], "--region is 'left'; expected four numbers"),
         (["reproduce", "--classes", "tabby", "shepard"], "has no class 'shepard'"),
+        (["dataset", "no_such_folder", "--output", "o"], "there is no folder, table or picture no_such_folder"),
+        (["dataset", ".", "--output", "o", "--shard", "8/8"], "argument --shard: '8/8' is no part; expected I/N"),
+        (["dataset", ".", "--output", "o", "--batch-size", "0"], "--batch-size is 0; expected at least 1"),
+        (["dataset", ".", "--output", "o", "--workers", "-1"], "--workers is -1; expected at least 0"),
+        (["dataset", ".", "--output", "o", "--engine", "ray", "--workers", "0"], "--workers is 0; expected at least 1"),
+        (["dataset", ".", "--output", "o", "--rules", "gama"], "unknown preset 'gama' (did you mean 'gamma'"),
+        (["dataset", ".", "--output", "o", "--target", "tabbi"], "has no class 'tabbi'; near matches: tabby"),
+        (["dataset", ".", "--output", "o", "--target", "best", "tabby"], "--target names best and classes"),
+        (["dataset", ".", "--output", "o", "--score", "box:0", "--target", "label"], "expected no --target beside it"),
+        (["dataset", ".", "--output", "o", "--keep", "maps", "channels"], "--keep names maps and channels"),
         (["reproduce", PICTURE], "a picture of yours needs --classes CLASS OTHER and --region"),
+        (["summary", "no_such_folder"], "there is no folder no_such_folder; expected the output of captum-cav dataset"),
     ],
     ids=lambda value: " ".join(value[-2:]).replace(PICTURE, "IMAGE") if isinstance(value, list) else "",
 )

@@ -187,3 +187,29 @@ def test_contributions_with_a_graph_are_computed_as_usual() -> None:
     assert found.requires_grad
     assert torch.equal(found, cav.attribute(x, 1, **options))
     assert recordings_of(compiled) == 0
+
+
+# Any number of samples ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("delta", [False, True])
+def test_one_recording_for_any_number_of_samples(delta: bool) -> None:
+    cav = LayerCAV(convolutional(), ["0", "3"])
+    compiled = captum_cav.compile(cav, dynamic_batch=True)
+    for samples_given in (3, 2, 7):
+        x = torch.randn(samples_given, 3, 12, 12, generator=torch.Generator().manual_seed(samples_given))
+        targets = [sample % 5 for sample in range(samples_given)]
+        options = {"return_convergence_delta": delta}
+        assert_equal_bits(compiled.attribute(x, targets, **options), cav.attribute(x, targets, **options))
+    assert recordings_of(compiled) == 1
+    assert_equal_bits(compiled.attribute(x[:1], 1), cav.attribute(x[:1], 1))
+
+
+def test_attention_for_any_number_of_samples() -> None:
+    cav = InputCAV(Attention().eval(), rules="attnlrp")
+    compiled = captum_cav.compile(cav, dynamic_batch=True)
+    for samples_given in (2, 5):
+        x = torch.randn(samples_given, 4, 8, generator=torch.Generator().manual_seed(samples_given))
+        mask = torch.zeros(samples_given, 4, dtype=torch.bool)
+        assert_equal_bits(compiled.attribute(x, 1, mask), cav.attribute(x, 1, mask))
+    assert recordings_of(compiled) == 1

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from captum_cav import InputCAV, LayerCAV, rules
-from captum_cav.rules import affine
+from captum_cav.rules import changed_weights
 from tests.support import matrix_rules
 
 LOW, HIGH = -6.0, 5.0
@@ -482,9 +482,11 @@ def test_a_large_linear_layer_is_ruled_in_parts(
 
     at_once = explained()
     applied = []
-    monkeypatch.setattr(affine, "_WEIGHTS_AT_ONCE", 12)
-    changed_rows = affine._changed_rows
-    monkeypatch.setattr(affine, "_changed_rows", lambda *weights: applied.append(weights) or changed_rows(*weights))
+    monkeypatch.setattr(changed_weights, "_WEIGHTS_AT_ONCE", 12)
+    changed_rows = changed_weights._changed_rows
+    monkeypatch.setattr(
+        changed_weights, "_changed_rows", lambda *weights: applied.append(weights) or changed_rows(*weights)
+    )
     torch.testing.assert_close(explained(), at_once)
     assert len(applied) >= 4, "each layer, forward and backward"
 

@@ -21,7 +21,7 @@ ROWS = [(f"{CAT} cat", [Panel(f"layer {CAT}", torch.eye(2), signed=True)])]
 
 @pytest.fixture(autouse=True)
 def no_cache() -> None:
-    fonts._font_with.cache_clear()
+    fonts._families_with.cache_clear()
 
 
 def texts(figure: Figure) -> list[str]:
