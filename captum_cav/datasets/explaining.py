@@ -125,10 +125,10 @@ class Explainer:
                 return Outputs(explained, explained, None)
             logits = self._logits_of(inputs)
             output = checks.check_output(self.model(inputs) if seen is None else seen.detach())
-            if logits is self.model:
+            if squashed_by(logits) is None:
                 is_of_classes = output.dim() == 2 and output.shape[1] > 1
                 return Outputs(output, output, output.softmax(1, torch.float32) if is_of_classes else None)
-            scores = logits(inputs)
+            scores = output if logits is self.model else logits(inputs)
             of_output = self._options is None or self._options.score == "output"
             return Outputs(output if of_output else scores, scores, probabilities(logits, inputs))
 
@@ -190,7 +190,9 @@ class Explainer:
 
     def selected(self, outputs: Outputs, target: Any) -> torch.Tensor:
         """The score of each sample that is explained, shape (N,)."""
-        log_odds = self._options is not None and self._options.score == "log_odds"
+        # Behind a sigmoid the log-odds are the logit.
+        of_sigmoid = self._logits is not self.model and "sigmoid" in (squashed_by(self._logits) or "")
+        log_odds = self._options is not None and self._options.score == "log_odds" and not of_sigmoid
         return select_target(outputs.explained, target, "log_odds" if log_odds else "output").values
 
     @property

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,15 @@ def test_maps_without_contributions_are_told(tmp_path: Path, capsys: pytest.Capt
     said = capsys.readouterr()
     assert "possible shortcuts at layer 0: none" in said.out
     assert "2 maps of 0 have no contributions and were left out" in said.err
+
+
+def test_without_scikit_learn_the_command_says_how_to_install_it(
+    job: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    assert cli.main(["summary", str(job), "--output", str(tmp_path / "page.html")]) == 2
+    assert 'expected pip install "captum_cav[analysis]"' in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 # In a browser
