@@ -66,7 +66,7 @@ class RecordedGraph:
     def _merge_outputs(self) -> None:
         """Return each tensor once, also if it was returned several times."""
         (output,) = (node for node in self.graph.nodes if node.op == "output")
-        given: list[Node] = list(output.args[0])  # type: ignore[arg-type]
+        given: Any = output.args[0]
         different = list(dict.fromkeys(given))
         self._order = [different.index(node) for node in given]
         output.args = (different,)
@@ -145,7 +145,7 @@ class RecordedGraph:
         for node, constant in zip(self.inputs[-len(self.constants) :], constants, strict=False):
             root.register_buffer(node.name, constant.detach())
             nodes[node] = graph.get_attr(node.name)
-        different = graph.graph_copy(self.graph, nodes)
+        different: Any = graph.graph_copy(self.graph, nodes)
         graph.output(different if results is None else tuple(different[place] for place in self._order[:results]))
         return GraphModule(root, graph)
 

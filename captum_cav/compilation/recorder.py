@@ -68,9 +68,8 @@ class Recorder(ContributionAttribution):
             found = propagation.back(one_by_one=self.one_by_one)
         if found.independent:
             refuse_independent(", ".join(propagation.names[place] for place in found.independent), found.weighed)
-        selected = SelectedScores(
-            *(value.detach() if isinstance(value, torch.Tensor) else value for value in propagation.selected)
-        )
+        plain: Any = (value.detach() if isinstance(value, torch.Tensor) else value for value in propagation.selected)
+        selected = SelectedScores(*plain)
         self.evidence.append(Evidence(propagation.what, tuple(propagation.names), selected, found))
         return found
 

@@ -131,7 +131,8 @@ def analyze(
     """Find out what a network goes by, class by class.
 
     A row counts for the class that was explained. If several classes were explained for every picture, a picture counts
-    for one of them only if that class has the highest score. The same output and the same arguments give the same result.
+    for one of them only if that class has the highest score. The same output and the same arguments give the same
+    result.
 
     Args:
         output: what :func:`captum_cav.datasets.open` returns, or the folder. The job may be unfinished.

@@ -253,8 +253,8 @@ def on_device(
             Measured(
                 [half for half, _ in halves] or [one.float() for one in kept],
                 [scale for _, scale in halves],
-                torch.stack(shares, 1),
-                torch.stack([one.detach().flatten(1).sum(1, dtype=torch.float64) for one in maps], 1),
+                torch.stack([share for share, _ in shares], 1),
+                torch.stack([sums for _, sums in shares], 1),
                 scores.float(),
                 _probability(outputs, target, scores),
             )
@@ -262,15 +262,22 @@ def on_device(
     return found, outputs
 
 
-def _shares(maps: torch.Tensor, delta: Any, unit: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
-    """Shape (N, 4), see :class:`Measured`."""
-    maps = maps.detach().flatten(1).float() * unit.float()[:, None]
-    raised, lowered = maps.clamp(min=0).sum(1), maps.clamp(max=0).sum(1)
+def _shares(
+    maps: torch.Tensor, delta: Any, unit: torch.Tensor, total: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Shape (N, 4), see :class:`Measured`; and the sum of each map, shape (N,)."""
+    maps = maps.detach().flatten(1).float()
+    # One copy of the map, and not two: attributions with all channels are large.
+    sums, positive = maps.sum(1), maps.clamp(min=0).sum(1)
+    negative = (sums - positive).clamp(max=0)
+    unit = unit.float()
+    raised = torch.where(unit < 0, negative, positive) * unit
+    lowered = torch.where(unit < 0, positive, negative) * unit
     if delta is None:
         nothing = torch.full_like(raised, torch.nan)
-        return torch.stack([raised, lowered, nothing, nothing], 1)
+        return torch.stack([raised, lowered, nothing, nothing], 1), sums
     unexplained = (delta * unit).float()
-    return torch.stack([raised, lowered, total.float() - raised - lowered - unexplained, unexplained], 1)
+    return torch.stack([raised, lowered, total.float() - raised - lowered - unexplained, unexplained], 1), sums
 
 
 def _map_of(attributions: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:

@@ -199,6 +199,17 @@ def test_only_so_many_classes_are_shown(analysis: Analysis, tmp_path: Path) -> N
         write_summary(tmp_path / "page.html", analysis, most_classes=0)
 
 
+def test_the_example_of_the_documentation_runs(
+    job: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "shortcuts.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(job.parent)
+    exec(compile(example, "docs/shortcuts.md", "exec"), {})  # noqa: S102
+    assert re.match(r"a \d+\.\d+ True\nb \d\.\d+ False\n", capsys.readouterr().out)
+    assert data_of(job.parent / "summary.html")["reported"] == ["a"]
+
+
 # The command
 
 

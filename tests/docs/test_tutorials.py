@@ -97,3 +97,8 @@ def test_the_readme_has_them_in_order_each_with_a_picture() -> None:
         assert path.stat().st_size < 60_000
         with Image.open(path) as picture:
             assert max(picture.size) <= 560
+
+
+@every_tutorial
+def test_a_notebook_is_small_enough_to_be_looked_at(source: Path) -> None:
+    assert source.with_suffix(".ipynb").stat().st_size < 400_000
