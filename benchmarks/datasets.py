@@ -1,8 +1,8 @@
 """How many pictures a second a job on a dataset explains, beside a loop by hand, and where the time goes.
 
-``python -m benchmarks.datasets`` writes JPEG pictures, explains them at five layers with each way in turn, several times,
-and prints the medians. The loop by hand reads the same pictures, stacks batches and calls ``attribute``; it writes
-nothing. Ray is measured with ``--ray``, where the package ``ray`` is installed.
+``python -m benchmarks.datasets`` writes JPEG pictures, explains them at five layers with each way in turn, several
+times, and prints the medians. The loop by hand reads the same pictures, stacks batches and calls ``attribute``; it
+writes nothing. Ray is measured with ``--ray``, where the package ``ray`` is installed.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def main() -> None:
             "two processes read": lambda: job(workers=2),
         }
         if options.ray:
-            ways |= {f"Ray, {count} actors": lambda count=count: job(engine="ray", workers=count) for count in (1, 2)}
+            ways |= {f"Ray, {count} actors": functools.partial(job, engine="ray", workers=count) for count in (1, 2)}
         by_hand(cav, source, options.batch_size, not options.without_constants)
         wall: dict[str, list[float]] = {way: [] for way in ways}
         cpu: dict[str, list[float]] = {way: [] for way in ways}

@@ -130,7 +130,8 @@ class _Attending(nn.Module):
 def _leave_one_out(model: Similarity, ids: torch.Tensor, tokenizer: Any) -> torch.Tensor:
     without = torch.where(torch.eye(ids.shape[1], dtype=torch.bool), tokenizer.mask_token_id, ids)
     with torch.no_grad():
-        return (model(ids) - model(without)).T
+        drops: torch.Tensor = model(ids) - model(without)
+        return drops.T
 
 
 def _random(model: Similarity, ids: torch.Tensor, tokenizer: Any) -> torch.Tensor:

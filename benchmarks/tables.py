@@ -37,8 +37,8 @@ def made(name: str) -> str:
 
     Args:
         name: ``localization:NETWORK`` or ``faithfulness:NETWORK``; ``causes:NETWORK`` for the agreement with measured
-            effects; ``price:NETWORK`` for what each method costs; ``cost:layers`` for our own price at all depths of all
-            networks, ``cost:kinds`` for all else; ``sentences:all`` and ``patching:MODEL`` for language.
+            effects; ``price:NETWORK`` for what each method costs; ``cost:layers`` for our own price at all depths of
+            all networks, ``cost:kinds`` for all else; ``sentences:all`` and ``patching:MODEL`` for language.
 
     Returns:
         Markdown.

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from captum_cav import datasets as datasets
     from captum_cav import memory as memory
     from captum_cav import metrics as metrics
+    from captum_cav import patching as patching
     from captum_cav import presets as presets
     from captum_cav import rules as rules
     from captum_cav import scores as scores
@@ -55,6 +56,7 @@ __all__ = [
     "layers",
     "memory",
     "metrics",
+    "patching",
     "presets",
     "rules",
     "scores",

@@ -68,12 +68,10 @@ PRIVATE: dict[str, tuple[Any, str]] = {
     "_VariableFunctions": (torch._C, OLDEST),
     "_cdata": (torch.ones(1).untyped_storage(), OLDEST),
     "_inductor": (torch, OLDEST),
-    "_linalg": (torch._C, OLDEST),
     "_nn": (torch._C, OLDEST),
     "_op": (torch.ops.aten.add.Tensor, OLDEST),
     "_python_dispatch": (torch.utils, OLDEST),
     "_schema": (torch.ops.aten.add.Tensor, OLDEST),
-    "_special": (torch._C, OLDEST),
     "_SpectralNorm": (torch.nn.utils.parametrizations, OLDEST),
 }
 #: Public names that not every version has, or that captum_cav replaces while a model runs.

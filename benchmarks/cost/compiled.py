@@ -68,7 +68,7 @@ def compiled_floor(make: Make, backend: Backend) -> Make:
     return make_compiled
 
 
-class _Counting(TorchDispatchMode):
+class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     count = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
@@ -78,6 +78,6 @@ class _Counting(TorchDispatchMode):
 
 def count_operations(call: Call) -> int:
     """How many aten operations a call calls, views aside: on a GPU, about as many kernels."""
-    with torch.autograd.set_multithreading_enabled(False), _Counting() as counting:
+    with torch.autograd.set_multithreading_enabled(False), _Counting() as counting:  # type: ignore[no-untyped-call]
         call()
-    return counting.count
+    return int(counting.count)

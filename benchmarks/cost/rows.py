@@ -165,7 +165,7 @@ KINDS = {
     "input": Kind("the inputs (of words, their embeddings)", _no_layer, rivals=_AT_INPUTS),
     **{
         preset: Kind(f"the inputs, by {preset}", _no_layer, rivals=("zennit", "autolrp"), preset=preset)
-        for preset in ("gamma", "epsilon_plus", "alpha2_beta1", "attnlrp")
+        for preset in ("gamma", "pinpoint", "epsilon_plus", "alpha2_beta1", "attnlrp")
     },
     "five_classes": Kind(
         "all depths, five classes",

@@ -22,7 +22,6 @@ from captum_cav.torch_internals import tree_map
 FACTOR, TRIALS = 4.0, 4
 #: How many units in the last place of its largest number a result may be off in any case.
 LEAST_UNITS = 64.0
-_REMEDY = 'Attribute without captum_cav.compile, or pass on_break="eager".'
 
 
 def check_recording(recording: Recording, arguments: Arguments, run: Runner, is_exact: bool) -> None:
@@ -66,7 +65,8 @@ def _check_bits(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor],
             raise RecordingError(
                 f"the recording does not give what the attribution gives for {which} input: a result of shape "
                 f"{tuple(other.shape)} is off by {off:.1e} of its largest number. The model decides something by "
-                f"numbers, or behaves otherwise the second time. {_REMEDY}"
+                "numbers, or behaves otherwise the second time. Attribute without captum_cav.compile, or pass "
+                'on_break="eager".'
             )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 import torch
 
 from captum_cav import checks
+from captum_cav.attribution import InputCAV, LayerCAV, NeuronCAV
 from captum_cav.attribution.contributions import ContributionAttribution, has_graph
 from captum_cav.attribution.input_checks import Arguments
 from captum_cav.compilation.comparing import check_recording
@@ -22,7 +23,7 @@ from captum_cav.compilation.runners import RUNNERS, Backend, Runner
 from captum_cav.errors import CAVTypeError, OptionError, RecordingError, RecordingWarning
 
 OnBreak: TypeAlias = Literal["error", "eager"]
-A = TypeVar("A", bound=ContributionAttribution)
+A = TypeVar("A", LayerCAV, InputCAV, NeuronCAV)
 #: How many kinds of arguments have a recording at the same time. The oldest recording is dropped first.
 _MOST = 32
 
@@ -65,12 +66,12 @@ class Compiled(ContributionAttribution):
     def _plain(self) -> ContributionAttribution:
         """The same attribution without recordings."""
         plain: ContributionAttribution = object.__new__(type(self).__mro__[2])
-        vars(plain).update(self._attributes())
+        plain.__dict__.update(self._attributes())
         return plain
 
     def _explain(self, arguments: Arguments, *options: Any) -> Any:
         """What ``attribute`` returns, by a recording of what the attribution computes."""
-        eager = super()._explain  # type: ignore[misc]
+        eager = super()._explain
         if has_graph(options[-1]):
             return eager(arguments, *options)
         try:
@@ -146,8 +147,8 @@ def _compiled_class(kind: type[ContributionAttribution]) -> type[Compiled]:
 
 
 def _compiled(attribution: ContributionAttribution, choices: _Choices) -> Any:
-    compiled = object.__new__(_compiled_class(type(attribution)))
-    vars(compiled).update(vars(attribution))
+    compiled = object.__new__(_compiled_class(type(attribution)))  # type: ignore[arg-type]
+    compiled.__dict__.update(vars(attribution))
     compiled._begin(choices)
     return compiled
 
@@ -208,7 +209,7 @@ def compile(  # noqa: A001 - as torch.compile
     """
     checks.check_option("backend", backend, tuple(RUNNERS))
     checks.check_option("on_break", on_break, ("error", "eager"))
-    if not isinstance(attribution, ContributionAttribution):
+    if not isinstance(attribution, (LayerCAV, InputCAV, NeuronCAV)):
         raise CAVTypeError(
             f"compile() was given a {type(attribution).__name__}; expected a LayerCAV, an InputCAV or a NeuronCAV."
         )

@@ -56,7 +56,9 @@ class RecordedGraph:
         self.results: dict[Node, Any] = {}
         same = self._try_out([*inputs, *self.constants])
         # Some operations change the shape of a tensor itself, and not of other tensors in the same memory.
-        reshaped = {memory.group(node) for node in operations(self.graph) if torch.Tag.inplace_view in node.target.tags}
+        reshaped = {
+            memory.group(node) for node, operation in operations(self.graph) if torch.Tag.inplace_view in operation.tags
+        }
         self._remove_aliases({node for node in same if memory.group(node) not in reshaped})
         self._merge_outputs()
         self.arguments = {node: (node.args, node.kwargs) for node in self.graph.nodes}
@@ -64,7 +66,7 @@ class RecordedGraph:
     def _merge_outputs(self) -> None:
         """Return each tensor once, also if it was returned several times."""
         (output,) = (node for node in self.graph.nodes if node.op == "output")
-        given = list(output.args[0])
+        given: Any = output.args[0]
         different = list(dict.fromkeys(given))
         self._order = [different.index(node) for node in given]
         output.args = (different,)
@@ -123,6 +125,7 @@ class RecordedGraph:
                 if is_view and is_same_memory(values[node], values[shared[0]]):
                     same.add(node)
             else:
+                assert callable(node.target)
                 values[node] = node.target(*args, **kwargs)
             if isinstance(values[node], torch.Tensor):
                 self.results[node] = _kind(values[node])
@@ -142,7 +145,7 @@ class RecordedGraph:
         for node, constant in zip(self.inputs[-len(self.constants) :], constants, strict=False):
             root.register_buffer(node.name, constant.detach())
             nodes[node] = graph.get_attr(node.name)
-        different = graph.graph_copy(self.graph, nodes)
+        different: Any = graph.graph_copy(self.graph, nodes)
         graph.output(different if results is None else tuple(different[place] for place in self._order[:results]))
         return GraphModule(root, graph)
 
@@ -159,6 +162,7 @@ class RecordedGraph:
         """
         for node in list(self.graph.nodes):
             if node in same:
+                assert isinstance(node.target, Overload)
                 (source, *_), _ = aliased_arguments(node.target, node.args, node.kwargs)
                 # A result is not the tensor of the caller itself.
                 if source.op == "placeholder" and any(user.op == "output" for user in node.users):
@@ -205,11 +209,11 @@ def _differs(node: Node, samples: int, others: int) -> RecordingError:
     )
 
 
-def operations(graph: Graph) -> Iterator[Node]:
-    """The calls of aten operations."""
+def operations(graph: Graph) -> Iterator[tuple[Node, Overload]]:
+    """The calls of aten operations, and the operations."""
     for node in graph.nodes:
         if node.op == "call_function" and isinstance(node.target, Overload):
-            yield node
+            yield node, node.target
 
 
 def last_uses(graph: Graph) -> dict[Node, list[Node]]:
@@ -230,7 +234,7 @@ def _constants_as_inputs(recorded: GraphModule) -> list[torch.Tensor]:
     found: dict[int, tuple[Node, torch.Tensor]] = {}
     after = [node for node in graph.nodes if node.op == "placeholder"][-1]
     for node in [node for node in graph.nodes if node.op == "get_attr"]:
-        tensor = operator.attrgetter(node.target)(recorded)
+        tensor = operator.attrgetter(str(node.target))(recorded)
         if not node.users:
             graph.erase_node(node)
             continue

@@ -68,17 +68,15 @@ class Recorder(ContributionAttribution):
             found = propagation.back(one_by_one=self.one_by_one)
         if found.independent:
             refuse_independent(", ".join(propagation.names[place] for place in found.independent), found.weighed)
-        selected = propagation.selected
-        selected = selected._replace(
-            **{name: value.detach() for name, value in selected._asdict().items() if isinstance(value, torch.Tensor)}
-        )
+        plain: Any = (value.detach() if isinstance(value, torch.Tensor) else value for value in propagation.selected)
+        selected = SelectedScores(*plain)
         self.evidence.append(Evidence(propagation.what, tuple(propagation.names), selected, found))
         return found
 
     def explain(self, arguments: Arguments, options: Sequence[Any]) -> tuple[Any, list[Evidence]]:
         """What ``attribute`` returns for some arguments, and what is to be checked."""
         self.evidence = []
-        result = self._explain(arguments, *options)  # type: ignore[attr-defined]
+        result = self._explain(arguments, *options)
         return result, self.evidence
 
 
@@ -90,7 +88,7 @@ def _recorder_class(kind: type[ContributionAttribution]) -> type[Recorder]:
 def recorder_of(attribution: ContributionAttribution) -> Recorder:
     """An attribution with the same model, layers and options that can be recorded."""
     recorder = copy.copy(attribution)
-    recorder.__class__ = _recorder_class(type(attribution))
+    recorder.__class__ = _recorder_class(type(attribution))  # type: ignore[arg-type]
     assert isinstance(recorder, Recorder)
     recorder.one_by_one = None
     return recorder
@@ -132,11 +130,11 @@ class _NumpyRefused(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Watching(DispatchMode):
+class _Watching(DispatchMode):  # type: ignore[no-untyped-call]
     """Refuses operations whose replay would not do what the operation does."""
 
     def __init__(self, refuse: Callable[[str], None], fixed: _Fixed, kept: frozenset[int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._refuse, self._fixed, self._kept = refuse, fixed, kept
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -74,7 +74,7 @@ class _CudaGraph:
     def __init__(self, recording: Recording) -> None:
         self._function, self._in_order = as_function(recording.graph), recording.graph.in_order
         self._inputs = [tensor.clone() for tensor in recording.inputs]
-        self._lock, self._done = threading.Lock(), torch.cuda.Event()
+        self._lock, self._done = threading.Lock(), torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._addresses: list[int] = []
 
     def __call__(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
@@ -96,7 +96,7 @@ class _CudaGraph:
         return self._in_order(results)
 
     def _capture(self, constants: Sequence[torch.Tensor]) -> None:
-        aside = torch.cuda.Stream()
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with below_autograd():
             with torch.cuda.stream(aside):

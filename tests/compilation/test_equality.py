@@ -104,7 +104,13 @@ CALLS: dict[str, tuple[Callable[[], Any], Callable[[Any, Any, Any], Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", CALLS)
+#: The others show the same on other ways through the same code.
+_QUICK = {"several layers", "gamma", "delta", "several targets", "parts", "neuron", "log-odds", "probability"}
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in _QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CALLS]
+)
 def test_a_replay_has_the_same_bits(name: str) -> None:
     make, call = CALLS[name]
     cav = make()
@@ -141,7 +147,9 @@ def test_attention_with_a_mask() -> None:
     assert_equal_bits(compiled.attribute(x, 1), cav.attribute(x, 1))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, *(pytest.param(one, marks=pytest.mark.slow) for one in (torch.float64, torch.float16))]
+)
 def test_other_precisions(dtype: torch.dtype) -> None:
     net, x = convolutional().to(dtype), picture().to(dtype)
     cav = LayerCAV(net, ["0", "4"])
@@ -192,7 +200,7 @@ def test_contributions_with_a_graph_are_computed_as_usual() -> None:
 # Any number of samples ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("delta", [False, True])
+@pytest.mark.parametrize("delta", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_one_recording_for_any_number_of_samples(delta: bool) -> None:
     cav = LayerCAV(convolutional(), ["0", "3"])
     compiled = captum_cav.compile(cav, dynamic_batch=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from captum.attr import LayerGradCam
 from torch import nn
 
 import captum_cav
@@ -152,6 +153,8 @@ def test_an_argument_that_is_no_plain_value_is_refused() -> None:
 
 
 def test_what_is_no_attribution_is_refused() -> None:
+    with pytest.raises(CAVTypeError, match="given a LayerGradCam; expected a LayerCAV"):
+        captum_cav.compile(LayerGradCam(small_net(), small_net()[0]))  # type: ignore[type-var]
     with pytest.raises(CAVTypeError, match="compile\\(\\) was given a Sequential; expected a LayerCAV"):
         captum_cav.compile(small_net())  # type: ignore[type-var]
     with pytest.raises(OptionError, match="backend"):

@@ -111,6 +111,11 @@ def test_pictures_explained_for_several_classes_count_for_the_best_class(tmp_pat
         assert all(rows[number]["target"] == rows[number]["best"] == one.target for number in one.rows)
 
 
+def test_pictures_explained_for_one_class_count_for_that_class(tmp_path: Path) -> None:
+    (found,) = analyze(explained(tmp_path, targets=[1])).classes
+    assert (found.target, found.rows) == (1, tuple(range(36)))
+
+
 def test_a_sample_is_chosen_by_the_seed(tmp_path: Path) -> None:
     out = explained(tmp_path)
     chosen = [[one.rows for one in analyze(out, sample=5, seed=seed).classes] for seed in (0, 0, 1)]

@@ -29,6 +29,7 @@ from captum_cav import (
     zoo,
 )
 from captum_cav.commands import COMMANDS
+from captum_cav.datasets import analysis, clusters, summary
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -49,7 +50,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def public_names() -> set[str]:
     public = {f"captum_cav.{name}" for name in captum_cav.__all__}
-    for module in (ablation, datasets, memory, metrics, page, rules, scores, text, visualization, zoo):
+    of_datasets = (datasets, analysis, clusters, summary)
+    for module in (ablation, *of_datasets, memory, metrics, page, rules, scores, text, visualization, zoo):
         public |= {f"{module.__name__}.{name}" for name in module.__all__}
     public |= {f"captum_cav.presets.{name}" for name in presets.NAMES}
     public |= {f"captum_cav.errors.{name}" for name, value in vars(errors).items() if isinstance(value, type)}
