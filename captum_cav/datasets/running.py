@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import TracebackType
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -139,6 +141,20 @@ def _read_here(job: Job, indices: Iterable[list[int]]) -> Iterator[shards.Batch]
         yield shards.collate([job.source.load(index) for index in batch])
 
 
+def _say_nothing_of_lost_connections(_: int) -> None:
+    """In a process that reads pictures: that nobody fetches the last pictures of a stopped job is no error.
+
+    A thread of multiprocessing hands pictures over. It would print a traceback.
+    """
+    show = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+        if not issubclass(kind, (ConnectionError, EOFError)):
+            show(kind, error, where)
+
+    sys.excepthook = hook
+
+
 def _read_beside(job: Job, indices: Iterable[list[int]], workers: int) -> Iterator[shards.Batch]:
     """The pictures, read by other processes."""
     loader: Iterable[shards.Batch] = DataLoader(
@@ -146,6 +162,7 @@ def _read_beside(job: Job, indices: Iterable[list[int]], workers: int) -> Iterat
         batch_sampler=indices,
         num_workers=workers,
         collate_fn=shards.collate,
+        worker_init_fn=_say_nothing_of_lost_connections,
         pin_memory=job.explainer.device.type == "cuda",
     )
     return iter(loader)
