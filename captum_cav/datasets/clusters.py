@@ -119,7 +119,7 @@ def find_clusters(maps: torch.Tensor, *, seed: int = 0) -> Clustering:
 
     Args:
         maps: shape (N, h, w), contribution maps of one class and one layer. At most 16 x 16 places are advised, see
-            :func:`captum_cav.maps.resize_map`. A map of zeros counts as it is.
+            :func:`captum_cav.visualization.resize_map`. A map of zeros counts as it is.
         seed: for k-means, and for the maps that are drawn to measure chance.
 
     Returns:
