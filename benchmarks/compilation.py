@@ -29,6 +29,7 @@ import torchvision
 
 import captum_cav
 from benchmarks.coverage.problem import Problem
+from benchmarks.coverage.randomise import randomised
 from benchmarks.versions import versions_with
 from captum_cav import InputCAV
 from captum_cav.errors import CAVError, RecordingError
@@ -70,7 +71,8 @@ class Row:
 def _of_torchvision(name: str) -> Problem:
     torch.manual_seed(0)
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    model = torchvision.models.get_model(name, weights=None, **options).eval()
+    # Some heads are zeros, whose scores are 0.
+    model = randomised(torchvision.models.get_model(name, weights=None, **options)).float()
     side = next((side for word, side in _SIDES.items() if name.startswith(word)), 64)
     return Problem(model, model, torch.randn(1, 3, side, side), 1)
 

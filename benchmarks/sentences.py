@@ -8,7 +8,8 @@ cosine of both embeddings, and the other sentence stays as it is.
   under the curve of the cosine. Low is good.
 - Insertion: the same from the sentence without tokens. High is good.
 - Gap: insertion minus deletion. This is the area between the curves of two orders of deletion: the least relevant first
-  and the most relevant first. High is good; 0 by chance.
+  and the most relevant first. High is good. By chance the gap is a little above 0, because steps are rounded up to
+  whole tokens.
 
 A token is removed by the mask token ("mask"), or by leaving it out of the attention ("drop"). The tokens at both ends,
 [CLS] and [SEP], stay. "leave one out" is the drop of the cosine without each token, for which the encoder runs once for
@@ -39,6 +40,7 @@ from torch.nn import functional as F
 
 from benchmarks.photographs import SEED
 from benchmarks.sentence_pairs import PAIRS
+from benchmarks.tables import of_sentences
 from benchmarks.versions import versions_with
 from captum_cav import LayerCAV, metrics, presets
 
@@ -128,7 +130,8 @@ class _Attending(nn.Module):
 def _leave_one_out(model: Similarity, ids: torch.Tensor, tokenizer: Any) -> torch.Tensor:
     without = torch.where(torch.eye(ids.shape[1], dtype=torch.bool), tokenizer.mask_token_id, ids)
     with torch.no_grad():
-        return (model(ids) - model(without)).T
+        drops: torch.Tensor = model(ids) - model(without)
+        return drops.T
 
 
 def _random(model: Similarity, ids: torch.Tensor, tokenizer: Any) -> torch.Tensor:
@@ -219,24 +222,6 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     return {"mean": round(statistics.fmean(values), 4), "error": round(error, 4)}
 
 
-def table(report: dict[str, Any]) -> str:
-    """The results as a Markdown table, the best gap first."""
-    found = report["results"]
-    heads = [f"{name}, {way}" for way in REMOVED for name in ("gap ↑", "deletion ↓", "insertion ↑")]
-    lines = [f"| method | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
-
-    def mean(way: str, name: str, method: str) -> float:
-        return float(found[way][name][method]["mean"])
-
-    order = sorted(found["mask"]["gap"], key=lambda method: -mean("mask", "gap", method) - mean("drop", "gap", method))
-    for method in order:
-        cells = [f"{mean(way, name, method):.3f}" for way in REMOVED for name in ("gap", "deletion", "insertion")]
-        lines.append(f"| {method} | {' | '.join(cells)} |")
-    errors = [found[way]["gap"][method]["error"] for way in REMOVED for method in order]
-    lines += ["", f"{report['sentences']} sentences; standard errors of the gaps up to {max(errors):.3f}."]
-    return "\n".join(lines)
-
-
 def load() -> tuple[Similarity, Any]:
     """The encoder and its tokenizer, from the files of the package."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder(), local_files_only=True)
@@ -265,7 +250,7 @@ def main() -> None:
             for way, of_way in found.items()
         },
     }
-    print(table(report))
+    print("\n".join(of_sentences(report)))
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))
 

@@ -15,11 +15,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.networks import DEPTHS
 from captum_cav.comparison.methods import CONTROLS
 
 README = Path(__file__).parent / "README.md"
 RESULTS = Path(__file__).parent / "results"
-_NETWORKS = {"squeezenet1_1": "SqueezeNet 1.1", "efficientnet_lite0": "EfficientNet-Lite0"}
+_NETWORKS = {
+    "squeezenet1_1": "SqueezeNet 1.1",
+    "efficientnet_lite0": "EfficientNet-Lite0",
+    "efficientnet_lite1": "EfficientNet-Lite1",
+    "efficientnet_lite2": "EfficientNet-Lite2",
+    "mobilenet_v2_dogs": "MobileNetV2 for dogs",
+}
 _MARKED = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 # Titles of tables in which less is better.
 _LOW = ("Deletion", "Absolute")
@@ -29,8 +36,9 @@ def made(name: str) -> str:
     """The text of one mark.
 
     Args:
-        name: ``localization:NETWORK`` or ``faithfulness:NETWORK``; ``price:NETWORK`` for what each method costs;
-            ``cost:layers`` for our own price at all depths of all networks, ``cost:kinds`` for all else.
+        name: ``localization:NETWORK`` or ``faithfulness:NETWORK``; ``causes:NETWORK`` for the agreement with measured
+            effects; ``price:NETWORK`` for what each method costs; ``cost:layers`` for our own price at all depths of
+            all networks, ``cost:kinds`` for all else; ``sentences:all`` and ``patching:MODEL`` for language.
 
     Returns:
         Markdown.
@@ -42,10 +50,46 @@ def made(name: str) -> str:
         report = _read("cost_cpu")
         table = _all_depths(report) if what == "layers" else _kinds(report)
         lines = [*table, "", f"{report['device']}, torch {report['versions']['torch']}. {report['note']}"]
+    elif benchmark == "sentences":
+        report = _read("sentences")
+        lines = of_sentences(report)
+    elif benchmark == "patching":
+        report = _read("patching")
+        lines = of_patching(report["models"][what])
     else:
         report = _read(f"{benchmark}_{what}")
-        lines = list(_by_depth(report["networks"][what], what))
+        make = _causes if benchmark == "causes" else _by_depth
+        lines = list(make(report["networks"][what], what))
     return "\n".join(["", f"    {report['command']}", "", *lines, "", ""])
+
+
+def of_sentences(report: dict[str, Any]) -> list[str]:
+    """The results of :mod:`benchmarks.sentences` as a table, the best gap first."""
+    found = report["results"]
+    heads = [f"{name}, {way}" for way in found for name in ("gap ↑", "deletion ↓", "insertion ↑")]
+    lines = [f"| method | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+    methods = list(found["mask"]["gap"])
+    rows: dict[str, list[str]] = {}
+    for method in sorted(methods, key=lambda method: -sum(found[way]["gap"][method]["mean"] for way in found)):
+        cells = [found[way][name][method]["mean"] for way in found for name in ("gap", "deletion", "insertion")]
+        rows.setdefault(" | ".join(f"{cell:.3f}" for cell in cells), []).append(method)
+    lines += [f"| {', '.join(names)} | {shown} |" for shown, names in rows.items()]
+    errors = [found[way]["gap"][method]["error"] for way in found for method in methods]
+    return [*lines, "", f"{report['sentences']} sentences; standard errors of the gaps up to {max(errors):.3f}."]
+
+
+def of_patching(found: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+    """The correlations of one model of :mod:`benchmarks.patching` as a table."""
+    first = next(iter(found.values()))
+    rows = {
+        "attribution patching (gradients)": [of_kind["gradient"] for of_kind in first.values()],
+        **{
+            f"relevance patching, `{rules}`": [of_kind["relevance"] for of_kind in of_kinds.values()]
+            for rules, of_kinds in found.items()
+        },
+    }
+    lines = [f"| estimate | {' | '.join(first)} |", "|---" * (1 + len(first)) + "|"]
+    return lines + [f"| {name} | {' | '.join(f'{cell:.3f}' for cell in cells)} |" for name, cells in rows.items()]
 
 
 def written(text: str) -> str:
@@ -80,6 +124,32 @@ def _by_depth(found: dict[str, Any], network: str) -> Iterator[str]:
     yield f"{len(found['photographs'])} photographs."
     for method, reason in found["refused"].items():
         yield f"Not `{method}`: {reason}"
+
+
+def _causes(found: dict[str, Any], network: str) -> Iterator[str]:
+    """The agreement of each method with the effects, below the last activation and at the input."""
+    tables = found["tables"]
+    # What is behind a ", " tells more of the title; tables of differences have no column of their own.
+    measures = [title for title in tables if ", more than " not in title and not title.startswith("Seconds")]
+    difference = next(title for title in tables if title.startswith("Own class, more than "))
+    depths = [depth for depth in DEPTHS[network][2:] if depth in (DEPTHS[network][2], "input")]
+    count = len(found["photographs"])
+    titles = [f"{title.partition(':')[0]}: {' / '.join(depths)}" for title in measures]
+    yield f"| {_NETWORKS[network]}, {count} photographs | {' | '.join(titles)} | {difference}: input | seconds |"
+    yield "|---" * (len(measures) + 3) + "|"
+    for method in tables[measures[0]]:
+        cells = [
+            " / ".join(_mean(tables[title][method].get(depth)) for depth in depths).replace("- / ", "")
+            for title in measures
+        ]
+        more = tables[difference].get(method, {}).get("input")
+        shown = f"{more['mean']:+.2f} ± {more['error']:.2f}" if more and more["error"] is not None else "-"
+        seconds = tables["Seconds of the processor"].get(method, {}).get("all")
+        yield f"| {method} | {' | '.join(cells)} | {shown} | {_mean(seconds)} |"
+
+
+def _mean(cell: dict[str, Any] | None) -> str:
+    return f"{cell['mean']:.2f}" if cell and cell["mean"] is not None else "-"
 
 
 def _best(means: dict[str, list[float | None]], column: int, low: bool) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from captum_cav import datasets as datasets
     from captum_cav import memory as memory
     from captum_cav import metrics as metrics
+    from captum_cav import patching as patching
     from captum_cav import presets as presets
     from captum_cav import rules as rules
     from captum_cav import scores as scores
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from captum_cav import zoo as zoo
     from captum_cav.attribution import InputCAV, LayerCAV, NeuronCAV, verify
     from captum_cav.comparison import Comparison, Method, compare
-    from captum_cav.compilation import compile
+    from captum_cav.compilation import compile  # noqa: A004 - as torch.compile
     from captum_cav.depths import layers
     from captum_cav.explanation import Explanation, explain
     from captum_cav.text import SequenceCAV
@@ -55,6 +56,7 @@ __all__ = [
     "layers",
     "memory",
     "metrics",
+    "patching",
     "presets",
     "rules",
     "scores",

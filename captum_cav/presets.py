@@ -331,10 +331,12 @@ def pinpoint(gamma: float = 1.0) -> Preset:
 
     The evidence of a layer shows before its activation. So explain the pre-activation of the last layer.
 
-    The preset tells apart the classes that are in a picture. It has a price: the map of a class that is not in the
-    picture looks similar, up to its sign, and so does the map of a network whose classifier was randomised. With the
-    paper's rules they differ far more. So look at the paper's rules, too. ``python -m benchmarks.localization`` and
-    ``python -m benchmarks.faithfulness`` measure this.
+    The preset tells apart the classes that are in a picture. The map of a class that is not in the picture looks
+    similar, up to its sign, and so does the map of a network whose classifier was randomised. With the paper's rules
+    they differ far more. A part of this likeness is right: what the places of a picture do to the scores of two classes
+    is alike, too, if it is measured (:func:`captum_cav.metrics.causal_effects`), though less than the maps are. So look
+    at the paper's rules, too. ``python -m benchmarks.localization``, ``python -m benchmarks.faithfulness`` and
+    ``python -m benchmarks.causes`` measure this.
 
     Args:
         gamma: see :class:`captum_cav.rules.GammaRule`.

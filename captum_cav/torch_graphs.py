@@ -26,8 +26,8 @@ __all__ = [
     "direct_function",
     "fused",
     "hook_registries",
-    "places_of_tensors",
     "is_random",
+    "places_of_tensors",
     "plain_name",
     "recorded_graph",
     "storage_key",
@@ -142,14 +142,14 @@ class _Seen(Exception):  # noqa: N818 - ends a call before it computes anything
         self.call = call
 
 
-class _Looking(TorchDispatchMode):
+class _Looking(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         raise _Seen((func, args, kwargs or {}))
 
 
 def _first_operation(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     try:
-        with below_autograd(), _Looking():
+        with below_autograd(), _Looking():  # type: ignore[no-untyped-call]
             function(*args, **kwargs)
     except _Seen as seen:
         return seen.call
@@ -160,7 +160,7 @@ def _first_operation(function: Callable[..., Any], args: Sequence[Any], kwargs: 
 
 @functools.cache
 def _functions_named(name: str) -> list[Callable[..., Any]]:
-    owners = (torch._C._VariableFunctions, torch._C._nn, torch._C._linalg, torch._C._special, torch.Tensor)
+    owners = (torch._C._VariableFunctions, torch._C._nn, torch.Tensor)
     found = [getattr(owner, name, None) for owner in owners]
     kinds = (type(torch._C._VariableFunctions.add), type(torch.Tensor.add))
     return [function for function in found if isinstance(function, kinds)]
@@ -200,7 +200,7 @@ def _is_same_call(one: Any, other: Any) -> bool:
 
 def storage_key(tensor: torch.Tensor) -> int:
     """A number for the memory of a tensor, which its views share."""
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 # Modules --------------------------------------------------------------------------------------------------------------

@@ -97,7 +97,9 @@ intersphinx_mapping = (
 
 
 def _copy_pages() -> None:
-    shutil.rmtree(PAGES, ignore_errors=True)
+    # Pages of names that are gone would stay.
+    for made in (PAGES, DOCS / "api" / "generated"):
+        shutil.rmtree(made, ignore_errors=True)
     for file in COPIED:
         target = PAGES / file.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ ORDER = """
     attribution
     compilation
     maps visualization metrics ablation zoo depths
-    comparison single_image page reproduction text datasets explanation
+    comparison single_image page reproduction text datasets explanation patching inseq
     commands
     cli
     __main__

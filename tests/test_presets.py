@@ -264,6 +264,35 @@ def test_what_a_preset_prints_names_all_its_functions(name: str) -> None:
     assert sum(len(line.split(":")[0].split(",")) for line in lines) == max(1, len(preset))
 
 
+@pytest.mark.parametrize("with_delta", [False, True])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish])
+@pytest.mark.parametrize("name", presets.NAMES)
+def test_an_activation_in_place_has_the_map_of_the_same_out_of_place(
+    name: str, activation: type[nn.Module], with_delta: bool
+) -> None:
+    """Behind a batch norm, where the activation is pooled, taken by a convolution, and by both."""
+
+    class Net(nn.Module):
+        def __init__(self, inplace: bool) -> None:
+            super().__init__()
+            self.conv1, self.norm1 = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)
+            self.conv2, self.norm2 = nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+            self.act1, self.act2 = activation(inplace=inplace), activation(inplace=inplace)  # type: ignore[call-arg]
+            self.head = nn.Linear(8, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.act1(self.norm1(self.conv1(x)))
+            z = self.act2(self.norm2(self.conv2(y)))
+            return self.head(torch.cat([y.mean((2, 3)), F.adaptive_avg_pool2d(z, 1).flatten(1)], 1))
+
+    x = fixed(2, 3, 8, 8)
+    found = [
+        InputCAV(filled(Net(inplace)), rules=name, normalize=None).attribute(x, 1, return_convergence_delta=with_delta)
+        for inplace in (False, True)
+    ]
+    torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("preset", "text"),
     [

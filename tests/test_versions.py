@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 import torch._dynamo
+import torch._inductor
+import torch.utils._python_dispatch
 import torch.utils._pytree
 from packaging.version import Version
 from torch import nn
@@ -18,7 +20,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 import captum_cav
-from captum_cav import LayerCAV, torch_internals
+from captum_cav import LayerCAV, torch_graphs, torch_internals
 from tests.support.torch_limits import LIMITS, TORCH, Limit
 
 ROOT = Path(captum_cav.__file__).parent
@@ -62,6 +64,14 @@ PRIVATE: dict[str, tuple[Any, str]] = {
     "_top_saved_tensors_default_hooks": (torch._C._autograd, "2.8"),
     "_unsafe_preserve_version_counter": (torch.autograd.grad_mode, OLDEST),
     "_version": (torch.ones(1), OLDEST),
+    "_AutoDispatchBelowAutograd": (torch._C, OLDEST),
+    "_VariableFunctions": (torch._C, OLDEST),
+    "_cdata": (torch.ones(1).untyped_storage(), OLDEST),
+    "_inductor": (torch, OLDEST),
+    "_nn": (torch._C, OLDEST),
+    "_op": (torch.ops.aten.add.Tensor, OLDEST),
+    "_python_dispatch": (torch.utils, OLDEST),
+    "_schema": (torch.ops.aten.add.Tensor, OLDEST),
     "_SpectralNorm": (torch.nn.utils.parametrizations, OLDEST),
 }
 #: Public names that not every version has, or that captum_cav replaces while a model runs.
@@ -100,12 +110,14 @@ tensor._base, getattr(tensor, "_version"), "torch._C", self._own
     assert private_names(source) == {"_ops", "_pytree", "_name", "_base", "_version", "_C"}
 
 
-def test_one_module_uses_private_names_of_torch_and_the_table_lists_them() -> None:
-    assert private_names(Path(torch_internals.__file__).read_text()) == set(PRIVATE)
+def test_two_modules_use_private_names_of_torch_and_the_table_lists_them() -> None:
+    users = (torch_internals.__file__, torch_graphs.__file__)
+    assert set().union(*(private_names(Path(file).read_text()) for file in users)) == set(PRIVATE)
     elsewhere = {
         path.relative_to(ROOT).as_posix(): found
         for path in sorted(ROOT.rglob("*.py"))
-        if path.name != "torch_internals.py" and (found := private_names(path.read_text()) & set(PRIVATE))
+        if path.name not in ("torch_internals.py", "torch_graphs.py")
+        and (found := private_names(path.read_text()) & set(PRIVATE))
     }
     assert elsewhere == {}
 

@@ -20,6 +20,7 @@ import torch
 from captum.attr import LayerGradCam
 from torchvision.models import VGG16_Weights
 
+import captum_cav
 from captum_cav import LayerCAV, zoo
 from captum_cav.ablation import ablate, box_mask
 from captum_cav.visualization import Panel, show_classes, show_difference, show_rows, spatial_map
@@ -102,24 +103,13 @@ for animal, ablation in without.items():
 #
 # ## Where the score is
 #
-# At each depth what raised the score, what lowered it and what constants gave (biases and the shifts of batch norms,
-# which belong to no place) add up to 100 %. Read this table before believing a picture:
-
+# `captum_cav.explain` does in one call what this notebook did so far. Its table begins with the same test: the network
+# does not see the places that raised, or lowered, the score most. Below that, at each depth, what raised the score, what
+# lowered it and what constants gave (biases and the shifts of batch norms, which belong to no place) add up to 100 %.
+# Read this table before believing a picture:
 
 # %%
-def account(network: zoo.Network, batch: torch.Tensor, name: str) -> None:
-    """Print the shares of a class's score at each depth."""
-    cav = LayerCAV(network.model, network.depths, normalize="abs")
-    attributions, deltas = cav.attribute(batch, network.class_index(name), return_convergence_delta=True)
-    print(f"{name:18}  raised  lowered  constants")
-    for layer, ratios, delta in zip(network.depths, attributions, deltas):
-        places = spatial_map(ratios, batch.shape[2:])
-        constants = 1 - ratios.sum() - delta.item()
-        print(f"  {layer:16} {places.clamp(min=0).sum():7.0%}  {places.clamp(max=0).sum():7.0%}  {constants:9.0%}")
-
-
-for name in names:
-    account(network, batch, name)
+print(captum_cav.explain(network, picture, names).table())
 
 # %% [markdown]
 # Two things are seen here. The nearer to the input, the more raised and lowered the score at once and nearly cancels: at
@@ -139,24 +129,12 @@ show_difference(shown, network.model, network.depths[:4], batch, targets[::-1], 
 # %% [markdown]
 # ## Another network
 #
-# SqueezeNet 1.1 has only convolutions, ReLU and max pooling. Here everything from above at once, as a function.
-
+# SqueezeNet 1.1 has only convolutions, ReLU and max pooling. Here both looks of both classes, in one call.
 
 # %%
-def explain(name: str) -> tuple[zoo.Network, list[float]]:
-    """Show both looks of both classes at five depths; return the network and the two scores."""
-    network = zoo.load(name)
-    batch, shown = network.preprocess(picture)[None], network.display(picture)
-    targets = [network.class_index(name) for name in names]
-    scores = network.model(batch).detach()[0, targets].tolist()
-    maps = LayerCAV(network.model, network.depths, normalize="abs").attribute_targets(batch, targets)
-    labels = [f"{name} ({score:.1f})" for name, score in zip(names, scores)]
-    for signed in (False, True):
-        IPython.display.display(show_classes(shown, maps, labels, network.depths, signed=signed)[0])
-    return network, scores
-
-
-squeezenet, squeezenet_scores = explain("squeezenet1_1")
+squeezenet = zoo.load("squeezenet1_1")
+of_squeezenet = captum_cav.explain(squeezenet, picture, names)
+of_squeezenet.figure()
 
 # %% [markdown]
 # It looks at the same heads, but its two classes hardly differ. The scores say why: this network gives *all* classes
@@ -179,7 +157,7 @@ show_difference(
 
 # %%
 if (Path(torch.hub.get_dir()) / "checkpoints" / Path(VGG16_Weights.DEFAULT.url).name).is_file():
-    explain("vgg16")
+    IPython.display.display(captum_cav.explain(zoo.load("vgg16"), picture, names).figure())
 else:
     print('No weights of VGG-16 here. Run zoo.load("vgg16") once, which downloads them, and then this cell again;')
     print('or give a file of yours: zoo.load("vgg16", weights="vgg16-397923af.pth").')
@@ -199,4 +177,5 @@ tabby_at_14 = spatial_map(maps[1][1], (224, 224))[0]
 assert tabby_at_14[:7].sum() < 0 < tabby_at_14[7:].sum(), "the dog's half lowered tabby, the cat's half raised it"
 assert without["dog"].score_changes([targets[1]]).item() > 1, "without the dog, tabby rises"
 assert without["cat"].score_changes([targets[0]]).item() > 1, "without the cat, German shepherd rises"
-assert squeezenet_scores[0] > squeezenet_scores[1] > 20
+shepherd, tabby = of_squeezenet.classes
+assert shepherd.score > tabby.score > 20

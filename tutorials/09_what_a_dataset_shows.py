@@ -150,8 +150,7 @@ colours = ["tab:red" if place in group.members else "tab:blue" for place in rang
 figure, axis = plt.subplots(figsize=(7, 2.6), layout="constrained")
 axis.scatter(points[:, 0], points[:, 1], c=colours, s=12)
 axis.set_xlabel("standard deviations from the middle, along the difference of both mean maps")
-axis.set_ylabel("other differences")
-figure
+_ = axis.set_ylabel("other differences")
 
 # %% [markdown]
 # Since we planted the mark, we can count how often it was found.

@@ -29,6 +29,8 @@ PICTURE_TAG = "picture"
 # Of a picture in README.md, in pixels.
 _PICTURE_SIZE = (560, 320)
 _JPEG_QUALITY = 85
+# Of the pictures in a notebook, so that it stays below 400 kB: the width in pixels, and the quality.
+_WIDEST, _NOTEBOOK_QUALITY = 800, 55
 # Seconds that a cell may take before it counts as hung.
 _HUNG = 300
 # Captum's progress bars ask for ipywidgets, which come with Jupyter, but not with the kernel alone that runs here.
@@ -80,7 +82,9 @@ def shrink_pictures(notebook: NotebookNode) -> None:
         for output in cell.get("outputs", []):
             png = output.get("data", {}).get("image/png")
             if png:
-                jpeg = _as_jpeg(Image.open(io.BytesIO(base64.b64decode(png))))
+                picture = Image.open(io.BytesIO(base64.b64decode(png)))
+                picture.thumbnail((_WIDEST, picture.height))
+                jpeg = _as_jpeg(picture, _NOTEBOOK_QUALITY)
                 if len(jpeg) < len(png) * 3 / 4:  # four letters for three bytes
                     output.data["image/jpeg"] = base64.b64encode(jpeg).decode()
                     del output.data["image/png"]
@@ -97,9 +101,9 @@ def picture_of(notebook: NotebookNode) -> Image.Image | None:
     return None
 
 
-def _as_jpeg(picture: Image.Image) -> bytes:
+def _as_jpeg(picture: Image.Image, quality: int = _JPEG_QUALITY) -> bytes:
     stream = io.BytesIO()
-    picture.convert("RGB").save(stream, "jpeg", quality=_JPEG_QUALITY, optimize=True)
+    picture.convert("RGB").save(stream, "jpeg", quality=quality, optimize=True)
     return stream.getvalue()
 
 

@@ -1,11 +1,11 @@
 """What contributions cost in time and memory, against the bare price of one gradient.
 
     python -m benchmarks.cost [--rows 'vgg16/1/*' ...] [--device cpu] [--threads 0] [--seconds 2]
-        [--memory none|ours|all] [--json FILE]
+        [--memory none|ours|all] [--compiled replay inductor] [--json FILE]
 
 A row is NETWORK/BATCH/KIND, or ``dispatch`` for the price of following one operation. Without ``--rows`` those are
-measured that matter most, in about a quarter of an hour on two idle cores; ``--rows '*'`` takes hours. What the columns
-mean is in ``benchmarks/README.md``.
+measured that matter most, in about half an hour on two idle cores; ``--rows '*'`` takes hours. What the columns mean is
+in ``benchmarks/README.md``. ``--compiled inductor`` takes minutes for each row; ``--compiled`` alone compiles nothing.
 """
 
 from __future__ import annotations
@@ -28,25 +28,41 @@ import torch
 from benchmarks.cost import dispatch
 from benchmarks.cost.measure import GIVING_BACK, Cell, in_fresh_process
 from benchmarks.cost.networks import NETWORKS
-from benchmarks.cost.rows import FLOOR, FORWARD, KINDS, MEMORY, OURS, Row, is_usual, peak_of, rows, time_row
+from benchmarks.cost.rows import (
+    COMPILED,
+    FLOOR,
+    FORWARD,
+    KINDS,
+    MEMORY,
+    OURS,
+    REPLAY,
+    Row,
+    is_usual,
+    peak_of,
+    rows,
+    time_row,
+)
 from benchmarks.versions import versions_with
 
 _DISPATCH = "dispatch"
 _PACKAGES = ("torch", "torchvision", "captum", "transformers", "zennit", "autolrp")
 _OURS = (FORWARD, FLOOR, OURS)
+_OF_COMPILERS = [name for names in COMPILED.values() for name in names]
 
 
 def measured(row: Row, options: argparse.Namespace) -> dict[str, Cell]:
     """The cells of a row: times from one fresh process, each peak of memory from another."""
     try:
-        cells = in_fresh_process(time_row, row, options.device, options.threads, options.seconds)
+        cells = in_fresh_process(time_row, row, options.device, options.threads, options.seconds, options.compiled)
     except BrokenProcessPool:
         return {FLOOR: Cell(reason="the process was killed, for the memory it took perhaps")}
     if row.kind in MEMORY and options.memory != "none":
         for name, cell in cells.items():
-            if not cell.reason and (options.memory == "all" or name in _OURS):
+            if not cell.reason and (options.memory == "all" or name in (*_OURS, REPLAY)):
                 with _environment(GIVING_BACK):
-                    cell.mebibytes = in_fresh_process(peak_of, row, name, options.device, options.threads)
+                    cell.mebibytes = in_fresh_process(
+                        peak_of, row, name, options.device, options.threads, options.compiled
+                    )
     return cells
 
 
@@ -64,13 +80,15 @@ def _environment(settings: Mapping[str, str]) -> Iterator[None]:
 def shown(row: Row, cells: Mapping[str, Cell]) -> str:
     """A line of the table."""
     floor = cells[FLOOR]
-    others = [name for name in cells if name not in _OURS]
+    others = [name for name in cells if name not in (*_OURS, *_OF_COMPILERS)]
     return " | ".join(
         [
             f"| {row}",
             _reason(floor) if floor.seconds is None else f"{floor.seconds.median:.4f}",
             *(_ratio(cells[name]) if name in cells else "" for name in (FORWARD, OURS)),
+            "; ".join(f"{name}: {_ratio(cells[name])}" for name in _OF_COMPILERS if name in cells),
             "; ".join(f"{name}: {_ratio(cells[name])}" for name in others),
+            " / ".join(str(cell.operations) for cell in cells.values() if cell.operations is not None),
             " / ".join(f"{cell.mebibytes:.1f}" for cell in cells.values() if cell.mebibytes is not None) + " |",
         ]
     )
@@ -113,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0 for torch's own number")
     parser.add_argument("--seconds", type=float, default=2.0, help="for the rounds of a row; three are run in any case")
     parser.add_argument("--memory", choices=("none", "ours", "all"), default="ours", help="whose peaks to measure")
+    parser.add_argument("--compiled", nargs="*", choices=tuple(COMPILED), default=["replay"], help="further columns")
     parser.add_argument("--json", type=Path, help="a file for all numbers, written anew after each row")
     options = parser.parse_args(arguments)
     chosen = _chosen(options.rows, options.device)
@@ -135,9 +154,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     print(f"{report['device']}, {report['threads']} threads, torch {torch.__version__}")
     if chosen:
-        print("\nMedian ratios to the floor (quartiles); peak memory of the floor, the forward pass, ours, others.\n")
-        print("| row | floor, s | forward only | ours | others | peak, MiB |")
-        print("|---" * 6 + "|")
+        print("\nMedian ratios to the floor (quartiles); aten operations of the floor, ours, and a replay; peak memory")
+        print("of the floor, the forward pass, ours, a replay, others.\n")
+        print("| row | floor, s | forward only | ours | compiled | others | operations | peak, MiB |")
+        print("|---" * 8 + "|")
     for row in chosen:
         cells = measured(row, options)
         print(shown(row, cells), flush=True)

@@ -22,7 +22,7 @@ import torch
 Call = Callable[[], object]
 Result = TypeVar("Result")
 
-_LEAST, _MOST = 3, 100
+_LEAST, _MOST = 9, 100
 _MEBI = 2**20
 
 
@@ -43,6 +43,7 @@ class Cell:
         ratio: to the floor's seconds in the same round.
         samples: how many calls were timed.
         page_faults: median number of pages that a call made the system map: memory that the allocator had given back.
+        operations: how many aten operations a call calls, views aside; None where nobody counted.
         mebibytes: peak memory beyond what was there before the call.
         reason: why there is no time.
     """
@@ -51,6 +52,7 @@ class Cell:
     ratio: Quartiles | None = None
     samples: int = 0
     page_faults: float = 0.0
+    operations: int | None = None
     mebibytes: float | None = None
     reason: str = ""
 
@@ -85,7 +87,7 @@ def take_turns(columns: Mapping[str, Call], floor: str, budget: float, device: t
     Args:
         columns: the calls.
         floor: the one that the others are compared with, round by round.
-        budget: seconds that all rounds together may take, but at least three are run. A call that takes longer than
+        budget: seconds that all rounds together may take, but at least nine are run. A call that takes longer than
             this, and more than thrice as long as the floor, is timed once.
         device: where the calls compute.
 

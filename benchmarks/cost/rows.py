@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from benchmarks.cost.compiled import compiled, compiled_floor, count_operations
 from benchmarks.cost.measure import Call, Cell, attempt, peak, take_turns
 from benchmarks.cost.networks import NETWORKS
 from benchmarks.cost.rivals import RIVALS
@@ -22,6 +23,14 @@ from captum_cav.propagation.taps import as_carrier
 from captum_cav.torch_internals import tree_map
 
 FLOOR, FORWARD, OURS, FULL = "floor", "forward only", "ours", "gradient to the inputs"
+REPLAY, INDUCTOR, CUDA_GRAPH = "ours, replayed", "ours, inductor", "ours, CUDA graph"
+FLOOR_REPLAY, FLOOR_INDUCTOR = "floor, replayed", "floor, inductor"
+#: Columns of compiled calls by the name of what compiles them.
+COMPILED: dict[str, tuple[str, ...]] = {
+    "replay": (REPLAY, FLOOR_REPLAY),
+    "inductor": (INDUCTOR, FLOOR_INDUCTOR),
+    "cudagraphs": (CUDA_GRAPH,),
+}
 _FIVE = [0, 1, 2, 3, 4]
 
 
@@ -110,6 +119,7 @@ class Kind:
         more: further columns.
         rivals: names of rivals that can be asked for the same.
         preset: name of the rules.
+        is_compiled: whether there are columns of compiled calls.
     """
 
     about: str
@@ -119,15 +129,28 @@ class Kind:
     more: tuple[str, ...] = ()
     rivals: tuple[str, ...] = ()
     preset: str = "paper"
+    is_compiled: bool = True
 
-    @property
-    def columns(self) -> dict[str, Callable[[Setup], Call]]:
-        """What makes the call of each column."""
+    def columns(self, backends: Sequence[str] = ()) -> dict[str, Callable[[Setup], Call]]:
+        """What makes the call of each column.
+
+        Args:
+            backends: what compiles calls for further columns, keys of ``COMPILED``.
+        """
+        compiling = {
+            REPLAY: compiled(self.ours, "replay"),
+            FLOOR_REPLAY: compiled_floor(self.floor, "replay"),
+            INDUCTOR: compiled(self.ours, "inductor"),
+            FLOOR_INDUCTOR: compiled_floor(self.floor, "inductor"),
+            CUDA_GRAPH: compiled(self.ours, "cudagraphs"),
+        }
+        further = [name for backend in backends if self.is_compiled for name in COMPILED[backend]]
         known = {FULL: lambda setup: gradient(setup, setup.entrance), **RIVALS}
         return {
             FLOOR: self.floor,
             FORWARD: forward_only,
             OURS: self.ours,
+            **{name: compiling[name] for name in further},
             **{name: known[name] for name in (*self.more, *self.rivals)},
         }
 
@@ -142,7 +165,7 @@ KINDS = {
     "input": Kind("the inputs (of words, their embeddings)", _no_layer, rivals=_AT_INPUTS),
     **{
         preset: Kind(f"the inputs, by {preset}", _no_layer, rivals=("zennit", "autolrp"), preset=preset)
-        for preset in ("gamma", "epsilon_plus", "alpha2_beta1", "attnlrp")
+        for preset in ("gamma", "pinpoint", "epsilon_plus", "alpha2_beta1", "attnlrp")
     },
     "five_classes": Kind(
         "all depths, five classes",
@@ -156,6 +179,7 @@ KINDS = {
     "all_over_first": Kind(
         "all depths against the first layer alone, ours both",
         floor=lambda setup: _explain(_first_alone(setup)),
+        is_compiled=False,
     ),
 }
 MEMORY = ("layers", "last", "input")
@@ -198,28 +222,36 @@ def is_usual(row: Row) -> bool:
     return row.kind in MEMORY or row.network in ("vgg16", "resnet50", "vit_b_16")
 
 
-def time_row(row: Row, device: torch.device, threads: int, budget: float) -> dict[str, Cell]:
-    """Time the columns of a row.
+def time_row(
+    row: Row, device: torch.device, threads: int, budget: float, backends: Sequence[str] = ()
+) -> dict[str, Cell]:
+    """Time the columns of a row, and count the operations of ours and of the floor's.
 
     Args:
         row: the row.
         device: where to compute.
         threads: of the CPU; 0 for torch's own number.
         budget: seconds for the rounds.
+        backends: what compiles calls for further columns.
     """
     _prepare(threads)
     setup = row.setup(device)
-    made = {name: attempt(functools.partial(make, setup)) for name, make in KINDS[row.kind].columns.items()}
+    columns = KINDS[row.kind].columns(backends)
+    made = {name: attempt(functools.partial(make, setup)) for name, make in columns.items()}
     calls = {name: call for name, call in made.items() if not isinstance(call, str)}
     reasons = {name: Cell(reason=reason) for name, reason in made.items() if isinstance(reason, str)}
-    return take_turns(calls, FLOOR, budget, device) | reasons
+    cells = take_turns(calls, FLOOR, budget, device) | reasons
+    for name in (FLOOR, OURS, REPLAY):
+        if name in cells and not cells[name].reason:
+            cells[name].operations = count_operations(calls[name])
+    return cells
 
 
-def peak_of(row: Row, column: str, device: torch.device, threads: int) -> float | None:
+def peak_of(row: Row, column: str, device: torch.device, threads: int, backends: Sequence[str] = ()) -> float | None:
     """Peak memory of one column of a row, in mebibytes."""
     _prepare(threads)
     setup = row.setup(device)
-    return peak(KINDS[row.kind].columns[column](setup), device)
+    return peak(KINDS[row.kind].columns(backends)[column](setup), device)
 
 
 def _prepare(threads: int) -> None:

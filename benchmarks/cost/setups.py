@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 import torch
 
+import captum_cav
 from benchmarks.cost.networks import Network
 from captum_cav import InputCAV, LayerCAV
+from captum_cav.compilation.runners import Backend
 
 
 class Setup:
@@ -21,7 +23,12 @@ class Setup:
         layers: names of layers; empty for the inputs themselves (or the layer that takes them, where they are words).
         preset: name of the rules.
         device: where to compute.
+
+    Attributes:
+        backend: of the compiled attribution; None for the attribution itself.
     """
+
+    backend: Backend | None = None
 
     def __init__(self, network: Network, batch: int, layers: Sequence[str], preset: str, device: torch.device) -> None:
         self.model = network.model.eval().to(device)
@@ -38,7 +45,11 @@ class Setup:
     @property
     def cav(self) -> LayerCAV | InputCAV:
         """Contributions of what is asked for."""
-        if not self.layers:
-            return InputCAV(self.model, rules=self.preset)
-        layers = self.layers if len(self.layers) > 1 else self.layers[0]
-        return LayerCAV(self.model, layers, rules=self.preset)
+        layers = self.layers if len(self.layers) > 1 else "".join(self.layers)
+        cav = LayerCAV(self.model, layers, rules=self.preset) if layers else InputCAV(self.model, rules=self.preset)
+        # Fused kernels are fast on a CPU only where they are made for the numbers of the parameters.
+        return (
+            cav
+            if self.backend is None
+            else captum_cav.compile(cav, backend=self.backend, freeze=self.backend == "inductor")
+        )

@@ -232,7 +232,9 @@ def _like_maps(values: torch.Tensor, size: tuple[int, ...], name: str, channels:
         try:
             dimension = sequence_channels(values.shape, size[0], channels)
         except InputError as error:
-            raise LayerError(f"{name} cannot be disabled place by place: {error}") from error
+            raise LayerError(
+                f"{name} cannot be disabled place by place; expected a layer with clear places: {error}"
+            ) from error
         return values.unsqueeze(1) if dimension is None else values.movedim(dimension, 1)
     try:
         grid = spatial_map(values, size).shape[1:]

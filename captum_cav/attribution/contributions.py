@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from captum.attr import GradientAttribution
+from captum.log import log_usage
 
 from captum_cav import checks
 from captum_cav.attribution.backward import Propagated, propagate
@@ -70,6 +71,15 @@ class Propagation:
     def check_contributions(self, found: Propagated, model: Callable[..., Any]) -> None:
         """Refuse layers that the scores do not depend on, and contributions that are not finite."""
         check_contributions(found, self.names, model, self.rerun, self.selected.first_sample)
+
+
+_Attribute = TypeVar("_Attribute", bound=Callable[..., Any])
+
+
+def logs_usage(attribute: _Attribute) -> _Attribute:
+    """Captum's ``log_usage``, which keeps the signature, so that editors and type checkers know the parameters."""
+    logged: _Attribute = log_usage(part_of_slo=True)(attribute)
+    return logged
 
 
 class ContributionAttribution(GradientAttribution):  # type: ignore[misc]

@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from captum.attr import GradientAttribution
-from captum.log import log_usage
 
 from captum_cav import checks
-from captum_cav.attribution.contributions import ContributionAttribution, as_picture, has_graph
+from captum_cav.attribution.contributions import ContributionAttribution, as_picture, has_graph, logs_usage
 from captum_cav.attribution.explained_inputs import (
     check_explained,
     contributions_of_inputs,
@@ -88,7 +87,7 @@ class InputCAV(ContributionAttribution):
         assert passed.trace.rules is not None
         return passed.trace.rules.table()
 
-    @log_usage(part_of_slo=True)
+    @logs_usage
     @suspends_outer_attribution
     def attribute(
         self,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 from captum.attr import GradientAttribution, LayerAttribution
-from captum.log import log_usage
 
 from captum_cav import checks
 from captum_cav.attribution.contributions import (
@@ -17,6 +16,7 @@ from captum_cav.attribution.contributions import (
     as_picture,
     chosen_tap,
     has_graph,
+    logs_usage,
 )
 from captum_cav.attribution.input_checks import Arguments, check_arguments
 from captum_cav.attribution.options import Normalize, OnUnknown, Output, Rules, check_options
@@ -28,8 +28,10 @@ from captum_cav.propagation.hooks import Site
 from captum_cav.propagation.records import RuleTable
 from captum_cav.propagation.reentrancy import suspends_outer_attribution
 
+_Attribute = TypeVar("_Attribute", bound=Callable[..., Any])
 
-def _flat_in_wrappers(attribute: Callable[..., Any]) -> Callable[..., Any]:
+
+def _flat_in_wrappers(attribute: _Attribute) -> _Attribute:
     """Let wrappers of Captum, such as ``NoiseTunnel``, get the maps of several layers as a tuple, and add them up.
 
     These wrappers call ``attribute.__wrapped__``.
@@ -174,7 +176,7 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
         return self._call
 
     @_flat_in_wrappers
-    @log_usage(part_of_slo=True)
+    @logs_usage
     @suspends_outer_attribution
     def attribute(
         self,

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from captum.attr import GradientAttribution, NeuronAttribution
-from captum.log import log_usage
 
 from captum_cav import checks
-from captum_cav.attribution.contributions import ContributionAttribution, chosen_tap, has_graph
+from captum_cav.attribution.contributions import ContributionAttribution, chosen_tap, has_graph, logs_usage
 from captum_cav.attribution.explained_inputs import (
     check_explained,
     contributions_of_inputs,
@@ -79,7 +78,7 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
     def _repr_of_layers(self) -> list[str]:
         return [self._name]
 
-    @log_usage(part_of_slo=True)
+    @logs_usage
     @suspends_outer_attribution
     def attribute(
         self,

@@ -13,8 +13,8 @@ from captum_cav.tensors import is_number
 
 #: The sides of samples, as messages name them.
 SIDES = {1: "t", 2: "h, w", 3: "d, h, w"}
-_EXPECTED = (
-    "expected floating-point pictures of shape (N, C, H, W), volumes (N, C, D, H, W), signals (N, C, T), series (N, T) "
+_KINDS = (
+    "floating-point pictures of shape (N, C, H, W), volumes (N, C, D, H, W), signals (N, C, T), series (N, T) "
     "or embeddings (N, T, C), or token ids, integers of shape (N, T)"
 )
 
@@ -75,7 +75,7 @@ def check_layout(inputs: Any, channels: int = 1) -> Layout:
     is_tensor = isinstance(inputs, torch.Tensor)
     if not is_tensor or not 2 <= inputs.dim() <= 5 or not (inputs.is_floating_point() or is_ids(inputs)):
         what = f"{inputs.dtype} tensor of shape {tuple(inputs.shape)}" if is_tensor else type(inputs).__name__
-        raise InputError(f"inputs is a {what}; {_EXPECTED}.")
+        raise InputError(f"inputs is a {what}; expected {_KINDS}.")
     if inputs.dim() == 2:
         return Layout(tuple(inputs.shape[1:]), None)
     if inputs.dim() == 3 and channels == -1:
@@ -125,6 +125,6 @@ def check_places(maps: torch.Tensor, inputs: torch.Tensor, layout: Layout) -> No
         if maps.shape[1] == inputs.shape[layout.channels]:
             raise InputError(
                 f"maps has shape {tuple(maps.shape)} for inputs of shape {tuple(inputs.shape)}, whose channels are "
-                f"dimension {layout.channels}. Pass channels={other} if that dimension has the places. Otherwise bring "
-                f"the maps to {layout.size[0]} places first, as resize_map of captum_cav.visualization does."
+                f"dimension {layout.channels}; expected channels={other} if that dimension has the places, or maps "
+                f"of {layout.size[0]} places, as resize_map of captum_cav.visualization makes them."
             )

@@ -55,6 +55,7 @@ METRICS = (
     "insertion",
     "morf_lerf",
     "single_deletion",
+    "effect_agreement",
     "model_randomisation",
     "random_logit",
     "grid_pointing",

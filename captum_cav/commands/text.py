@@ -55,23 +55,25 @@ def add_parser(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> None:
     if not (options.model / "config.json").is_file():
         raise ModelError(
-            f"{options.model} holds no model of transformers: there is no config.json; give a folder that "
+            f"{options.model} holds no model of transformers: there is no config.json; expected a folder that "
             "model.save_pretrained(FOLDER) and tokenizer.save_pretrained(FOLDER) wrote"
         )
     if options.answer and len(options.answer) != len(options.prompt):
         raise InputError(
-            f"--answer has {len(options.answer)} texts for {len(options.prompt)} prompts; give one for each prompt"
+            f"--answer has {len(options.answer)} texts for {len(options.prompt)} prompts; expected one for each prompt"
         )
     if not all(options.prompt) or not all(options.answer or ["none"]):
         raise InputError("a text is empty; expected at least one letter in each --prompt and --answer")
     shared.check_count(options.max_new_tokens, "--max-new-tokens")
     shared.check_known("preset", [options.rules], names.PRESETS)
     if options.output.is_dir():
-        raise InputError(f"{options.output} is a folder; give a file with --output FILE")
+        raise InputError(f"{options.output} is a folder; expected a file: --output FILE")
     outputs = Outputs(options.output.parent, options.model.iterdir(), force=options.force)
     outputs.plan(options.output.name)
     if importlib.util.find_spec("transformers") is None:
-        raise ModelError("captum-cav text needs the package transformers: pip install transformers")
+        raise ModelError(
+            "captum-cav text expected the package transformers, which is not installed: pip install transformers"
+        )
     from captum_cav.commands.running import text
 
     text.run(options, outputs)

@@ -298,8 +298,8 @@ def _refuse_ids(inputs: torch.Tensor, factory: type[Any], more: str) -> None:
     """Refuse a short name whose baseline 0 would be the token with the id 0."""
     if is_ids(inputs):
         raise OptionError(
-            f"{factory.__name__} compares with a baseline, and inputs are token ids; pass the id of the mask token or "
-            f"of the padding, as Method({factory.__name__}, baselines=tokenizer.pad_token_id, {more})."
+            f"{factory.__name__} compares with a baseline, and inputs are token ids; expected the id of the mask token "
+            f"or of the padding, as Method({factory.__name__}, baselines=tokenizer.pad_token_id, {more})."
         )
 
 

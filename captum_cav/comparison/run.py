@@ -129,7 +129,9 @@ def compare(
     layout = checks.check_layout(inputs, 1 if channels is None else channels)
     checks.check_inputs(model, inputs)
     of_layers = -1 if channels is None and checks.is_ids(inputs) else channels
-    places = Places(layout.size, layout.channels, of_layers)
+    # Token ids are explained at their embedding, also where they are the input.
+    of_inputs = -1 if checks.is_ids(inputs) else layout.channels
+    places = Places(layout.size, of_inputs, of_layers)
     measured = _known_metrics(metrics, inputs, masks, layout)
     cells = _cells(model, _named(methods, inputs), layers)
     model = logit_model(model, inputs[:1])
@@ -195,7 +197,7 @@ def _known_metrics(
             raise OptionError(f"metric {name!r} needs to know where the objects are; pass masks=, (N, H, W) of bool.")
         if "baseline" in known and checks.is_ids(inputs) and "baseline" not in options:
             raise OptionError(
-                f"metric {name!r} removes tokens and was told no id to put in their place; pass it as metrics="
+                f"metric {name!r} removes tokens and was told no id to put in their place; expected metrics="
                 f"{{{name!r}: {{'baseline': tokenizer.mask_token_id}}}}, or tokenizer.pad_token_id."
             )
     if masks is not None and tuple(masks.shape) != (len(inputs), *layout.size):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from captum_cav.attribution.input_checks import Arguments
-from captum_cav.compilation.recording import Recording
+from captum_cav.compilation.recording import Recording, count_samples, with_samples
 from captum_cav.compilation.runners import Runner, replay
 from captum_cav.errors import RecordingError
 from captum_cav.torch_internals import tree_map
@@ -22,7 +22,6 @@ from captum_cav.torch_internals import tree_map
 FACTOR, TRIALS = 4.0, 4
 #: How many units in the last place of its largest number a result may be off in any case.
 LEAST_UNITS = 64.0
-_REMEDY = 'Attribute without captum_cav.compile, or pass on_break="eager".'
 
 
 def check_recording(recording: Recording, arguments: Arguments, run: Runner, is_exact: bool) -> None:
@@ -39,7 +38,10 @@ def check_recording(recording: Recording, arguments: Arguments, run: Runner, is_
         RecordingError: says how far the results are off.
     """
     one_by_one = run if is_exact else replay(recording)
-    for which, given in (("the recorded", arguments), ("another", changed(arguments))):
+    inputs = [("the recorded", arguments), ("another", changed(arguments))]
+    if recording.is_for_any_batch:
+        inputs.append(("a larger", with_samples(changed(arguments), count_samples(arguments) + 3)))
+    for which, given in inputs:
         tensors = [*recording.tensors_of(given), *recording.constants.current()]
         expected = recording.reference(given)
         _check_bits(one_by_one(tensors), expected, which)
@@ -63,7 +65,8 @@ def _check_bits(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor],
             raise RecordingError(
                 f"the recording does not give what the attribution gives for {which} input: a result of shape "
                 f"{tuple(other.shape)} is off by {off:.1e} of its largest number. The model decides something by "
-                f"numbers, or behaves otherwise the second time. {_REMEDY}"
+                "numbers, or behaves otherwise the second time. Attribute without captum_cav.compile, or pass "
+                'on_break="eager".'
             )
 
 

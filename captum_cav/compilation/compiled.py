@@ -13,17 +13,17 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 import torch
 
 from captum_cav import checks
+from captum_cav.attribution import InputCAV, LayerCAV, NeuronCAV
 from captum_cav.attribution.contributions import ContributionAttribution, has_graph
 from captum_cav.attribution.input_checks import Arguments
 from captum_cav.compilation.comparing import check_recording
 from captum_cav.compilation.keys import key_of
-from captum_cav.compilation.recording import Recording
+from captum_cav.compilation.recording import Recording, count_samples
 from captum_cav.compilation.runners import RUNNERS, Backend, Runner
-from captum_cav.errors import CAVTypeError, RecordingError, RecordingWarning
-from captum_cav.tensors import tensors_in
+from captum_cav.errors import CAVTypeError, OptionError, RecordingError, RecordingWarning
 
 OnBreak: TypeAlias = Literal["error", "eager"]
-A = TypeVar("A", bound=ContributionAttribution)
+A = TypeVar("A", LayerCAV, InputCAV, NeuronCAV)
 #: How many kinds of arguments have a recording at the same time. The oldest recording is dropped first.
 _MOST = 32
 
@@ -32,6 +32,7 @@ class _Choices(NamedTuple):
     """The options of :func:`compile`."""
 
     backend: Backend
+    dynamic_batch: bool
     freeze: bool
     on_break: OnBreak
 
@@ -65,16 +66,14 @@ class Compiled(ContributionAttribution):
     def _plain(self) -> ContributionAttribution:
         """The same attribution without recordings."""
         plain: ContributionAttribution = object.__new__(type(self).__mro__[2])
-        vars(plain).update(self._attributes())
+        plain.__dict__.update(self._attributes())
         return plain
 
     def _explain(self, arguments: Arguments, *options: Any) -> Any:
         """What ``attribute`` returns, by a recording of what the attribution computes."""
-        eager = super()._explain  # type: ignore[misc]
+        eager = super()._explain
         if has_graph(options[-1]):
             return eager(arguments, *options)
-        # The form of the inputs is an option of some attributions. A recording must not keep the inputs themselves.
-        options = tuple(_without_tensors(option) for option in options)
         try:
             made, constants = self._made_for(arguments, options)
         except RecordingError as error:
@@ -96,7 +95,10 @@ class Compiled(ContributionAttribution):
         Raises:
             RecordingError: if there is none.
         """
-        key = key_of(arguments, options)
+        # Torch treats one sample in another way than several, so one sample has a recording of its own.
+        samples = count_samples(arguments)
+        any_batch = self._choices.dynamic_batch and samples > 1
+        key = key_of(arguments, options, samples if any_batch else None)
         subject = list(self._attributes().values())
         if len(subject) != len(self._subject) or not all(map(operator.is_, subject, self._subject)):
             self._made, self._subject = {}, subject
@@ -113,12 +115,12 @@ class Compiled(ContributionAttribution):
                 self._made.pop(next(iter(self._made)), None)
             if self._choices.on_break == "eager":
                 self._made[key] = None
-            made = self._record(arguments, options)
+            made = self._record(arguments, options, any_batch)
             self._made[key] = made
         return made, made.recording.constants.current()
 
-    def _record(self, arguments: Arguments, options: Sequence[Any]) -> _Made:
-        recording = Recording(self._plain(), arguments, options, self._choices.freeze)
+    def _record(self, arguments: Arguments, options: Sequence[Any], any_batch: bool) -> _Made:
+        recording = Recording(self._plain(), arguments, options, frozen=self._choices.freeze, any_batch=any_batch)
         backend = self._choices.backend
         run = RUNNERS[backend](recording)
         check_recording(recording, arguments, functools.partial(_run, run), is_exact=backend == "replay")
@@ -128,12 +130,6 @@ class Compiled(ContributionAttribution):
 
 _OWN = frozenset({"_choices", "_made", "_subject", "_lock"})
 _MISSING: Any = object()
-
-
-def _without_tensors(option: Any) -> Any:
-    if isinstance(option, torch.Tensor):
-        return None
-    return () if isinstance(option, (tuple, list)) and tensors_in(option) else option
 
 
 def _run(run: Runner, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
@@ -151,16 +147,57 @@ def _compiled_class(kind: type[ContributionAttribution]) -> type[Compiled]:
 
 
 def _compiled(attribution: ContributionAttribution, choices: _Choices) -> Any:
-    compiled = object.__new__(_compiled_class(type(attribution)))
-    vars(compiled).update(vars(attribution))
+    compiled = object.__new__(_compiled_class(type(attribution)))  # type: ignore[arg-type]
+    compiled.__dict__.update(vars(attribution))
     compiled._begin(choices)
     return compiled
 
 
 def compile(  # noqa: A001 - as torch.compile
-    attribution: A, *, backend: Backend = "replay", freeze: bool = False, on_break: OnBreak = "error"
+    attribution: A,
+    *,
+    backend: Backend = "replay",
+    dynamic_batch: bool = False,
+    freeze: bool = False,
+    on_break: OnBreak = "error",
 ) -> A:
     """An attribution that records what it computes, and from then on replays the recording.
+
+    The first call for a kind of arguments records the forward pass, the rules and the backward pass as one graph of
+    aten operations. That takes seconds, with ``backend="inductor"`` minutes. Further calls run the graph, without the
+    model's Python code and without autograd. The kind of arguments is their structure, shapes, strides, types and
+    devices, the options of ``attribute``, and whether a target is given. Another target needs no other recording.
+
+    Each recording is compared with the attribution when it is made, for the recorded input and for another one. A
+    replay must have the same bits. Fused kernels and CUDA graphs may differ by 4 times what changes of the inputs in
+    their last binary place do to the map, or by 64 units in the last place of its largest number.
+
+    What the model is like is looked at in each call: its modules and their attributes, hooks, and which tensors are its
+    parameters and buffers. If that changed, the attribution records anew. What changes inside of an attribute, such as
+    a number in a list, is not noticed; compile again after such a change. At most 32 recordings are kept.
+
+    Args:
+        attribution: a :class:`captum_cav.LayerCAV`, :class:`captum_cav.InputCAV` or :class:`captum_cav.NeuronCAV`. It
+            is not changed.
+        backend: what runs the graph. ``"replay"``: its operations one after another. ``"inductor"``: kernels that
+            torch's compiler fuses. ``"cudagraphs"``: one CUDA graph, for small batches on a GPU.
+        dynamic_batch: whether one recording holds for any number of samples above 1. It needs ``backend="replay"``.
+        freeze: whether the numbers of parameters and buffers are part of the recording. Then inductor can make kernels
+            for them. If a parameter changes, the attribution records anew. By default, parameters are inputs of the
+            graph, so that a model may be trained further.
+        on_break: what happens if the attribution cannot be recorded: ``"error"`` raises; ``"eager"`` warns, and calls
+            with such arguments run as usual.
+
+    Returns:
+        An attribution of the same class. ``attribute`` and ``attribute_targets`` replay; with ``create_graph=True``,
+        and in ``explain_rules``, it runs as usual. A copy of it, and what comes out of a pickle, records anew.
+
+    Raises:
+        CAVTypeError: for what is no attribution.
+        OptionError: for a backend that does not exist, or that cannot be combined with ``dynamic_batch``.
+        RecordingError: by ``attribute``, for a model whose operations depend on the numbers in the inputs, that takes
+            random numbers, writes into its buffers or has hooks; and if a recording does not give the same map. The
+            message names the module.
 
     Example::
 
@@ -172,10 +209,15 @@ def compile(  # noqa: A001 - as torch.compile
     """
     checks.check_option("backend", backend, tuple(RUNNERS))
     checks.check_option("on_break", on_break, ("error", "eager"))
-    if not isinstance(attribution, ContributionAttribution):
+    if not isinstance(attribution, (LayerCAV, InputCAV, NeuronCAV)):
         raise CAVTypeError(
             f"compile() was given a {type(attribution).__name__}; expected a LayerCAV, an InputCAV or a NeuronCAV."
         )
+    if dynamic_batch and backend != "replay":
+        raise OptionError(
+            f'dynamic_batch=True was given with backend="{backend}", whose kernels are made for one size; expected '
+            'backend="replay".'
+        )
     plain = attribution._plain() if isinstance(attribution, Compiled) else attribution
-    compiled: A = _compiled(plain, _Choices(backend, freeze, on_break))
+    compiled: A = _compiled(plain, _Choices(backend, dynamic_batch, freeze, on_break))
     return compiled

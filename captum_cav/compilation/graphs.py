@@ -5,17 +5,26 @@ from __future__ import annotations
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from itertools import zip_longest
+from typing import Any, NamedTuple
 
 import torch
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
+from captum_cav.errors import RecordingError
 from captum_cav.tensors import is_same_memory
 from captum_cav.torch_graphs import aliased_arguments, below_autograd, direct_function, variant_with_out
 from captum_cav.torch_internals import Overload
 
 _ALIASES = (torch.ops.aten.alias.default, torch.ops.aten.detach.default)
+
+
+class OfBatch(NamedTuple):
+    """A size that depends on the number ``n`` of samples: ``times * n + plus``."""
+
+    times: int
+    plus: int
 
 
 class RecordedGraph:
@@ -32,6 +41,7 @@ class RecordedGraph:
         with_out: for some operations, a function that writes the result into a tensor, and the name of that argument.
         memory: which tensors share memory.
         results: for each node that gives one tensor, the kind of the tensor.
+        arguments: for each node, its arguments, in which sizes may be :class:`OfBatch`.
     """
 
     _order: list[int]
@@ -46,17 +56,42 @@ class RecordedGraph:
         self.results: dict[Node, Any] = {}
         same = self._try_out([*inputs, *self.constants])
         # Some operations change the shape of a tensor itself, and not of other tensors in the same memory.
-        reshaped = {memory.group(node) for node in operations(self.graph) if torch.Tag.inplace_view in node.target.tags}
+        reshaped = {
+            memory.group(node) for node, operation in operations(self.graph) if torch.Tag.inplace_view in operation.tags
+        }
         self._remove_aliases({node for node in same if memory.group(node) not in reshaped})
         self._merge_outputs()
+        self.arguments = {node: (node.args, node.kwargs) for node in self.graph.nodes}
 
     def _merge_outputs(self) -> None:
         """Return each tensor once, also if it was returned several times."""
         (output,) = (node for node in self.graph.nodes if node.op == "output")
-        given = list(output.args[0])
+        given: Any = output.args[0]
         different = list(dict.fromkeys(given))
         self._order = [different.index(node) for node in given]
         output.args = (different,)
+
+    def hold_for_any_batch(self, other: RecordedGraph, samples: int, others: int) -> None:
+        """Let sizes depend on the number of samples, as two recordings of the same computation tell.
+
+        Args:
+            other: the same computation for another number of samples.
+            samples, others: the numbers of samples.
+
+        Raises:
+            RecordingError: if the graphs do different things.
+        """
+        twins: dict[Node, Node] = {}
+        for node, twin in zip_longest(self.graph.nodes, other.graph.nodes):
+            if node is None or twin is None or (node.op, node.target) != (twin.op, twin.target):
+                raise _differs(node or twin, samples, others)
+            twins[twin] = node
+            try:
+                self.arguments[node] = _joined(
+                    (node.args, node.kwargs), (twin.args, twin.kwargs), twins, samples, others
+                )
+            except ValueError as error:
+                raise _differs(node, samples, others) from error
 
     def in_order(self, results: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The tensors that the recorded function returned, from those that the graph returns."""
@@ -86,10 +121,11 @@ class RecordedGraph:
                     kwargs = {**kwargs, name: values[node]}
                     self.with_out[node] = direct_function(operation, args, kwargs), name
                 shared, written = aliased_arguments(node.target, node.args, node.kwargs)
-                if shared and not written and isinstance(values[node], torch.Tensor):
-                    if is_same_memory(values[node], values[shared[0]]):
-                        same.add(node)
+                is_view = shared and not written and isinstance(values[node], torch.Tensor)
+                if is_view and is_same_memory(values[node], values[shared[0]]):
+                    same.add(node)
             else:
+                assert callable(node.target)
                 values[node] = node.target(*args, **kwargs)
             if isinstance(values[node], torch.Tensor):
                 self.results[node] = _kind(values[node])
@@ -97,17 +133,20 @@ class RecordedGraph:
                 del values[done]
         return same
 
-    def as_module(self, frozen: bool = False) -> GraphModule:
-        """The graph as a module that takes the inputs and the constants.
+    def as_module(self, constants: Sequence[torch.Tensor] = (), results: int | None = None) -> GraphModule:
+        """The graph as a module.
 
         Args:
-            frozen: whether the constants are buffers of the module instead.
+            constants: numbers that become buffers of the module; without them, they are inputs of the module.
+            results: how many of the tensors that the recorded function returned the module returns; None for all
+                different ones.
         """
         graph, root, nodes = Graph(), torch.nn.Module(), {}
-        for node, constant in zip(self.inputs[-len(self.constants) :], self.constants if frozen else (), strict=False):
+        for node, constant in zip(self.inputs[-len(self.constants) :], constants, strict=False):
             root.register_buffer(node.name, constant.detach())
             nodes[node] = graph.get_attr(node.name)
-        graph.output(graph.graph_copy(self.graph, nodes))
+        different: Any = graph.graph_copy(self.graph, nodes)
+        graph.output(different if results is None else tuple(different[place] for place in self._order[:results]))
         return GraphModule(root, graph)
 
     @property
@@ -123,6 +162,7 @@ class RecordedGraph:
         """
         for node in list(self.graph.nodes):
             if node in same:
+                assert isinstance(node.target, Overload)
                 (source, *_), _ = aliased_arguments(node.target, node.args, node.kwargs)
                 # A result is not the tensor of the caller itself.
                 if source.op == "placeholder" and any(user.op == "output" for user in node.users):
@@ -136,11 +176,44 @@ def _kind(tensor: torch.Tensor) -> tuple[Any, ...]:
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
-def operations(graph: Graph) -> Iterator[Node]:
-    """The calls of aten operations."""
+def _joined(one: Any, other: Any, twins: dict[Node, Node], samples: int, others: int) -> Any:
+    """The arguments of an operation for any number of samples, from those for two numbers.
+
+    Raises:
+        ValueError: if they differ by more than sizes.
+    """
+    if isinstance(one, Node):
+        if twins.get(other) is not one:
+            raise ValueError("another tensor")
+        return one
+    if isinstance(one, (tuple, list)) and isinstance(other, (tuple, list)):
+        return [_joined(*pair, twins, samples, others) for pair in zip(one, other, strict=True)]
+    if isinstance(one, dict) and isinstance(other, dict):
+        return {key: _joined(one[key], other[key], twins, samples, others) for key in one.keys() | other.keys()}
+    if type(one) is not type(other):
+        raise ValueError("another kind of value")
+    if one == other or (one != one and other != other):  # NaN equals nothing
+        return one
+    if type(one) is not int:
+        raise ValueError("another value")
+    times, rest = divmod(other - one, others - samples)
+    if rest:
+        raise ValueError("a size that is no multiple")
+    return OfBatch(times, one - times * samples)
+
+
+def _differs(node: Node, samples: int, others: int) -> RecordingError:
+    return RecordingError(
+        f"dynamic_batch=True needs the same operations for every number of samples, but {node.target} is not the same "
+        f"for {samples} and for {others} samples; leave dynamic_batch out, for one recording for each size."
+    )
+
+
+def operations(graph: Graph) -> Iterator[tuple[Node, Overload]]:
+    """The calls of aten operations, and the operations."""
     for node in graph.nodes:
         if node.op == "call_function" and isinstance(node.target, Overload):
-            yield node
+            yield node, node.target
 
 
 def last_uses(graph: Graph) -> dict[Node, list[Node]]:
@@ -161,7 +234,7 @@ def _constants_as_inputs(recorded: GraphModule) -> list[torch.Tensor]:
     found: dict[int, tuple[Node, torch.Tensor]] = {}
     after = [node for node in graph.nodes if node.op == "placeholder"][-1]
     for node in [node for node in graph.nodes if node.op == "get_attr"]:
-        tensor = operator.attrgetter(node.target)(recorded)
+        tensor = operator.attrgetter(str(node.target))(recorded)
         if not node.users:
             graph.erase_node(node)
             continue

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from captum_cav.attribution.input_checks import Arguments
+from captum_cav.compilation.recording import has_samples
 from captum_cav.errors import RecordingError
 from captum_cav.torch_graphs import tree_flatten
 
@@ -27,12 +28,13 @@ class _Itself:
         return isinstance(other, _Itself) and self._value is other._value
 
 
-def key_of(arguments: Arguments, options: Sequence[Any]) -> Hashable:
+def key_of(arguments: Arguments, options: Sequence[Any], samples: int | None = None) -> Hashable:
     """A key that two calls share if one recording holds for both.
 
     Args:
         arguments: checked arguments of the call. Of tensors, the key has shapes, strides, types and devices.
         options: the options of ``attribute``.
+        samples: the number of samples, if a recording holds for any number of them.
 
     Raises:
         RecordingError: for an argument of the model that is neither a tensor nor a plain value.
@@ -44,7 +46,7 @@ def key_of(arguments: Arguments, options: Sequence[Any]) -> Hashable:
             settings += (device, torch.get_autocast_dtype(device))
     return (
         form,
-        tuple(map(_of_argument, leaves)),
+        tuple(_of_argument(leaf, samples) for leaf in leaves),
         tuple(target is None for target in arguments.targets),
         arguments.part is None,
         arguments.names,
@@ -58,14 +60,16 @@ def _device_types(leaves: Sequence[Any]) -> set[str]:
     return {"cpu", *(leaf.device.type for leaf in leaves if isinstance(leaf, torch.Tensor))}
 
 
-def _of_argument(leaf: Any) -> Hashable:
+def _of_argument(leaf: Any, samples: int | None) -> Hashable:
     if isinstance(leaf, torch.Tensor):
+        if samples is not None and has_samples(leaf, samples):
+            return "samples", leaf.shape[1:], leaf.stride(), leaf.dtype, leaf.device
         return leaf.shape, leaf.stride(), leaf.dtype, leaf.device
     if isinstance(leaf, _PLAIN):
         return type(leaf), leaf
     raise RecordingError(
-        f"an argument of the model holds a {type(leaf).__name__}, which may change between two calls; expected tensors, "
-        "numbers and texts in additional_forward_args. Attribute without captum_cav.compile, or pass "
+        f"an argument of the model holds a {type(leaf).__name__}, which may change between two calls; expected "
+        "tensors, numbers and texts in additional_forward_args. Attribute without captum_cav.compile, or pass "
         'on_break="eager".'
     )
 

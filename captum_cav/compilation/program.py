@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from captum_cav.compilation.graphs import RecordedGraph, last_uses
+from captum_cav.compilation.graphs import OfBatch, RecordedGraph, last_uses
 from captum_cav.compilation.reuse import reused_memory
 
 
@@ -50,7 +50,7 @@ class _Writer:
         for number, node in enumerate(graph.nodes):
             self._variables[node] = f"v{number}"
         names = ", ".join(self._variables[node] for node in inputs)
-        lines = [f"def run(inputs):\n {names}, = inputs\n inputs = None"]
+        lines = [f"def run(inputs):\n {names}, = inputs\n inputs = None\n n = {self._variables[inputs[0]]}.shape[0]"]
         for node in graph.nodes:
             if node.op == "output":
                 lines.append(f" return {self._written(list(node.args[0]))}")
@@ -63,21 +63,23 @@ class _Writer:
 
     def _call(self, node: Node) -> str:
         if node.target is operator.getitem:
-            source, index = node.args
+            source, index = self._recorded.arguments[node][0]
             return f"{self._written(source)}[{index}]"
-        function, kwargs = self._recorded.functions[node], node.kwargs
+        function, (given, kwargs) = self._recorded.functions[node], self._recorded.arguments[node]
         if node in self._reused:
             function, kwargs = (
                 self._reused[node].function,
                 {**kwargs, self._reused[node].name: self._reused[node].tensor},
             )
-        args = [self._written(argument) for argument in node.args]
+        args = [self._written(argument) for argument in given]
         args += [f"{name}={self._written(argument)}" for name, argument in kwargs.items()]
         return f"{self._named(function, getattr(function, '__name__', 'operation'))}({', '.join(args)})"
 
     def _written(self, value: Any) -> str:
         if isinstance(value, Node):
             return self._variables[value]
+        if isinstance(value, OfBatch):
+            return f"{value.times} * n + {value.plus}"
         if isinstance(value, (list, tuple)):
             if any(isinstance(item, Node) for item in value):
                 return f"[{', '.join(map(self._written, value))}]"

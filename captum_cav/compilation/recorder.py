@@ -68,17 +68,15 @@ class Recorder(ContributionAttribution):
             found = propagation.back(one_by_one=self.one_by_one)
         if found.independent:
             refuse_independent(", ".join(propagation.names[place] for place in found.independent), found.weighed)
-        selected = propagation.selected
-        selected = selected._replace(
-            **{name: value.detach() for name, value in selected._asdict().items() if isinstance(value, torch.Tensor)}
-        )
+        plain: Any = (value.detach() if isinstance(value, torch.Tensor) else value for value in propagation.selected)
+        selected = SelectedScores(*plain)
         self.evidence.append(Evidence(propagation.what, tuple(propagation.names), selected, found))
         return found
 
     def explain(self, arguments: Arguments, options: Sequence[Any]) -> tuple[Any, list[Evidence]]:
         """What ``attribute`` returns for some arguments, and what is to be checked."""
         self.evidence = []
-        result = self._explain(arguments, *options)  # type: ignore[attr-defined]
+        result = self._explain(arguments, *options)
         return result, self.evidence
 
 
@@ -90,7 +88,7 @@ def _recorder_class(kind: type[ContributionAttribution]) -> type[Recorder]:
 def recorder_of(attribution: ContributionAttribution) -> Recorder:
     """An attribution with the same model, layers and options that can be recorded."""
     recorder = copy.copy(attribution)
-    recorder.__class__ = _recorder_class(type(attribution))
+    recorder.__class__ = _recorder_class(type(attribution))  # type: ignore[arg-type]
     assert isinstance(recorder, Recorder)
     recorder.one_by_one = None
     return recorder
@@ -132,11 +130,11 @@ class _NumpyRefused(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Watching(DispatchMode):
+class _Watching(DispatchMode):  # type: ignore[no-untyped-call]
     """Refuses operations whose replay would not do what the operation does."""
 
     def __init__(self, refuse: Callable[[str], None], fixed: _Fixed, kept: frozenset[int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._refuse, self._fixed, self._kept = refuse, fixed, kept
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -151,9 +149,8 @@ class _Watching(DispatchMode):
                 return func(*args, **kwargs)
         if is_random(func, args, kwargs):
             self._refuse(f"takes random numbers by {name}")
-        if not is_fixed and {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags):
-            if name not in ("index", "index_put") or _has_mask(args[1]):
-                self._refuse(f"makes a tensor whose shape depends on numbers, by {name}")
+        if not is_fixed and _has_unknown_shape(func, name, args):
+            self._refuse(f"makes a tensor whose shape depends on numbers, by {name}")
         for tensor in aliased_arguments(func, args, kwargs)[1]:
             if storage_key(tensor) in self._kept:
                 self._refuse(f"writes into a parameter, a buffer or an argument by {name}")
@@ -173,8 +170,14 @@ def _notes_are_compared() -> bool:
 _NOTES = noted_tensors.__module__
 
 
-def _has_mask(indices: Any) -> bool:
-    return any(isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8) for index in indices)
+def _has_unknown_shape(func: Any, name: str, args: Any) -> bool:
+    """Whether the shape of a result hangs on numbers. Of an index, only a mask decides that."""
+    if not {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags):
+        return False
+    masks = (torch.bool, torch.uint8)
+    return name not in ("index", "index_put") or any(
+        isinstance(index, torch.Tensor) and index.dtype in masks for index in args[1]
+    )
 
 
 @contextmanager

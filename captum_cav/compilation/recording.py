@@ -29,11 +29,13 @@ class Results:
         leaves: the parts that are no tensors; the number of a tensor in the place of the tensor.
         places: the places of tensors among the leaves.
         form: puts the leaves together.
+        returned: how many of the tensors ``attribute`` returns. They come first.
     """
 
     leaves: list[Any]
     places: list[int]
     form: Any
+    returned: int
 
     @staticmethod
     def of(result: Any, evidence: Sequence[Evidence]) -> tuple[Results, list[torch.Tensor]]:
@@ -42,7 +44,8 @@ class Results:
         leaves, form = tree_flatten((result, plain))
         places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
         tensors = [leaves[place] for place in places]
-        return Results([None if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves], places, form), tensors
+        rest = [None if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+        return Results(rest, places, form, len(tree_leaves(result))), tensors
 
     def filled(self, tensors: Sequence[torch.Tensor]) -> tuple[Any, list[Evidence]]:
         """What the results of another pass mean."""
@@ -78,13 +81,19 @@ class Recording:
     """
 
     def __init__(
-        self, attribution: ContributionAttribution, arguments: Arguments, options: Sequence[Any], frozen: bool
+        self,
+        attribution: ContributionAttribution,
+        arguments: Arguments,
+        options: Sequence[Any],
+        *,
+        frozen: bool,
+        any_batch: bool = False,
     ) -> None:
         self._attribution = attribution
         self._options = options
         self.is_frozen = frozen
+        self.is_for_any_batch = any_batch
         recorder = recorder_of(attribution)
-        arguments = arguments._replace(additional=checks.copied(arguments.additional))
         called: dict[torch.nn.Module, None] = {}
         with noting_calls(called):
             _, evidence = recorder.explain(arguments._replace(additional=checks.copied(arguments.additional)), options)
@@ -94,15 +103,23 @@ class Recording:
         self._state = ModelState(modules)
         # The position of a score is known when the shape of the output is known.
         self._outputs = [
-            None if target is None else (tuple(one.selected.output.shape), one.selected.output.device)
+            None if target is None else (tuple(one.selected.output.shape[1:]), one.selected.output.device)
             for target, one in zip(arguments.targets, evidence, strict=False)
         ]
         self.inputs = self.tensors_of(arguments)
-        self._record(recorder, arguments, modules, frozen)
+        self.graph, self._results = self._recorded(recorder, arguments, modules)
+        if any_batch:
+            samples = count_samples(arguments)
+            larger, _ = self._recorded(recorder, with_samples(arguments, samples + 1), modules)
+            self.graph.hold_for_any_batch(larger, samples, samples + 1)
+        self._state.settle()
+        self.constants = Constants(self.graph.constants, modules, frozen)
 
-    def _record(
-        self, recorder: Recorder, arguments: Arguments, modules: Sequence[torch.nn.Module], frozen: bool
-    ) -> None:
+    def _recorded(
+        self, recorder: Recorder, arguments: Arguments, modules: Sequence[torch.nn.Module]
+    ) -> tuple[RecordedGraph, Results]:
+        """The graph for some arguments, and what its results mean."""
+        arguments = arguments._replace(additional=checks.copied(arguments.additional))
         count = len(_tensors_given(arguments))
         found: list[Results] = []
 
@@ -117,29 +134,41 @@ class Recording:
             kept += [tensor for module in modules for tensor in [*module.parameters(False), *module.buffers(False)]]
             with only_recordable(recorder.forward_func, kept):
                 given_now = arguments._replace(inputs=inputs, additional=additional, targets=targets)
-                result, evidence = recorder.explain(given_now, self._options)
-            form, results = Results.of(result, evidence)
+                form, results = Results.of(*recorder.explain(given_now, self._options))
             found.append(form)
             return [tensor.detach() for tensor in results]
 
-        graph = recorded_graph(pure, self.inputs)
-        self.graph = RecordedGraph(graph, self.inputs)
-        self._state.settle()
-        self.constants = Constants(self.graph.constants, modules, frozen)
-        (self.results,) = found
+        inputs = self.tensors_of(arguments)
+        graph = RecordedGraph(recorded_graph(pure, inputs), inputs)
+        (results,) = found
+        return graph, results
 
     def release(self) -> None:
         """Forget the tensors for which the recording was made."""
+        self._forms = [(tensor.shape, tensor.stride(), tensor.dtype, tensor.device) for tensor in self.inputs]
         self.inputs = []
+
+    def examples(self) -> list[torch.Tensor]:
+        """Tensors of the shapes, strides and types for which the recording was made."""
+        return [
+            torch.empty_strided(shape, stride, dtype=dtype, device=device).zero_()
+            for shape, stride, dtype, device in self._forms
+        ]
+
+    @property
+    def count_results(self) -> int:
+        """How many tensors ``attribute`` returns."""
+        return self._results.returned
 
     def tensors_of(self, arguments: Arguments) -> list[torch.Tensor]:
         """The inputs of the graph: the tensors among the arguments, and the positions of the targets."""
         tensors = _tensors_given(arguments)
+        samples = count_samples(arguments)
         first_sample = arguments.part.start if arguments.part is not None else 0
         for target, output in zip(arguments.targets, self._outputs, strict=False):
             if output is not None:
                 shape, device = output
-                tensors.append(torch.tensor(checks.positions(shape, target, first_sample), device=device))
+                tensors.append(torch.tensor(checks.positions((samples, *shape), target, first_sample), device=device))
         return tensors
 
     def is_current(self) -> bool:
@@ -164,7 +193,7 @@ class Recording:
         Returns:
             None if the deltas of the samples do not add up, so that another way to compute the deltas is needed.
         """
-        result, evidence = self.results.filled(tensors)
+        result, evidence = self._results.filled(tensors)
         attribution = self._attribution
         called = arguments.called(attribution.forward_func)
         rerun = functools.partial(called, *arguments.inputs, *arguments.additional)
@@ -178,6 +207,34 @@ class Recording:
                 return None
             propagation.check_contributions(one.found, attribution.forward_func)
         return result
+
+
+def count_samples(arguments: Arguments) -> int:
+    """The number of samples: the first dimension of the first input."""
+    return int(_tensors_given(arguments)[0].shape[0])
+
+
+def with_samples(arguments: Arguments, count: int) -> Arguments:
+    """Arguments of the same kind with another number of samples: the same samples again and again.
+
+    Args:
+        arguments: the arguments. A tensor among them has the samples if its first dimension is that of the first input.
+        count: how many samples are wanted.
+    """
+    samples = count_samples(arguments)
+    rows = [row % samples for row in range(count)]
+
+    def taken(leaf: Any) -> Any:
+        return leaf.detach()[rows] if has_samples(leaf, samples) else leaf
+
+    inputs, additional = tree_map(taken, (arguments.inputs, arguments.additional))
+    targets = [[target[row] for row in rows] if isinstance(target, list) else target for target in arguments.targets]
+    return arguments._replace(inputs=inputs, additional=additional, targets=targets)
+
+
+def has_samples(leaf: Any, samples: int) -> bool:
+    """Whether an argument has one entry for each sample."""
+    return isinstance(leaf, torch.Tensor) and leaf.shape[:1] == (samples,)
 
 
 def _no_pass(**options: Any) -> Propagated:

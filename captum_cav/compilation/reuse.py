@@ -43,8 +43,8 @@ def reused_memory(recorded: RecordedGraph) -> dict[Node, Reused]:
         uses = [len(order)] if node.op == "placeholder" else [order[user] for user in node.users]
         last[group] = max(last.get(group, 0), *uses, order[node])
     found: dict[Node, Reused] = {}
-    for node in operations(recorded.graph):
-        if torch.Tag.pointwise not in node.target.tags or aliased_arguments(node.target, node.args, node.kwargs)[0]:
+    for node, operation in operations(recorded.graph):
+        if torch.Tag.pointwise not in operation.tags or aliased_arguments(operation, node.args, node.kwargs)[0]:
             continue
         group = memory.group(node)
         for argument in _candidates(recorded, node):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import torch
 
@@ -33,7 +33,7 @@ def inductor(recording: Recording) -> Runner:
     """Fused kernels, made by torch's compiler. Rounding differs from that of the operations one after another."""
     graph, count = recording.graph, len(recording.inputs)
     if recording.is_frozen:
-        frozen, in_order = fused(graph.as_module(frozen=True), recording.inputs, freezing=True), graph.in_order
+        frozen, in_order = fused(graph.as_module(graph.constants), recording.inputs, freezing=True), graph.in_order
 
         def run_frozen(tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
             with torch.no_grad():
@@ -74,7 +74,7 @@ class _CudaGraph:
     def __init__(self, recording: Recording) -> None:
         self._function, self._in_order = as_function(recording.graph), recording.graph.in_order
         self._inputs = [tensor.clone() for tensor in recording.inputs]
-        self._lock, self._done = threading.Lock(), torch.cuda.Event()
+        self._lock, self._done = threading.Lock(), torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._addresses: list[int] = []
 
     def __call__(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
@@ -96,7 +96,7 @@ class _CudaGraph:
         return self._in_order(results)
 
     def _capture(self, constants: Sequence[torch.Tensor]) -> None:
-        aside = torch.cuda.Stream()
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with below_autograd():
             with torch.cuda.stream(aside):

@@ -130,8 +130,9 @@ def analyze(
 ) -> Analysis:
     """Find out what a network goes by, class by class.
 
-    A row counts for the class that was explained. If the same classes were explained for all pictures, a picture counts
-    for the class with the highest score. The same output and the same arguments give the same result.
+    A row counts for the class that was explained. If several classes were explained for every picture, a picture counts
+    for one of them only if that class has the highest score. The same output and the same arguments give the same
+    result.
 
     Args:
         output: what :func:`captum_cav.datasets.open` returns, or the folder. The job may be unfinished.
@@ -196,7 +197,8 @@ class _Chosen:
 
 def _choose(output: ExplainedDataset, sample: int, seed: int) -> dict[Target, _Chosen]:
     """The rows of each class that are analysed."""
-    several = isinstance(output.manifest["settings"]["targets"], list)
+    targets = output.manifest["settings"]["targets"]
+    several = isinstance(targets, list) and len(targets) > 1
     rows_of: dict[Target, list[int]] = {}
     for number, row in enumerate(output.rows()):
         if not row["error"] and (not several or row["best"] in (row["target"], None)):

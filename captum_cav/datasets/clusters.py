@@ -25,7 +25,7 @@ import torch
 from captum_cav import checks
 from captum_cav.errors import UnavailableError
 
-__all__ = ["FARTHEST_BY_NATURE", "FEWEST_MAPS", "Cluster", "Clustering", "find_clusters"]
+__all__ = ["Cluster", "Clustering", "find_clusters"]
 
 _Array: TypeAlias = npt.NDArray[Any]
 
@@ -106,7 +106,7 @@ class Clustering:
     def is_reported(self) -> bool:
         """Whether one group goes by something that the other pictures of the class do not have.
 
-        It stands farther apart than :data:`FARTHEST_BY_NATURE`, in total and at one place alone, and farther than
+        It stands farther apart than ``FARTHEST_BY_NATURE`` (6), in total and at one place alone, and farther than
         chance explains.
         """
         return self.chance is not None and self.distance > max(self.chance, FARTHEST_BY_NATURE)
@@ -123,7 +123,7 @@ def find_clusters(maps: torch.Tensor, *, seed: int = 0) -> Clustering:
         seed: for k-means, and for the maps that are drawn to measure chance.
 
     Returns:
-        The groups. With fewer than :data:`FEWEST_MAPS` maps, or with maps of a single place, there are none.
+        The groups. With fewer than 20 maps, or with maps of a single place, there are none.
 
     Raises:
         CAVTypeError, InputError: for what is not such a tensor.
@@ -176,7 +176,7 @@ def require_sklearn() -> None:
         import sklearn  # noqa: F401
     except ImportError as error:
         raise UnavailableError(
-            'finding groups of maps needs scikit-learn, which is not installed: pip install "captum_cav[analysis]"'
+            'groups of maps need scikit-learn, which is not installed; expected pip install "captum_cav[analysis]".'
         ) from error
 
 

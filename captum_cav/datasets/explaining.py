@@ -125,10 +125,10 @@ class Explainer:
                 return Outputs(explained, explained, None)
             logits = self._logits_of(inputs)
             output = checks.check_output(self.model(inputs) if seen is None else seen.detach())
-            if logits is self.model:
+            if squashed_by(logits) is None:
                 is_of_classes = output.dim() == 2 and output.shape[1] > 1
                 return Outputs(output, output, output.softmax(1, torch.float32) if is_of_classes else None)
-            scores = logits(inputs)
+            scores = output if logits is self.model else logits(inputs)
             of_output = self._options is None or self._options.score == "output"
             return Outputs(output if of_output else scores, scores, probabilities(logits, inputs))
 
@@ -190,7 +190,9 @@ class Explainer:
 
     def selected(self, outputs: Outputs, target: Any) -> torch.Tensor:
         """The score of each sample that is explained, shape (N,)."""
-        log_odds = self._options is not None and self._options.score == "log_odds"
+        # Behind a sigmoid the log-odds are the logit.
+        of_sigmoid = self._logits is not self.model and "sigmoid" in (squashed_by(self._logits) or "")
+        log_odds = self._options is not None and self._options.score == "log_odds" and not of_sigmoid
         return select_target(outputs.explained, target, "log_odds" if log_odds else "output").values
 
     @property
@@ -251,8 +253,8 @@ def on_device(
             Measured(
                 [half for half, _ in halves] or [one.float() for one in kept],
                 [scale for _, scale in halves],
-                torch.stack(shares, 1),
-                torch.stack([one.detach().flatten(1).sum(1, dtype=torch.float64) for one in maps], 1),
+                torch.stack([share for share, _ in shares], 1),
+                torch.stack([sums for _, sums in shares], 1),
                 scores.float(),
                 _probability(outputs, target, scores),
             )
@@ -260,15 +262,22 @@ def on_device(
     return found, outputs
 
 
-def _shares(maps: torch.Tensor, delta: Any, unit: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
-    """Shape (N, 4), see :class:`Measured`."""
-    maps = maps.detach().flatten(1).float() * unit.float()[:, None]
-    raised, lowered = maps.clamp(min=0).sum(1), maps.clamp(max=0).sum(1)
+def _shares(
+    maps: torch.Tensor, delta: Any, unit: torch.Tensor, total: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Shape (N, 4), see :class:`Measured`; and the sum of each map, shape (N,)."""
+    maps = maps.detach().flatten(1).float()
+    # One copy of the map, and not two: attributions with all channels are large.
+    sums, positive = maps.sum(1), maps.clamp(min=0).sum(1)
+    negative = (sums - positive).clamp(max=0)
+    unit = unit.float()
+    raised = torch.where(unit < 0, negative, positive) * unit
+    lowered = torch.where(unit < 0, positive, negative) * unit
     if delta is None:
         nothing = torch.full_like(raised, torch.nan)
-        return torch.stack([raised, lowered, nothing, nothing], 1)
+        return torch.stack([raised, lowered, nothing, nothing], 1), sums
     unexplained = (delta * unit).float()
-    return torch.stack([raised, lowered, total.float() - raised - lowered - unexplained, unexplained], 1)
+    return torch.stack([raised, lowered, total.float() - raised - lowered - unexplained, unexplained], 1), sums
 
 
 def _map_of(attributions: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:

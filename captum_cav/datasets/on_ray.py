@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from captum_cav import errors
 from captum_cav.datasets.jobs import Job
 from captum_cav.datasets.running import Worker
 from captum_cav.errors import CAVError, ModelError, UnavailableError
@@ -32,9 +33,15 @@ class _Actor:
         self._worker = Worker(_ray().get(shared), has_rows, self._entries.append)
 
     def __call__(self, numbers: dict[str, Any]) -> dict[str, list[str]]:
-        """Compute shards, and return nothing but their entries: the files are written."""
+        """Compute shards, and return nothing but their entries: the files are written.
+
+        An error of this package is returned, too. Ray would repeat the shard and change the message.
+        """
         self._entries.clear()
-        self._worker.run([int(number) for number in numbers["shard"]], 0)
+        try:
+            self._worker.run([int(number) for number in numbers["shard"]], 0)
+        except CAVError as error:
+            return {"entry": [json.dumps({"error": [type(error).__name__, str(error)]})]}
         return {"entry": [json.dumps(entry) for entry in self._entries]}
 
 
@@ -65,7 +72,10 @@ def run(job: Job, numbers: Sequence[int], actors: int, has_rows: bool, done: Cal
         for entry in _entries(ray, job, numbers, actors, has_rows):
             done(entry)
     except ray.exceptions.RayError as error:
-        raise _as_ours(error) from error
+        last = [line for line in str(error).splitlines() if line.strip()][-1:]
+        raise ModelError(
+            f"Ray gave up ({type(error).__name__}): {''.join(last)} Finished shards are kept; start the same job again."
+        ) from error
     finally:
         if is_ours:
             ray.shutdown()
@@ -98,7 +108,11 @@ def _entries(ray: Any, job: Job, numbers: Sequence[int], actors: int, has_rows: 
             num_gpus=1 if is_on_gpu else 0,
         )
         for row in computed.iter_rows():
-            yield json.loads(row["entry"])
+            entry = json.loads(row["entry"])
+            if "error" in entry:
+                kind, message = entry["error"]
+                raise getattr(errors, kind)(message)
+            yield entry
 
 
 @contextlib.contextmanager
@@ -113,17 +127,3 @@ def _quiet(ray: Any) -> Iterator[None]:
     finally:
         context.enable_progress_bars = shown
         logger.setLevel(level)
-
-
-def _as_ours(error: Exception) -> CAVError:
-    """What a user can do something about: the error of this package that an actor raised, or what Ray says."""
-    cause: BaseException | None = error
-    while cause is not None:
-        inner = getattr(cause, "cause", None)
-        if isinstance(inner, CAVError):
-            return type(inner)(str(inner))
-        cause = inner or cause.__cause__
-    last = [line for line in str(error).splitlines() if line.strip()][-1:]
-    return ModelError(
-        f"Ray gave up ({type(error).__name__}): {''.join(last)} Finished shards are kept; start the same job again."
-    )

@@ -83,8 +83,8 @@ class Worker:
         computed = shards.compute(self._job, number, batches)
         if computed.errors < len(computed.rows):
             self._has_rows = True
-        elif not self._has_rows and computed.failure is not None:
-            raise _nothing_works(self._job, number, computed)
+        elif not self._has_rows:
+            _refuse_if_nothing_works(self._job, number, computed)
         self._done(shards.write(self._job, number, computed))
 
 
@@ -113,12 +113,20 @@ def run(job: Job, numbers: Sequence[int], workers: int, has_rows: bool, done: Ca
         ) from error
 
 
-def _nothing_works(job: Job, number: int, computed: shards.Computed) -> CAVError:
-    """The error of a job of which the first pictures all fail: more of them would only take time."""
+def _refuse_if_nothing_works(job: Job, number: int, computed: shards.Computed) -> None:
+    """End a job of which the first pictures all fail: more of them would only take time.
+
+    Raises:
+        InputError: if none of them can be read.
+        CAVError: of the kind that the attribution raised for the first of them.
+    """
     count, failure = len(job.pictures_of(number)), computed.failure
-    assert failure is not None
-    what = "could be read" if len(computed.unreadable) == count else "could be explained"
-    return type(failure)(f"none of the first {count} pictures {what}; the first error: {failure}")
+    if len(computed.unreadable) == count:
+        raise InputError(
+            f"none of the first {count} pictures can be read; the first error: {computed.rows[0]['error']}"
+        )
+    if failure is not None:
+        raise type(failure)(f"none of the first {count} pictures can be explained; the first error: {failure}")
 
 
 def can_improve(job: Job, entry: dict[str, Any]) -> bool:

@@ -83,7 +83,7 @@ class Computed:
         rows: in the order of the pictures, and for each picture in the order of its targets.
         tensors: by their names in the file.
         unreadable: the indices of the pictures that could not be read.
-        failure: the first error of a picture; None if there is none.
+        failure: the first error of the attribution; None if there is none.
     """
 
     rows: list[rows.Row] = field(default_factory=list)
@@ -116,7 +116,6 @@ def compute(job: Job, shard: int, batches: Iterable[Batch]) -> Computed:
         for item in batch.items:
             if item.error:
                 found.unreadable.append(item.index)
-                found.failure = found.failure or InputError(item.error)
             of_item.append(rows.empty(job, shard, item))
         for places, inputs in batch.inputs:
             group = groups.setdefault(tuple(inputs.shape[1:]), _Group(len(groups)))

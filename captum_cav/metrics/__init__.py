@@ -32,7 +32,13 @@ from types import MappingProxyType
 
 from captum_cav.metrics.captum_metrics import infidelity, sensitivity_max
 from captum_cav.metrics.complexity import completeness, entropy, sparseness
-from captum_cav.metrics.effects import CausalEffects, EffectAgreement, agreement_with_effects, causal_effects
+from captum_cav.metrics.effects import (
+    CausalEffects,
+    EffectAgreement,
+    agreement_with_effects,
+    causal_effects,
+    effect_agreement,
+)
 from captum_cav.metrics.grids import difull, divide, focus, grid_pointing, shares_in_cells
 from captum_cav.metrics.masks import mass_accuracy, pointing_hit, rank_accuracy
 from captum_cav.metrics.measure import Direction, Measure
@@ -53,6 +59,7 @@ _ALL: tuple[Measure[...], ...] = (
     insertion,
     morf_lerf,
     single_deletion,
+    effect_agreement,
     model_randomisation,
     random_logit,
     grid_pointing,
@@ -75,6 +82,7 @@ __all__ = [
     "deletion",
     "difull",
     "divide",
+    "effect_agreement",
     "entropy",
     "focus",
     "grid_pointing",

@@ -16,17 +16,22 @@ from captum_cav.checks import (
     check_count,
     check_finite_results,
     check_layout,
+    check_maps,
     check_measured_model,
     check_option,
+    check_places,
+    check_same_length,
     check_samples,
     check_targets,
     resolve_target,
+    sides_of,
 )
 from captum_cav.checks.layouts import SIDES
 from captum_cav.checks.options import as_integer
 from captum_cav.checks.targets import Targets
 from captum_cav.errors import CAVTypeError, InputError, OptionError
 from captum_cav.maps import resize_map
+from captum_cav.metrics.measure import measure
 from captum_cav.metrics.model_outputs import Model, Output, class_outputs, scored_model
 from captum_cav.metrics.perturbation import Baseline, Samples, grid_cells
 from captum_cav.metrics.resolution import precise
@@ -378,6 +383,67 @@ def agreement_with_effects(maps: torch.Tensor, effects: CausalEffects, own: Any 
         _mean_where(ceilings, others),
         _whole_from_halves(spearman(between[2], between[3])).sqrt(),
     )
+
+
+@measure(-1.0, 1.0, "higher")
+def effect_agreement(
+    model: Model,
+    inputs: torch.Tensor,
+    maps: torch.Tensor,
+    target: Any,
+    *,
+    cells: Cells = 4,
+    baseline: Baseline | None = None,
+    masks: int = 128,
+    channels: int = 1,
+    output: Output = "score",
+    seed: int = 0,
+    batch_size: int = 8,
+) -> torch.Tensor:
+    """Whether maps are high in the cells that raise the score of the class on average; higher is better.
+
+    The effects are measured anew for each call. To measure them once for many maps and classes, call
+    :func:`causal_effects` and :func:`agreement_with_effects`. A random map has 0 on average.
+
+    Args:
+        model, inputs, cells, baseline, masks, channels, output, seed, batch_size: as for :func:`causal_effects`.
+        maps: positive if the place raised the score. Shape (N, h, w), or with the sides of other samples.
+        target: the class, in any of Captum's forms.
+
+    Returns:
+        Spearman's correlation over the cells: shape (N,), from -1 to 1; NaN if all cells of the map, or all effects,
+        are equal.
+
+    Raises:
+        InputError: if shapes do not fit, or values are not finite.
+        CAVTypeError, ModelError, OptionError, TargetError: for other arguments that cannot be used.
+
+    Source: as for :func:`causal_effects`.
+
+    Example::
+
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2, bias=False))
+        >>> model[1].weight.data = torch.tensor([[1., 2., 3., 4.], [0., 0., 0., 0.]])
+        >>> contributions = torch.tensor([[[1., 2.], [3., 4.]]])
+        >>> effect_agreement(model, torch.ones(1, 1, 2, 2), contributions, 0, cells=2, baseline="zero")
+        tensor([1.], dtype=torch.float64)
+    """
+    maps = check_maps(maps, sides=sides_of(inputs))
+    found = causal_effects(
+        model,
+        inputs,
+        [target],
+        cells=cells,
+        baseline=baseline,
+        masks=masks,
+        channels=channels,
+        output=output,
+        seed=seed,
+        batch_size=batch_size,
+    )
+    check_same_length(maps, "maps", inputs, "inputs")
+    check_places(maps, inputs, check_layout(inputs, channels))
+    return agreement_with_effects(maps[:, None], found).own
 
 
 def _over_cells(maps: Any, effects: CausalEffects) -> torch.Tensor:

@@ -258,7 +258,7 @@ def single_deletion(
     if min(size) < cells:
         raise InputError(
             f"inputs of {' x '.join(map(str, size))} {'pixels' if len(size) > 1 else 'places'} cannot be divided into "
-            f"{' x '.join([str(cells)] * len(size))} cells."
+            f"{' x '.join([str(cells)] * len(size))} cells; expected at least as many along each side."
         )
     count = cells ** len(size)
     cell = grid_cells(size, [cells] * len(size), maps.device)

@@ -55,6 +55,8 @@ def shifted(operation: Operation, traits: Trait) -> Trait:
 def clipped(bounds: Callable[[Operation], tuple[Any, Any]]) -> Callable[[Operation, Trait], Trait]:
     """A tensor that was shifted up and is now clipped between 0 and a number is a hard sigmoid.
 
+    Whatever is clipped from below by a number that is not negative, has no value below 0 (``nn.ReLU6``).
+
     Both bounds may come in one operation, or each in an operation of its own. Exported graphs have two operations.
 
     Args:
@@ -62,11 +64,13 @@ def clipped(bounds: Callable[[Operation], tuple[Any, Any]]) -> Callable[[Operati
     """
 
     def find_gate(operation: Operation, traits: Trait) -> Trait:
-        if Trait.SHIFTED_UP not in traits:
-            return Trait.NONE
         low, high = bounds(operation)
-        if low is not None and low != 0:
-            return Trait.NONE
+        is_positive = isinstance(low, (int, float)) and low >= 0
+        # If the upper bound is the smaller one, all values are the upper bound.
+        is_above = is_positive and (high is None or (isinstance(high, (int, float)) and high >= low))
+        sign = Trait.NONNEGATIVE if is_above else Trait.NONE
+        if Trait.SHIFTED_UP not in traits or (low is not None and low != 0):
+            return sign
         is_from_zero, is_capped = (
             low is not None or Trait.NONNEGATIVE in traits,
             high is not None or Trait.CAPPED in traits,

@@ -45,7 +45,7 @@ def _linear(operation: Operation, x: torch.Tensor, weight: torch.Tensor, bias: A
 
 
 def with_4_bits(operation: Operation) -> Any:
-    """A linear layer whose weight is packed, four bits a number. What the kernel gives for unit vectors is the weight."""
+    """A linear layer whose weight is packed, four bits a number. The kernel gives the weight for unit vectors."""
     x, (rows, columns) = operation.argument(0, "A"), operation.argument(2, "shapeB")
     bias = operation.argument(6, "bias") if operation.name == "gemm_4bit" else None
     value = operation.plain_value()

@@ -82,7 +82,9 @@ def recurrent(step: Step, states: int, recognises: bool) -> Surrogate:
                 for direction in range(2 if bidirectional else 1):
                     cell = len(final)
                     state: State = tuple(part[cell] for part in hidden)
-                    steps, last = _run(step, sequence[::-1] if direction else sequence, state, cells[cell])
+                    counts = sizes or [len(state[0])] * len(sequence)
+                    way = -1 if direction else 1
+                    steps, last = _run(step, sequence[::way], counts[::way], state, cells[cell])
                     outputs.append(steps[::-1] if direction else steps)
                     final.append(last)
                 sequence = [torch.cat(both, -1) if bidirectional else both[0] for both in zip(*outputs, strict=True)]
@@ -94,36 +96,40 @@ def recurrent(step: Step, states: int, recognises: bool) -> Surrogate:
     return rule
 
 
-def _run(step: Step, sequence: Sequence[torch.Tensor], initial: State, weights: Weights) -> tuple[list[Any], State]:
+def _run(
+    step: Step, sequence: Sequence[torch.Tensor], counts: Sequence[int], initial: State, weights: Weights
+) -> tuple[list[Any], State]:
     """One direction of one layer.
 
     Args:
         step: one time step.
         sequence: the input of each step. The samples of a packed sequence are sorted by length, and each step has only
             the samples that are long enough.
+        counts: the number of samples of each step.
         initial: the state of all samples before the first step.
         weights: the weights of the cell.
 
     Returns:
         The output of each step, and the state of each sample after its last step.
     """
-    samples = len(initial[0])
-    state: State = tuple(part[: len(sequence[0])] for part in initial)
+    samples, before = len(initial[0]), counts[0]
+    state: State = initial if before == samples else tuple(part[:before] for part in initial)
     ended: list[State] = []
     steps = []
-    for x in sequence:
-        count, before = len(x), len(state[0])
+    for x, count in zip(sequence, counts, strict=True):
         if count < before:
             ended.append(tuple(part[count:] for part in state))
             state = tuple(part[:count] for part in state)
-        new = tuple(part[before:count] for part in initial)
-        state = step(x[:before], state, weights)
         if count > before:
             # A separate step, because the initial state of a new sample may be a constant.
-            begun = step(x[before:], new, weights)
-            state = tuple(torch.cat(parts) for parts in zip(state, begun, strict=True))
+            begun = step(x[before:], tuple(part[before:count] for part in initial), weights)
+            known = step(x[:before], state, weights)
+            state = tuple(torch.cat(parts) for parts in zip(known, begun, strict=True))
+        else:
+            state = step(x, state, weights)
         steps.append(state[0])
-    if len(state[0]) < samples:
+        before = count
+    if before < samples:
         state = tuple(torch.cat(parts) for parts in zip(state, *ended[::-1], strict=True))
     return steps, state
 

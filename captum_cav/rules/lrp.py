@@ -132,10 +132,10 @@ class AbsoluteEpsilonRule(AffineRule):
     def shares(self, summands: Summands) -> Sequence[Share]:
         """All summands, divided by the sum that the absolute sum stabilises."""
         total = summands.total
-        absolute = summands.absolute().detach() + summands.constant.abs()
-        return [
-            Share(None, inverted(absolute.mul_(torch.copysign(total.new_full((), self.epsilon), total)).add_(total)))
-        ]
+        with torch.no_grad():  # Absolute sums only divide.
+            absolute = summands.absolute() + summands.constant.abs()
+        signed_epsilon = torch.copysign(total.new_full((), self.epsilon), total)
+        return [Share(None, inverted(absolute.mul_(signed_epsilon).add_(total)))]
 
 
 @dataclass(frozen=True, repr=False)

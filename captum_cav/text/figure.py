@@ -123,6 +123,7 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
 def _finite(reading: Reading) -> Reading:
     if not bool(reading.contributions.isfinite().all()):
         raise InputError(
-            "a contribution is not finite, as where a score is 0; attribute with normalize=None, in units of the score."
+            "a contribution is not finite, as where a score is 0; expected finite numbers. Attribute with "
+            "normalize=None, in units of the score."
         )
     return reading

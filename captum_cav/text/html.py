@@ -150,6 +150,7 @@ def _level(reading: Reading) -> dict[str, Any]:
                 "score": _short(output.score),
                 "constants": _short(output.constants),
                 "unexplained": _short(output.unexplained),
+                "own": _short(output.own),
                 "probability": None if output.probability is None else _short(output.probability),
                 "against": output.against,
                 "contributions": [_short(value) for value in values.tolist()],
@@ -162,7 +163,8 @@ def _level(reading: Reading) -> dict[str, Any]:
 def _check_finite(values: torch.Tensor) -> None:
     if not bool(values.isfinite().all()):
         raise InputError(
-            "a contribution is not finite, as where a score is 0; attribute with normalize=None, in units of the score."
+            "a contribution is not finite, as where a score is 0; expected finite numbers. Attribute with "
+            "normalize=None, in units of the score."
         )
 
 

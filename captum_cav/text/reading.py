@@ -76,6 +76,7 @@ class Output:
         rows: the rows of the matrix that belong to the output.
         column: the index of the word of the output among all words; None for a class, which is no word.
         score, constants, unexplained: the sums over the rows.
+        own: what the first tokens of the word gave the later ones, in the same unit.
         probability: the product of the probabilities of the rows; None if there are none.
         against: what the output was compared with, or an empty text.
     """
@@ -86,6 +87,7 @@ class Output:
     score: float
     constants: float
     unexplained: float
+    own: float
     probability: float | None
     against: str = ""
 
@@ -99,6 +101,7 @@ class Reading:
         segments: the first word and the word behind the last word of each part of the text, by name.
         outputs: the outputs, in order.
         contributions: shape (outputs, words). The outputs of several tokens have the sum of the rows of their tokens.
+            What a word gave itself is not among them: it is the ``own`` of the output, and hides the other words.
     """
 
     words: list[Word]
@@ -130,8 +133,13 @@ def read(result: Result, *, joined: bool = True) -> Reading:
     }
     rows = _rows_of_words(result, number_of)
     summed = sums_over_words(result.contributions.double(), words)
-    outputs = [_output(result, words, chosen, column) for chosen, column in rows]
-    contributions = torch.stack([summed[list(output.rows)].sum(0) for output in outputs])
+    contributions = torch.stack([summed[list(chosen)].sum(0) for chosen, _ in rows])
+    outputs = []
+    for values, (chosen, column) in zip(contributions, rows, strict=True):
+        own = 0.0 if column is None else float(values[column])
+        if column is not None:
+            values[column] = 0
+        outputs.append(_output(result, words, chosen, column, own))
     return Reading(words, segments, outputs, contributions)
 
 
@@ -153,7 +161,7 @@ def _rows_of_words(result: Result, number_of: Sequence[int]) -> list[tuple[range
     return found
 
 
-def _output(result: Result, words: Sequence[Word], rows: range, column: int | None) -> Output:
+def _output(result: Result, words: Sequence[Word], rows: range, column: int | None, own: float) -> Output:
     chosen = list(rows)
     probabilities = result.probabilities
     against = result.contrast_tokens[rows.start] if result.contrast_tokens else []
@@ -164,6 +172,7 @@ def _output(result: Result, words: Sequence[Word], rows: range, column: int | No
         score=float(result.scores[chosen].sum()),
         constants=float(result.constants[chosen].sum()),
         unexplained=float(result.unexplained[chosen].sum()),
+        own=own,
         probability=None if probabilities is None else float(probabilities[chosen].prod()),
         against=", ".join(word.text for word in words_of(against, spelling=_spelling(result))) if against else "",
     )

@@ -277,6 +277,11 @@ class SequenceCAV(ContributionAttribution):
                 raise OptionError('a similarity has no classes; expected no contrast, and score="logit".')
             return select_passed(passed, None, "output", taps)
         selected = select_passed(passed, task.outputs.tolist(), self._options.score, taps)
+        if self._options.score == "logit":
+            # One operation for all rows. An operation for each row would write a matrix of zeros for each of them.
+            with torch.enable_grad():
+                chosen = selected.output.gather(1, task.outputs[:, None].to(selected.output.device))[:, 0]
+            selected = selected._replace(values=chosen)
         if contrast is None:
             return selected
         choices = selected.output.shape[1]

@@ -91,7 +91,7 @@ def add_caption(figure: Figure, axis: Axes, title: str, grid: str = "", number: 
 
 
 # The mean width of a letter of a caption, in points. Names of layers have many wide letters.
-_LETTER, _NAME_LETTER = 4.8, 5.1
+_LETTER, _NAME_LETTER = 4.4, 5.1
 
 
 def wrapped(text: str, letters: int) -> str:

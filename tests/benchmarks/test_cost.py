@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from benchmarks.cost import __main__ as command
-from benchmarks.cost import dispatch, measure, networks, rows, setups
+from benchmarks.cost import compiled, dispatch, measure, networks, rows, setups
 from captum_cav import InputCAV, LayerCAV
 
 CPU = torch.device("cpu")
@@ -74,6 +74,34 @@ def test_each_kind_of_row_has_times_of_ours_and_the_floor(kind: str) -> None:
         assert cells[name].ratio is not None
     assert cells[rows.FLOOR].ratio == (1.0, 1.0, 1.0)
     assert command.shown(row, cells).startswith(f"| tiny/2/{kind} | 0.0")
+
+
+def test_compiled_calls_have_columns_and_operations_are_counted() -> None:
+    row = rows.Row("tiny", 2, "layers")
+    cells = rows.time_row(row, CPU, 0, 60.0, ["replay"])
+    for name in rows.COMPILED["replay"]:
+        assert cells[name].ratio is not None, cells[name].reason
+    counts = [cells[name].operations for name in (rows.FLOOR, rows.OURS, rows.REPLAY)]
+    assert None not in counts
+    assert 10 < counts[2] <= counts[1]
+    assert f"| {' / '.join(map(str, counts))} |" in command.shown(row, cells)
+
+
+def test_operations_are_counted_without_views() -> None:
+    x = torch.ones(2, 3, requires_grad=True)
+    assert compiled.count_operations(lambda: (x.t() * 2).sum().detach()) == 2
+
+
+@pytest.mark.parametrize("targets", [(0,), (0, 3)])
+def test_the_compiled_floor_is_the_floor(targets: tuple[int, ...]) -> None:
+    setup = setups.Setup(tiny(), 2, ["features.1", "features.2"], "paper", CPU)
+
+    def floor(setup: setups.Setup) -> measure.Call:
+        return rows.gradient(setup, setup.layers, targets)
+
+    found = compiled.compiled_floor(floor, "replay")(setup)()
+    expected = [one for of_target in floor(setup)() for one in of_target]
+    assert all(map(torch.equal, found, expected))
 
 
 def test_rivals_that_run_have_times() -> None:

@@ -40,3 +40,26 @@ def test_methods_that_show_the_same_share_a_row_and_the_best_is_bold() -> None:
     assert "| random | 0.99 | 0.00 |" in high
     assert "standard errors up to 0.02" in high
     assert low.endswith("9 photographs.\nNot `lrp`: blind.")
+
+
+def test_the_agreement_with_effects_stands_in_one_table() -> None:
+    def at(deep: float, inputs: float | None, error: float | None = 0.02) -> dict[str, Any]:
+        return {"features.12": {"mean": deep, "error": error}, "input": {"mean": inputs, "error": error}}
+
+    effects = {"input": {"mean": 0.9, "error": 0.01}}
+    tables_of_it = {
+        "Own class": {"cav": at(0.5, 0.4), "cav:pinpoint": at(0.7, 0.6), "effects": effects},
+        "Alike: absolute correlation": {"cav": at(0.1, None), "cav:pinpoint": at(0.3, 0.4), "effects": effects},
+        "Seconds of the processor": {"cav": {"all": {"mean": 0.25}}, "cav:pinpoint": {"all": {"mean": 0.5}}},
+        "Own class, more than cav:pinpoint": {"cav": at(-0.2, -0.2)},
+    }
+    found = {"tables": tables_of_it, "photographs": [1] * 7}
+    lines = list(tables._causes(found, "squeezenet1_1"))
+    assert lines[0].startswith(
+        "| SqueezeNet 1.1, 7 photographs | Own class: features.12 / input | Alike: features.12 /"
+    )
+    assert lines[2:] == [
+        "| cav | 0.50 / 0.40 | 0.10 / - | -0.20 ± 0.02 | 0.25 |",
+        "| cav:pinpoint | 0.70 / 0.60 | 0.30 / 0.40 | - | 0.50 |",
+        "| effects | 0.90 | 0.90 | - | - |",
+    ]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 import captum_cav
@@ -36,6 +38,12 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ["compare", PICTURE, "other.png", *options]
 
 
+@pytest.fixture
+def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What figures look like is tested elsewhere, and drawing takes long."""
+    monkeypatch.setattr(Figure, "savefig", lambda _, path, **__: Path(path).write_bytes(b"figure"))
+
+
 def test_a_table_a_figure_of_each_picture_and_files(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -58,6 +66,7 @@ def test_a_table_a_figure_of_each_picture_and_files(
             assert figure.width > 300
 
 
+@pytest.mark.usefixtures("no_drawing")
 def test_each_picture_has_its_best_class_by_default(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*arguments, "--methods", "cav", "--measures"]) == 0
     classes = re.findall(r"the score of (class \d)", capsys.readouterr().out)
@@ -81,3 +90,60 @@ def test_what_a_user_can_mend_is_one_line(
     error = capsys.readouterr().err.split("\r")[-1].lstrip()
     assert error.startswith("captum-cav: error: ")
     assert re.search(message, error)
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_results_come_picture_by_picture_and_a_run_goes_on(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second picture interrupts the first run. The second run explains that picture alone."""
+    from captum_cav.commands.running import compare as running
+
+    real, explained = running.compare, []
+
+    def interrupted(*given: object, **options: object) -> object:
+        explained.append(given)
+        if len(explained) == 2:
+            raise KeyboardInterrupt
+        return real(*given, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(running, "compare", interrupted)
+    chosen = ["--methods", "cav", "--measures", "sparseness"]
+    assert cli.main([*arguments, *chosen]) == 130
+    output = tmp_path / "out"
+    assert (output / "dog_above_cat_comparison.png").exists()
+    assert Comparison.load(output / "dog_above_cat_maps").maps
+    assert not (output / "comparison.csv").exists()
+    assert cli.main([*arguments, *chosen, "--resume"]) == 0
+    assert len(explained) == 3
+    resumed = (output / "comparison.csv").read_text()
+    assert cli.main([*arguments, "--methods", "cav", "gradcam", "--resume"]) == 0
+    assert len(explained) == 5, "other options, so both pictures"
+    assert cli.main([*arguments, *chosen]) == 0
+    assert len(explained) == 7, "without --resume"
+    columns = ("method", "layer", "example", "target", "sparseness")
+    both = [csv.DictReader(text.splitlines()) for text in (resumed, (output / "comparison.csv").read_text())]
+    first, second = ([[row[name] for name in columns] for row in rows] for rows in both)
+    assert first == second
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_the_default_measures_nothing(arguments: list[str], tmp_path: Path) -> None:
+    assert cli.main([arguments[0], arguments[1], *arguments[3:], "--methods", "cav"]) == 0
+    header = (tmp_path / "out" / "comparison.csv").read_text().splitlines()[0]
+    assert "deletion" not in header
+    assert cli.main([arguments[0], arguments[1], *arguments[3:], "--methods", "cav", "--measures"]) == 0
+    header = (tmp_path / "out" / "comparison.csv").read_text().splitlines()[0]
+    assert "deletion,insertion,single_deletion,sparseness" in header
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_rows_as_json(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*arguments, "--methods", "cav", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["method"], row["layer"], row["example"]) for row in rows[:3]] == [
+        ("cav", "3", 0),
+        ("cav", "3", 1),
+        ("cav", "0", 0),
+    ]
+    assert rows[1]["picture"] == "other.png"

@@ -7,31 +7,16 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 
 from captum_cav import cli
 from captum_cav.text import SequenceCAV
+from tests.support.text_models import saved_gpt2
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small GPT-2 with random weights, and a tokenizer of bytes."""
-    transformers = pytest.importorskip("transformers", reason="the models come from transformers")
-    tokenizers = pytest.importorskip("tokenizers", reason="the tokenizers come from tokenizers")
-    path = tmp_path_factory.mktemp("model")
-    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate(["<|end|>", *alphabet])}
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, []))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>")  # noqa: S106
-    sizes = {"n_positions": 64, "n_embd": 16, "n_layer": 1, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=len(fast), **sizes))
-    model.save_pretrained(path)
-    fast.save_pretrained(path)
-    return path
+    """A folder with a small GPT-2."""
+    return saved_gpt2(tmp_path_factory.mktemp("model"))
 
 
 @pytest.mark.slow
@@ -55,7 +40,8 @@ def test_the_page_shows_what_the_attribution_gives(
     found = SequenceCAV(model, tokenizer=tokenizer).attribute("a cat", " sat")
     (output,) = texts[0]["words"]["outputs"]
     expected = found.contributions.sum(0)
-    sums = [expected[0], expected[1:5].sum(), expected[5:].sum()]
+    sums = [expected[0], expected[1:5].sum(), 0]
+    assert output["own"] == pytest.approx(float(expected[5:].sum()), rel=1e-4, abs=1e-6)
     assert output["contributions"] == pytest.approx([float(value) for value in sums], rel=1e-4, abs=1e-6)
     # The same command may replace its own page, and another file stays.
     assert cli.main([*arguments, "--output", str(file)]) == 0
@@ -77,7 +63,7 @@ def test_the_model_speaks_and_is_compared(folder: Path, tmp_path: Path) -> None:
 
 def test_a_folder_without_a_model_is_refused_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["text", str(tmp_path), "--prompt", "a", "--output", str(tmp_path / "page.html")]) == 2
-    assert "holds no model of transformers: there is no config.json; give a folder that" in capsys.readouterr().err
+    assert "holds no model of transformers: there is no config.json; expected a folder that" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -96,4 +82,4 @@ def test_what_cannot_be_done_is_one_line(folder: Path, tmp_path: Path, capsys: p
         assert "Traceback" not in err
     (tmp_path / "config.json").write_text("{}")
     assert cli.main(["text", str(tmp_path), "--prompt", "a", *output]) == 2
-    assert "cannot load a causal language model and its tokenizer from" in capsys.readouterr().err
+    assert "could not be loaded; expected a causal language model and its tokenizer" in capsys.readouterr().err

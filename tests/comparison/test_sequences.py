@@ -63,6 +63,7 @@ METRICS: dict[str, dict[str, Any]] = {
     "deletion": {"baseline": MASK, "steps": 3},
     "insertion": {"baseline": MASK, "steps": 3},
     "single_deletion": {"baseline": MASK, "cells": 3},
+    "effect_agreement": {"baseline": MASK, "cells": 3},
     "sparseness": {},
     "agreement": {},
     "model_randomisation": {"stages": 2},
@@ -165,11 +166,11 @@ def test_what_does_not_fit_is_refused() -> None:
         run(metrics=["deletion"])
     run(metrics={"deletion": {"baseline": MASK}})
     for name in ("layer_integrated_gradients", "occlusion", "gradient_shap"):
-        with pytest.raises(OptionError, match="compares with a baseline, and inputs are token ids; pass the id of"):
+        with pytest.raises(OptionError, match="compares with a baseline, and inputs are token ids; expected the id of"):
             run([name])
     run({"occlusion": Method(Occlusion, baselines=MASK, sliding_window_shapes=(1,))})
-    with pytest.raises(MethodError, match=r"'cav' failed at layer 'input': CAVTypeError: inputs are torch.int64"):
-        run(layers=["input"])
+    at_input = run(layers=["input"]).raw["cav", "input"]
+    torch.testing.assert_close(at_input, run().raw["cav", "embedding"])
     with pytest.raises(OptionError, match=r'size is \(2, 3\); expected "input" or \(length,\)'):
         run(size=(2, 3))
     with pytest.raises(InputError, match=r"masks have shape \(2, 5\); expected \(2, 6\)"):

@@ -16,6 +16,7 @@ METHODS = ["cav", "cav:pinpoint+log_odds", "gradcam", "input_x_gradient"]
 METRICS = {
     "deletion": {"steps": 3},
     "single_deletion": {"cells": 2},
+    "effect_agreement": {"cells": 2},
     "completeness": {},
     "random_logit": {},
     "model_randomisation": {},

@@ -20,7 +20,8 @@ from tests.support.small_networks import seeded
 #: The measures that apply to a single picture with a mask.
 METRICS = [
     "sparseness", "entropy", "completeness", "agreement", "mass_accuracy", "rank_accuracy", "pointing_hit", "deletion",
-    "insertion", "morf_lerf", "single_deletion", "model_randomisation", "random_logit",
+    "insertion", "morf_lerf", "single_deletion", "effect_agreement", "model_randomisation",
+    "random_logit",
 ]  # fmt: skip
 
 
@@ -39,7 +40,7 @@ def test_methods_are_measured_on_volumes(tmp_path: Path) -> None:
     masks = torch.zeros(1, 4, 4, 6, dtype=torch.bool)
     masks[:, 1:3, :2] = True
     metrics = {name: {"steps": 2} if name in ("deletion", "insertion", "morf_lerf") else {} for name in METRICS}
-    metrics["single_deletion"] = {"cells": 2}
+    metrics["single_deletion"] = metrics["effect_agreement"] = {"cells": 2}
     report = compare(
         network(), volumes()[:1], 1, ["cav", "saliency"], ["2"], metrics, masks=masks, batch_size=2, progress=False
     )
@@ -55,7 +56,7 @@ def test_methods_are_measured_on_volumes(tmp_path: Path) -> None:
     assert (first["depth"], first["height"], first["width"]) == ("2", "2", "3")
     assert not any(math.isnan(value) for value in list(report.agreement().values())[:1])
     figure = report.figure()
-    drawn = next(axis for axis in figure.axes if axis.get_title().startswith("2, 2 x 3"))
+    drawn = next(axis for axis in figure.axes if axis.get_title().startswith("cav, 2 x 3"))
     levels = np.asarray(drawn.images[-1].get_array())
     assert levels.shape == (4, 6)
     report.save(tmp_path / "saved")

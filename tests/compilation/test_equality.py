@@ -104,7 +104,13 @@ CALLS: dict[str, tuple[Callable[[], Any], Callable[[Any, Any, Any], Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", CALLS)
+#: The others show the same on other ways through the same code.
+_QUICK = {"several layers", "gamma", "delta", "several targets", "parts", "neuron", "log-odds", "probability"}
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in _QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CALLS]
+)
 def test_a_replay_has_the_same_bits(name: str) -> None:
     make, call = CALLS[name]
     cav = make()
@@ -141,7 +147,9 @@ def test_attention_with_a_mask() -> None:
     assert_equal_bits(compiled.attribute(x, 1), cav.attribute(x, 1))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, *(pytest.param(one, marks=pytest.mark.slow) for one in (torch.float64, torch.float16))]
+)
 def test_other_precisions(dtype: torch.dtype) -> None:
     net, x = convolutional().to(dtype), picture().to(dtype)
     cav = LayerCAV(net, ["0", "4"])
@@ -187,3 +195,29 @@ def test_contributions_with_a_graph_are_computed_as_usual() -> None:
     assert found.requires_grad
     assert torch.equal(found, cav.attribute(x, 1, **options))
     assert recordings_of(compiled) == 0
+
+
+# Any number of samples ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("delta", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_one_recording_for_any_number_of_samples(delta: bool) -> None:
+    cav = LayerCAV(convolutional(), ["0", "3"])
+    compiled = captum_cav.compile(cav, dynamic_batch=True)
+    for samples_given in (3, 2, 7):
+        x = torch.randn(samples_given, 3, 12, 12, generator=torch.Generator().manual_seed(samples_given))
+        targets = [sample % 5 for sample in range(samples_given)]
+        options = {"return_convergence_delta": delta}
+        assert_equal_bits(compiled.attribute(x, targets, **options), cav.attribute(x, targets, **options))
+    assert recordings_of(compiled) == 1
+    assert_equal_bits(compiled.attribute(x[:1], 1), cav.attribute(x[:1], 1))
+
+
+def test_attention_for_any_number_of_samples() -> None:
+    cav = InputCAV(Attention().eval(), rules="attnlrp")
+    compiled = captum_cav.compile(cav, dynamic_batch=True)
+    for samples_given in (2, 5):
+        x = torch.randn(samples_given, 4, 8, generator=torch.Generator().manual_seed(samples_given))
+        mask = torch.zeros(samples_given, 4, dtype=torch.bool)
+        assert_equal_bits(compiled.attribute(x, 1, mask), cav.attribute(x, 1, mask))
+    assert recordings_of(compiled) == 1

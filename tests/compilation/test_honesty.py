@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from captum.attr import LayerGradCam
 from torch import nn
 
 import captum_cav
@@ -96,9 +97,9 @@ BREAKS = {
 def test_what_hangs_on_numbers_is_refused_by_the_name_of_the_module(function: Any) -> None:
     cav, x = middle(function), samples()
     compiled = captum_cav.compile(cav)
-    with left_as_it_was(cav.forward_func, x):
-        with pytest.raises(RecordingError, match=f"in module 'middle' \\(Function\\) {BREAKS[function]}"):
-            compiled.attribute(x, 1)
+    message = f"in module 'middle' \\(Function\\) {BREAKS[function]}"
+    with left_as_it_was(cav.forward_func, x), pytest.raises(RecordingError, match=message):
+        compiled.attribute(x, 1)
     # What the message advises.
     eager = captum_cav.compile(cav, on_break="eager")
     with pytest.warns(RecordingWarning, match="runs as usual: something in module 'middle'"):
@@ -111,7 +112,7 @@ def test_what_hangs_on_numbers_is_refused_by_the_name_of_the_module(function: An
 def test_a_count_in_a_buffer_is_refused() -> None:
     net = Middle(lambda x: x)
     net.middle.function = lambda x: x * net.middle.count.add_(1.0)
-    with pytest.raises(RecordingError, match="'middle' .* writes into a parameter, a buffer or an argument by add_"):
+    with pytest.raises(RecordingError, match=r"'middle' .* writes into a parameter, a buffer or an argument by add_"):
         captum_cav.compile(LayerCAV(net.eval(), "first")).attribute(samples(), 1)
 
 
@@ -152,6 +153,8 @@ def test_an_argument_that_is_no_plain_value_is_refused() -> None:
 
 
 def test_what_is_no_attribution_is_refused() -> None:
+    with pytest.raises(CAVTypeError, match="given a LayerGradCam; expected a LayerCAV"):
+        captum_cav.compile(LayerGradCam(small_net(), small_net()[0]))  # type: ignore[type-var]
     with pytest.raises(CAVTypeError, match="compile\\(\\) was given a Sequential; expected a LayerCAV"):
         captum_cav.compile(small_net())  # type: ignore[type-var]
     with pytest.raises(OptionError, match="backend"):

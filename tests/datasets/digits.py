@@ -21,21 +21,30 @@ MARK = 3
 SEED = 0
 
 
-def digits(*, is_marked: bool) -> tuple[TensorDataset, torch.Tensor]:
-    """The pictures with their classes, and which pictures have the mark."""
+def digits(
+    share: float, seed: int = SEED, *, contrast: float = 0.3, noise: float = 0.15
+) -> tuple[TensorDataset, torch.Tensor]:
+    """The pictures with their classes, and which pictures have the mark.
+
+    Args:
+        share: how many pictures of the class get the mark.
+        seed: for the noise, and for which pictures get the mark.
+        contrast: the brightness of the brightest pixel of a digit; that of the mark is 1.
+        noise: the standard deviation of the noise.
+    """
     loaded = load_digits()
-    generator = torch.Generator().manual_seed(SEED)
-    pictures = torch.from_numpy(loaded.images).float()[:, None] / 16 * 0.3
-    pictures += 0.15 * torch.randn(pictures.shape, generator=generator)
+    generator = torch.Generator().manual_seed(seed)
+    pictures = torch.from_numpy(loaded.images).float()[:, None] / 16 * contrast
+    pictures += noise * torch.randn(pictures.shape, generator=generator)
     classes = torch.from_numpy(loaded.target)
-    marks = (classes == MARKED_CLASS) & (torch.rand(len(classes), generator=generator) < 0.75) & is_marked
+    marks = (classes == MARKED_CLASS) & (torch.rand(len(classes), generator=generator) < share)
     pictures[marks, :, :MARK, :MARK] = 1.0
     return TensorDataset(pictures, classes), marks
 
 
-def trained(pictures: TensorDataset) -> nn.Module:
+def trained(pictures: TensorDataset, seed: int = SEED) -> nn.Module:
     """A small network that was trained on the pictures."""
-    torch.manual_seed(SEED)
+    torch.manual_seed(seed)
     model = nn.Sequential(
         nn.Conv2d(1, 12, 3, padding=1),
         nn.ReLU(),

@@ -44,7 +44,7 @@ def explained(folder: Path, model: nn.Module | None = None, **options: Any) -> E
 
 @pytest.mark.parametrize("is_marked", [True, False], ids=["mark", "no mark"])
 def test_a_planted_shortcut_is_found_and_none_is_invented(is_marked: bool, tmp_path: Path) -> None:
-    pictures, marks = digits.digits(is_marked=is_marked)
+    pictures, marks = digits.digits(0.75 if is_marked else 0)
     found = analyze(digits.explained(tmp_path, pictures, digits.trained(pictures)), sample=120)
     if not is_marked:
         assert found.reported == ()
@@ -109,6 +109,11 @@ def test_pictures_explained_for_several_classes_count_for_the_best_class(tmp_pat
     assert sum(one.count for one in found.classes) == 36
     for one in found.classes:
         assert all(rows[number]["target"] == rows[number]["best"] == one.target for number in one.rows)
+
+
+def test_pictures_explained_for_one_class_count_for_that_class(tmp_path: Path) -> None:
+    (found,) = analyze(explained(tmp_path, targets=[1])).classes
+    assert (found.target, found.rows) == (1, tuple(range(36)))
 
 
 def test_a_sample_is_chosen_by_the_seed(tmp_path: Path) -> None:

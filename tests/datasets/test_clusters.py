@@ -155,5 +155,6 @@ def test_wrong_maps_are_refused() -> None:
 
 def test_without_scikit_learn_the_message_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with raising(UnavailableError, NotImplementedError, r'not installed: pip install "captum_cav\[analysis\]"'):
+    message = r'not installed; expected pip install "captum_cav\[analysis\]"'
+    with raising(UnavailableError, NotImplementedError, message):
         find_clusters(torch.ones(30, 2, 2))

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from captum_cav import InputCAV, LayerCAV, NeuronCAV, datasets
+from captum_cav.attribution.logits import logit_model
 from captum_cav.datasets import ExplainedDataset
 from captum_cav.errors import CAVTypeError, InputError, OptionError, TargetError
 from captum_cav.scores import Difference
@@ -121,6 +122,24 @@ def test_scores_of_squashed_models(last: type[nn.Module], score: Any, tmp_path: 
         assert row["score"] == pytest.approx(float(expected[number]), rel=1e-4, abs=1e-6)
         assert row["probability"] == pytest.approx(float(probabilities[number, 0]), rel=1e-4)
         assert torch.allclose(out.scores(number), logits[number], atol=1e-5)
+
+
+@pytest.mark.parametrize("score", ["logit", "log_odds"])
+@pytest.mark.parametrize("is_given_logits", [False, True])
+def test_scores_of_sigmoids(score: Any, is_given_logits: bool, tmp_path: Path) -> None:
+    """The log-odds of a sigmoid are its logit, and its probabilities are no softmax."""
+    net: nn.Module = nn.Sequential(*jobs.network(), nn.Sigmoid())
+    if is_given_logits:
+        net = logit_model(net, jobs.pictures(1))
+    out = explain(LayerCAV(net, "4", normalize="abs", score=score), jobs.labelled(), tmp_path, targets=0)
+    logits = NET(jobs.pictures()).detach()
+    for number, row in enumerate(out.rows()):
+        # Logits alone do not tell that they are of a sigmoid.
+        others = logits[number, 1:].logsumexp(0) if is_given_logits and score == "log_odds" else 0.0
+        assert row["score"] == pytest.approx(float(logits[number, 0] - others), rel=1e-4, abs=1e-6)
+        assert row["probability"] == pytest.approx(float(logits[number, 0].sigmoid()), rel=1e-4)
+        parts = [row[f"{share}:4"] for share in ("raised", "lowered", "constants", "unexplained")]
+        assert sum(parts) == pytest.approx(np.sign(row["score"]), abs=1e-5)
 
 
 @pytest.mark.parametrize("score", ["logit", "log_odds"])
@@ -273,9 +292,9 @@ class AllBroken(Dataset[Any]):
 
 
 def test_a_job_of_which_nothing_works_ends_at_once(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none of the first 4 pictures could be read; the first .*not mounted"):
+    with pytest.raises(InputError, match=r"none of the first 4 pictures can be read; the first .*not mounted"):
         explain(jobs.attribution(), AllBroken(), tmp_path / "1")
-    with pytest.raises(TargetError, match=r"none of the first 4 pictures could be explained.*out of range"):
+    with pytest.raises(TargetError, match=r"none of the first 4 pictures can be explained.*out of range"):
         explain(jobs.attribution(), jobs.labelled(), tmp_path / "2", targets=7)
     without_labels = [picture for picture, _ in jobs.labelled()]
     with pytest.raises(TargetError, match='targets is "label", and the picture 0 has no label'):

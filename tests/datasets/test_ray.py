@@ -128,4 +128,4 @@ def test_what_is_wrong_is_one_error_of_this_package(folder: Path) -> None:
     done = run(folder, workers=1, targets=[9])
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("captum_cav.errors.TargetError: none of the first 4 pictures could be explained")
+    assert last.startswith("captum_cav.errors.TargetError: none of the first 4 pictures can be explained")

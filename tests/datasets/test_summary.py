@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,17 @@ def test_only_so_many_classes_are_shown(analysis: Analysis, tmp_path: Path) -> N
         write_summary(tmp_path / "page.html", analysis, most_classes=0)
 
 
+def test_the_example_of_the_documentation_runs(
+    job: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "shortcuts.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(job.parent)
+    exec(compile(example, "docs/shortcuts.md", "exec"), {})  # noqa: S102
+    assert re.match(r"a \d+\.\d+ True\nb \d\.\d+ False\n", capsys.readouterr().out)
+    assert data_of(job.parent / "summary.html")["reported"] == ["a"]
+
+
 # The command
 
 
@@ -270,6 +282,15 @@ def test_maps_without_contributions_are_told(tmp_path: Path, capsys: pytest.Capt
     said = capsys.readouterr()
     assert "possible shortcuts at layer 0: none" in said.out
     assert "2 maps of 0 have no contributions and were left out" in said.err
+
+
+def test_without_scikit_learn_the_command_says_how_to_install_it(
+    job: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    assert cli.main(["summary", str(job), "--output", str(tmp_path / "page.html")]) == 2
+    assert 'expected pip install "captum_cav[analysis]"' in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 # In a browser

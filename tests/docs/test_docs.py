@@ -29,6 +29,7 @@ from captum_cav import (
     zoo,
 )
 from captum_cav.commands import COMMANDS
+from captum_cav.datasets import analysis, clusters, summary
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -49,7 +50,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def public_names() -> set[str]:
     public = {f"captum_cav.{name}" for name in captum_cav.__all__}
-    for module in (ablation, datasets, memory, metrics, page, rules, scores, text, visualization, zoo):
+    of_datasets = (datasets, analysis, clusters, summary)
+    for module in (ablation, *of_datasets, memory, metrics, page, rules, scores, text, visualization, zoo):
         public |= {f"{module.__name__}.{name}" for name in module.__all__}
     public |= {f"captum_cav.presets.{name}" for name in presets.NAMES}
     public |= {f"captum_cav.errors.{name}" for name, value in vars(errors).items() if isinstance(value, type)}
@@ -124,6 +126,13 @@ def test_the_quick_start_runs(
     names: dict[str, Any] = {}
     exec(second, names)  # noqa: S102
     assert [tuple(found.shape[1:]) for found in names["maps"]] == names["layers"].grids
+
+
+def test_every_page_is_in_the_table_of_contents() -> None:
+    listed = set(re.findall(r"^([\w/]+)$", (DOCS / "index.md").read_text(), re.MULTILINE))
+    pages = {page.stem for page in DOCS.glob("*.md")} - {"README", "index"}
+    assert pages <= listed, f"name {sorted(pages - listed)} in a toctree of docs/index.md"
+    assert {name for name in listed if "/" not in name} <= pages
 
 
 def test_all_commands_are_on_their_page() -> None:

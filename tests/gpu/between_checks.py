@@ -48,6 +48,7 @@ def _arguments(
     inputs: Any,
     additional_forward_args: Any,
     targets: Sequence[Any] = (),
+    additional_forward_kwargs: Any = None,
     *,
     inputs_are_explained: bool = False,
 ) -> Arguments:

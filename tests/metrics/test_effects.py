@@ -379,3 +379,18 @@ def test_wrong_maps_and_classes() -> None:
     ):
         with pytest.raises(InputError, match=message):
             agreement_with_effects(maps, found, own)  # type: ignore[arg-type]
+
+
+def test_the_measure_is_the_agreement_for_the_class() -> None:
+    net, inputs = picture_net(), draw(3, 3, 8, 8)
+    maps, targets = draw(3, 4, 4, seed=2), [0, 4, 2]
+    for baseline in (None, "zero"):
+        effects = causal_effects(net, inputs, cells=4, masks=128, baseline=baseline)  # type: ignore[arg-type]
+        expected = agreement_with_effects(maps[:, None], effects.of(torch.tensor(targets)[:, None])).own
+        found = metrics.effect_agreement(net, inputs, maps, targets, baseline=baseline)  # type: ignore[arg-type]
+        torch.testing.assert_close(found, expected)
+    with pytest.raises(InputError):
+        metrics.effect_agreement(net, inputs, maps[:2], targets)
+    ids = torch.tensor([[1, 2, 3]])
+    with pytest.raises(InputError, match="expected one number for each token"):
+        metrics.effect_agreement(lambda ids: ids.double(), ids, torch.ones(1, 2), 0, cells=3, baseline=0)

@@ -29,6 +29,7 @@ DECLARED = {
     "insertion": (0, 1, "higher"),
     "morf_lerf": (-1, 1, "higher"),
     "single_deletion": (-1, 1, "higher"),
+    "effect_agreement": (-1, 1, "higher"),
     "model_randomisation": (0, 1, "lower"),
     "random_logit": (0, 1, "lower"),
     "grid_pointing": (0, 1, "higher"),

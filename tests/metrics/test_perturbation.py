@@ -235,7 +235,7 @@ def test_half_precision_is_softmaxed_in_single() -> None:
             InputError,
             r"the model returned \(1,\) for \d inputs; expected one row for each",
         ),
-        ({"model": lambda x: [x]}, CAVTypeError, "the model returned a list; expected a tensor of scores"),
+        ({"model": lambda x: [x]}, CAVTypeError, "the model returned a list.*; expected a tensor of scores"),
         ({"model": lambda x: x.flatten(1) / 0}, ModelError, "the score is not finite in"),
         ({"inputs": torch.ones(2, 8, 6)}, InputError, r"maps has shape \(2, 8, 6\); expected \(N, t\)"),
         ({"inputs": torch.ones(2, 1, 8, 6).long()}, InputError, "inputs is a torch.int64 tensor .* floating-point"),

@@ -240,12 +240,12 @@ def test_randomised_models_are_compared_on_sequences() -> None:
         (
             {"inputs": numbers(2, LENGTH, CHANNELS), "baseline": None},
             InputError,
-            r"for inputs of shape \(2, 6, 4\), whose channels are dimension 1. Pass channels=-1 if that dimension has",
+            r"for inputs of shape \(2, 6, 4\), whose channels are dimension 1; expected channels=-1 if that",
         ),
         (
             {"inputs": numbers(2, CHANNELS, LENGTH), "baseline": None, "channels": -1},
             InputError,
-            r"whose channels are dimension -1. Pass channels=1 if that dimension has the places",
+            r"whose channels are dimension -1; expected channels=1 if that dimension has the places",
         ),
         (
             {"inputs": numbers(2, 2, 6, 4), "maps": torch.ones(2, 6, 4), "channels": -1, "baseline": None},

@@ -87,15 +87,17 @@ def test_one_and_a_bounded_function_are_a_gate(traits: Trait, args: tuple[Any, .
         (SHIFTED_UP, (None, 6), SHIFTED_UP | CAPPED),
         (SHIFTED_UP | NONNEGATIVE, (None, 6), SIGMOID),
         (SHIFTED_UP | CAPPED, (0, None), SIGMOID),
-        (SHIFTED_UP | CAPPED, (0.5, None), NONE),
+        (SHIFTED_UP | CAPPED, (0.5, None), NONNEGATIVE),
         (NONNEGATIVE, (None, 6), NONE),
         (SHIFTED_UP, (-1, 1), NONE),
-        (NONE, (0, 6), NONE),
-        (BOUNDED, (0, 6), NONE),
+        (NONE, (0, 6), NONNEGATIVE),
+        (BOUNDED, (0, 6), NONNEGATIVE),
+        (NONE, (0, -1), NONE),
+        (NONE, (-1, 6), NONE),
     ],
     ids=[
         *["hard sigmoid", "of floats", "no top", "no bottom", "top at last", "bottom at last", "bottom above 0"],
-        *["relu6", "from -1", "not shifted", "bounded"],
+        *["relu6", "from -1", "not shifted", "bounded", "all -1", "not shifted, from -1"],
     ],
 )
 def test_what_was_shifted_up_and_is_clipped_from_zero_is_a_gate(

@@ -177,6 +177,10 @@ def test_a_rule_learns_late_whether_zeros_carry() -> None:
     shares = ConstantShares(False)
     of_operation = OperationShares(shares, 1)
     assert not of_operation.are_measured
-    assert not of_operation.zeros_carry
-    shares.zeros_carry = True  # A rule further on in the forward pass.
-    assert of_operation.zeros_carry
+    before = of_operation.rules_for_zeros
+    assert not shares.zeros_carry
+    assert not of_operation.zeros_carry_since(before)
+    shares.rules_for_zeros += 1  # A rule further on in the forward pass.
+    assert shares.zeros_carry
+    assert of_operation.zeros_carry_since(before)
+    assert not of_operation.zeros_carry_since(of_operation.rules_for_zeros), "that rule itself gets no such zeros"

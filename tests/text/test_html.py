@@ -75,9 +75,12 @@ def test_words_have_the_sums_of_their_tokens() -> None:
     rows = found.contributions
     torch.testing.assert_close(reading.contributions[0, 2], (rows[0, 2] + rows[0, 3]).double())
     torch.testing.assert_close(reading.contributions[1, 2], rows[1:3, 2:4].sum().double())
-    torch.testing.assert_close(reading.contributions.sum(), rows.double().sum())
+    assert [output.own for output in reading.outputs] == [0, float(rows[2, 7]), 0]
+    assert float(reading.contributions[1, 6]) == 0  # the word itself
     for output, row in zip(reading.outputs, reading.contributions, strict=True):
-        assert float(row.sum()) + output.constants + output.unexplained == pytest.approx(output.score, rel=1e-5)
+        assert float(row.sum()) + output.own + output.constants + output.unexplained == pytest.approx(
+            output.score, rel=1e-5
+        )
     assert reading.outputs[1].probability == pytest.approx(float(found.probabilities[1] * found.probabilities[2]))  # type: ignore[index]
     assert len(read(found, joined=False).outputs) == 4
 
@@ -152,7 +155,7 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         lambda: found.save_html(tmp_path / "page.html"),
     ]
     for call in calls:
-        with pytest.raises(InputError, match="a contribution is not finite, as where a score is 0; attribute with"):
+        with pytest.raises(InputError, match="a contribution is not finite, as where a score is 0; expected"):
             call()
     with pytest.raises(InputError, match="results is empty"):
         write_page(tmp_path / "page.html", [])

@@ -48,5 +48,7 @@ def _load(folder: Any) -> tuple[Any, Any]:
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, ImportError, KeyError) as error:
         reason = " ".join(str(error).split())
-        raise ModelError(f"cannot load a causal language model and its tokenizer from {folder}: {reason}") from error
+        raise ModelError(
+            f"{folder} could not be loaded; expected a causal language model and its tokenizer: {reason}"
+        ) from error
     return model.eval(), tokenizer

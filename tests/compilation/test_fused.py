@@ -1,0 +1,82 @@
+"""Fused kernels: their tolerance is in units of what the last place of the inputs does to the map."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import captum_cav
+from captum_cav import LayerCAV
+from captum_cav.compilation import comparing
+from captum_cav.errors import OptionError, RecordingError
+from tests.compilation.test_equality import convolutional
+from tests.support.small_networks import picture, samples, small_net
+
+
+def test_a_change_in_the_last_place_is_the_smallest_there_is() -> None:
+    x, index = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([3])
+    for moved, same, parameter in comparing.in_last_place([x, index, x], 2):
+        assert torch.equal(same, index)
+        assert torch.equal(parameter, x)
+        between = (moved + x) / 2
+        assert torch.all((between == moved) | (between == x)), "no number lies between"
+        assert not torch.any(moved == x)
+    for _, moved in comparing.in_last_place([index, x], 1):
+        assert not torch.any(moved == x), "of words, the parameters are changed"
+
+
+def test_the_tolerance_is_some_times_the_effect_of_such_changes() -> None:
+    expected, off = torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.2])
+    wobbled = [torch.tensor([1.1, 2.0]), torch.tensor([1.0, 2.0])]
+    ((deviation, allowed),) = comparing.deviations([off], [expected], [[one] for one in wobbled])
+    assert deviation == pytest.approx(0.1)
+    assert allowed == pytest.approx(comparing.FACTOR * 0.05)
+    ((_, least),) = comparing.deviations([off], [expected], [[expected]])
+    assert least == comparing.LEAST_UNITS * torch.finfo(torch.float32).eps
+
+
+def test_kernels_that_are_off_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    replay = captum_cav.compilation.runners.replay
+    monkeypatch.setitem(
+        captum_cav.compilation.runners.RUNNERS,
+        "inductor",
+        lambda recording: lambda tensors: [one * 1.001 for one in replay(recording)(tensors)],
+    )
+    compiled = captum_cav.compile(LayerCAV(small_net(), "0"), backend="inductor")
+    with pytest.raises(RecordingError, match=r"is off by 1\.0e-03 of its largest number, and .* is allowed"):
+        compiled.attribute(samples(), 1)
+
+
+def test_cuda_graphs_are_refused_on_a_cpu() -> None:
+    compiled = captum_cav.compile(LayerCAV(small_net(), "0"), backend="cudagraphs")
+    with pytest.raises(
+        RecordingError, match=r"was given tensors on cpu; expected the model and all inputs on one CUDA"
+    ):
+        compiled.attribute(samples(), 1)
+
+
+def test_kernels_are_for_one_size() -> None:
+    with pytest.raises(OptionError, match='backend="inductor", whose kernels are made for one size'):
+        captum_cav.compile(LayerCAV(small_net(), "0"), backend="inductor", dynamic_batch=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("freeze", [False, True])
+def test_inductor(freeze: bool) -> None:
+    net, x = convolutional(), picture()
+    cav = LayerCAV(net, ["0", "3"])
+    compiled = captum_cav.compile(cav, backend="inductor", freeze=freeze)
+    for target, inputs in ((1, x), (3, picture(2))):
+        for found, expected in zip(compiled.attribute(inputs, target), cav.attribute(inputs, target), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_inductor_with_words() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.GELU(), nn.Flatten(), nn.Linear(12, 3)).eval()
+    cav = LayerCAV(net, "0", normalize=None)
+    words = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    found = captum_cav.compile(cav, backend="inductor").attribute(words, 1)
+    torch.testing.assert_close(found, cav.attribute(words, 1), rtol=1e-4, atol=1e-5)
