@@ -1,0 +1,19 @@
+"""The Python that stands in pages of the documentation."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+
+def python_of(page: Path) -> list[str]:
+    """The blocks of Python in a page of Markdown."""
+    return re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+
+
+def run(page: Path, number: int) -> dict[str, Any]:
+    """Run one block of a page, and return its names."""
+    names: dict[str, Any] = {}
+    exec(python_of(page)[number], names)  # noqa: S102
+    return names
