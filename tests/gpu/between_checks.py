@@ -29,6 +29,7 @@ def nothing_read(device: torch.device) -> Iterator[None]:
         f"{_ATTRIBUTION}.contributions.check_contributions": _unchecked,
         f"{_ATTRIBUTION}.contributions.samples_are_separate": lambda found: True,
         f"{_ATTRIBUTION}.verification._report": lambda model, passed, selected, *parts: parts[:2],
+        "captum_cav.checks.layouts.check_tensor": _unchecked,
         "captum_cav.checks.maps.check_tensor": _unchecked,
         "captum_cav.checks.check_finite_results": _unchecked,
         "captum_cav.metrics.masks.check_masks": lambda masks, maps: masks,

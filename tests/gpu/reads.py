@@ -28,6 +28,7 @@ READS: dict[str, str] = {
     "measure mass_accuracy": "the weights of resize_map are computed in float64 on the host, for devices without it",
     "measure completeness": "the scores are an argument that is checked inside the measure",
     "measure model_randomisation": "a parameter that reset_parameters did not change is shuffled instead",
+    "measure effect_agreement": "masks are drawn on the host, so that all devices hide the same cells",
     "measure grid_pointing": "which cells of a grid belong to the class is known on the host",
     "measure focus": "which cells of a grid belong to the class is known on the host",
     "measure difull": "which cells of a grid belong to the class is known on the host",
