@@ -20,6 +20,10 @@ from captum_cav.torch_internals import Overload
 _ALIASES = (torch.ops.aten.alias.default, torch.ops.aten.detach.default)
 
 
+class _DifferenceError(Exception):
+    """Two recordings differ by more than sizes."""
+
+
 class OfBatch(NamedTuple):
     """A size that depends on the number ``n`` of samples: ``times * n + plus``."""
 
@@ -90,7 +94,7 @@ class RecordedGraph:
                 self.arguments[node] = _joined(
                     (node.args, node.kwargs), (twin.args, twin.kwargs), twins, samples, others
                 )
-            except ValueError as error:
+            except _DifferenceError as error:
                 raise _differs(node, samples, others) from error
 
     def in_order(self, results: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -180,25 +184,25 @@ def _joined(one: Any, other: Any, twins: dict[Node, Node], samples: int, others:
     """The arguments of an operation for any number of samples, from those for two numbers.
 
     Raises:
-        ValueError: if they differ by more than sizes.
+        _DifferenceError: if they differ by more than sizes.
     """
     if isinstance(one, Node):
         if twins.get(other) is not one:
-            raise ValueError("another tensor")
+            raise _DifferenceError  # another tensor
         return one
     if isinstance(one, (tuple, list)) and isinstance(other, (tuple, list)):
         return [_joined(*pair, twins, samples, others) for pair in zip(one, other, strict=True)]
     if isinstance(one, dict) and isinstance(other, dict):
         return {key: _joined(one[key], other[key], twins, samples, others) for key in one.keys() | other.keys()}
     if type(one) is not type(other):
-        raise ValueError("another kind of value")
+        raise _DifferenceError  # another kind of value
     if one == other or (one != one and other != other):  # NaN equals nothing
         return one
     if type(one) is not int:
-        raise ValueError("another value")
+        raise _DifferenceError  # another value
     times, rest = divmod(other - one, others - samples)
     if rest:
-        raise ValueError("a size that is no multiple")
+        raise _DifferenceError  # a size that is no multiple
     return OfBatch(times, one - times * samples)
 
 

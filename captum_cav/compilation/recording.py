@@ -238,7 +238,7 @@ def has_samples(leaf: Any, samples: int) -> bool:
 
 
 def _no_pass(**options: Any) -> Propagated:
-    raise AssertionError("the backward pass was recorded")
+    raise NotImplementedError  # The backward pass was recorded.
 
 
 def _tensors_given(arguments: Arguments) -> list[torch.Tensor]:

@@ -239,19 +239,25 @@ def find_pictures(where: str | os.PathLike[str]) -> tuple[Path, list[Listed]]:
         )
         in_folders = all("/" in name for name in found)
         listed = [Listed(name, name.partition("/")[0] if in_folders else "", name) for name in found]
-        what = f"the folder {text} holds no picture; expected files that end in {', '.join(IMG_EXTENSIONS)}"
     elif path.suffix.lower() in _TABLES:
         root, listed = path.resolve().parent, _read_table(path)
-        what = f"the table {text} has no rows"
     else:
         root = Path.cwd()
         # Pathlib has no patterns from the root of the file system.
         files = sorted(glob.glob(text, recursive=True))  # noqa: PTH207
         listed = [Listed(name, "", name) for name in files if Path(name).suffix.lower() in IMG_EXTENSIONS]
-        what = f"there is no folder, table or picture {text}"
     if not listed:
-        raise InputError(f"{what}.")
+        raise InputError(_nothing_in(path, text))
     return root, listed
+
+
+def _nothing_in(path: Path, text: str) -> str:
+    """Says that a place holds no pictures."""
+    if path.is_dir():
+        return f"the folder {text} holds no picture; expected files that end in {', '.join(IMG_EXTENSIONS)}."
+    if path.suffix.lower() in _TABLES:
+        return f"the table {text} has no rows; expected one row for each picture."
+    return f"there is no folder, table or picture {text}."
 
 
 def _read_table(path: Path) -> list[Listed]:

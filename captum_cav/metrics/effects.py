@@ -242,7 +242,7 @@ def _labels(cells: Any, examples: int, layout: Layout, device: torch.device) -> 
     if any(count > length for count, length in zip(counts, size, strict=True)):
         raise InputError(
             f"inputs of {' x '.join(map(str, size))} places cannot be divided into {' x '.join(map(str, counts))} "
-            "cells."
+            "cells; expected at least as many places along each side."
         )
     return grid_cells(size, counts, device)[None], math.prod(counts)
 
