@@ -34,7 +34,6 @@ SELF_EXPLANATORY = (
     "a wrapper of Captum, such as NoiseTunnel, takes",
     "the delta is no part of the explanation; leave it out",
     "example ... cannot be put into a grid",
-    "pixels cannot be divided into",
     "baseline returned shape",
     "baseline has shape",
     "has no parameters that could be drawn anew",
