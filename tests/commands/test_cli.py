@@ -224,6 +224,7 @@ def test_a_network_that_squashes_its_scores(
         arguments = [*command, "--depths", "2", "--model", f"squashed_network:{name}", "--output", name]
         assert cli.main(arguments) == 0
         text = capsys.readouterr().out.replace(f"squashed_network:{name}", "net").replace(f"{name}/", "")
+        text = text.replace(f"in {name}:", "in the folder:")
         printed[name] = [line for line in text.splitlines() if not line.startswith(("| cav", "| gradcam"))]
     if command[0] == "compare":
         said = "The model ends in log_softmax: scores and maps are those of the numbers before it."

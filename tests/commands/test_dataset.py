@@ -169,7 +169,7 @@ def test_a_command_killed_at_twenty_random_moments_has_the_same_files(workers: s
     while killed < 20:
         process = run(*more)
         # From the start of the imports to the middle of the writing.
-        time.sleep(dice.uniform(0.5, 8))
+        time.sleep(dice.uniform(0.5, 4))
         process.kill()
         process.communicate()
         killed += process.returncode == -signal.SIGKILL

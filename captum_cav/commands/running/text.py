@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-import transformers
-
 from captum_cav.commands.outputs import Outputs
 from captum_cav.commands.running import common
 from captum_cav.errors import ModelError
@@ -43,6 +41,8 @@ def run(options: argparse.Namespace, outputs: Outputs) -> None:
 
 def _load(folder: Any) -> tuple[Any, Any]:
     """The model and the tokenizer in a folder. Nothing is downloaded, and no code of the folder runs."""
+    import transformers
+
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
