@@ -282,7 +282,7 @@ with torch.inference_mode():
 # | the text speaks of | cause | what to do |
 # |---|---|---|
 # | training mode | dropout is on, or a batch norm would take the batch's statistics | `model.eval()` |
-# | returned a dict | the scores are inside something else | `lambda x: model(x)["logits"]`; modules as layers still work |
+# | returned a dict | the scores are inside something else | `output="logits"`, the name of the part with the scores |
 # | does not depend on | `detach()`, `torch.no_grad()`, or only a gate depends on it | pick a layer behind that |
 # | NaN or infinity first comes | the model computes such numbers | look at the module that is named |
 # | inference_mode | torch records no graph there | leave it; `torch.no_grad()` is fine |
@@ -327,7 +327,7 @@ messages += [
     attempt(lambda: InputCAV(net).attribute(both, target=2)),
     attempt(lambda: InputCAV(net).attribute(both, target=[0, 1])),
     attempt(lambda: InputCAV(net).attribute(both / 0, target=0)),
-    attempt(lambda: InputCAV(nn.Embedding(5, 3)).attribute(torch.tensor([1]), target=0)),
+    attempt(lambda: InputCAV(lambda ids: nn.Embedding(5, 3)(ids + 1)).attribute(torch.tensor([1]), target=0)),
 ]
 
 # %% [markdown]
@@ -336,7 +336,7 @@ messages += [
 # | target is missing / out of range | one index for each dimension behind the batch |
 # | target lists | one entry for each sample; or `attribute_targets` for several classes of the same samples |
 # | inputs holds NaN or infinity | clean the samples that it names |
-# | is integer | explain the embedding layer: `LayerCAV(model, model.embedding)`, `verify(..., layer="embedding")` |
+# | no embedding layer takes them as they are | explain the layer that takes the integers: `LayerCAV(model, "embedding")`, `verify(..., layer="embedding")` |
 #
 # **The rules**:
 

@@ -161,7 +161,7 @@ class Method:
 
     @property
     def any_model(self) -> bool:
-        """Always true: the class explains every model."""
+        """The class explains every model, so this is always true."""
         return True
 
     def at(self, model: nn.Module, layer: str, inputs: torch.Tensor, places: Places) -> BoundMethod:

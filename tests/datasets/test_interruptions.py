@@ -96,9 +96,11 @@ def test_a_job_killed_at_random_moments_has_the_same_files(
     expected = undisturbed(folder)
     output = folder.parent / "killed"
     dice = random.Random(workers)  # noqa: S311
-    monkeypatch.setitem(jobs.delay, 0, 0.01)
+    # The first child is killed early, so that at least one child was at work.
+    monkeypatch.setitem(jobs.delay, 0, 0.02)
     ended = [
-        jobs.in_child(lambda: explain(folder, output, workers), kill_after=dice.uniform(0.02, 0.3)) for _ in range(5)
+        jobs.in_child(lambda: explain(folder, output, workers), kill_after=dice.uniform(0.01, after))
+        for after in (0.03, 0.1, 0.2, 0.3, 0.3)
     ]
     assert -9 in ended
     explain(folder, output, workers)
