@@ -158,11 +158,11 @@ def test_the_wheel_runs_in_an_empty_environment(built: tuple[Path, Path], large_
     run(binaries / "python", "-m", "pip", "install", "--quiet", built[1], folder=large_folder)
     run(binaries / "python", "-m", "pip", "check", folder=large_folder)
     assert run(binaries / "captum-cav", "--version", folder=large_folder) == f"captum-cav {captum_cav.__version__}\n"
-    # Every module is imported, so that no import is missing among the dependencies.
+    # Every module is imported, so that no import is missing among the dependencies. One registers ours in inseq.
     code = (
         "import importlib, pkgutil, captum_cav\n"
         "for module in pkgutil.walk_packages(captum_cav.__path__, 'captum_cav.'):\n"
-        "    if not module.name.endswith('__main__'):\n"
+        "    if not module.name.endswith(('__main__', '.inseq')):\n"
         "        importlib.import_module(module.name)\n"
         "print(captum_cav.__file__)\n"
         "from captum_cav import *"

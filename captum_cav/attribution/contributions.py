@@ -113,12 +113,12 @@ class ContributionAttribution(GradientAttribution):  # type: ignore[misc]
 
     @property
     def options(self) -> Options:
-        """The checked options: rules, ``normalize``, ``on_unknown`` and the score."""
+        """The checked options, such as rules, ``normalize``, ``on_unknown`` and the score."""
         return self._options
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """Whether the attribution gives contributions: activations times their coefficients. See the options."""
+        """Whether the attribution gives contributions, which are activations times coefficients. See the options."""
         return self._options.multiply_by_inputs
 
     def has_convergence_delta(self) -> bool:

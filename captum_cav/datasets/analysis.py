@@ -105,7 +105,7 @@ class Analysis:
 
     @property
     def reported(self) -> tuple[ClassAnalysis, ...]:
-        """The classes with a possible shortcut: one group goes by something that the others do not have."""
+        """The classes with a possible shortcut, in which one group goes by something that the others do not have."""
         return tuple(one for one in self.classes if one.clustering.is_reported)
 
     def to_dict(self) -> dict[str, Any]:

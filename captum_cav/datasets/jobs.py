@@ -51,7 +51,7 @@ class Job:
 
     @property
     def rows_per_picture(self) -> int:
-        """How many rows a picture has: one for each target."""
+        """How many rows a picture has. There is one for each target."""
         return 1 if isinstance(self.targets, str) else len(self.targets)
 
     @property

@@ -60,7 +60,7 @@ class CausalEffects:
 
     @property
     def reliability(self) -> torch.Tensor:
-        """How much of the order of the effects of the cells is not noise: shape (N, K), from 0 to 1.
+        """How much of the order of the effects of the cells is not noise, from 0 to 1. Shape (N, K).
 
         This is Spearman's correlation r of both halves over the cells, and ``2 r / (1 + r)`` for the whole, which has
         twice as many masks. No map without noise of its own is expected to correlate with the effects by more than the

@@ -61,7 +61,7 @@ class SequenceContributions:
 
     @property
     def prompt_length(self) -> int:
-        """How many columns the first part of the tokens has: the prompt, the source or the first text."""
+        """How many columns the first part of the tokens has, such as the prompt, the source or the first text."""
         return int(next(iter(self.segments.values())).stop)
 
     def of(self, segment: str) -> torch.Tensor:
