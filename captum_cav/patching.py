@@ -56,7 +56,7 @@ class Patching:
         """Pearson's correlation of each estimate with the measured effects, over all samples and places.
 
         Returns:
-            For each layer, and for ``"all layers"``: the correlation of ``"relevance"`` and of ``"gradient"``. NaN
+            For each layer, and for ``"all layers"``, the correlation of ``"relevance"`` and of ``"gradient"``. NaN
             where all effects are equal.
         """
         names = [*self.true, "all layers"]

@@ -39,7 +39,7 @@ class Places:
             layer: the qualified name of the layer, or "input".
 
         Returns:
-            One number for each place: shape (N, h, w), (N, d, h, w) or (N, t).
+            One number for each place, shape (N, h, w), (N, d, h, w) or (N, t).
 
         Raises:
             InputError: if nothing tells where the places are.

@@ -346,7 +346,7 @@ def agreement_with_effects(maps: torch.Tensor, effects: CausalEffects, own: Any 
             tensor with one for each.
 
     Returns:
-        The correlations, and for each the square root of the reliability of the effects as its ceiling: a perfect map
+        The correlations, and for each the square root of the reliability of the effects as its ceiling. A perfect map
         is expected to reach it. A quotient of means over many samples, agreement over ceiling, corrects for the noise.
 
     Raises:
@@ -411,7 +411,7 @@ def effect_agreement(
         target: the class, in any of Captum's forms.
 
     Returns:
-        Spearman's correlation over the cells: shape (N,), from -1 to 1; NaN if all cells of the map, or all effects,
+        Spearman's correlation over the cells, shape (N,), from -1 to 1; NaN if all cells of the map, or all effects,
         are equal.
 
     Raises:
