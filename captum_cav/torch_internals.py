@@ -48,6 +48,7 @@ __all__ = [
     "age_of",
     "apply_as_torch_does",
     "base_of",
+    "batched",
     "body_of",
     "edge_of",
     "end_innermost_mode",
@@ -82,23 +83,22 @@ Overload = torch._ops.OpOverload
 #: All overloads of an operation together, such as ``torch.ops.aten.add``.
 OverloadPacket = torch._ops.OpOverloadPacket
 #: Python modules of torch whose functions have a plain name in the table of operations.
-TORCH_MODULES = (
-    "torch._C",
-    "torch.nn",
-    "torch._tensor",
-    "torch.functional",
-    "torch._ops.aten",
-    "torch._ops.torchvision",
-    "torch._ops.bitsandbytes",
-)
+_OPS = ("torch._ops.aten", "torch._ops.torchvision", "torch._ops.bitsandbytes")
+TORCH_MODULES = ("torch._C", "torch.nn", "torch._tensor", "torch.functional", *_OPS)
 #: Python modules of torch that take derivatives for their callers.
 DERIVING_MODULES = ("torch.autograd.functional", "torch._functorch")
 #: Types of modules that wrap a whole model without a change to its results, and the attribute that holds the model.
 WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
 #: A context in which autograd does not notice that the model writes into a tensor.
 keeps_version = _unsafe_preserve_version_counter
-#: Whether a tensor stands for several tensors, as in a backward pass with ``is_grads_batched=True``.
-is_batched: Callable[[torch.Tensor], bool] = torch._C._functorch.is_batchedtensor
+#: Runs a function on all rows of a tensor at once, as a backward pass with ``is_grads_batched=True`` does. The function
+#: may use autograd, and may return None. The backward pass may begin inside a graph, too.
+batched = functools.partial(torch._vmap_internals._vmap, allow_none_pass_through=True)
+
+
+def is_batched(tensor: torch.Tensor) -> bool:
+    """Whether a tensor stands for several, as in a backward pass with ``is_grads_batched=True``, or in a ``vmap``."""
+    return torch._C._functorch.is_legacy_batchedtensor(tensor) or torch._C._functorch.is_batchedtensor(tensor)
 
 
 class OwnFunction(torch.autograd.Function):

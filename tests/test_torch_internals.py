@@ -606,3 +606,25 @@ def test_structures_of_torch_are_mapped() -> None:
     }
     assert internals.tree_leaves(value) == [1, 2, None, 3, "text"]
     assert internals.tree_map(lambda leaf: leaf + 1, 1) == 2
+
+
+def test_batched_coefficients_are_recognised() -> None:
+    """Torch has two kinds: that of ``is_grads_batched``, and that of ``torch.vmap``."""
+    x = torch.ones(2, requires_grad=True)
+    seen = []
+
+    class Noting(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x * 1
+
+        @staticmethod
+        def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+            seen.append(internals.is_batched(gradient))
+            return gradient
+
+    y = Noting.apply(x)
+    torch.autograd.grad(y, x, torch.eye(2), is_grads_batched=True, retain_graph=True)
+    torch.vmap(lambda seed: torch.autograd.grad(y, x, seed, retain_graph=True))(torch.eye(2))
+    torch.autograd.grad(y, x, torch.ones(2))
+    assert seen == [True, True, False]

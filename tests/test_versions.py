@@ -63,6 +63,8 @@ PRIVATE: dict[str, tuple[Any, str]] = {
     "_tensor": (torch, OLDEST),
     "_top_saved_tensors_default_hooks": (torch._C._autograd, "2.8"),
     "_unsafe_preserve_version_counter": (torch.autograd.grad_mode, OLDEST),
+    "_vmap": (torch._vmap_internals, OLDEST),
+    "_vmap_internals": (torch, OLDEST),
     "_version": (torch.ones(1), OLDEST),
     "_AutoDispatchBelowAutograd": (torch._C, OLDEST),
     "_VariableFunctions": (torch._C, OLDEST),

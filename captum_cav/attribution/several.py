@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from captum_cav.attribution.common_pass import Start, batched_grad, common_start
 from captum_cav.propagation import zeros
 from captum_cav.propagation.forward import Forward
 
@@ -35,10 +36,11 @@ def contributions_by_score(
     parts: list[list[list[torch.Tensor]]] = [[[] for _ in passed.trace.taps[index].edges] for index in chosen]
     # The shares of constants of several scores at once could not be told apart.
     with passed.trace.shares.paused():
-        for start in range(0, len(scores), at_once):
-            seeds = torch.eye(len(scores), dtype=scores.dtype, device=scores.device)[start : start + at_once]
+        start = common_start(passed, scores, chosen)
+        for first in range(0, len(scores), at_once):
+            seeds = start.seeds(first, min(first + at_once, len(scores)))
             for of_layer, index, coefficients, sum_up in zip(
-                parts, chosen, _coefficients(passed, scores, chosen, seeds), reduce, strict=True
+                parts, chosen, _coefficients(passed, start, chosen, seeds), reduce, strict=True
             ):
                 values = passed.trace.taps[index].values
                 for of_tensor, value, part in zip(of_layer, values, coefficients, strict=True):
@@ -51,15 +53,17 @@ def contributions_by_score(
 
 
 def _coefficients(
-    passed: Forward, scores: torch.Tensor, chosen: Sequence[int], seeds: torch.Tensor
+    passed: Forward, start: Start, chosen: Sequence[int], seeds: torch.Tensor
 ) -> list[list[torch.Tensor | None]]:
     """The coefficients of each tensor of each layer for several rows of seeds, one row for each score."""
     if len(seeds) > 1:
+        edges = [edge for index in chosen for edge in passed.trace.taps[index].edges]
         try:
-            return passed.coefficients(scores, seeds, chosen, True, is_grads_batched=True)
+            found = iter(batched_grad(start.at, edges, seeds))
+            return [[next(found) for _ in passed.trace.taps[index].edges] for index in chosen]
         except RuntimeError:
             pass  # A backward pass that torch cannot batch. The same pass for one score tells whether it fails, too.
-    rows = [passed.coefficients(scores, seed, chosen, True) for seed in seeds]
+    rows = [passed.coefficients(start.at, seed, chosen, True) for seed in seeds]
     return [
         [None if of_tensor[0] is None else torch.stack(of_tensor) for of_tensor in zip(*of_layer, strict=True)]
         for of_layer in zip(*rows, strict=True)

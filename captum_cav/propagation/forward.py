@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.autograd.graph import GradientEdge
 
 from captum_cav.errors import ModelError, UnsupportedOperationError
 from captum_cav.propagation.custom_functions import CustomFunctions
@@ -69,13 +70,18 @@ class Forward:
         return found
 
     def coefficients(
-        self, scores: torch.Tensor, seeds: torch.Tensor, chosen: Sequence[int], keep_graph: bool, **grad_kwargs: Any
+        self,
+        scores: torch.Tensor | GradientEdge,
+        seeds: torch.Tensor,
+        chosen: Sequence[int],
+        keep_graph: bool,
+        **grad_kwargs: Any,
     ) -> list[list[torch.Tensor | None]]:
         """The contribution coefficients ``c`` of the chosen taps, from one backward pass for all of them.
 
         Args:
-            scores: shape (N,), the scores to explain.
-            seeds: shape (N,), the coefficient of each score: 1, or 1/score for ratios.
+            scores: shape (N,), the scores to explain; or a place in the graph between the scores and the taps.
+            seeds: shape (N,), the coefficient of each score: 1, or 1/score for ratios; or those at the place.
             chosen: indices of taps.
             keep_graph: whether another backward pass will follow.
             grad_kwargs: passed on to :func:`torch.autograd.grad`.

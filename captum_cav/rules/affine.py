@@ -42,6 +42,7 @@ from captum_cav.propagation import zeros
 from captum_cav.propagation.operation import Operation
 from captum_cav.propagation.rule import Rule
 from captum_cav.rules.changed_weights import AbsoluteWeights, SignedWeights, absolute, changed_linear, is_large
+from captum_cav.torch_internals import is_batched
 
 Bias = Literal["share", "absorb"]
 
@@ -311,6 +312,9 @@ class Affine(Foldable):
         self.shares = operation.shares()
         self._began = self.shares.rules_for_zeros
         self._behind: list[Folded] = []
+        # What the coefficients of the output are multiplied with if several scores share a backward pass. The passes of
+        # the next scores need the same.
+        self._slope: torch.Tensor | None = None
         # A linear layer whose weight is a vector has no channels.
         channels = output.shape[1] if view.scaled is not None and output.dim() > 1 else None
         self.foldability = Foldability(rule.fold, channels)
@@ -359,6 +363,9 @@ class Affine(Foldable):
             coefficients: coefficients of the operation's output, or of the output of the last operation folded in.
             folded_in: the operations behind that are folded in. None for none.
         """
+        at_once = is_batched(coefficients) and not self.shares.are_measured
+        if at_once and folded_in is None and self._slope is not None:
+            return _Shares(coefficients * self._slope, None, None)
         view = self._view
         output, weight, constant, rectified = self._output.value, view.weight, view.bias, self.is_rectified
         scale = None
@@ -370,7 +377,7 @@ class Affine(Foldable):
                 assert scaled is not None
                 weight = scaled(weight, scale)
         zeros_carry = self.shares.zeros_carry_since(self._began) and output.dtype != torch.float16
-        contributions = coefficients * (zeros.without_zeros(output) if zeros_carry else output)
+        value = zeros.without_zeros(output) if zeros_carry else output
         overwritable = not (self.shares.are_measured or torch.is_grad_enabled())
         with torch.enable_grad():
             x = self._x.value.detach().requires_grad_()
@@ -393,13 +400,22 @@ class Affine(Foldable):
                 overwritable,
             )
             shares = self.rule.shares(summands)
-        constant_share = self._not_shared(contributions, shares, total - constant) if self.shares.are_measured else None
-        of_output = None
+        of_output, constant_share = None, None
         differentiated, seeds = [], []
         first = next((share.factor for share in shares), None)
         in_common = first if all(share.factor is first for share in shares) else None
-        if in_common is not None:
-            contributions = _product(contributions, in_common, True)
+        if in_common is not None and at_once:
+            # The coefficients of several scores are large. So they are multiplied once instead of twice.
+            slope = value * in_common.detach()
+            contributions = coefficients * slope
+            if folded_in is None and len(shares) == 1 and shares[0].sums is None and _is_one(shares[0].times):
+                self._slope = slope
+        else:
+            contributions = coefficients * value
+            if self.shares.are_measured:
+                constant_share = self._not_shared(contributions, shares, total - constant)
+            if in_common is not None:
+                contributions = _product(contributions, in_common, True)
         for number, (sums, factor, times) in enumerate(shares, 1):
             last = number == len(shares)
             part = contributions if in_common is not None else _product(contributions, factor, last)
@@ -427,11 +443,15 @@ class Affine(Foldable):
 def _product(one: torch.Tensor, other: torch.Tensor | float, overwrites: bool) -> torch.Tensor:
     """The product of two tensors, or of a tensor and a number, in the place of the first one if it is overwritten."""
     if not isinstance(other, torch.Tensor):
-        if other == 1 and overwrites:
+        if _is_one(other) and overwrites:
             return one
         return one.mul_(other) if overwrites else one * other
     # A fresh tensor would cost more than the arithmetic.
     return one.mul_(other.detach()) if overwrites and other.dtype == one.dtype else one * other.detach()
+
+
+def _is_one(times: torch.Tensor | float) -> bool:
+    return not isinstance(times, torch.Tensor) and times == 1
 
 
 def _sum(one: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor | None:
