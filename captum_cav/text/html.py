@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import html
-import importlib.resources
-import json
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from typing import Any
 import torch
 
 from captum_cav.errors import InputError
+from captum_cav.page import fill_page
 from captum_cav.text.reading import Reading, Result, read
 from captum_cav.text.words import Word, visible
 from captum_cav.visualization.colours import SHARE, amount, full_colour, in_full_colours, ink, on_white, signed_amount
@@ -106,14 +104,7 @@ def write_page(
     several: list[Any] = list(results) if isinstance(results, (list, tuple)) else [results]
     if not several:
         raise InputError("results is empty; expected at least one result of an attribution.")
-    template = (importlib.resources.files("captum_cav") / "data" / "text.html").read_text(encoding="utf-8")
-    data = {"title": title, "texts": [_entry(result) for result in several]}
-    filled = {
-        "title": html.escape(title),
-        # Inside a script only "<" could end the script.
-        "data": json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
-    }
-    page = re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]], template)
+    page = fill_page("text.html", title, {"title": title, "texts": [_entry(result) for result in several]})
     Path(path).write_text(page, encoding="utf-8")
 
 

@@ -217,8 +217,8 @@ def test_whoever_points_at_an_output_sees_its_sources(pages: Path, browse: Calla
     assert backgrounds(page) != everything
     shown = sources(page)
     values = dict(zip([word.text for word in reading.words], reading.contributions[1].tolist(), strict=True))
-    assert {word: float(number) for word, number in shown.items()} == {
-        word: pytest.approx(value, rel=5e-3) for word, value in values.items() if value
+    assert {word: float(number.replace("−", "-")) for word, number in shown.items()} == {
+        word: pytest.approx(value, rel=5e-2) for word, value in values.items() if value
     }
     ActionChains(page).move_to_element(page.find_element("tag name", "h1")).perform()
     assert said(page).startswith("all outputs together")
@@ -283,4 +283,5 @@ def test_it_fits_and_can_be_read(pages: Path, browse: Callable[..., Any], width:
     page.find_element("id", "theme").click()
     other = {"light": "dark", "dark": "light"}[colours]
     assert page.execute_script("return document.documentElement.dataset.theme") == other
+    assert page.find_element("id", "theme").text == f"{colours.capitalize()} page"
     check_clean(page, pages)
