@@ -1,4 +1,4 @@
-"""``captum-cav text FOLDER --prompt TEXT`` writes one page that shows where the words of a language model came from."""
+"""``captum-cav text FOLDER --prompt TEXT`` writes one page that shows which words gave a model of texts its outputs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from captum_cav.errors import InputError, ModelError
 
 def add_parser(commands: Any) -> None:
     """Add ``text``."""
-    command = commands.add_parser("text", help="write one HTML page that shows where generated words came from")
+    command = commands.add_parser("text", help="write one HTML page that shows which words gave a model its outputs")
     command.add_argument(
         "model",
         type=Path,
         metavar="FOLDER",
-        help="a causal language model and its tokenizer, as transformers save them",
+        help="a model and its tokenizer, as transformers save them: a language model, an encoder-decoder, a classifier "
+        "of texts or of tokens, or an encoder of sentences",
     )
-    command.add_argument("--prompt", nargs="+", required=True, metavar="TEXT", help="one or several prompts")
+    command.add_argument("--prompt", nargs="+", required=True, metavar="TEXT", help="one or several prompts or texts")
     command.add_argument(
         "--answer",
         nargs="+",
@@ -30,9 +31,22 @@ def add_parser(commands: Any) -> None:
         help="what to explain, one for each prompt (default: what the model says)",
     )
     command.add_argument(
+        "--target",
+        nargs="+",
+        metavar="NAME_OR_INDEX",
+        help="of classifiers: the classes to explain (default: the best one, of classifiers of tokens that of each "
+        "token). For one token: POSITION:NAME_OR_INDEX, where the first token of the text has the position 0",
+    )
+    command.add_argument(
+        "--similar-to",
+        nargs="+",
+        metavar="TEXT",
+        help="of encoders of sentences: a second text for each prompt; the similarity of both is explained",
+    )
+    command.add_argument(
         "--max-new-tokens", type=int, default=20, metavar="N", help="the most tokens that the model says (default 20)"
     )
-    command.add_argument("--contrast", metavar="TOKEN", help="explain each token against this token")
+    command.add_argument("--contrast", metavar="NAME", help="explain each output against this token, or this class")
     command.add_argument("--layer", metavar="NAME", help="the layer to look at (default: the embedding of the tokens)")
     command.add_argument(
         "--rules",
@@ -48,6 +62,7 @@ def add_parser(commands: Any) -> None:
     )
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     command.add_argument("--output", type=Path, default=Path("captum_cav_text.html"), metavar="FILE")
+    shared.add_json(command)
     shared.add_force(command)
     command.set_defaults(run=_run)
 
@@ -58,12 +73,13 @@ def _run(options: argparse.Namespace) -> None:
             f"{options.model} holds no model of transformers: there is no config.json; expected a folder that "
             "model.save_pretrained(FOLDER) and tokenizer.save_pretrained(FOLDER) wrote"
         )
-    if options.answer and len(options.answer) != len(options.prompt):
-        raise InputError(
-            f"--answer has {len(options.answer)} texts for {len(options.prompt)} prompts; expected one for each prompt"
-        )
-    if not all(options.prompt) or not all(options.answer or ["none"]):
-        raise InputError("a text is empty; expected at least one letter in each --prompt and --answer")
+    for option, texts in (("--answer", options.answer), ("--similar-to", options.similar_to)):
+        if texts and len(texts) != len(options.prompt):
+            raise InputError(
+                f"{option} has {len(texts)} texts for {len(options.prompt)} prompts; expected one for each prompt"
+            )
+    if not all((*options.prompt, *(options.answer or ()), *(options.similar_to or ()))):
+        raise InputError("a text is empty; expected at least one letter in each --prompt, --answer and --similar-to")
     shared.check_count(options.max_new_tokens, "--max-new-tokens")
     shared.check_known("preset", [options.rules], names.PRESETS)
     if options.output.is_dir():
