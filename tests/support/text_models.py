@@ -32,7 +32,7 @@ def saved(path: Path, architecture: str, **settings: Any) -> Path:
     special = {"eos_token": "<|end|>", "bos_token": "<|end|>", "pad_token": "<|end|>"}
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
     kind = getattr(transformers, architecture)
-    ids = {name: 0 for name in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")}
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"), 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = kind(kind.config_class(vocab_size=len(fast), **_SIZES[kind.config_class.model_type], **ids, **settings))

@@ -217,7 +217,7 @@ def test_whoever_points_at_an_output_sees_its_sources(pages: Path, browse: Calla
     assert backgrounds(page) != everything
     shown = sources(page)
     values = dict(zip([word.text for word in reading.words], reading.contributions[1].tolist(), strict=True))
-    assert {word: float(number.replace("−", "-")) for word, number in shown.items()} == {
+    assert {word: float(number.replace("\u2212", "-")) for word, number in shown.items()} == {
         word: pytest.approx(value, rel=5e-2) for word, value in values.items() if value
     }
     ActionChains(page).move_to_element(page.find_element("tag name", "h1")).perform()

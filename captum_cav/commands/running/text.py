@@ -151,9 +151,7 @@ def _pooling(folder: Path) -> Pooling:
     chosen = [name for name, is_chosen in found.items() if name.startswith("pooling_mode_") and is_chosen is True]
     known: dict[str, Pooling] = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
     if len(chosen) != 1 or chosen[0] not in known:
-        raise ModelError(
-            f"{file} asks for {chosen}; expected one of {list(known)}. Use captum_cav.SequenceCAV in Python"
-        )
+        raise ModelError(f"{file} asks for {chosen}; expected one of {list(known)}. Use SequenceCAV in Python")
     return known[chosen[0]]
 
 
