@@ -19,7 +19,7 @@ SIZES: dict[str, Any] = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
+    "max_position_embeddings": 128,
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
@@ -48,7 +48,7 @@ def mixtral(**options: Any) -> Any:
 def gpt2(**options: Any) -> Any:
     return transformers.GPT2LMHeadModel(
         transformers.GPT2Config(
-            vocab_size=WORDS, n_embd=16, n_layer=2, n_head=4, n_positions=64, bos_token_id=1, eos_token_id=2, **options
+            vocab_size=WORDS, n_embd=16, n_layer=2, n_head=4, n_positions=128, bos_token_id=1, eos_token_id=2, **options
         )
     )
 

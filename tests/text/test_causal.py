@@ -56,6 +56,41 @@ def test_the_matrix_is_that_of_single_calls(name: str, attention: str, rules: st
         assert found.unexplained.abs().max() < 1e-6, "norms of transformers compute in float32"
 
 
+LONG_PROMPT, LONG_OUTPUT = 64, 32
+
+
+def off_from_single_calls(model: Any) -> float:
+    """The largest difference between the matrix of many tokens and single calls, for three of the outputs."""
+    ids = tokens(LONG_PROMPT + LONG_OUTPUT)
+    found = SequenceCAV(model).attribute(ids[:LONG_PROMPT], ids[LONG_PROMPT:]).contributions
+    largest = 0.0
+    for count in (1, LONG_OUTPUT // 2, LONG_OUTPUT):
+        position = LONG_PROMPT + count
+        single = step_by_step(model, ids[:position], position - 1, False, rules="attnlrp")[0]
+        largest = max(largest, float((found[count - 1, :position] - single).abs().max()))
+    return largest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CAUSAL)
+def test_many_tokens(name: str) -> None:
+    assert (
+        off_from_single_calls(built(CAUSAL[name], attn_implementation="eager" if name == "mamba" else "sdpa")) < 1e-12
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama", "qwen", "mixtral"])
+def test_the_eager_softmax_of_transformers_rounds_to_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eager attention of these models calls softmax with ``dtype=torch.float32``. Nothing else is inexact."""
+    model = built(CAUSAL[name], attn_implementation="eager")
+    assert 1e-12 < off_from_single_calls(model) < 1e-8
+    # The same attention with a softmax that keeps the type. The model's own function looks it up in this module.
+    softmax = torch.softmax
+    monkeypatch.setattr(torch.nn.functional, "softmax", lambda x, dim, **_: softmax(x, dim))
+    assert off_from_single_calls(model) < 1e-12
+
+
 def test_each_step_may_come_from_a_cache() -> None:
     """Token by token, with keys and values that earlier steps cached, in one forward pass."""
     model, ids = built(CAUSAL["llama"]), tokens(9)
