@@ -32,10 +32,17 @@ from torch.nn import functional as F
 from benchmarks.photographs import SEED
 from benchmarks.tables import of_patching
 from benchmarks.versions import versions_with
+from captum_cav import presets, rules
 from captum_cav.patching import Patching, patch
 
-#: The presets whose coefficients are compared.
-RULES = ("paper", "attnlrp", "gamma")
+#: The rules whose coefficients are compared, by name. A patch moves the activation of GELU along its derivative, so the
+#: last rules take the derivative there.
+RULES: dict[str, Any] = {
+    "paper": "paper",
+    "attnlrp": "attnlrp",
+    "gamma": "gamma",
+    "attnlrp, F.gelu: GradientRule()": {**presets.attnlrp(), F.gelu: rules.GradientRule()},
+}
 #: Which modules are patched together as a kind of layer.
 KINDS = ("residual stream", "attention", "MLP")
 #: Every second layer of the encoder.
@@ -112,7 +119,7 @@ def trained_names(steps: int = 300, seed: int = SEED) -> NameModel:
     return model.eval()
 
 
-def patched_names(rules: str, model: NameModel, count: int = 64) -> dict[str, Patching]:
+def patched_names(name: str, model: NameModel, count: int = 64) -> dict[str, Patching]:
     """Patches in the model of names, by kind of layer."""
     clean, right = stories(count, torch.Generator().manual_seed(SEED + 1))
     wrong = clean[:, 3]
@@ -131,7 +138,7 @@ def patched_names(rules: str, model: NameModel, count: int = 64) -> dict[str, Pa
             (clean, right, wrong),
             (corrupted, right, wrong),
             layers=[f"model.{name}" for name in layers[kind]],
-            rules=rules,
+            rules=RULES[name],
             batch_size=len(rows) * LENGTH,
         )
         for kind in KINDS
@@ -151,7 +158,7 @@ class _Difference(nn.Module):
         return (logits.gather(1, right[:, None]) - logits.gather(1, wrong[:, None]))[:, 0]
 
 
-def patched_encoder(rules: Sequence[str], most: int | None) -> Iterator[tuple[str, dict[str, Patching]]]:
+def patched_encoder(most: int | None) -> Iterator[tuple[str, dict[str, Patching]]]:
     """Patches in the encoder, sentence by sentence and preset by preset."""
     from benchmarks.sentence_pairs import PAIRS
     from benchmarks.sentences import load, special
@@ -169,8 +176,8 @@ def patched_encoder(rules: Sequence[str], most: int | None) -> Iterator[tuple[st
             without = torch.where(torch.eye(clean.shape[1], dtype=torch.bool), tokenizer.mask_token_id, clean)
             scores = model(without)[:, 0].masked_fill(special(clean, tokenizer)[0], torch.inf)
         corrupted = without[scores.argmin()][None]
-        for name in rules:
-            yield name, {kind: patch(model, clean, corrupted, 0, layers[kind], rules=name) for kind in KINDS}
+        for name, chosen in RULES.items():
+            yield name, {kind: patch(model, clean, corrupted, 0, layers[kind], rules=chosen) for kind in KINDS}
 
 
 def correlations(found: Sequence[Patching]) -> dict[str, float]:
@@ -188,17 +195,17 @@ def correlations(found: Sequence[Patching]) -> dict[str, float]:
 def measure_names(most: int | None) -> dict[str, dict[str, dict[str, float]]]:
     """The correlations in the model of names: for each preset and kind of layer."""
     model = trained_names()
-    found = {rules: patched_names(rules, model, most or 64) for rules in RULES}
-    return {rules: {kind: correlations([of_kind[kind]]) for kind in KINDS} for rules, of_kind in found.items()}
+    found = {name: patched_names(name, model, most or 64) for name in RULES}
+    return {name: {kind: correlations([of_kind[kind]]) for kind in KINDS} for name, of_kind in found.items()}
 
 
 def measure_encoder(most: int | None) -> dict[str, dict[str, dict[str, float]]]:
     """The correlations in the encoder: for each preset and kind of layer."""
-    found: dict[str, dict[str, list[Patching]]] = {rules: {kind: [] for kind in KINDS} for rules in RULES}
-    for rules, of_kinds in patched_encoder(RULES, most):
+    found: dict[str, dict[str, list[Patching]]] = {name: {kind: [] for kind in KINDS} for name in RULES}
+    for name, of_kinds in patched_encoder(most):
         for kind, one in of_kinds.items():
-            found[rules][kind].append(one)
-    return {rules: {kind: correlations(of_kind[kind]) for kind in KINDS} for rules, of_kind in found.items()}
+            found[name][kind].append(one)
+    return {name: {kind: correlations(of_kind[kind]) for kind in KINDS} for name, of_kind in found.items()}
 
 
 MODELS: dict[str, Callable[[int | None], Any]] = {"names": measure_names, "encoder": measure_encoder}

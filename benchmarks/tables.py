@@ -38,7 +38,8 @@ def made(name: str) -> str:
     Args:
         name: ``localization:NETWORK`` or ``faithfulness:NETWORK``; ``causes:NETWORK`` for the agreement with measured
             effects; ``price:NETWORK`` for what each method costs; ``cost:layers`` for our own price at all depths of
-            all networks, ``cost:kinds`` for all else; ``sentences:all`` and ``patching:MODEL`` for language.
+            all networks, ``cost:kinds`` for all else; ``sentences:all``, ``text:all`` and ``patching:MODEL`` for
+            language.
 
     Returns:
         Markdown.
@@ -53,6 +54,9 @@ def made(name: str) -> str:
     elif benchmark == "sentences":
         report = _read("sentences")
         lines = of_sentences(report)
+    elif benchmark == "text":
+        report = _read("text")
+        lines = of_text(report)
     elif benchmark == "patching":
         report = _read("patching")
         lines = of_patching(report["models"][what])
@@ -76,6 +80,21 @@ def of_sentences(report: dict[str, Any]) -> list[str]:
     lines += [f"| {', '.join(names)} | {shown} |" for shown, names in rows.items()]
     errors = [found[way]["gap"][method]["error"] for way in found for method in methods]
     return [*lines, "", f"{report['sentences']} sentences; standard errors of the gaps up to {max(errors):.3f}."]
+
+
+def of_text(report: dict[str, Any]) -> list[str]:
+    """The results of :mod:`benchmarks.text` as a table: seconds, and parts of the seconds of the single calls."""
+    seconds: dict[str, dict[str, float]] = {}
+    for row in report["rows"]:
+        if "seconds" in row:
+            seconds.setdefault(row["model"], {})[row["method"]] = row["seconds"]
+    single = next(method for method in next(iter(seconds.values())) if method.endswith("single calls"))
+    lines = [f"| seconds (part of {single}) | {' | '.join(seconds)} |", "|---" * (1 + len(seconds)) + "|"]
+    for method in next(iter(seconds.values())):
+        cells = [f"{found[method]:.2f} ({found[method] / found[single]:.2f})" for found in seconds.values()]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    of_half = [f"{row['correlation']:.4f} ({row['model']})" for row in report["rows"] if "correlation" in row]
+    return [*lines, "", f"Maps of bfloat16 correlate with those of float32 with {', '.join(of_half)}."]
 
 
 def of_patching(found: dict[str, dict[str, dict[str, float]]]) -> list[str]:

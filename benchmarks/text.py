@@ -11,13 +11,14 @@ gave each output token:
 Seconds are the best of some runs: of the processor's time on a CPU, so that other programs do not count, and of the
 clock on a GPU. The memory is the peak of a GPU, above what the model takes.
 
-    python -m benchmarks.text [--sizes tiny small] [--device cpu] [--repeats 3] [--json FILE]
+    python -m benchmarks.text [--sizes tiny small] [--device cpu] [--repeats 3] [--json FILE] [--threads 1]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import time
 import warnings
@@ -32,6 +33,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
+from benchmarks.tables import of_text
 from benchmarks.versions import versions_with
 from captum_cav import LayerCAV, SequenceCAV
 
@@ -129,7 +131,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the numbers to this file, too")
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
     warnings.simplefilter("ignore")
     rows = []
     for size in args.sizes:
@@ -143,8 +147,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         correlation = precision(size)
         rows.append({"model": size, "method": "bfloat16", "correlation": correlation})
         print(f"{size:6} maps of bfloat16 and float32 correlate with {correlation:.4f}", flush=True)
+    report = {
+        "command": shlex.join(["python", "-m", "benchmarks.text", *(sys.argv[1:] if argv is None else argv)]),
+        "device": args.device,
+        "versions": versions_with("torch", "captum", "transformers"),
+        "rows": rows,
+    }
+    print("\n".join(["", *of_text(report)]))
     if args.json:
-        args.json.write_text(json.dumps({"versions": versions_with("transformers"), "rows": rows}, indent=1) + "\n")
+        args.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

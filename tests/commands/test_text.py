@@ -122,9 +122,8 @@ def model_and_tokenizer(folder: Path, loader: str) -> tuple[Any, Any]:
 def test_other_kinds_of_models(folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = str(tmp_path / "page.html")
     # An encoder-decoder says something, and each word of it is explained.
-    found = called(
-        capsys, str(folders["T5ForConditionalGeneration"]), "--prompt", "ab", "--answer", "c", "--output", file
-    )
+    folder = folders["T5ForConditionalGeneration"]
+    found = called(capsys, str(folder), "--prompt", "ab", "--answer", "c", "--output", file)
     (text,) = found["texts"]
     assert (found["kind"], text["answer"], found["files"]) == ("encoder-decoder", "c", [file])
     model, tokenizer = model_and_tokenizer(folder, "AutoModelForSeq2SeqLM")
