@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo test lint docs dist tutorials test-slow gpu clean
 
 demo: $(INSTALLED)
-	$(BIN)/captum-cav demo --output captum_cav_demo
+	$(BIN)/captum-cav demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

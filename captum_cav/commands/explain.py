@@ -16,10 +16,14 @@ _EMBEDDED = "dog_above_cat"
 
 def add_parser(commands: Any) -> None:
     """Add ``demo`` and ``explain``."""
-    demo = commands.add_parser("demo", help="explain the embedded picture: a dog above a cat")
+    demo = commands.add_parser(
+        "demo", help="explain the embedded picture, a dog above a cat, and write photographs to try other commands with"
+    )
     explain = commands.add_parser("explain", help="explain pictures of yours")
     explain.add_argument("images", nargs="+", metavar="IMAGE", help="picture files, and folders of pictures")
     shared.add_score(explain)
+    shared.add_output(demo, names.DEMO_FOLDER)
+    shared.add_output(explain)
     demo.set_defaults(score="logit", images=[])
     for command, targets in ((demo, ["German shepherd", "tabby"]), (explain, None)):
         shared.add_network(command)
@@ -35,7 +39,6 @@ def add_parser(commands: Any) -> None:
         )
         command.add_argument("--save-arrays", action="store_true", help="write the maps too, as NAME_maps.npz")
         shared.add_json(command)
-        shared.add_output(command)
         command.set_defaults(run=_run)
 
 
@@ -50,6 +53,10 @@ def _run(options: argparse.Namespace) -> int:
     for stem in named:
         outputs.plan(*names.explained_files(stem, arrays=options.save_arrays))
     outputs.plan(names.SHARES_FILE)
+    photographs = None
+    if not files:
+        photographs = Outputs(options.output / names.PHOTOGRAPHS, force=options.force)
+        photographs.plan(*names.DEMO_PHOTOGRAPHS)
     from captum_cav.commands.running import explain
 
-    return explain.run(options, named, outputs)
+    return explain.run(options, named, outputs, photographs)

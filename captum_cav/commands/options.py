@@ -81,9 +81,11 @@ def add_depths(parser: argparse.ArgumentParser) -> None:
     depths.add_argument("--depths", type=int, default=5, metavar="N", help="how many layers to choose (default 5)")
 
 
-def add_output(parser: argparse.ArgumentParser) -> None:
+def add_output(parser: argparse.ArgumentParser, default: str = "captum_cav_output") -> None:
     """Add ``--output``, a folder, and ``--force``, both for :class:`captum_cav.commands.outputs.Outputs`."""
-    parser.add_argument("--output", type=Path, default=Path("captum_cav_output"), metavar="DIR")
+    parser.add_argument(
+        "--output", type=Path, default=Path(default), metavar="DIR", help=f"the folder to write (default: {default})"
+    )
     add_force(parser)
 
 
