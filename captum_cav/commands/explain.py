@@ -20,7 +20,8 @@ def add_parser(commands: Any) -> None:
     explain = commands.add_parser("explain", help="explain pictures of yours")
     explain.add_argument("images", nargs="+", metavar="IMAGE", help="picture files, and folders of pictures")
     shared.add_score(explain)
-    demo.set_defaults(score="logit", images=[])
+    shared.add_compile(explain, "the attribution")
+    demo.set_defaults(score="logit", images=[], compile=False)
     for command, targets in ((demo, ["German shepherd", "tabby"]), (explain, None)):
         shared.add_network(command)
         shared.add_targets(command, targets)
