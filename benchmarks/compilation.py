@@ -104,6 +104,10 @@ def _on_small_pictures(problem: Problem) -> Problem:
     raise InputError("no score is finite for any size of the picture")
 
 
+def _smaller(build: Callable[[], Problem]) -> Problem:
+    return _on_small_pictures(build())
+
+
 def _count_parameters(name: str) -> int:
     count: int = torchvision.models.get_model_weights(name)["DEFAULT"].meta["num_params"]
     return count
@@ -116,7 +120,7 @@ def _cases(suite: str) -> Cases:
             yield from module.cases()
             return
         for name, build in module.families():
-            yield name, lambda build=build: _on_small_pictures(build())
+            yield name, functools.partial(_smaller, build)
         return
     names = torchvision.models.list_models(module=torchvision.models)
     for name in sorted(names, key=_count_parameters):

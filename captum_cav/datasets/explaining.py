@@ -293,7 +293,7 @@ def _shares(
 def _sums(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The sums of all numbers and of the positive numbers of each row."""
     count = max(1, _NUMBERS_AT_ONCE // max(maps.shape[1], 1)) if maps.device.type == "cpu" else len(maps)
-    found = [(part.sum(1), part.clamp(min=0).sum(1)) for part in map(torch.Tensor.float, maps.split(count))]
+    found = [(part.sum(1), part.clamp(min=0).sum(1)) for part in map(torch.Tensor.float, torch.split(maps, count))]
     return torch.cat([sums for sums, _ in found]), torch.cat([positive for _, positive in found])
 
 
