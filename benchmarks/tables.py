@@ -126,10 +126,8 @@ def of_compiled(rows: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
 def of_replays(rows: list[dict[str, Any]]) -> list[str]:
     """How many replays of :mod:`benchmarks.compilation` have the bits of the attribution, for each suite and preset."""
     presets = list(dict.fromkeys(row["preset"] for row in rows if row["preset"]))
-    lines = [
-        f"| networks of | number | {' | '.join(presets)} | refused, or not explained |",
-        "|---" * (3 + len(presets)) + "|",
-    ]
+    heads = ["networks of", "number", *presets, "refused, or not explained"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for suite in dict.fromkeys(row["suite"] for row in rows):
         of_suite = [row for row in rows if row["suite"] == suite]
         cells = []
