@@ -1,7 +1,7 @@
 # make demo   shows why a real network saw a dog and a cat in one photograph
 # make test   runs the tests
 # make dist   builds the wheel and the source distribution, and checks them
-# make gpu    on a machine with CUDA: runs the GPU tests, measures the cost, writes gpu.json; at most eight minutes
+# make gpu    on a machine with CUDA: runs the GPU tests, measures the cost, writes gpu.json; less than ten minutes
 # All make .venv and install into it first. PYTHON=... picks the interpreter that makes it.
 
 PYTHON ?= python3

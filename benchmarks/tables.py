@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cost.rows import FLOOR, FLOOR_INDUCTOR, FLOOR_REPLAY, INDUCTOR, OURS, REPLAY
 from benchmarks.networks import DEPTHS
 from captum_cav.comparison.methods import CONTROLS
 
@@ -38,7 +39,8 @@ def made(name: str) -> str:
     Args:
         name: ``localization:NETWORK`` or ``faithfulness:NETWORK``; ``causes:NETWORK`` for the agreement with measured
             effects; ``price:NETWORK`` for what each method costs; ``cost:layers`` for our own price at all depths of
-            all networks, ``cost:kinds`` for all else; ``sentences:all`` and ``patching:MODEL`` for language.
+            all networks, ``cost:kinds`` for all else; ``compiled:BACKEND`` for compiled calls, ``replays:bits`` and
+            ``replays:refused`` for the bits of replays; ``sentences:all`` and ``patching:MODEL`` for language.
 
     Returns:
         Markdown.
@@ -50,6 +52,13 @@ def made(name: str) -> str:
         report = _read("cost_cpu")
         table = _all_depths(report) if what == "layers" else _kinds(report)
         lines = [*table, "", f"{report['device']}, torch {report['versions']['torch']}. {report['note']}"]
+    elif benchmark == "compiled":
+        report = _read(f"compiled_{what}")
+        lines = [*of_compiled(report["rows"]), "", f"{report['device']}, {report['threads']} threads, torch"]
+        lines[-1] += f" {report['versions']['torch']}."
+    elif benchmark == "replays":
+        report = _read("replays")
+        lines = of_replays(report["rows"]) if what == "bits" else refused_replays(report["rows"])
     elif benchmark == "sentences":
         report = _read("sentences")
         lines = of_sentences(report)
@@ -90,6 +99,59 @@ def of_patching(found: dict[str, dict[str, dict[str, float]]]) -> list[str]:
     }
     lines = [f"| estimate | {' | '.join(first)} |", "|---" * (1 + len(first)) + "|"]
     return lines + [f"| {name} | {' | '.join(f'{cell:.3f}' for cell in cells)} |" for name, cells in rows.items()]
+
+
+def of_compiled(rows: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
+    """Ours and the floor, as they are and compiled, over the floor; and how many operations they call.
+
+    Args:
+        rows: of the file of :mod:`benchmarks.cost`.
+    """
+    known = [OURS, REPLAY, FLOOR_REPLAY, INDUCTOR, FLOOR_INDUCTOR]
+    columns = [name for name in known if any(name in cells for cells in rows.values())]
+    counted = [name for name in (FLOOR, OURS, REPLAY) if any(name in cells for cells in rows.values())]
+    heads = ["network, batch", "floor, s", *columns, f"operations: {' / '.join(counted)}"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    refused = []
+    for row, cells in rows.items():
+        network, batch, _ = row.split("/")
+        shown = [_ratio(cells.get(name, {}), quartiles=True) for name in columns]
+        count = " / ".join(str(cells.get(name, {}).get("operations") or "-") for name in counted)
+        lines.append(f"| {network}, {batch} | {cells[FLOOR]['seconds'][1]:.3f} | {' | '.join(shown)} | {count} |")
+        reasons = {name: cell["reason"] for name, cell in cells.items() if name in columns and cell["reason"]}
+        refused += [f"{row}, {name}: {reason.splitlines()[0]}" for name, reason in reasons.items()]
+    return [*lines, *(line for reason in refused for line in ("", reason))]
+
+
+def of_replays(rows: list[dict[str, Any]]) -> list[str]:
+    """How many replays of :mod:`benchmarks.compilation` have the bits of the attribution, for each suite and preset."""
+    presets = list(dict.fromkeys(row["preset"] for row in rows if row["preset"]))
+    heads = ["networks of", "number", *presets, "refused, or not explained"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for suite in dict.fromkeys(row["suite"] for row in rows):
+        of_suite = [row for row in rows if row["suite"] == suite]
+        cells = []
+        for preset in presets:
+            outcomes = [row["outcome"] for row in of_suite if row["preset"] == preset]
+            tried = [outcome for outcome in outcomes if outcome in ("equal", "different")]
+            cells.append(f"{tried.count('equal')} of {len(tried)} equal")
+        left = {row["network"] for row in of_suite if row["outcome"] not in ("equal", "different")}
+        count = len({row["network"] for row in of_suite})
+        lines.append(f"| {suite} | {count} | {' | '.join(cells)} | {len(left)} |")
+    return lines
+
+
+def refused_replays(rows: list[dict[str, Any]]) -> list[str]:
+    """What :mod:`benchmarks.compilation` could not compare, and what is not equal, with the reasons."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        if row["outcome"] != "equal":
+            cells = (row["suite"], row["network"], row["outcome"], row["reason"].replace("|", "\\|"))
+            found.setdefault(cells, []).append(row["preset"])
+    lines = ["| networks of | network | rules | outcome | reason |", "|---" * 5 + "|"]
+    for (suite, network, outcome, reason), presets in found.items():
+        lines.append(f"| {suite} | {network} | {', '.join(filter(None, presets))} | {outcome} | {reason} |")
+    return lines
 
 
 def written(text: str) -> str:

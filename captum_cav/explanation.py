@@ -22,6 +22,7 @@ from torch import nn
 from captum_cav import checks, single_image, zoo
 from captum_cav.attribution import LayerCAV
 from captum_cav.attribution.scores import SCORES, ScoreName, select_target
+from captum_cav.compilation.repeated import kept
 from captum_cav.depths import layers as find_layers
 from captum_cav.errors import CAVTypeError, InputError, ModelError
 from captum_cav.maps import resize_map
@@ -442,8 +443,14 @@ def _maps(
     network: zoo.Network, inputs: torch.Tensor, targets: list[int], names: list[str], rules: Any, kind: ScoreName
 ) -> tuple[list[list[torch.Tensor]], list[list[torch.Tensor]]]:
     """For each class and layer the map in shares of the size of the score, and the delta."""
-    # With "abs" a positive contribution raised the score, also if the score is negative.
-    cav = LayerCAV(network.model, names, rules=rules, normalize="abs", score=kind)
+    model = network.model
+
+    def make() -> LayerCAV:
+        # With "abs" a positive contribution raised the score, also if the score is negative.
+        return LayerCAV(model, names, rules=rules, normalize="abs", score=kind)
+
+    # Rules that are no preset may be changed between two pictures.
+    cav = kept((model, *names, rules, kind), make) if isinstance(rules, str) else make()
     explained = cav.attribute_targets(inputs, targets, return_convergence_delta=True)
     maps = single_image.contribution_maps((attributions for attributions, _ in explained), inputs)
     return maps, [deltas for _, deltas in explained]

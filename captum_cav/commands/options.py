@@ -74,6 +74,21 @@ def add_rules(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_compile(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add ``--compile``.
+
+    Args:
+        parser: the command.
+        what: what is compiled, for the help.
+    """
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help=f"fuse the kernels of {what} by torch's compiler, which takes minutes at the beginning; without it, what "
+        "comes often is recorded and replayed",
+    )
+
+
 def add_depths(parser: argparse.ArgumentParser) -> None:
     """Add ``--layers`` and ``--depths``."""
     depths = parser.add_mutually_exclusive_group()

@@ -19,17 +19,9 @@ from captum_cav.propagation.traits import Trait
 from captum_cav.tensors import is_number, map_tensors, tensors_in
 from captum_cav.torch_internals import body_of, tree_map
 
-_GATE, _WEIGHTS, _RECIPROCAL, _ACTIVATED, _NONNEGATIVE, _BEFORE_FIRST_LAYER = (
-    trait.value
-    for trait in (
-        Trait.GATE,
-        Trait.WEIGHTS,
-        Trait.RECIPROCAL,
-        Trait.ACTIVATED,
-        Trait.NONNEGATIVE,
-        Trait.BEFORE_FIRST_LAYER,
-    )
-)
+_GATE, _WEIGHTS, _RECIPROCAL = Trait.GATE.value, Trait.WEIGHTS.value, Trait.RECIPROCAL.value
+_ACTIVATED, _NONNEGATIVE = Trait.ACTIVATED.value, Trait.NONNEGATIVE.value
+_BEFORE_FIRST_LAYER = Trait.BEFORE_FIRST_LAYER.value
 
 
 class Surrogate(Protocol):
@@ -180,6 +172,11 @@ class Engine(Protocol):
         """The plain name and the row of a torch function."""
         ...
 
+    @property
+    def has_default_rules_only(self) -> bool:
+        """Whether all operations have their default rules here, and nothing but contributions is recorded."""
+        ...
+
 
 class Operation:
     """One call of a torch function in the forward pass. Some of its arguments carry contributions.
@@ -321,6 +318,11 @@ class Operation:
         if not isinstance(self.function, types.FunctionType):
             return self.gradient()
         return self.decompose(body_of(self.function), *self.args, **self.kwargs)
+
+    @property
+    def has_default_rules_inside(self) -> bool:
+        """Whether all parts of the operation have their default rules. Then a rule may treat them as one operation."""
+        return self._engine.has_default_rules_only
 
     def on(self, stand_ins: dict[int, torch.Tensor]) -> Operation:
         """The same operation on other tensors.

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from PIL import Image
 
 import captum_cav
 from captum_cav import LayerCAV, cli, single_image, zoo
+from captum_cav.compilation import repeated
+from captum_cav.compilation.compiled import Compiled
 from captum_cav.visualization import spatial_map
 
 PICTURE = Path(captum_cav.__file__).parent / "data" / "dog_above_cat.png"
@@ -110,6 +113,27 @@ def test_standard_output_is_json(folder: Path, capsys: pytest.CaptureFixture[str
     assert first["rules"] == "gamma"
     assert sum(one["probability"] for one in first["best"]) == pytest.approx(1)
     assert {Path(file).exists() for file in first["files"]} == {True}
+
+
+def test_many_pictures_are_replayed_with_the_same_numbers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert explain("pictures", str(PICTURE)) == 0
+    usual = (folder / "out" / "shares.csv").read_bytes()
+    monkeypatch.setattr(repeated, "RECORD_AFTER", 1)
+    with patch.object(Compiled, "_record", autospec=True, side_effect=Compiled._record) as record:
+        assert explain("pictures", str(PICTURE)) == 0
+    # The rules of the option, and those that the second figure shows.
+    assert record.call_count == 2
+    assert (folder / "out" / "shares.csv").read_bytes() == usual
+
+
+@pytest.mark.slow
+def test_fused_kernels_give_the_shares_up_to_rounding(folder: Path) -> None:
+    assert explain("pictures") == 0
+    usual = list(csv.DictReader((folder / "out" / "shares.csv").open()))
+    assert explain("pictures", "--compile") == 0
+    for one, other in zip(usual, csv.DictReader((folder / "out" / "shares.csv").open()), strict=True):
+        for part in ("raised", "lowered", "constants"):
+            assert float(one[part]) == pytest.approx(float(other[part]), abs=1e-4)
 
 
 @pytest.mark.parametrize(

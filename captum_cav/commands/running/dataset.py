@@ -16,7 +16,7 @@ from captum_cav import single_image, zoo
 from captum_cav.attribution import LayerCAV
 from captum_cav.commands.outputs import json_text
 from captum_cav.commands.running import common
-from captum_cav.compilation import compile as recorded
+from captum_cav.compilation import compile as fused
 from captum_cav.datasets import ExplainedDataset, explain_dataset
 from captum_cav.datasets.sources import Listed, find_pictures
 from captum_cav.errors import InputError
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace, *, is_class: bool) -> int:
     )
     try:
         out = explain_dataset(
-            recorded(cav, on_break="eager") if options.compile else cav,
+            fused(cav, backend="inductor", freeze=True) if options.compile else cav,
             options.pictures,
             options.output,
             targets=[network.class_index(name) for name in options.target] if is_class else options.target[0],

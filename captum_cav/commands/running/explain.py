@@ -18,6 +18,7 @@ from captum_cav import single_image, zoo
 from captum_cav.commands import names
 from captum_cav.commands.outputs import Outputs, json_text
 from captum_cav.commands.running import common
+from captum_cav.compilation.repeated import Recordings, keeping
 from captum_cav.errors import CAVError, InputError
 from captum_cav.explanation import Explanation, explain, show_beside
 
@@ -49,6 +50,7 @@ def run(
                 zoo.demo_picture().crop(box).save(path)
     network = common.load_network(options, common.choose_device(options.device))
     done: dict[str, list[Explanation]] = {}
+    recordings = Recordings(fused=options.compile)
     with tqdm(pictures.items(), delay=1, leave=False) as progress:
         for stem, file in progress:
             progress.set_description(stem, refresh=False)
@@ -57,7 +59,8 @@ def run(
             if picture is None:
                 continue
             try:
-                done[stem] = _explain(options, network, picture)
+                with keeping(recordings):
+                    done[stem] = _explain(options, network, picture)
             except CAVError as error:
                 raise type(error)(f"{file}: {error}" if len(pictures) > 1 else str(error)) from error
             _write(options, stem, done[stem], outputs)
