@@ -82,9 +82,7 @@ def as_html(rows: Sequence[Row], settings: Settings) -> str:
 def _cells(rows: Sequence[Row], settings: Settings) -> list[list[str]]:
     """The names of the columns, and the cells of each method and layer. Without metrics, controls tell nothing."""
     directions = settings.directions
-    places = {
-        place: of_place for place, of_place in _by_place(rows).items() if directions or place[0] not in CONTROLS
-    }
+    places = {place: of_place for place, of_place in _by_place(rows).items() if directions or place[0] not in CONTROLS}
     heads = ["method", "layer", "map", *(f"{name}{_ARROWS[better]}" for name, better in directions.items())]
     heads += ["seconds", "forward", "backward", "GPU MiB"]
     means = {
