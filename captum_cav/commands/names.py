@@ -72,8 +72,8 @@ PHOTOGRAPHS = "photographs"
 #: These photographs: left, top, right, bottom in the embedded picture, in pixels.
 DEMO_PHOTOGRAPHS = {
     "dog_above_cat.png": (0, 0, 448, 448),
-    "dog.png": (0, 0, 448, 224),
-    "cat.png": (0, 224, 448, 448),
+    "dog.png": (200, 0, 424, 224),
+    "cat.png": (112, 224, 336, 448),
 }
 #: The table that ``explain`` writes about all pictures.
 SHARES_FILE = "shares.csv"

@@ -30,6 +30,7 @@ from captum_cav import (
 )
 from captum_cav.commands import COMMANDS
 from captum_cav.datasets import analysis, clusters, summary
+from tests.support.examples import python_in
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -119,7 +120,7 @@ def test_the_quick_start_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     source = (DOCS / "quick_start.md").read_text()
-    first, second = re.findall(r"```python\n(.*?)```", source, re.DOTALL)
+    first, second = python_in(source)
     exec(first, {})  # noqa: S102
     (shown,) = re.findall(r"```\n(the score.*?)```", source, re.DOTALL)
     assert capsys.readouterr().out.startswith(shown)

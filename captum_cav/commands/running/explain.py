@@ -39,7 +39,7 @@ def run(
         options: the options.
         pictures: by the name of what is written of them, the picture files; None stands for the embedded picture.
         outputs: where the figures go.
-        photographs: where ``demo`` writes the embedded picture and its halves; None for ``explain``.
+        photographs: where ``demo`` writes the embedded picture and parts of it; None for ``explain``.
 
     Returns:
         The exit status, which is 1 if a picture was left out.
