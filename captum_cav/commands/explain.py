@@ -24,7 +24,6 @@ def add_parser(commands: Any) -> None:
     shared.add_score(explain)
     shared.add_output(demo, names.DEMO_FOLDER)
     shared.add_output(explain)
-    demo.set_defaults(score="logit", images=[])
     shared.add_compile(explain, "the attribution")
     demo.set_defaults(score="logit", images=[], compile=False)
     for command, targets in ((demo, ["German shepherd", "tabby"]), (explain, None)):

@@ -78,7 +78,7 @@ def test_every_command_runs_as_it_is_printed_in_order(tmp_path: Path) -> None:
     torch.save(resnet50().state_dict(), downloads / ResNet50_Weights.DEFAULT.url.rpartition("/")[2])
 
     script = "".join(_as_shell(*block) for block in _blocks(README.read_text()))
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603
         ["bash", "-exc", script],  # noqa: S607
         cwd=tmp_path,
         env={**os.environ, "TORCH_HOME": str(tmp_path / "torch")},
