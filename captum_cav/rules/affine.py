@@ -41,6 +41,7 @@ from captum_cav.operations.surrogates import with_backward
 from captum_cav.propagation import zeros
 from captum_cav.propagation.operation import Operation
 from captum_cav.propagation.rule import Rule
+from captum_cav.propagation.saved_values import SavedValue
 from captum_cav.rules.changed_weights import AbsoluteWeights, SignedWeights, absolute, changed_linear, is_large
 
 Bias = Literal["share", "absorb"]
@@ -306,7 +307,7 @@ class Affine(Foldable):
         self.rule = rule
         self._view = view._replace(x=view.x.detach())
         self._x = operation.save(view.x)
-        self._output = operation.save(output)
+        self._output: SavedValue | None = operation.save(output)
         self._nonnegative = operation.is_nonnegative(view.x)
         self.shares = operation.shares()
         self._began = self.shares.rules_for_zeros
@@ -315,9 +316,19 @@ class Affine(Foldable):
         channels = output.shape[1] if view.scaled is not None and output.dim() > 1 else None
         self.foldability = Foldability(rule.fold, channels)
 
-    def fold(self, behind: Folded) -> None:
-        """Rule this operation and one behind it as one affine operation."""
+    def fold(self, behind: Folded) -> SavedValue | None:
+        """Rule this operation and one behind it as one affine operation. Then its own output is seldom needed."""
         self._behind.append(behind)
+        output, self._output = self._output, None
+        return output
+
+    def _own_output(self) -> torch.Tensor:
+        """The output, which is computed anew if something is folded in."""
+        if self._output is not None:
+            return self._output.value
+        with torch.no_grad():
+            sums = self._view.sum(self._x.value, self._view.weight)
+            return sums if self._view.bias is None else sums + self._view.bias
 
     def share_out(self, coefficients: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Share out the contributions of the output and of all folded batch norms.
@@ -360,9 +371,10 @@ class Affine(Foldable):
             folded_in: the operations behind that are folded in. None for none.
         """
         view = self._view
-        output, weight, constant, rectified = self._output.value, view.weight, view.bias, self.is_rectified
-        scale = None
-        if folded_in is not None:
+        weight, constant, rectified, scale = view.weight, view.bias, self.is_rectified, None
+        if folded_in is None:
+            output = self._own_output()
+        else:
             output, rectified = folded_in.last.output.value, folded_in.last.is_rectified
             scale, constant = folded_in.total.behind(ScaleAndShift(None, constant))
             if scale is not None:
