@@ -61,8 +61,8 @@ def preset_note(preset: str) -> str:
     Raises:
         OptionError: for an unknown preset.
     """
-    rule_presets.find(preset)
-    return _NOTES.get(preset) or (inspect.getdoc(rule_presets.PRESETS[preset]) or "").split("\n")[0]
+    known = rule_presets.by_name(preset)
+    return _NOTES.get(preset) or (inspect.getdoc(known) or "").split("\n")[0]
 
 
 def has_amounts(preset: str) -> bool:

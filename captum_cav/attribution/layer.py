@@ -343,7 +343,7 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
         )
         passed = self._forward(arguments, [Site(module, False) for module in self._modules], with_rules=True)
         assert passed.trace.rules is not None
-        return passed.trace.rules.table()
+        return passed.trace.rules.table(self._options.rules.title)
 
     def _attribute(
         self,

@@ -16,6 +16,8 @@ PRESETS = (
     "cp_lrp",
     "pinpoint",
 )
+#: What ``--rules`` takes: a preset, or the name that stands for the recommended one, ``captum_cav.presets.AUTO``.
+RULES = (*PRESETS, "auto")
 #: ``captum_cav.comparison.NAMES``
 METHODS = (
     "saliency",

@@ -38,6 +38,7 @@ def run(options: argparse.Namespace, pictures: Mapping[str, Path | None], output
         The exit status, which is 1 if a picture was left out.
     """
     network = common.load_network(options, common.choose_device(options.device))
+    options.rules = common.choose_rules(options, network)
     done: dict[str, list[Explanation]] = {}
     with tqdm(pictures.items(), delay=1, leave=False) as progress:
         for stem, file in progress:
