@@ -37,14 +37,15 @@ SEARCH = (
     "absolute=1",
     "absolute=0.3+share=0.25",
     "absolute=0.3+share=0.75",
-    "absolute=0.3+share=1",
-    "absolute=0.1+share=1",
-    "absolute=0.3+deep=0.25",
-    "absolute=0.3+deep=1",
-    "absolute=0.3+gamma=0.25",
     "absolute=0.3+gamma=4",
-    "absolute=0.3+slopes=0",
-    "absolute=0.3+odds=1",
+    "absolute=0.05+share=1",
+    "absolute=0.1+share=1",
+    "absolute=0.2+share=1",
+    "absolute=0.3+share=1",
+    "absolute=0.1+share=1+deep=0.25",
+    "absolute=0.1+share=1+slopes=0",
+    "absolute=0.1+share=1+flat=0",
+    "absolute=0.1+share=1+odds=1",
 )
 _DEFAULTS = {"gamma": 1.0, "absolute": 0.0, "deep": 0.0, "share": 0.5, "slopes": 1.0, "flat": 1.0, "odds": 0.0}
 

@@ -121,11 +121,11 @@ def test_the_rules_of_candidates() -> None:
     scores = [method_of(name, model).options["score"] for name in SEARCH]
     assert {name for name, score in zip(SEARCH, scores, strict=True) if score == "log_odds"} == {
         "gamma=1+odds=1",
-        "absolute=0.3+odds=1",
+        "absolute=0.1+share=1+odds=1",
     }
     maps = [LayerCAV(model, "1", **method_of(name, model).options).attribute(x, 1) for name in SEARCH]
     # The map is behind the first layer. Of four convolutions, three quarters are all but the first.
-    same = ("gamma=1+flat=0", "absolute=0.3+share=1")
+    same = ("gamma=1+flat=0", "absolute=0.1+share=1+flat=0", "absolute=0.3+share=1")
     for number, found in enumerate(maps):
         assert bool(found.isfinite().all())
         assert any(torch.equal(found, other) for other in maps[:number]) == (SEARCH[number] in same)
