@@ -26,6 +26,7 @@ _NETWORKS = {
     "efficientnet_lite1": "EfficientNet-Lite1",
     "efficientnet_lite2": "EfficientNet-Lite2",
     "mobilenet_v2_dogs": "MobileNetV2 for dogs",
+    "vgg16_features": "VGG-16 features",
 }
 _MARKED = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 # Titles of tables in which less is better.

@@ -15,6 +15,7 @@ from captum_cav.presets.automatic import AUTO, auto
 from captum_cav.presets.finding import NAMES, PRESETS, by_name, find, name_for
 from captum_cav.presets.mapping import Preset
 from captum_cav.presets.named import (
+    absolute_epsilon_flat,
     alpha2_beta1,
     alpha2_beta1_flat,
     attnlrp,
@@ -33,6 +34,7 @@ __all__ = [
     "NAMES",
     "PRESETS",
     "Preset",
+    "absolute_epsilon_flat",
     "alpha2_beta1",
     "alpha2_beta1_flat",
     "attnlrp",

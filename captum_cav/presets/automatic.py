@@ -9,7 +9,7 @@ from torch import nn
 
 from captum_cav.errors import OptionError
 from captum_cav.presets.mapping import Preset
-from captum_cav.presets.named import paper, pinpoint
+from captum_cav.presets.named import absolute_epsilon_flat, paper, pinpoint
 
 #: The name that stands for the recommended preset.
 AUTO = "auto"

@@ -10,6 +10,7 @@ from captum_cav.errors import CAVTypeError, OptionError
 from captum_cav.presets.automatic import AUTO, auto, recommended
 from captum_cav.presets.mapping import Preset
 from captum_cav.presets.named import (
+    absolute_epsilon_flat,
     alpha2_beta1,
     alpha2_beta1_flat,
     attnlrp,
@@ -40,6 +41,7 @@ PRESETS: dict[str, Callable[..., Preset]] = {
         attnlrp,
         cp_lrp,
         pinpoint,
+        absolute_epsilon_flat,
     )
 }
 #: Names of the presets that need no arguments.

@@ -9,7 +9,7 @@ from captum_cav.presets.mapping import ACTIVATIONS, CONVOLUTIONS, DENSE, Preset
 from captum_cav.rules.activations import MeanSlopeRule
 from captum_cav.rules.attention import AttentionRule
 from captum_cav.rules.first_layer import AtInput, FlatRule, ZBoxRule
-from captum_cav.rules.lrp import AlphaBetaRule, ContributionRule, EpsilonRule, GammaRule, ZPlusRule
+from captum_cav.rules.lrp import AbsoluteEpsilonRule, AlphaBetaRule, ContributionRule, EpsilonRule, GammaRule, ZPlusRule
 from captum_cav.rules.norms import NormRule
 from captum_cav.rules.products import ProductRule
 
@@ -288,6 +288,45 @@ def pinpoint(gamma: float = 1.0) -> Preset:
     return Preset(
         "pinpoint",
         (CONVOLUTIONS, [AtInput(FlatRule()), GammaRule(gamma)]),
+        (DENSE, ContributionRule()),
+        (ACTIVATIONS, MeanSlopeRule()),
+    )
+
+
+def absolute_epsilon_flat(epsilon: float = 0.1) -> Preset:
+    """Maps that agree with what the network does, for convolutional networks.
+
+    Outputs whose summands cancel each other pass on large contributions of opposite signs under the paper's rules. This
+    preset damps such outputs: the more the summands cancel, the less an output passes on. What is not passed on counts
+    as a share of constants.
+
+    - Convolutions have LRP-epsilon with an absolute epsilon. A batch norm right behind a convolution is folded in.
+    - The first layer spreads each contribution evenly over the pixels that it sees (flat rule).
+    - The activation before a global average pooling has one slope for each channel, as with :func:`pinpoint`.
+    - The classifier keeps the paper's rules, so that classes stay apart.
+
+    The evidence of a layer shows before its activation. So explain the pre-activation of the last layer.
+
+    The preset was chosen by what the parts of photographs measurably do to the scores
+    (:func:`captum_cav.metrics.causal_effects`), see ``python -m benchmarks.causes`` and
+    ``python -m benchmarks.choosing``.
+
+    Args:
+        epsilon: see :class:`captum_cav.rules.AbsoluteEpsilonRule`.
+
+    Raises:
+        OptionError: for an epsilon that the rule does not allow.
+
+    Example::
+
+        >>> from torch.nn import functional as F
+        >>> from captum_cav import presets
+        >>> presets.absolute_epsilon_flat()[F.conv2d]
+        [AtInput(rule=FlatRule()), AbsoluteEpsilonRule(epsilon=0.1)]
+    """
+    return Preset(
+        "absolute_epsilon_flat",
+        (CONVOLUTIONS, [AtInput(FlatRule()), AbsoluteEpsilonRule(epsilon)]),
         (DENSE, ContributionRule()),
         (ACTIVATIONS, MeanSlopeRule()),
     )
