@@ -9,7 +9,7 @@ from torch import nn
 
 from captum_cav.errors import OptionError
 from captum_cav.presets.mapping import Preset
-from captum_cav.presets.named import absolute_epsilon_flat, paper, pinpoint
+from captum_cav.presets.named import absolute_epsilon_flat, paper
 
 #: The name that stands for the recommended preset.
 AUTO = "auto"
@@ -33,7 +33,7 @@ _LAYERS = (
 def auto(model: Callable[..., Any]) -> Preset:
     """The preset that the benchmarks recommend for the kind of network at hand. Its printed form says which, and why.
 
-    - A network with at least two 2-D convolutions has :func:`pinpoint`.
+    - A network with at least two 2-D convolutions has :func:`absolute_epsilon_flat`.
     - A transformer, a recurrent network and any other network has :func:`paper`, the rules of the paper.
 
     The modules of the model tell the kind: torch's own, and their subclasses. A network that has convolutions and
@@ -61,7 +61,7 @@ def auto(model: Callable[..., Any]) -> Preset:
     """
     name, reason = recommended(model)
     chosen = Preset(f"{AUTO}: {name}", title=f"{AUTO}: {name}, as the model has {reason}")
-    chosen.update({preset.__name__: preset for preset in (paper, pinpoint)}[name]())
+    chosen.update({preset.__name__: preset for preset in (paper, absolute_epsilon_flat)}[name]())
     return chosen
 
 
@@ -81,8 +81,8 @@ def recommended(model: Callable[..., Any]) -> tuple[str, str]:
     if not any(isinstance(module, _LAYERS) for module in modules):
         raise OptionError(
             f'rules="{AUTO}" goes by the layers that the model has as modules, but '
-            f"{type(model).__name__} has none; name a preset, such as rules={pinpoint.__name__!r} for a convolutional "
-            f"network or rules={paper.__name__!r} for a transformer."
+            f"{type(model).__name__} has none; name a preset, such as rules={absolute_epsilon_flat.__name__!r} for a "
+            f"convolutional network or rules={paper.__name__!r} for a transformer."
         )
     for name, kinds in _MIXERS.items():
         if any(isinstance(module, kinds) for module in modules):
@@ -90,4 +90,7 @@ def recommended(model: Callable[..., Any]) -> tuple[str, str]:
     convolutions = sum(isinstance(module, nn.Conv2d) for module in modules)
     if convolutions < 2:
         return paper.__name__, "fewer than two 2-D convolutions"
-    return pinpoint.__name__, f"{convolutions} 2-D convolutions, and no attention, layer norm or recurrent layer"
+    return (
+        absolute_epsilon_flat.__name__,
+        f"{convolutions} 2-D convolutions, and no attention, layer norm or recurrent layer",
+    )

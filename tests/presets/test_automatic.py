@@ -14,6 +14,10 @@ from captum_cav.errors import OptionError
 from captum_cav.explanation import explain
 
 
+#: What is recommended for convolutional networks.
+CONVOLUTIONAL = "absolute_epsilon_flat"
+
+
 def convolutional(norm: type[nn.Module] | None) -> nn.Sequential:
     torch.manual_seed(0)
     norms = [[] if norm is None else [norm(4)] for _ in range(2)]
@@ -48,10 +52,10 @@ class Rescaled(nn.BatchNorm2d):
 
 
 KINDS = {
-    "convolutions": (lambda: convolutional(None), "pinpoint", "2 2-D convolutions"),
-    "convolutions with batch norm": (lambda: convolutional(nn.BatchNorm2d), "pinpoint", "2 2-D convolutions"),
+    "convolutions": (lambda: convolutional(None), CONVOLUTIONAL, "2 2-D convolutions"),
+    "convolutions with batch norm": (lambda: convolutional(nn.BatchNorm2d), CONVOLUTIONAL, "2 2-D convolutions"),
     "convolutions with a batch norm of another class": (
-        lambda: convolutional(Rescaled), "pinpoint", "2 2-D convolutions"
+        lambda: convolutional(Rescaled), CONVOLUTIONAL, "2 2-D convolutions"
     ),
     "one convolution": (
         lambda: nn.Sequential(nn.Conv2d(3, 2, 8), nn.Flatten(), nn.Linear(2, 3)), "paper", "fewer than two"
@@ -88,8 +92,10 @@ def test_a_recurrent_network_has_the_rules_of_the_paper() -> None:
 def test_the_choice_is_printed() -> None:
     model = convolutional(None)
     cav = LayerCAV(model, "1", rules="auto")
-    title = "auto: pinpoint, as the model has 2 2-D convolutions, and no attention, layer norm or recurrent layer"
-    assert "rules='auto: pinpoint'" in repr(cav)
+    title = (
+        f"auto: {CONVOLUTIONAL}, as the model has 2 2-D convolutions, and no attention, layer norm or recurrent layer"
+    )
+    assert f"rules='auto: {CONVOLUTIONAL}'" in repr(cav)
     assert repr(presets.auto(model)).splitlines()[0] == f"preset {title}"
     for table in (
         cav.explain_rules(torch.rand(1, 3, 8, 8)),
@@ -104,7 +110,7 @@ def test_the_choice_is_printed() -> None:
 def test_a_changed_copy_names_no_choice_and_its_keys_win() -> None:
     changed = presets.auto(convolutional(None)) | {F.conv2d: presets.gamma()[F.conv2d]}
     assert changed[F.conv2d] == presets.gamma()[F.conv2d]
-    assert repr(changed).startswith("preset auto: pinpoint, changed\n")
+    assert repr(changed).startswith(f"preset auto: {CONVOLUTIONAL}, changed\n")
 
 
 @pytest.mark.parametrize(("model", "name"), [(lambda x: x.flatten(1), "function"), (Sum(), "Sum")])
@@ -125,8 +131,8 @@ def test_a_name_that_is_nearly_auto_is_suggested(name: str) -> None:
 def test_an_explanation_has_the_name_of_the_chosen_preset() -> None:
     network = zoo.Network("small", convolutional(None), from_picture, lambda picture: picture, ("one", "two", "three"))
     picture = zoo.demo_picture().resize((16, 16))
-    found, expected = (explain(network, picture, [1], ["1"], rules=rules) for rules in ("auto", "pinpoint"))
-    assert found.rules == "pinpoint"
+    found, expected = (explain(network, picture, [1], ["1"], rules=rules) for rules in ("auto", CONVOLUTIONAL))
+    assert found.rules == CONVOLUTIONAL
     assert str(found.table()) == str(expected.table())
 
 
