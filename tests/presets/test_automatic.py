@@ -13,7 +13,6 @@ from captum_cav import InputCAV, LayerCAV, presets, zoo
 from captum_cav.errors import OptionError
 from captum_cav.explanation import explain
 
-
 #: What is recommended for convolutional networks.
 CONVOLUTIONAL = "absolute_epsilon_flat"
 
