@@ -1,6 +1,7 @@
-"""Rules that no preset has, to search among: few parameters, each with a reason.
+"""Rules to search among: few parameters, each with a reason.
 
-The name of a candidate says what it is: parts joined by "+", each ``NAME=NUMBER``.
+The name of a candidate says what it is: parts joined by "+", each ``NAME=NUMBER``. The preset ``pinpoint`` is "gamma=1",
+and ``absolute_epsilon_flat`` is "absolute=0.1+share=1".
 
 - ``gamma=1``: the gamma rule in convolutions, as ``pinpoint`` has it.
 - ``absolute=0.3``: an absolute epsilon in the deep half of the convolutions instead, see
@@ -23,9 +24,13 @@ from torch import nn
 
 from captum_cav import LayerCAV, Method, presets, rules
 
-#: What the search looks at. The first is ``pinpoint``.
+#: What the search looks at: presets, and candidates. All are compared with the first.
 SEARCH = (
-    "gamma=1",
+    "cav:pinpoint",
+    "cav:absolute_epsilon_flat",
+    "cav:epsilon_plus_flat",
+    "cav:gamma",
+    "cav",
     "gamma=0.25",
     "gamma=4",
     "gamma=1+slopes=0",
@@ -39,7 +44,6 @@ SEARCH = (
     "absolute=0.3+share=0.75",
     "absolute=0.3+gamma=4",
     "absolute=0.05+share=1",
-    "absolute=0.1+share=1",
     "absolute=0.2+share=1",
     "absolute=0.3+share=1",
     "absolute=0.1+share=1+deep=0.25",

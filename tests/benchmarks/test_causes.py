@@ -118,17 +118,30 @@ def test_the_rules_of_candidates() -> None:
     with pytest.raises(ValueError, match=r"has the parts \['eps'\]"):
         rules_of("eps=1", model)
     x = torch.rand(1, 3, 8, 8)
-    scores = [method_of(name, model).options["score"] for name in SEARCH]
-    assert {name for name, score in zip(SEARCH, scores, strict=True) if score == "log_odds"} == {
+    candidates = [name for name in SEARCH if "=" in name]
+    scores = [method_of(name, model).options["score"] for name in candidates]
+    assert {name for name, score in zip(candidates, scores, strict=True) if score == "log_odds"} == {
         "gamma=1+odds=1",
         "absolute=0.1+share=1+odds=1",
     }
-    maps = [LayerCAV(model, "1", **method_of(name, model).options).attribute(x, 1) for name in SEARCH]
+    maps = [LayerCAV(model, "1", **method_of(name, model).options).attribute(x, 1) for name in candidates]
     # The map is behind the first layer. Of four convolutions, three quarters are all but the first.
-    same = ("gamma=1+flat=0", "absolute=0.1+share=1+flat=0", "absolute=0.3+share=1")
+    same = ("absolute=0.3+share=1",)
     for number, found in enumerate(maps):
         assert bool(found.isfinite().all())
-        assert any(torch.equal(found, other) for other in maps[:number]) == (SEARCH[number] in same)
+        assert any(torch.equal(found, other) for other in maps[:number]) == (candidates[number] in same)
+
+
+@pytest.mark.parametrize(("candidate", "preset"), [
+    ("gamma=1", "pinpoint"),
+    ("absolute=0.1+share=1", "absolute_epsilon_flat"),
+])  # fmt: skip
+def test_some_candidates_are_presets(candidate: str, preset: str) -> None:
+    model, x = net(), torch.rand(1, 3, 8, 8)
+    found = LayerCAV(model, ["0", "3"], **method_of(candidate, model).options).attribute(x, 1)
+    of_preset = LayerCAV(model, ["0", "3"], rules=preset, normalize="abs").attribute(x, 1)
+    for one, expected in zip(found, of_preset, strict=True):
+        assert torch.equal(one, expected)
 
 
 def test_gamma_and_an_absolute_epsilon_at_once_is_each_of_them_without_the_other() -> None:
