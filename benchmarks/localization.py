@@ -188,7 +188,7 @@ def explain_at_once(
     return {depth: torch.cat(parts).sum(1) for depth, parts in zip(depths, zip(*found, strict=True), strict=True)}
 
 
-#: The rows for what hiding does.
+# The rows for what hiding does, as in benchmarks.tables.
 OWN = ("the network", "the network, by log odds")
 
 

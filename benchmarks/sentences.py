@@ -53,7 +53,7 @@ LAYER = "encoder.embeddings.word_embeddings"
 STEPS = 10
 RANDOM_MAPS = 5
 _PATH_STEPS = 20
-MASKS = 256
+MASKS = 128
 TRUTH = "effects"
 #: The rival that differences are to.
 RIVAL = "integrated gradients (padding)"

@@ -28,6 +28,8 @@ _NETWORKS = {
     "mobilenet_v2_dogs": "MobileNetV2 for dogs",
     "vgg16_features": "VGG-16 features",
 }
+# What is no method: the network itself.
+_OWN = ("the network", "the network, by log odds")
 _MARKED = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 # Titles of tables in which less is better.
 _LOW = ("Deletion", "Absolute")
@@ -39,7 +41,9 @@ def made(name: str) -> str:
     Args:
         name: ``localization:NETWORK`` or ``faithfulness:NETWORK``; ``causes:NETWORK`` for the agreement with measured
             effects; ``price:NETWORK`` for what each method costs; ``cost:layers`` for our own price at all depths of
-            all networks, ``cost:kinds`` for all else; ``sentences:all`` and ``patching:MODEL`` for language.
+            all networks, ``cost:kinds`` for all else; ``sentences:all`` and ``patching:MODEL`` for language;
+            ``search:all`` for the rules that were searched among; ``grids:NETWORK`` for grid pointing beside what the
+            network itself does.
 
     Returns:
         Markdown.
@@ -54,6 +58,9 @@ def made(name: str) -> str:
     elif benchmark == "sentences":
         report = _read("sentences")
         lines = of_sentences(report)
+    elif benchmark == "search":
+        report = _read("search")
+        lines = of_search(report)
     elif benchmark == "patching":
         report = _read("patching")
         lines = of_patching(report["models"][what])
@@ -85,6 +92,30 @@ def of_sentences(report: dict[str, Any]) -> list[str]:
     errors = [found[way][name][method]["error"] for way in found for name in ("gap", "effects") for method in methods]
     counted = f"{report['sentences']} sentences; standard errors of gaps and of effects up to {max(errors):.3f}."
     return [*lines, "", counted]
+
+
+def of_search(found: dict[str, Any]) -> list[str]:
+    """What :mod:`benchmarks.choosing` found, as two tables: the search, and what is chosen without each network."""
+    counts = found["photographs"]
+    heads = [f"{_NETWORKS[name]}, {count}" for name, count in counts.items()]
+    lines = [f"| own; absent; interaction | {' | '.join(heads)} | mean |", "|---" * (len(heads) + 2) + "|"]
+    means = {
+        candidate: statistics.fmean(number for numbers in rows.values() for number in numbers)
+        for candidate, rows in found["search"].items()
+    }
+    for candidate in sorted(means, key=lambda candidate: -means[candidate]):
+        cells = ["; ".join(f"{number:+.2f}" for number in numbers) for numbers in found["search"][candidate].values()]
+        lines.append(f"| {candidate} | {' | '.join(cells)} | {means[candidate]:+.3f} |")
+    measures = [title.partition(":")[0] for title in found["measures"]]
+    lines += [
+        "",
+        f"| left out | chosen on the others | {' | '.join(measures)} | photographs |",
+        "|---" * (len(measures) + 3) + "|",
+    ]
+    for name, row in found["left out"].items():
+        cells = [f"{mean:+.3f} ± {error:.3f}" for mean, error in row["differences"]]
+        lines.append(f"| {_NETWORKS[name]} | {row['chosen']} | {' | '.join(cells)} | {row['photographs']} |")
+    return lines
 
 
 def of_patching(found: dict[str, dict[str, dict[str, float]]]) -> list[str]:
@@ -162,7 +193,7 @@ def _mean(cell: dict[str, Any] | None) -> str:
 
 
 def _best(means: dict[str, list[float | None]], column: int, low: bool) -> str:
-    numbers = [row[column] for method, row in means.items() if method not in CONTROLS]
+    numbers = [row[column] for method, row in means.items() if method not in (*CONTROLS, *_OWN)]
     known = [number for number in numbers if number is not None]
     return f"{min(known) if low else max(known):.2f}"
 
