@@ -44,6 +44,7 @@ from torch import nn
 
 from benchmarks.networks import DEPTHS, load
 from benchmarks.photographs import SEED, SPLITS, Photograph, photographs
+from benchmarks.tables import OWN
 from benchmarks.versions import versions_with
 from captum_cav import LayerCAV, Method, metrics, presets, zoo
 from captum_cav.comparison.methods import CONTROLS, NAMES, STEPS, AnyMethod, find
@@ -186,10 +187,6 @@ def explain_at_once(
     layers = [depth if depth == "input" else f"network.{depth}" for depth in depths]
     found = LayerCAV(whole, layers, **method.options).attribute_targets(inputs, targets)
     return {depth: torch.cat(parts).sum(1) for depth, parts in zip(depths, zip(*found, strict=True), strict=True)}
-
-
-# The rows for what hiding does, as in benchmarks.tables.
-OWN = ("the network", "the network, by log odds")
 
 
 class _ScoresAndOdds(nn.Module):

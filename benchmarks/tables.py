@@ -11,7 +11,7 @@ import csv
 import json
 import re
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,11 @@ _NETWORKS = {
     "mobilenet_v2_dogs": "MobileNetV2 for dogs",
     "vgg16_features": "VGG-16 features",
 }
-# What is no method: the network itself.
-_OWN = ("the network", "the network, by log odds")
+#: The rows of benchmarks.localization for what the network itself does.
+OWN = ("the network", "the network, by log odds")
+# Networks without batch norm.
+_PLAIN = ("squeezenet1_1", "vgg16_features")
+_MORE = ", more than cav:pinpoint"
 _MARKED = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 # Titles of tables in which less is better.
 _LOW = ("Deletion", "Absolute")
@@ -39,11 +42,11 @@ def made(name: str) -> str:
     """The text of one mark.
 
     Args:
-        name: ``localization:NETWORK`` or ``faithfulness:NETWORK``; ``causes:NETWORK`` for the agreement with measured
-            effects; ``price:NETWORK`` for what each method costs; ``cost:layers`` for our own price at all depths of
-            all networks, ``cost:kinds`` for all else; ``sentences:all`` and ``patching:MODEL`` for language;
-            ``search:all`` for the rules that were searched among; ``grids:NETWORK`` for grid pointing beside what the
-            network itself does.
+        name: ``localization:NETWORK`` or ``faithfulness:NETWORK``; ``grids:NETWORK`` for grid pointing beside what the
+            network itself does; ``causes:NETWORK`` for the agreement with measured effects, ``causes:all`` for that of
+            all networks together; ``search:all`` for the rules that were searched among; ``price:NETWORK`` for what
+            each method costs; ``cost:layers`` for our own price at all depths of all networks, ``cost:kinds`` for all
+            else; ``sentences:all`` and ``patching:MODEL`` for language.
 
     Returns:
         Markdown.
@@ -58,6 +61,10 @@ def made(name: str) -> str:
     elif benchmark == "sentences":
         report = _read("sentences")
         lines = of_sentences(report)
+    elif name == "causes:all":
+        read = {one: _read(f"causes_{one}") for one in DEPTHS if (RESULTS / f"causes_{one}.json").exists()}
+        networks = {one: report["networks"][one] for one, report in read.items()}
+        return "\n".join(["", *of_all_causes(networks), "", ""])
     elif benchmark == "search":
         report = _read("search")
         lines = of_search(report)
@@ -188,12 +195,58 @@ def _causes(found: dict[str, Any], network: str) -> Iterator[str]:
         yield f"| {method} | {' | '.join(cells)} | {shown} | {_mean(seconds)} |"
 
 
+def of_all_causes(networks: dict[str, dict[str, Any]]) -> list[str]:
+    """The differences to ``pinpoint`` of all networks together, as means over depths below the last activation.
+
+    Args:
+        networks: of each network, what :mod:`benchmarks.causes` found. All methods count that all networks have.
+
+    Returns:
+        A table: of each method the differences on the networks with batch norm, and on those without.
+    """
+    kinds = {
+        "batch norm": [name for name in networks if name not in _PLAIN],
+        "no batch norm": [name for name in networks if name in _PLAIN],
+    }
+    tables = {name: found["tables"] for name, found in networks.items()}
+    titles = [title for title in next(iter(tables.values())) if title.endswith(_MORE)]
+    shared = [
+        method
+        for method in next(iter(tables.values()))[titles[0]]
+        if all(method in of_network[titles[0]] for of_network in tables.values())
+    ]
+    heads = [f"{title.removesuffix(_MORE)}: {kind}" for kind in kinds for title in titles]
+    lines = [f"| more than `pinpoint` | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+    rows = {}
+    for method in shared:
+        values = [
+            [one for name in names for one in _over_depths(tables[name][title][method], DEPTHS[name][2:])]
+            for names in kinds.values()
+            for title in titles
+        ]
+        rows[method] = values
+    for method, values in sorted(rows.items(), key=lambda row: -statistics.fmean(row[1][0])):
+        cells = [
+            f"{statistics.fmean(of_cell):+.3f} ± {statistics.stdev(of_cell) / len(of_cell) ** 0.5:.3f}"
+            for of_cell in values
+        ]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    counts = [f"{_NETWORKS[name]} {len(networks[name]['photographs'])}" for names in kinds.values() for name in names]
+    return [*lines, "", f"Photographs: {', '.join(counts)}."]
+
+
+def _over_depths(columns: dict[str, Any], depths: Sequence[str]) -> list[float]:
+    """Of each photograph, the mean over those of the depths that there are."""
+    found = [columns[depth]["by_photograph"] for depth in depths if depth in columns]
+    return [statistics.fmean(one[name] for one in found) for name in found[0] if all(name in one for one in found)]
+
+
 def _mean(cell: dict[str, Any] | None) -> str:
     return f"{cell['mean']:.2f}" if cell and cell["mean"] is not None else "-"
 
 
 def _best(means: dict[str, list[float | None]], column: int, low: bool) -> str:
-    numbers = [row[column] for method, row in means.items() if method not in (*CONTROLS, *_OWN)]
+    numbers = [row[column] for method, row in means.items() if method not in (*CONTROLS, *OWN)]
     known = [number for number in numbers if number is not None]
     return f"{min(known) if low else max(known):.2f}"
 
