@@ -105,8 +105,8 @@ def by_name(name: str) -> Callable[..., Preset]:
         'gamma'
     """
     if name not in PRESETS:
-        near = did_you_mean(name, [*PRESETS, AUTO])
-        raise OptionError(f"unknown preset {name!r}{near}; expected {AUTO!r} or one of {', '.join(PRESETS)}.")
+        known = [*PRESETS, AUTO]
+        raise OptionError(f"unknown preset {name!r}{did_you_mean(name, known)}; expected one of {', '.join(known)}.")
     needed = _required_arguments(PRESETS[name])
     if needed:
         raise OptionError(
