@@ -218,7 +218,7 @@ def own_shares(model: nn.Module, picture: torch.Tensor, targets: Sequence[int]) 
     found = metrics.causal_effects(
         _ScoresAndOdds(model, targets), picture, cells=2, baseline="zero", masks=16, batch_size=4
     )
-    return [metrics.shares_in_cells(one.unflatten(1, (2, 2))).diagonal().tolist() for one in found.effects[0].chunk(2)]
+    return [metrics.shares_in_cells(one.reshape(-1, 2, 2)).diagonal().tolist() for one in found.effects[0].chunk(2)]
 
 
 # Photographs that a network knows

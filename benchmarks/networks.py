@@ -188,7 +188,8 @@ def _load_vgg() -> zoo.Network:
 
 
 def _vgg_input(picture: Image.Image) -> torch.Tensor:
-    return to_tensor(squash(picture, _VGG16_SIZE)) * 255 - torch.tensor(_VGG16_MEANS)[:, None, None]
+    pixels: torch.Tensor = to_tensor(squash(picture, _VGG16_SIZE))
+    return pixels * 255 - torch.tensor(_VGG16_MEANS)[:, None, None]
 
 
 def _fitted_head(model: nn.Module, pictures: Sequence[Image.Image], targets: Sequence[int]) -> nn.Linear:
@@ -214,10 +215,10 @@ def _fitted_head(model: nn.Module, pictures: Sequence[Image.Image], targets: Seq
     def loss() -> torch.Tensor:
         solver.zero_grad()
         value = F.cross_entropy(head(found / size), labels) + 1e-3 * head.weight.square().sum()
-        value.backward()
+        torch.autograd.backward(value)
         return value
 
-    solver.step(loss)
+    solver.step(loss)  # type: ignore[no-untyped-call]
     head.weight.data /= size
     return head
 
