@@ -307,6 +307,9 @@ def absolute_epsilon_flat(epsilon: float = 0.1) -> Preset:
 
     The evidence of a layer shows before its activation. So explain the pre-activation of the last layer.
 
+    Contributions get small from layer to layer, so compare places and classes, and not sums. In networks with many
+    layers in a row they may be too small for float16; use float32 or bfloat16.
+
     The preset was chosen by what the parts of photographs measurably do to the scores
     (:func:`captum_cav.metrics.causal_effects`), see ``python -m benchmarks.causes`` and
     ``python -m benchmarks.choosing``.
