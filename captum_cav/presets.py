@@ -431,3 +431,7 @@ PRESETS: dict[str, Callable[..., Preset]] = {
 }
 #: Names of the presets that need no arguments.
 NAMES: tuple[str, ...] = tuple(name for name in PRESETS if name != "epsilon_gamma_box")
+
+
+def __dir__() -> list[str]:
+    return [*PRESETS, "NAMES"]
