@@ -15,7 +15,10 @@ PRESETS = (
     "attnlrp",
     "cp_lrp",
     "pinpoint",
+    "absolute_epsilon_flat",
 )
+#: What ``--rules`` takes: a preset, or the name that stands for the recommended one, ``captum_cav.presets.AUTO``.
+RULES = (*PRESETS, "auto")
 #: ``captum_cav.comparison.NAMES``
 METHODS = (
     "saliency",
@@ -72,8 +75,8 @@ PHOTOGRAPHS = "photographs"
 #: These photographs: left, top, right, bottom in the embedded picture, in pixels.
 DEMO_PHOTOGRAPHS = {
     "dog_above_cat.png": (0, 0, 448, 448),
-    "dog.png": (0, 0, 448, 224),
-    "cat.png": (0, 224, 448, 448),
+    "dog.png": (200, 0, 424, 224),
+    "cat.png": (112, 224, 336, 448),
 }
 #: The table that ``explain`` writes about all pictures.
 SHARES_FILE = "shares.csv"

@@ -101,6 +101,7 @@ def test_a_page_does_not_replace_its_picture(
     ("command", "name"),
     [
         (["demo"], "dog_above_cat_rules.png"),
+        (["demo"], "photographs/dog.png"),
         (["explain", PICTURE, "--save-arrays"], "dog_above_cat_maps.npz"),
         (["explain", PICTURE], "shares.csv"),
         (["compare", PICTURE], "comparison.csv"),

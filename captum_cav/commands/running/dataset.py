@@ -36,6 +36,7 @@ def run(options: argparse.Namespace, *, is_class: bool) -> int:
         The exit status: 1 if a picture could not be explained, 130 after Ctrl-C.
     """
     network = common.load_network(options, _device(options.device))
+    options.rules = common.choose_rules(options, network)
     root, listed = find_pictures(options.pictures)
     network, score = common.choose_score(options, network)
     inputs = single_image.batch_of(network, _example(root, listed))

@@ -39,7 +39,7 @@ def run(
         options: the options.
         pictures: by the name of what is written of them, the picture files; None stands for the embedded picture.
         outputs: where the figures go.
-        photographs: where ``demo`` writes the embedded picture and its halves; None for ``explain``.
+        photographs: where ``demo`` writes the embedded picture and parts of it; None for ``explain``.
 
     Returns:
         The exit status, which is 1 if a picture was left out.
@@ -49,6 +49,7 @@ def run(
             with photographs.writing(name) as path:
                 zoo.demo_picture().crop(box).save(path)
     network = common.load_network(options, common.choose_device(options.device))
+    options.rules = common.choose_rules(options, network)
     done: dict[str, list[Explanation]] = {}
     recordings = Recordings(fused=options.compile)
     with tqdm(pictures.items(), delay=1, leave=False) as progress:
