@@ -1,7 +1,8 @@
 # make demo   shows why a real network saw a dog and a cat in one photograph
 # make test   runs the tests
 # make dist   builds the wheel and the source distribution, and checks them
-# make gpu    on a machine with CUDA: runs the GPU tests, measures the cost, writes gpu.json; at most eight minutes
+# make gpu    on a machine with CUDA: runs the GPU tests, measures the cost, writes gpu.json; less than ten minutes
+# make test-slow  runs the slow tests; those of networks of the field are skipped unless the extra "field" is installed
 # All make .venv and install into it first. PYTHON=... picks the interpreter that makes it.
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo test lint docs dist tutorials test-slow gpu clean
 
 demo: $(INSTALLED)
-	$(BIN)/captum-cav demo --output captum_cav_demo
+	$(BIN)/captum-cav demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
@@ -23,7 +24,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 docs: $(INSTALLED)
-	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 dist: $(INSTALLED)
 	rm -rf dist

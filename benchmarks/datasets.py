@@ -2,7 +2,10 @@
 
 ``python -m benchmarks.datasets`` writes JPEG pictures, explains them at five layers with each way in turn, several
 times, and prints the medians. The loop by hand reads the same pictures, stacks batches and calls ``attribute``; it
-writes nothing. Ray is measured with ``--ray``, where the package ``ray`` is installed.
+writes nothing. "Replayed" is the same with an attribution that was recorded before; a job records by itself after 200
+batches. Ray is measured with ``--ray``, where the package ``ray`` is installed.
+
+On a busy machine, compare CPU seconds: ``--threads 1``, and the last column.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import torch
 import torchvision
 from PIL import Image
 
+import captum_cav
 from captum_cav import LayerCAV, datasets
 from captum_cav.datasets import explaining, shards
 from captum_cav.datasets.sources import PictureFiles, picture_files
@@ -81,8 +85,12 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--without-constants", action="store_true")
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0 for torch's own number")
+    parser.add_argument("--ways", nargs="+", default=[], metavar="NAME", help="measure these beside the loop by hand")
     parser.add_argument("--ray", action="store_true")
     options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     model = torchvision.models.get_model(options.network, weights=None).eval()
     transform = torchvision.models.ResNet18_Weights.DEFAULT.transforms()
@@ -92,22 +100,44 @@ def main() -> None:
         folder = write_pictures(Path(name) / "pictures", options.pictures)
         numbers = itertools.count()
 
-        def job(**more: Any) -> None:
-            arguments = {"targets": "label", "keep": keep, "batch_size": options.batch_size, "progress": False} | more
+        def job(attribution: LayerCAV = cav, **more: Any) -> None:
+            arguments: dict[str, Any] = {
+                "targets": "label",
+                "keep": keep,
+                "batch_size": options.batch_size,
+                "progress": False,
+            } | more
             datasets.explain_dataset(
-                cav, folder, Path(name) / f"output_{next(numbers)}", preprocess=transform, shard_size=64, **arguments
+                attribution,
+                folder,
+                Path(name) / f"output_{next(numbers)}",
+                preprocess=transform,
+                shard_size=64,
+                **arguments,
             )
 
         source = picture_files(folder, transform, ())
+
+        def loop(attribution: LayerCAV = cav) -> None:
+            by_hand(attribution, source, options.batch_size, not options.without_constants)
+
+        recorded = captum_cav.compile(cav)
         ways: dict[str, Callable[[], None]] = {
-            "by hand": lambda: by_hand(cav, source, options.batch_size, not options.without_constants),
+            "by hand": loop,
             "in this process": lambda: job(workers=0),
+            "by hand, replayed": lambda: loop(recorded),
+            "in this process, replayed": lambda: job(recorded, workers=0),
             "one process reads": lambda: job(workers=1),
             "two processes read": lambda: job(workers=2),
         }
         if options.ray:
             ways |= {f"Ray, {count} actors": functools.partial(job, engine="ray", workers=count) for count in (1, 2)}
-        by_hand(cav, source, options.batch_size, not options.without_constants)
+        if options.ways:
+            ways = {way: run for way, run in ways.items() if way in ("by hand", *options.ways)}
+        loop()
+        start = time.process_time()
+        loop(recorded)
+        recording = time.process_time() - start
         wall: dict[str, list[float]] = {way: [] for way in ways}
         cpu: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(options.rounds):
@@ -139,7 +169,8 @@ def main() -> None:
             statistics.median(a / b for a, b in zip(seconds["by hand"], seconds[way], strict=True))
             for seconds in (wall, cpu)
         ]
-        print(f"{way:20} {rate:7.2f} {statistics.median(cpu[way]):8.1f} {over[0]:6.2f} {over[1]:6.2f}")
+        print(f"{way:26} {rate:7.2f} {statistics.median(cpu[way]):8.1f} {over[0]:6.2f} {over[1]:6.2f}")
+    print(f"the first loop with a recording: {recording:.1f} CPU seconds")
     print(
         "where the time goes, in this process: "
         + ", ".join(f"{part} {100 * one / spent['all']:.1f} %" for part, one in spent.items())

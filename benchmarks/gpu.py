@@ -1,10 +1,11 @@
-"""The GPU suite and what contributions cost on a GPU, in at most eight minutes: ``make gpu``.
+"""The GPU suite and what contributions cost on a GPU, in less than ten minutes: ``make gpu``.
 
     python -m benchmarks.gpu [--device cuda] [--json gpu.json] [--networks NAME ...] [--batches N ...]
 
-Three steps run one after another, each in its own process with a time limit: the tests marked ``gpu``, the cost of
-several layers with peaks of memory, and the cost of the inputs. A step that fails or takes too long does not stop the
-next one. The JSON file is written again after each step. The exit status is 0 only if nothing failed.
+Four steps run one after another, each in its own process with a time limit: the tests marked ``gpu``, the cost of
+several layers with peaks of memory, the cost of the inputs, and the cost of several layers if the attribution is
+recorded, replayed and run as one CUDA graph. A step that fails or takes too long does not stop the next one. The JSON
+file is written again after each step. The exit status is 0 only if nothing failed.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ from typing import Any
 import torch
 
 from benchmarks.cost.networks import NETWORKS
-from benchmarks.cost.rows import FLOOR, FORWARD, OURS
+from benchmarks.cost.rows import CUDA_GRAPH, FLOOR, FORWARD, OURS, REPLAY
 from benchmarks.versions import versions_with
 
 _NETWORKS = ("resnet50", "vit_b_16", "mobilenet_v2")
+# Of these, calls are compiled, which takes a while for each batch.
+_COMPILED_NETWORKS = ("resnet50", "vit_b_16")
+# What runs compiled calls, for each device.
+_BACKENDS = {"cuda": ("replay", "cudagraphs"), "cpu": ("replay",)}
 # The names of the files that the steps leave for the report, in the folder of a run.
-_COST_FILE, _PYTEST_CACHE = "cost_{kind}.json", "pytest"
+_COST_FILE, _PYTEST_CACHE = "cost_{step}.json", "pytest"
 
 
 @dataclass
@@ -55,7 +60,7 @@ class Step:
 
 
 def steps(device: str, networks: Sequence[str], batches: Sequence[int], folder: Path) -> dict[str, Step]:
-    """The steps by name. Together their limits are less than eight minutes.
+    """The steps by name, in their order. Together their limits are less than ten minutes.
 
     Args:
         device: "cuda", or "cpu" to see that the commands run.
@@ -64,18 +69,20 @@ def steps(device: str, networks: Sequence[str], batches: Sequence[int], folder: 
         folder: where the steps leave files for the report.
     """
 
-    def cost(kind: str, memory: str) -> list[str]:
-        rows = [f"{network}/{batch}/{kind}" for network in networks for batch in batches]
-        file = folder / _COST_FILE.format(kind=kind)
+    def cost(step: str, chosen: Sequence[str], kind: str, memory: str, backends: Sequence[str] = ()) -> list[str]:
+        rows = [f"{network}/{batch}/{kind}" for network in chosen for batch in batches]
+        file = folder / _COST_FILE.format(step=step)
         options = ["--device", device, "--seconds", "1", "--memory", memory, "--json", str(file)]
-        return ["-m", "benchmarks.cost", "--rows", *rows, *options]
+        return ["-m", "benchmarks.cost", "--rows", *rows, *options, "--compiled", *backends]
 
     # On the CPU the same tests run under the mark "slow".
     marked = ["-m", "gpu"] if device == "cuda" else ["-m", "slow", "-k", "test_precision"]
+    compiled = [network for network in networks if network in _COMPILED_NETWORKS] or networks
     return {
-        "suite": Step(["-m", "pytest", "tests/gpu", *marked, "-o", f"cache_dir={folder / _PYTEST_CACHE}"], 230),
-        "layers": Step(cost("layers", "ours"), 160),
-        "input": Step(cost("input", "none"), 80),
+        "suite": Step(["-m", "pytest", "tests/gpu", *marked, "-o", f"cache_dir={folder / _PYTEST_CACHE}"], 220),
+        "layers": Step(cost("layers", networks, "layers", "ours"), 150),
+        "input": Step(cost("input", networks, "input", "none"), 70),
+        "compiled": Step(cost("compiled", compiled, "layers", "none", _BACKENDS[device]), 140),
     }
 
 
@@ -101,7 +108,7 @@ def read_results(name: str, step: Step, folder: Path) -> None:
     if name == "suite":
         step.failed += list(_read(folder / _PYTEST_CACHE / "v" / "cache" / "lastfailed"))
     else:
-        step.report = _read(folder / _COST_FILE.format(kind=name))
+        step.report = _read(folder / _COST_FILE.format(step=name))
         step.failed += _failed_cells(step.report.get("rows", {}))
 
 
@@ -113,7 +120,7 @@ def _failed_cells(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterat
     # Other libraries do not have every network. What they refuse is in the report.
     for row, cells in rows.items():
         for column, cell in cells.items():
-            if cell["reason"] and column in (FLOOR, FORWARD, OURS):
+            if cell["reason"] and column in (FLOOR, FORWARD, OURS, REPLAY, CUDA_GRAPH):
                 yield f"{row}, {column}: {cell['reason'].splitlines()[0]}"
 
 

@@ -11,10 +11,11 @@ import csv
 import json
 import re
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cost.rows import FLOOR, FLOOR_INDUCTOR, FLOOR_REPLAY, INDUCTOR, OURS, REPLAY
 from benchmarks.networks import DEPTHS
 from captum_cav.comparison.methods import CONTROLS
 
@@ -26,7 +27,13 @@ _NETWORKS = {
     "efficientnet_lite1": "EfficientNet-Lite1",
     "efficientnet_lite2": "EfficientNet-Lite2",
     "mobilenet_v2_dogs": "MobileNetV2 for dogs",
+    "vgg16_features": "VGG-16 features",
 }
+#: The rows of benchmarks.localization for what the network itself does.
+OWN = ("the network", "the network, by log odds")
+# Networks without batch norm.
+_PLAIN = ("squeezenet1_1", "vgg16_features")
+_MORE = ", more than cav:pinpoint"
 _MARKED = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 # Titles of tables in which less is better.
 _LOW = ("Deletion", "Absolute")
@@ -36,10 +43,12 @@ def made(name: str) -> str:
     """The text of one mark.
 
     Args:
-        name: ``localization:NETWORK`` or ``faithfulness:NETWORK``; ``causes:NETWORK`` for the agreement with measured
-            effects; ``price:NETWORK`` for what each method costs; ``cost:layers`` for our own price at all depths of
-            all networks, ``cost:kinds`` for all else; ``sentences:all``, ``text:all`` and ``patching:MODEL`` for
-            language.
+        name: ``localization:NETWORK`` or ``faithfulness:NETWORK``; ``grids:NETWORK`` for grid pointing beside what the
+            network itself does; ``causes:NETWORK`` for the agreement with measured effects, ``causes:all`` for that of
+            all networks together; ``search:all`` for the rules that were searched among; ``price:NETWORK`` for what
+            each method costs; ``cost:layers`` for our own price at all depths of all networks, ``cost:kinds`` for all
+            else; ``compiled:BACKEND`` for compiled calls, ``replays:bits`` and ``replays:refused`` for the bits of
+            replays; ``sentences:all``, ``text:all`` and ``patching:MODEL`` for language.
 
     Returns:
         Markdown.
@@ -51,9 +60,23 @@ def made(name: str) -> str:
         report = _read("cost_cpu")
         table = _all_depths(report) if what == "layers" else _kinds(report)
         lines = [*table, "", f"{report['device']}, torch {report['versions']['torch']}. {report['note']}"]
+    elif benchmark == "compiled":
+        report = _read(f"compiled_{what}")
+        lines = [*of_compiled(report["rows"]), "", f"{report['device']}, {report['threads']} threads, torch"]
+        lines[-1] += f" {report['versions']['torch']}."
+    elif benchmark == "replays":
+        report = _read("replays")
+        lines = of_replays(report["rows"]) if what == "bits" else refused_replays(report["rows"])
     elif benchmark == "sentences":
         report = _read("sentences")
         lines = of_sentences(report)
+    elif name == "causes:all":
+        read = {one: _read(f"causes_{one}") for one in DEPTHS if (RESULTS / f"causes_{one}.json").exists()}
+        networks = {one: report["networks"][one] for one, report in read.items()}
+        return "\n".join(["", *of_all_causes(networks), "", ""])
+    elif benchmark == "search":
+        report = _read("search")
+        lines = of_search(report)
     elif benchmark == "text":
         report = _read("text")
         lines = of_text(report)
@@ -80,6 +103,30 @@ def of_sentences(report: dict[str, Any]) -> list[str]:
     lines += [f"| {', '.join(names)} | {shown} |" for shown, names in rows.items()]
     errors = [found[way]["gap"][method]["error"] for way in found for method in methods]
     return [*lines, "", f"{report['sentences']} sentences; standard errors of the gaps up to {max(errors):.3f}."]
+
+
+def of_search(found: dict[str, Any]) -> list[str]:
+    """What :mod:`benchmarks.choosing` found, as two tables: the search, and what is chosen without each network."""
+    counts = found["photographs"]
+    heads = [f"{_NETWORKS[name]}, {count}" for name, count in counts.items()]
+    lines = [f"| own; absent; interaction | {' | '.join(heads)} | mean |", "|---" * (len(heads) + 2) + "|"]
+    means = {
+        candidate: statistics.fmean(number for numbers in rows.values() for number in numbers)
+        for candidate, rows in found["search"].items()
+    }
+    for candidate in sorted(means, key=lambda candidate: -means[candidate]):
+        cells = ["; ".join(f"{number:+.2f}" for number in numbers) for numbers in found["search"][candidate].values()]
+        lines.append(f"| {candidate} | {' | '.join(cells)} | {means[candidate]:+.3f} |")
+    measures = [title.partition(":")[0] for title in found["measures"]]
+    lines += [
+        "",
+        f"| left out | chosen on the others | {' | '.join(measures)} | photographs |",
+        "|---" * (len(measures) + 3) + "|",
+    ]
+    for name, row in found["left out"].items():
+        cells = [f"{mean:+.3f} ± {error:.3f}" for mean, error in row["differences"]]
+        lines.append(f"| {_NETWORKS[name]} | {row['chosen']} | {' | '.join(cells)} | {row['photographs']} |")
+    return lines
 
 
 def of_text(report: dict[str, Any]) -> list[str]:
@@ -109,6 +156,59 @@ def of_patching(found: dict[str, dict[str, dict[str, float]]]) -> list[str]:
     }
     lines = [f"| estimate | {' | '.join(first)} |", "|---" * (1 + len(first)) + "|"]
     return lines + [f"| {name} | {' | '.join(f'{cell:.3f}' for cell in cells)} |" for name, cells in rows.items()]
+
+
+def of_compiled(rows: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
+    """Ours and the floor, as they are and compiled, over the floor; and how many operations they call.
+
+    Args:
+        rows: of the file of :mod:`benchmarks.cost`.
+    """
+    known = [OURS, REPLAY, FLOOR_REPLAY, INDUCTOR, FLOOR_INDUCTOR]
+    columns = [name for name in known if any(name in cells for cells in rows.values())]
+    counted = [name for name in (FLOOR, OURS, REPLAY) if any(name in cells for cells in rows.values())]
+    heads = ["network, batch", "floor, s", *columns, f"operations: {' / '.join(counted)}"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    refused = []
+    for row, cells in rows.items():
+        network, batch, _ = row.split("/")
+        shown = [_ratio(cells.get(name, {}), quartiles=True) for name in columns]
+        count = " / ".join(str(cells.get(name, {}).get("operations") or "-") for name in counted)
+        lines.append(f"| {network}, {batch} | {cells[FLOOR]['seconds'][1]:.3f} | {' | '.join(shown)} | {count} |")
+        reasons = {name: cell["reason"] for name, cell in cells.items() if name in columns and cell["reason"]}
+        refused += [f"{row}, {name}: {reason.splitlines()[0]}" for name, reason in reasons.items()]
+    return [*lines, *(line for reason in refused for line in ("", reason))]
+
+
+def of_replays(rows: list[dict[str, Any]]) -> list[str]:
+    """How many replays of :mod:`benchmarks.compilation` have the bits of the attribution, for each suite and preset."""
+    presets = list(dict.fromkeys(row["preset"] for row in rows if row["preset"]))
+    heads = ["networks of", "number", *presets, "refused, or not explained"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for suite in dict.fromkeys(row["suite"] for row in rows):
+        of_suite = [row for row in rows if row["suite"] == suite]
+        cells = []
+        for preset in presets:
+            outcomes = [row["outcome"] for row in of_suite if row["preset"] == preset]
+            tried = [outcome for outcome in outcomes if outcome in ("equal", "different")]
+            cells.append(f"{tried.count('equal')} of {len(tried)} equal")
+        left = {row["network"] for row in of_suite if row["outcome"] not in ("equal", "different")}
+        count = len({row["network"] for row in of_suite})
+        lines.append(f"| {suite} | {count} | {' | '.join(cells)} | {len(left)} |")
+    return lines
+
+
+def refused_replays(rows: list[dict[str, Any]]) -> list[str]:
+    """What :mod:`benchmarks.compilation` could not compare, and what is not equal, with the reasons."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        if row["outcome"] != "equal":
+            cells = (row["suite"], row["network"], row["outcome"], row["reason"].replace("|", "\\|"))
+            found.setdefault(cells, []).append(row["preset"])
+    lines = ["| networks of | network | rules | outcome | reason |", "|---" * 5 + "|"]
+    for (suite, network, outcome, reason), presets in found.items():
+        lines.append(f"| {suite} | {network} | {', '.join(filter(None, presets))} | {outcome} | {reason} |")
+    return lines
 
 
 def written(text: str) -> str:
@@ -167,12 +267,58 @@ def _causes(found: dict[str, Any], network: str) -> Iterator[str]:
         yield f"| {method} | {' | '.join(cells)} | {shown} | {_mean(seconds)} |"
 
 
+def of_all_causes(networks: dict[str, dict[str, Any]]) -> list[str]:
+    """The differences to ``pinpoint`` of all networks together, as means over depths below the last activation.
+
+    Args:
+        networks: of each network, what :mod:`benchmarks.causes` found. All methods count that all networks have.
+
+    Returns:
+        A table: of each method the differences on the networks with batch norm, and on those without.
+    """
+    kinds = {
+        "batch norm": [name for name in networks if name not in _PLAIN],
+        "no batch norm": [name for name in networks if name in _PLAIN],
+    }
+    tables = {name: found["tables"] for name, found in networks.items()}
+    titles = [title for title in next(iter(tables.values())) if title.endswith(_MORE)]
+    shared = [
+        method
+        for method in next(iter(tables.values()))[titles[0]]
+        if all(method in of_network[titles[0]] for of_network in tables.values())
+    ]
+    heads = [f"{title.removesuffix(_MORE)}: {kind}" for kind in kinds for title in titles]
+    lines = [f"| more than `pinpoint` | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+    rows = {}
+    for method in shared:
+        values = [
+            [one for name in names for one in _over_depths(tables[name][title][method], DEPTHS[name][2:])]
+            for names in kinds.values()
+            for title in titles
+        ]
+        rows[method] = values
+    for method, values in sorted(rows.items(), key=lambda row: -statistics.fmean(row[1][0])):
+        cells = [
+            f"{statistics.fmean(of_cell):+.3f} ± {statistics.stdev(of_cell) / len(of_cell) ** 0.5:.3f}"
+            for of_cell in values
+        ]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    counts = [f"{_NETWORKS[name]} {len(networks[name]['photographs'])}" for names in kinds.values() for name in names]
+    return [*lines, "", f"Photographs: {', '.join(counts)}."]
+
+
+def _over_depths(columns: dict[str, Any], depths: Sequence[str]) -> list[float]:
+    """Of each photograph, the mean over those of the depths that there are."""
+    found = [columns[depth]["by_photograph"] for depth in depths if depth in columns]
+    return [statistics.fmean(one[name] for one in found) for name in found[0] if all(name in one for one in found)]
+
+
 def _mean(cell: dict[str, Any] | None) -> str:
     return f"{cell['mean']:.2f}" if cell and cell["mean"] is not None else "-"
 
 
 def _best(means: dict[str, list[float | None]], column: int, low: bool) -> str:
-    numbers = [row[column] for method, row in means.items() if method not in CONTROLS]
+    numbers = [row[column] for method, row in means.items() if method not in (*CONTROLS, *OWN)]
     known = [number for number in numbers if number is not None]
     return f"{min(known) if low else max(known):.2f}"
 

@@ -242,6 +242,8 @@ def _without_effect(scores: Any, outputs: list[torch.Tensor], size: tuple[int, i
     if not isinstance(scores, torch.Tensor) or not scores.requires_grad:
         return set()
     followed = [(number, output) for number, output in enumerate(outputs) if output.requires_grad]
+    if not followed:
+        return set()
     try:
         # A sum over the classes can be constant, as that of probabilities.
         best = scores.flatten(1).amax(1).sum() if scores.dim() > 1 else scores.sum()

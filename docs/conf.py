@@ -11,6 +11,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from sphinx.pycode import ModuleAnalyzer
+
 import captum_cav
 
 DOCS = Path(__file__).parent
@@ -41,6 +43,8 @@ exclude_patterns = ["_build", "_templates", "README.md"]
 templates_path = ["_templates"]
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_title = f"captum_cav {version}"
 html_show_sourcelink = False
 html_copy_source = False
@@ -134,8 +138,17 @@ def _skip_field(app: Any, what: str, name: str, value: Any, skip: bool, options:
     return True if type(value).__name__ == "_tuplegetter" else None
 
 
+def _say_returns_in_words(app: Any, what: str, name: str, value: Any, options: Any, *signature: str | None) -> Any:
+    """Leave "-> Any" out of a signature: what is returned depends on the arguments, and the docstring says how."""
+    arguments, returns = signature
+    return arguments, None if returns == "Any" else returns
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
     _copy_pages()
+    # Overloads are for type checkers. Readers get one signature.
+    ModuleAnalyzer.overloads = property(lambda analyzer: {}, lambda analyzer, found: None)  # type: ignore[assignment]
     app.connect("autodoc-skip-member", _skip_field)
+    app.connect("autodoc-process-signature", _say_returns_in_words)
     app.connect("source-read", _follow_links)

@@ -23,8 +23,9 @@ tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no tomllib")
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-#: A method of a report, a command or a module of its own needs it, and says so where it is missing.
-OPTIONAL = {"h5py", "inseq", "pandas", "pyarrow", "ray", "scikit-learn", "scipy", "transformers"}
+#: A method of a report, a command or a module of its own needs it, and says so where it is missing. Only type checkers
+#: read typing_extensions, and they bring it.
+OPTIONAL = {"h5py", "inseq", "pandas", "pyarrow", "ray", "scikit-learn", "scipy", "transformers", "typing_extensions"}
 
 
 def imported_by(folder: Path) -> set[str]:

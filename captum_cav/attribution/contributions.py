@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -25,6 +27,23 @@ from captum_cav.propagation.forward import Forward, Request, run
 from captum_cav.propagation.hooks import Site
 
 Attributions: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...]
+_NOTED_OUTPUTS: ContextVar[list[torch.Tensor] | None] = ContextVar("_NOTED_OUTPUTS", default=None)
+
+
+@contextmanager
+def noting_outputs() -> Iterator[list[torch.Tensor]]:
+    """A context that notes the outputs from which attributions select their scores, so that no pass is run for them.
+
+    Yields:
+        For each target that is explained in the context, all outputs of the model, or the numbers before its last
+        squashing function if the score is a logit. A call that fails leaves outputs, too.
+    """
+    noted: list[torch.Tensor] = []
+    before = _NOTED_OUTPUTS.set(noted)
+    try:
+        yield noted
+    finally:
+        _NOTED_OUTPUTS.reset(before)
 
 
 @dataclass(frozen=True)
@@ -66,6 +85,9 @@ class Propagation:
 
     def check_scores(self, normalize: Normalize, model: Callable[..., Any]) -> None:
         """Refuse scores that are not finite, and warn about scores that make ratios hard to read."""
+        noted = _NOTED_OUTPUTS.get()
+        if noted is not None:
+            noted.append(self.selected.output.detach())
         check_scores(self.what, self.selected, normalize, model, self.rerun)
 
     def check_contributions(self, found: Propagated, model: Callable[..., Any]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal, overload
 
+import torch
 from captum.attr import GradientAttribution
 
 from captum_cav import checks
@@ -20,6 +21,7 @@ from captum_cav.attribution.explained_inputs import (
 from captum_cav.attribution.input_checks import Arguments, check_arguments
 from captum_cav.attribution.options import Normalize, OnUnknown, Output, Rules, check_options
 from captum_cav.attribution.parts import in_parts
+from captum_cav.attribution.results import Inputs
 from captum_cav.attribution.scores import Score, select_passed
 from captum_cav.propagation.records import RuleTable
 from captum_cav.propagation.reentrancy import suspends_outer_attribution
@@ -85,7 +87,47 @@ class InputCAV(ContributionAttribution):
         passed = self._forward(arguments, tap_inputs=True, embeds=embeds, with_rules=True)
         explained_taps(passed, arguments)
         assert passed.trace.rules is not None
-        return passed.trace.rules.table()
+        return passed.trace.rules.table(self._options.rules.title)
+
+    @overload
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        attr_dim_summation: bool = False,
+        return_convergence_delta: Literal[False] = False,
+        grad_kwargs: dict[str, Any] | None = None,
+        internal_batch_size: int | None = None,
+        additional_forward_kwargs: Mapping[str, Any] | None = None,
+    ) -> Inputs: ...
+
+    @overload
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        attr_dim_summation: bool = False,
+        *,
+        return_convergence_delta: Literal[True],
+        grad_kwargs: dict[str, Any] | None = None,
+        internal_batch_size: int | None = None,
+        additional_forward_kwargs: Mapping[str, Any] | None = None,
+    ) -> tuple[Inputs, torch.Tensor]: ...
+
+    @overload
+    def attribute(
+        self,
+        inputs: Any,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        attr_dim_summation: bool = False,
+        return_convergence_delta: bool = False,
+        grad_kwargs: dict[str, Any] | None = None,
+        internal_batch_size: int | None = None,
+        additional_forward_kwargs: Mapping[str, Any] | None = None,
+    ) -> Any: ...
 
     @logs_usage
     @suspends_outer_attribution

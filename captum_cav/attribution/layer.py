@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, overload
 
 import torch
 from captum.attr import GradientAttribution, LayerAttribution
@@ -21,49 +20,20 @@ from captum_cav.attribution.contributions import (
 from captum_cav.attribution.input_checks import Arguments, check_arguments
 from captum_cav.attribution.options import Normalize, OnUnknown, Output, Rules, check_options
 from captum_cav.attribution.parts import in_parts
+from captum_cav.attribution.results import Deltas, Found, OfLayer
 from captum_cav.attribution.scores import Score, select_passed
+from captum_cav.attribution.wrappers import flat_in_wrappers
 from captum_cav.errors import LayerError
 from captum_cav.propagation.forward import Forward
 from captum_cav.propagation.hooks import Site
 from captum_cav.propagation.records import RuleTable
 from captum_cav.propagation.reentrancy import suspends_outer_attribution
 
-_Attribute = TypeVar("_Attribute", bound=Callable[..., Any])
-
-
-def _flat_in_wrappers(attribute: _Attribute) -> _Attribute:
-    """Let wrappers of Captum, such as ``NoiseTunnel``, get the maps of several layers as a tuple, and add them up.
-
-    These wrappers call ``attribute.__wrapped__``.
-    """
-    original = attribute.__wrapped__  # type: ignore[attr-defined]
-
-    @functools.wraps(original)
-    def flat(cav: LayerCAV, *args: Any, **kwargs: Any) -> Any:
-        result = original(cav, *args, **kwargs)
-        if not isinstance(result, list):
-            if isinstance(result[0], list):
-                raise LayerError(
-                    "a wrapper of Captum, such as NoiseTunnel, takes the delta of one layer, not of several; explain "
-                    "one layer at a time, or leave out return_convergence_delta."
-                )
-            return result
-        if any(isinstance(part, tuple) for part in result):
-            raise LayerError(
-                "a wrapper of Captum, such as NoiseTunnel, takes several layers only if each of them gives one tensor; "
-                "explain one layer at a time."
-            )
-        return tuple(result)
-
-    attribute.__wrapped__ = flat  # type: ignore[attr-defined]
-    return attribute
-
-
 #: Whether there is a delta, and for a list of layers, whether there is one for all of them together.
 Delta: TypeAlias = bool | Literal["joint"]
 
 
-class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
+class LayerCAV(LayerAttribution, ContributionAttribution, Generic[Found, Deltas]):  # type: ignore[misc]
     """Contribution ratios of the units of layers: which parts gave the network its score.
 
     The method works on any model. The model is neither changed nor retrained. One forward and one backward pass give
@@ -129,6 +99,38 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
         tensor([[0.4444, 0.4444]])
     """
 
+    @overload
+    def __init__(
+        self: LayerCAV[OfLayer, torch.Tensor],
+        forward_func: Callable[..., Any],
+        layer: torch.nn.Module | str,
+        device_ids: Sequence[int | str | torch.device] | None = None,
+        *,
+        rules: Rules = None,
+        normalize: Normalize = "score",
+        on_unknown: OnUnknown = "error",
+        call: int | None = None,
+        score: Score = "output",
+        multiply_by_inputs: bool = True,
+        output: Output = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: LayerCAV[list[OfLayer], list[torch.Tensor]],
+        forward_func: Callable[..., Any],
+        layer: Sequence[torch.nn.Module | str],
+        device_ids: Sequence[int | str | torch.device] | None = None,
+        *,
+        rules: Rules = None,
+        normalize: Normalize = "score",
+        on_unknown: OnUnknown = "error",
+        call: int | None = None,
+        score: Score = "output",
+        multiply_by_inputs: bool = True,
+        output: Output = None,
+    ) -> None: ...
+
     def __init__(
         self,
         forward_func: Callable[..., Any],
@@ -175,7 +177,53 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
         """Which call of a layer is explained; None for the only one."""
         return self._call
 
-    @_flat_in_wrappers
+    @overload
+    def attribute(
+        self,
+        inputs: Any,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        attr_dim_summation: bool = False,
+        return_convergence_delta: Literal[False] = False,
+        grad_kwargs: dict[str, Any] | None = None,
+        internal_batch_size: int | None = None,
+        additional_forward_kwargs: Mapping[str, Any] | None = None,
+    ) -> Found: ...
+
+    @overload
+    def attribute(
+        self,
+        inputs: Any,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        attr_dim_summation: bool = False,
+        *,
+        return_convergence_delta: Literal[True],
+        grad_kwargs: dict[str, Any] | None = None,
+        internal_batch_size: int | None = None,
+        additional_forward_kwargs: Mapping[str, Any] | None = None,
+    ) -> tuple[Found, Deltas]: ...
+
+    @overload
+    def attribute(
+        self,
+        inputs: Any,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        attr_dim_summation: bool = False,
+        return_convergence_delta: Delta = False,
+        grad_kwargs: dict[str, Any] | None = None,
+        internal_batch_size: int | None = None,
+        additional_forward_kwargs: Mapping[str, Any] | None = None,
+    ) -> Any: ...
+
+    @flat_in_wrappers
     @logs_usage
     @suspends_outer_attribution
     def attribute(
@@ -343,7 +391,7 @@ class LayerCAV(LayerAttribution, ContributionAttribution):  # type: ignore[misc]
         )
         passed = self._forward(arguments, [Site(module, False) for module in self._modules], with_rules=True)
         assert passed.trace.rules is not None
-        return passed.trace.rules.table()
+        return passed.trace.rules.table(self._options.rules.title)
 
     def _attribute(
         self,

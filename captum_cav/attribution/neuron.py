@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias, overload
 
 import torch
 from captum.attr import GradientAttribution, NeuronAttribution
@@ -21,6 +21,7 @@ from captum_cav.attribution.explained_inputs import (
 from captum_cav.attribution.input_checks import Arguments, check_arguments
 from captum_cav.attribution.options import Normalize, OnUnknown, Rules, check_options
 from captum_cav.attribution.parts import in_parts
+from captum_cav.attribution.results import Inputs
 from captum_cav.attribution.scores import SelectedScores
 from captum_cav.attribution.squashing import is_hidden, squashing_of
 from captum_cav.captum_internals import select_neuron
@@ -28,6 +29,8 @@ from captum_cav.propagation.forward import Forward
 from captum_cav.propagation.hooks import Site
 from captum_cav.propagation.reentrancy import suspends_outer_attribution
 from captum_cav.tensors import tensors_in
+
+NeuronSelector: TypeAlias = int | slice | tuple[int | slice, ...] | Callable[..., torch.Tensor]
 
 
 class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[misc]
@@ -78,12 +81,52 @@ class NeuronCAV(NeuronAttribution, ContributionAttribution):  # type: ignore[mis
     def _repr_of_layers(self) -> list[str]:
         return [self._name]
 
+    @overload
+    def attribute(
+        self,
+        inputs: Inputs,
+        neuron_selector: NeuronSelector,
+        additional_forward_args: Any = None,
+        attribute_to_neuron_input: bool = False,
+        return_convergence_delta: Literal[False] = False,
+        grad_kwargs: dict[str, Any] | None = None,
+        internal_batch_size: int | None = None,
+        additional_forward_kwargs: Mapping[str, Any] | None = None,
+    ) -> Inputs: ...
+
+    @overload
+    def attribute(
+        self,
+        inputs: Inputs,
+        neuron_selector: NeuronSelector,
+        additional_forward_args: Any = None,
+        attribute_to_neuron_input: bool = False,
+        *,
+        return_convergence_delta: Literal[True],
+        grad_kwargs: dict[str, Any] | None = None,
+        internal_batch_size: int | None = None,
+        additional_forward_kwargs: Mapping[str, Any] | None = None,
+    ) -> tuple[Inputs, torch.Tensor]: ...
+
+    @overload
+    def attribute(
+        self,
+        inputs: Any,
+        neuron_selector: NeuronSelector,
+        additional_forward_args: Any = None,
+        attribute_to_neuron_input: bool = False,
+        return_convergence_delta: bool = False,
+        grad_kwargs: dict[str, Any] | None = None,
+        internal_batch_size: int | None = None,
+        additional_forward_kwargs: Mapping[str, Any] | None = None,
+    ) -> Any: ...
+
     @logs_usage
     @suspends_outer_attribution
     def attribute(
         self,
         inputs: Any,
-        neuron_selector: int | slice | tuple[int | slice, ...] | Callable[..., torch.Tensor],
+        neuron_selector: NeuronSelector,
         additional_forward_args: Any = None,
         attribute_to_neuron_input: bool = False,
         return_convergence_delta: bool = False,

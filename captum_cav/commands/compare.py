@@ -52,6 +52,7 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="go on with a run that was interrupted: keep the pictures that it finished with the same options",
     )
+    shared.add_compile(command, "CAV")
     shared.add_json(command)
     shared.add_output(command)
     command.set_defaults(run=_run)

@@ -55,9 +55,7 @@ def add_parser(commands: Any) -> None:
     command.add_argument(
         "--shard-size", type=int, default=256, metavar="N", help="pictures in the files of a shard (default 256)"
     )
-    command.add_argument(
-        "--compile", action="store_true", help="record the attribution of a batch, and replay it: faster on a GPU"
-    )
+    shared.add_compile(command, "batches")
     command.add_argument(
         "--engine", choices=("process", "ray"), default="process", help="this process (default), or a cluster of Ray"
     )
@@ -102,7 +100,7 @@ def _run(options: argparse.Namespace) -> int:
         glob.has_magic(options.pictures) and glob.glob(options.pictures, recursive=True)  # noqa: PTH207 (a pattern)
     ):
         raise InputError(f"there is no folder, table or picture {options.pictures}")
-    shared.check_known("preset", [options.rules], names.PRESETS)
+    shared.check_known("preset", [options.rules], names.RULES)
     shared.check(options, options.target if is_class else None)
     from captum_cav.commands.running import dataset
 

@@ -15,7 +15,10 @@ PRESETS = (
     "attnlrp",
     "cp_lrp",
     "pinpoint",
+    "absolute_epsilon_flat",
 )
+#: What ``--rules`` takes: a preset, or the name that stands for the recommended one, ``captum_cav.presets.AUTO``.
+RULES = (*PRESETS, "auto")
 #: ``captum_cav.comparison.NAMES``
 METHODS = (
     "saliency",
@@ -65,6 +68,16 @@ METRICS = (
 #: What ``reproduce`` writes.
 REPRODUCED_FIGURES = ("figure5.png", "figure6.png", "figure7.png", "figure8.png")
 REPRODUCED_TABLE = "table1.md"
+#: Where ``demo`` writes what it makes, unless another folder is given.
+DEMO_FOLDER = "captum_cav_demo"
+#: The folder of photographs that ``demo`` writes, so that the other commands can be tried with them.
+PHOTOGRAPHS = "photographs"
+#: These photographs: left, top, right, bottom in the embedded picture, in pixels.
+DEMO_PHOTOGRAPHS = {
+    "dog_above_cat.png": (0, 0, 448, 448),
+    "dog.png": (200, 0, 424, 224),
+    "cat.png": (112, 224, 336, 448),
+}
 #: The table that ``explain`` writes about all pictures.
 SHARES_FILE = "shares.csv"
 

@@ -70,7 +70,23 @@ def add_rules(parser: argparse.ArgumentParser) -> None:
         "--rules",
         default="paper",
         metavar="PRESET",
-        help=f"a preset of rules (default: paper); one of {', '.join(names.PRESETS)}",
+        help=f"a preset of rules (default: paper); one of {', '.join(names.RULES)}; auto is what the benchmarks "
+        "recommend for the network",
+    )
+
+
+def add_compile(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add ``--compile``.
+
+    Args:
+        parser: the command.
+        what: what is compiled, for the help.
+    """
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help=f"fuse the kernels of {what} by torch's compiler, which takes minutes at the beginning; without it, what "
+        "comes often is recorded and replayed",
     )
 
 
@@ -81,9 +97,11 @@ def add_depths(parser: argparse.ArgumentParser) -> None:
     depths.add_argument("--depths", type=int, default=5, metavar="N", help="how many layers to choose (default 5)")
 
 
-def add_output(parser: argparse.ArgumentParser) -> None:
+def add_output(parser: argparse.ArgumentParser, default: str = "captum_cav_output") -> None:
     """Add ``--output``, a folder, and ``--force``, both for :class:`captum_cav.commands.outputs.Outputs`."""
-    parser.add_argument("--output", type=Path, default=Path("captum_cav_output"), metavar="DIR")
+    parser.add_argument(
+        "--output", type=Path, default=Path(default), metavar="DIR", help=f"the folder to write (default: {default})"
+    )
     add_force(parser)
 
 

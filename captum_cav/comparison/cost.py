@@ -84,7 +84,12 @@ def counted(model: torch.nn.Module) -> Iterator[Passes]:
 
 
 def measure(
-    run: Callable[[], Result], model: torch.nn.Module, examples: int, device: torch.device, repeats: int
+    run: Callable[[], Result],
+    model: torch.nn.Module,
+    examples: int,
+    device: torch.device,
+    repeats: int,
+    compiled: Callable[[], Result] | None = None,
 ) -> tuple[Result, Cost]:
     """Run a function and measure its cost.
 
@@ -94,18 +99,22 @@ def measure(
         examples: how many examples the function explains.
         device: the device of the model.
         repeats: how often to time the function.
+        compiled: the same function with fused kernels, which is timed instead if it is given. It runs once before.
 
     Returns:
         What the first run returned, and the cost for one example.
     """
     with counted(model) as passes:
         result = run()
+    timed = compiled or run
+    if compiled is not None:
+        compiled()
     seconds = []
     peak = None
     for _ in range(repeats):
         before = _reset_memory(device)
         start = time.perf_counter()
-        run()
+        timed()
         if before is not None:
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)

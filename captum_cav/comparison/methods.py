@@ -20,6 +20,7 @@ from captum_cav.attribution import InputCAV, LayerCAV
 from captum_cav.checks import SIDES, is_ids
 from captum_cav.comparison import rivals
 from captum_cav.comparison.places import INPUT, Places
+from captum_cav.compilation.repeated import kept
 from captum_cav.errors import CAVTypeError, InputError, OptionError
 from captum_cav.suggestions import did_you_mean
 
@@ -85,6 +86,9 @@ class AnyMethod(Protocol):
         """
 
 
+_OWN = (LayerCAV, InputCAV)
+
+
 @dataclass(frozen=True, init=False)
 class Method:
     """An attribution class with its options: one of Captum's, one of captum_cav's, or any class with their interface.
@@ -119,8 +123,7 @@ class Method:
                 f"Method takes an attribution class, as captum.attr.LayerGradCam, not {factory!r}; pass a function of "
                 "inputs and targets without Method: methods={'mine': function}."
             )
-        own = _is_own(factory)
-        if own and options.setdefault("normalize", "abs") == "score":
+        if issubclass(factory, _OWN) and options.setdefault("normalize", "abs") == "score":
             raise OptionError(
                 'normalize="score" changes the sign of a map if the score is negative, and no other method does so; '
                 'compare with normalize="abs", or None.'
@@ -143,6 +146,11 @@ class Method:
         return f"Method({', '.join([self.factory.__name__, *shown])})"
 
     @property
+    def is_own(self) -> bool:
+        """Whether the class is one of this package."""
+        return issubclass(self.factory, _OWN)
+
+    @property
     def takes_layer(self) -> bool:
         """Whether the class explains layers."""
         return "layer" in inspect.signature(self.factory.__init__).parameters
@@ -155,7 +163,7 @@ class Method:
     @property
     def unit(self) -> Unit:
         """The unit of the maps, which is a share of the size of the score, the unit of the score, or neither."""
-        if _is_own(self.factory):
+        if self.is_own:
             return "share" if self.options["normalize"] == "abs" else "score"
         return None if issubclass(self.factory, rivals.WITHOUT_UNIT) else "score"
 
@@ -169,10 +177,17 @@ class Method:
         if self.factory is LayerCAV and layer == INPUT:
             return Method(InputCAV, **self.options).at(model, layer, inputs, places)
         constructor = _chosen(self.options, _parameters(self.factory.__init__, *_OF_CONSTRUCTOR))
-        prepared = None if _is_own(self.factory) else rivals.prepare(self.factory, model, layer, inputs, places)
+        prepared = None if self.is_own else rivals.prepare(self.factory, model, layer, inputs, places)
         run = model if prepared is None else prepared.model
         where = {"layer": layer if prepared is None else prepared.layer} if self.takes_layer else {}
-        attribution = self.factory(run, **where, **constructor)
+        key = (run, layer, self.factory, *constructor.items())
+        # Options that are no texts or numbers may be changed between two pictures.
+        is_fixed = self.is_own and all(isinstance(value, (str, float, type(None))) for value in constructor.values())
+
+        def make() -> Any:
+            return self.factory(run, **where, **constructor)
+
+        attribution = kept(key, make) if is_fixed else make()
         attribute = _chosen(self.options, _parameters(self.factory.attribute, *_OF_ATTRIBUTE))
         takes_target = "target" in inspect.signature(self.factory.attribute).parameters
 
@@ -196,10 +211,6 @@ class Method:
 
 _OF_CONSTRUCTOR = ("self", "model", "forward_func", "layer", "device_ids")
 _OF_ATTRIBUTE = ("self", "inputs", "target", "additional_forward_args", "return_convergence_delta")
-
-
-def _is_own(factory: type[Any]) -> bool:
-    return issubclass(factory, (LayerCAV, InputCAV))
 
 
 def _parameters(function: Callable[..., Any], *taken: str) -> dict[str, inspect.Parameter]:

@@ -80,9 +80,9 @@ def as_html(rows: Sequence[Row], settings: Settings) -> str:
 
 
 def _cells(rows: Sequence[Row], settings: Settings) -> list[list[str]]:
-    """The names of the columns, and the cells of each method and layer."""
+    """The names of the columns, and the cells of each method and layer. Without metrics, controls tell nothing."""
     directions = settings.directions
-    places = _by_place(rows)
+    places = {place: of_place for place, of_place in _by_place(rows).items() if directions or place[0] not in CONTROLS}
     heads = ["method", "layer", "map", *(f"{name}{_ARROWS[better]}" for name, better in directions.items())]
     heads += ["seconds", "forward", "backward", "GPU MiB"]
     means = {
@@ -133,7 +133,8 @@ def _notes(places: Mapping[Place, Sequence[Row]], settings: Settings) -> list[st
     clock = f"the median of {settings.repeats} after a warm-up, on {settings.device}"
     notes = [f"Means over {examples} examples."] if examples > 1 else []
     size = " x ".join(map(str, settings.size))
-    notes.append(f"Metrics are of maps of {size}; passes and seconds ({clock}) are those of one example.")
+    passes = f"Metrics are of maps of {size}; passes" if settings.directions else "Passes"
+    notes.append(f"{passes} and seconds ({clock}) are those of one example.")
     if settings.squashed_by:
         notes.append(f"The model ends in {settings.squashed_by}: scores and maps are those of the numbers before it.")
     if settings.directions:

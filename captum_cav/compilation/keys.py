@@ -28,6 +28,19 @@ class _Itself:
         return isinstance(other, _Itself) and self._value is other._value
 
 
+class _Form:
+    """How arguments are nested. The forms of torch 2.6 can be compared, but have no hash."""
+
+    def __init__(self, form: Any) -> None:
+        self._form = form
+
+    def __hash__(self) -> int:
+        return hash(self._form.num_leaves)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Form) and bool(self._form == other._form)
+
+
 def key_of(arguments: Arguments, options: Sequence[Any], samples: int | None = None) -> Hashable:
     """A key that two calls share if one recording holds for both.
 
@@ -45,7 +58,7 @@ def key_of(arguments: Arguments, options: Sequence[Any], samples: int | None = N
         if torch.is_autocast_enabled(device):
             settings += (device, torch.get_autocast_dtype(device))
     return (
-        form,
+        _Form(form),
         tuple(_of_argument(leaf, samples) for leaf in leaves),
         tuple(target is None for target in arguments.targets),
         arguments.part is None,

@@ -11,6 +11,7 @@ by row, also while the job still runs::
     out.table()                                        # all rows, a table of pandas
     for row in out.rows(): ...                         # all rows, without pandas
     out.layers, out.classes, out.manifest              # what was explained, and what the numbers hang on
+    datasets.analyze(out)                              # what the maps say, class by class (needs scikit-learn)
 
 The columns of a row:
 
@@ -36,9 +37,10 @@ The pictures are cut into shards. A shard is a function of the job and its numbe
 same bytes. :mod:`captum_cav.datasets.layout` describes the files.
 """
 
+from captum_cav.datasets.analysis import analyze
 from captum_cav.datasets.explain import explain_dataset
 from captum_cav.datasets.hdf5 import export_hdf5
 from captum_cav.datasets.reading import Explained, ExplainedDataset
 from captum_cav.datasets.reading import open_output as open  # noqa: A004 (datasets.open(folder), as Image.open(file))
 
-__all__ = ["Explained", "ExplainedDataset", "explain_dataset", "export_hdf5", "open"]
+__all__ = ["Explained", "ExplainedDataset", "analyze", "explain_dataset", "export_hdf5", "open"]

@@ -3,9 +3,8 @@
 :func:`analyze` reads what :func:`captum_cav.datasets.explain_dataset` wrote::
 
     from captum_cav import datasets
-    from captum_cav.datasets.analysis import analyze
 
-    found = analyze(datasets.open("explained"))
+    found = datasets.analyze(datasets.open("explained"))
     found.classes[0].name                       # the class in which one group of maps stands farthest apart
     found.classes[0].clustering.standout.mean   # what this group goes by, a map
     [one.name for one in found.reported]        # the classes with a possible shortcut

@@ -107,6 +107,7 @@ def explain_dataset(
     kept = check_keep(keep)
     explainer = Explainer(
         attribution,
+        batch_size=batch_size,
         keep_channels="channels" in kept,
         with_constants="constants" in kept,
         is_half=dtype == "float16",

@@ -6,7 +6,6 @@ copied to the host, which :func:`on_host` does at the end.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,10 +14,12 @@ import torch
 from captum.attr import NeuronAttribution
 
 from captum_cav import checks
-from captum_cav.attribution.contributions import ContributionAttribution
+from captum_cav.attribution import InputCAV, LayerCAV
+from captum_cav.attribution.contributions import ContributionAttribution, noting_outputs
 from captum_cav.attribution.logits import logit_model, probabilities, squashed_by
 from captum_cav.attribution.scores import select_target
 from captum_cav.compilation.compiled import Compiled
+from captum_cav.compilation.repeated import Repeated, as_usual
 from captum_cav.errors import CAVTypeError, InputError, OptionError
 from captum_cav.maps import spatial_map
 
@@ -26,6 +27,9 @@ from captum_cav.maps import spatial_map
 _HALF_EXPONENT = 14
 # Powers of two outside of these are no normal numbers of float32.
 _LEAST_EXPONENT, _GREATEST_EXPONENT = -126, 126
+#: On a CPU, so many numbers at once are summed: as many as its cache holds. A copy of a whole layer of a batch takes
+#: much longer than the sum, because the system has to clear the memory.
+_NUMBERS_AT_ONCE = 2**20
 
 
 class Measured(NamedTuple):
@@ -66,8 +70,12 @@ class Outputs(NamedTuple):
 class Explainer:
     """An attribution, and all that is known of it.
 
+    Batches of one shape that come again and again are recorded, and replayed; the numbers stay the same to the bit.
+
     Args:
-        attribution: an object with a method ``attribute(inputs, target=...)``.
+        attribution: an object with a method ``attribute(inputs, target=...)``. A compiled one runs batches that are
+            smaller than ``batch_size`` as usual, because there is one such batch, or a few, for which to record.
+        batch_size: how many pictures a batch has.
         keep_channels: whether maps keep their channels.
         with_constants: whether to measure the shares of constants.
         is_half: whether maps are stored as float16.
@@ -77,13 +85,16 @@ class Explainer:
         OptionError: if constants cannot be measured.
     """
 
-    def __init__(self, attribution: Any, *, keep_channels: bool, with_constants: bool, is_half: bool) -> None:
+    def __init__(
+        self, attribution: Any, *, batch_size: int, keep_channels: bool, with_constants: bool, is_half: bool
+    ) -> None:
         if not callable(getattr(attribution, "attribute", None)):
             raise CAVTypeError(
                 f"attribution is a {type(attribution).__name__}; expected an attribution such as LayerCAV(model, "
                 "layers), or another object with a method attribute(inputs, target)."
             )
         self.attribution = attribution
+        self._batch_size = batch_size
         self.keep_channels, self.with_constants, self.is_half = keep_channels, with_constants, is_half
         self.model: Callable[..., Any] = attribution.forward_func
         self.layers = layer_names(attribution)
@@ -104,8 +115,9 @@ class Explainer:
                 'keep holds "constants", and multiply_by_inputs=False gives coefficients, of which there are no '
                 'shares; expected keep=("maps", "scores").'
             )
-        # A recording does not call the model, and other methods call the model with inputs of their own.
-        self._calls_model_once = self._options is not None and not isinstance(attribution, Compiled)
+        self._small = as_usual(attribution)
+        is_ours = isinstance(attribution, (LayerCAV, InputCAV)) and not isinstance(attribution, Compiled)
+        self._full = Repeated(attribution) if is_ours else attribution
         self._logits: Callable[..., Any] | None = None
         self.device = _device_of(self.model)
 
@@ -114,23 +126,25 @@ class Explainer:
 
         Args:
             inputs: shape (N, ...), on the device.
-            seen: what the model gave while the batch was explained; None to run the model.
+            seen: the outputs from which the scores were selected while the batch was explained; None to run the model.
 
         Raises:
             OptionError: for shares of constants of a squashed score.
         """
         with torch.no_grad():
             if self._options is not None and self._options.function is not None:
-                explained = checks.check_output(self._options.scored(self.model)(inputs))
+                explained = checks.check_output(self._options.scored(self.model)(inputs) if seen is None else seen)
                 return Outputs(explained, explained, None)
             logits = self._logits_of(inputs)
-            output = checks.check_output(self.model(inputs) if seen is None else seen.detach())
             if squashed_by(logits) is None:
+                output = checks.check_output(self.model(inputs) if seen is None else seen)
                 is_of_classes = output.dim() == 2 and output.shape[1] > 1
                 return Outputs(output, output, output.softmax(1, torch.float32) if is_of_classes else None)
-            scores = output if logits is self.model else logits(inputs)
-            of_output = self._options is None or self._options.score == "output"
-            return Outputs(output if of_output else scores, scores, probabilities(logits, inputs))
+            if logits is not self.model and (self._options is None or self._options.score == "output"):
+                output = checks.check_output(self.model(inputs) if seen is None else seen)
+                return Outputs(output, logits(inputs), probabilities(logits, inputs))
+            scores = checks.check_output(logits(inputs) if seen is None else seen)
+            return Outputs(scores, scores, probabilities(logits, inputs))
 
     def _logits_of(self, inputs: torch.Tensor) -> Callable[..., Any]:
         """The model that gives the numbers before the last squashing function; found out with the first batch."""
@@ -163,17 +177,16 @@ class Explainer:
             measured; and what the model gave.
         """
         options = {"return_convergence_delta": True} if self.with_constants else {}
-        seen: list[Any] = []
-        watched = contextlib.ExitStack()
-        if outputs is None and self._calls_model_once and isinstance(self.model, torch.nn.Module):
-            # A forward pass less: the one of the attribution gives the scores, too.
-            watched.callback(self.model.register_forward_hook(lambda _, __, output: seen.append(output)).remove)
-        with watched:
-            if len(targets) > 1 and hasattr(self.attribution, "attribute_targets"):
-                found = self.attribution.attribute_targets(inputs, targets, **options)
+        attribution = self._small if len(inputs) < self._batch_size else self._full
+        # A forward pass less: the one of the attribution gives the scores, too.
+        with noting_outputs() as seen:
+            if len(targets) > 1 and hasattr(attribution, "attribute_targets"):
+                found = attribution.attribute_targets(inputs, targets, **options)
             else:
-                found = [self.attribution.attribute(inputs, target=target, **options) for target in targets]
-        outputs = outputs or self.outputs(inputs, seen[0] if len(seen) == 1 else None)
+                found = [attribution.attribute(inputs, target=target, **options) for target in targets]
+        # Other methods call the model with inputs of their own, or more often.
+        is_known = self._options is not None and len(seen) == len(targets)
+        outputs = outputs or self.outputs(inputs, seen[0] if is_known else None)
         return [self._of_layers(one) for one in found], outputs
 
     def _of_layers(self, found: Any) -> tuple[list[torch.Tensor], list[Any]]:
@@ -266,9 +279,7 @@ def _shares(
     maps: torch.Tensor, delta: Any, unit: torch.Tensor, total: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Shape (N, 4), see :class:`Measured`; and the sum of each map, shape (N,)."""
-    maps = maps.detach().flatten(1).float()
-    # One copy of the map, and not two: attributions with all channels are large.
-    sums, positive = maps.sum(1), maps.clamp(min=0).sum(1)
+    sums, positive = _sums(maps.detach().flatten(1))
     negative = (sums - positive).clamp(max=0)
     unit = unit.float()
     raised = torch.where(unit < 0, negative, positive) * unit
@@ -278,6 +289,13 @@ def _shares(
         return torch.stack([raised, lowered, nothing, nothing], 1), sums
     unexplained = (delta * unit).float()
     return torch.stack([raised, lowered, total.float() - raised - lowered - unexplained, unexplained], 1), sums
+
+
+def _sums(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sums of all numbers and of the positive numbers of each row."""
+    count = max(1, _NUMBERS_AT_ONCE // max(maps.shape[1], 1)) if maps.device.type == "cpu" else len(maps)
+    found = [(part.sum(1), part.clamp(min=0).sum(1)) for part in map(torch.Tensor.float, torch.split(maps, count))]
+    return torch.cat([sums for sums, _ in found]), torch.cat([positive for _, positive in found])
 
 
 def _map_of(attributions: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:

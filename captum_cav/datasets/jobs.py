@@ -15,6 +15,7 @@ import PIL
 import torch
 
 from captum_cav import checks
+from captum_cav.compilation.repeated import as_usual, rounding_backend
 from captum_cav.datasets import layout
 from captum_cav.datasets.describing import describe, differences, fingerprint
 from captum_cav.datasets.explaining import Explainer
@@ -77,9 +78,12 @@ class Job:
         settings: dict[str, Any] = {
             "model": describe(type(model) if isinstance(model, torch.nn.Module) else model),
             "weights": _weights(model),
-            "attribution": type(attribution).__name__,
+            "attribution": type(as_usual(attribution)).__name__,
             "layers": explainer.layers,
         }
+        backend = rounding_backend(attribution)
+        if backend is not None:
+            settings["backend"] = backend
         options = getattr(attribution, "options", None)
         if options is not None:
             settings |= options._asdict()

@@ -15,6 +15,7 @@ from captum_cav import errors
 from captum_cav.datasets.jobs import Job
 from captum_cav.datasets.running import Worker
 from captum_cav.errors import CAVError, ModelError, UnavailableError
+from captum_cav.memory import keep_freed_memory
 
 
 class _Actor:
@@ -29,6 +30,8 @@ class _Actor:
     def __init__(self, shared: Any, has_rows: bool, threads: int) -> None:
         # Ray lets torch use as many threads as the actor has CPUs, but not if OMP_NUM_THREADS says something else.
         torch.set_num_threads(threads)
+        # This process belongs to the job alone.
+        keep_freed_memory()
         self._entries: list[dict[str, Any]] = []
         self._worker = Worker(_ray().get(shared), has_rows, self._entries.append)
 

@@ -152,8 +152,7 @@ class ExplainedDataset(Dataset[Explained]):
         shard, row = self._find(i)
         if row["group"] is None:
             raise InputError(f"row {i} has no scores: {row['error']}")
-        found: torch.Tensor = shard.tensors.get_slice(rows.scores_name(row["group"]))[row["position"]]
-        return found
+        return _row_of(shard.tensors, rows.scores_name(row["group"]), row["position"])
 
     @property
     def _has_maps(self) -> bool:
@@ -169,10 +168,9 @@ class ExplainedDataset(Dataset[Explained]):
 
     def _map(self, shard: _Shard, row: Row, layer: str) -> torch.Tensor:
         group, position = row["group"], row["position"]
-        found: torch.Tensor = shard.tensors.get_slice(rows.map_name(group, layer))[position]
+        found = _row_of(shard.tensors, rows.map_name(group, layer), position)
         if found.dtype == torch.float16:
-            scale: torch.Tensor = shard.tensors.get_slice(rows.scale_name(group, layer))[position]
-            found = found.float() * scale
+            found = found.float() * _row_of(shard.tensors, rows.scale_name(group, layer), position)
         return found
 
     def _read(self, name: str) -> _Shard:
@@ -195,6 +193,12 @@ class ExplainedDataset(Dataset[Explained]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Another process opens the files itself.
         self.__init__(state["folder"])  # type: ignore[misc]
+
+
+def _row_of(tensors: Any, name: str, position: int) -> torch.Tensor:
+    """One row of a tensor in a file. A part of the file is read, which safetensors 0.4 selects by slices only."""
+    found: torch.Tensor = tensors.get_slice(name)[position : position + 1]
+    return found[0]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

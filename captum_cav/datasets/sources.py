@@ -288,7 +288,8 @@ def _parquet_rows(path: Path) -> list[dict[str, Any]]:
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise InputError(
-            f"the table {path} needs the package pyarrow: pip install pyarrow. A table as CSV needs nothing."
+            f"the table {path} needs the package pyarrow, which cannot be imported ({error}): pip install pyarrow. "
+            "A table as CSV needs nothing."
         ) from error
     try:
         rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()

@@ -1,7 +1,8 @@
 """Recurrent layers, decomposed step by step: gates are constants, states and inputs carry contributions.
 
 Torch runs ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` as one fused operation. Here each step consists of affine operations,
-gates and activations, and each of them has its own rule.
+gates and activations, and each of them has its own rule. Where all these rules are the default rules, a layer runs as
+a whole, which is much faster.
 """
 
 from __future__ import annotations
@@ -12,12 +13,11 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from captum_cav.operations import guards
+from captum_cav.operations import guards, whole_recurrent
 from captum_cav.operations.table import TABLE
+from captum_cav.operations.whole_recurrent import State, Weights
 from captum_cav.propagation.operation import Operation, OperationSpec, Surrogate
 
-Weights = Sequence[Any]
-State = tuple[torch.Tensor, ...]
 Step = Callable[[torch.Tensor, State, Weights], State]
 
 
@@ -54,13 +54,14 @@ def rnn_step(activation: Callable[[torch.Tensor], torch.Tensor]) -> Step:
     return step
 
 
-def recurrent(step: Step, states: int, recognises: bool) -> Surrogate:
+def recurrent(step: Step, states: int, recognises: bool, backward: whole_recurrent.Backward) -> Surrogate:
     """Rule of a recurrent layer.
 
     Args:
         step: one time step of one direction of one layer.
         states: the number of tensors in a state: 2 for an LSTM, otherwise 1.
         recognises: whether the step writes a function out.
+        backward: the backward pass of all steps of one direction of one layer.
     """
 
     def rule(operation: Operation) -> Any:
@@ -72,7 +73,11 @@ def recurrent(step: Step, states: int, recognises: bool) -> Surrogate:
         hidden = tuple(hx) if states == 2 else (hx,)
         projected = states == 2 and hidden[0].shape[-1] != hidden[1].shape[-1]
         per_cell = (4 if biased else 2) + projected
-        cells = [_weights(parameters[k : k + per_cell], biased) for k in range(0, len(parameters), per_cell)]
+        given = [parameters[k : k + per_cell] for k in range(0, len(parameters), per_cell)]
+        if not (packed or projected) and _runs_as_a_whole(operation, x, hidden, layers, bool(bidirectional)):
+            directions = 2 if bidirectional else 1
+            return _as_a_whole(operation, x, hidden, given, directions, dim, backward)
+        cells = [_weights(weights, biased) for weights in given]
 
         def all_steps() -> tuple[torch.Tensor, ...]:
             sequence = list(x.split(sizes) if sizes else x.unbind(dim))
@@ -94,6 +99,53 @@ def recurrent(step: Step, states: int, recognises: bool) -> Surrogate:
         return operation.decompose(all_steps, recognises=recognises)
 
     return rule
+
+
+def _runs_as_a_whole(operation: Operation, x: torch.Tensor, hidden: State, layers: int, bidirectional: bool) -> bool:
+    """Whether a recurrent layer may run as a whole, because its steps have the default rules.
+
+    On a GPU the weights of all layers lie in one memory, which a part of the layers cannot use.
+    """
+    return (
+        operation.has_default_rules_inside
+        and all(any(source is tensor for tensor in (x, *hidden)) for source in operation.sources)
+        and not torch.is_autocast_enabled(x.device.type)
+        and not (x.is_cuda and (layers > 1 or bidirectional))
+    )
+
+
+def _as_a_whole(
+    operation: Operation,
+    x: torch.Tensor,
+    hidden: State,
+    cells: Sequence[Weights],
+    directions: int,
+    dim: int,
+    backward: whole_recurrent.Backward,
+) -> tuple[torch.Tensor, ...]:
+    """The value of recurrent layers, each of which runs as a whole.
+
+    Args:
+        operation: the operation.
+        x: the input.
+        hidden: the initial states of all layers.
+        cells: the weights of each direction of each layer.
+        directions: 2 for layers that run both ways.
+        dim: the dimension of the steps.
+        backward: the backward pass of one direction of one layer.
+    """
+    final = []
+    for first in range(0, len(cells), directions):
+        outputs = []
+        for cell in range(first, first + directions):
+            is_reversed = cell > first
+            state = tuple(part[cell : cell + 1] for part in hidden)
+            given = x.flip(dim) if is_reversed else x
+            output, *last = whole_recurrent.one_direction(operation, given, state, cells[cell], dim, backward)
+            outputs.append(output.flip(dim) if is_reversed else output)
+            final.append(last)
+        x = torch.cat(outputs, -1) if directions == 2 else outputs[0]
+    return (x, *(parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*final, strict=True)))
 
 
 def _run(
@@ -152,19 +204,19 @@ def _weights(parameters: Sequence[torch.Tensor], biased: bool) -> Weights:
     return parameters if biased else [*parameters[:2], None, None, *parameters[2:]]
 
 
-def _layers(step: Step, states: int, recognises: bool = False) -> OperationSpec:
-    return OperationSpec(rule=recurrent(step, states, recognises), guard=guards.recurrent)
+def _layers(step: Step, states: int, backward: whole_recurrent.Backward, recognises: bool = False) -> OperationSpec:
+    return OperationSpec(rule=recurrent(step, states, recognises, backward), guard=guards.recurrent, has_weights=True)
 
 
 def _cell(step: Step, states: int, recognises: bool = False) -> OperationSpec:
-    return OperationSpec(rule=recurrent_cell(step, states, recognises))
+    return OperationSpec(rule=recurrent_cell(step, states, recognises), has_weights=True)
 
 
-TABLE.register("lstm", _layers(lstm_step, 2))
+TABLE.register("lstm", _layers(lstm_step, 2, whole_recurrent.lstm))
 # In a GRU 1 minus a sigmoid is a sigmoid.
-TABLE.register("gru", _layers(gru_step, 1, recognises=True))
-TABLE.register("rnn_tanh", _layers(rnn_step(torch.tanh), 1))
-TABLE.register("rnn_relu", _layers(rnn_step(torch.relu), 1))
+TABLE.register("gru", _layers(gru_step, 1, whole_recurrent.gru, recognises=True))
+TABLE.register("rnn_tanh", _layers(rnn_step(torch.tanh), 1, whole_recurrent.rnn(whole_recurrent.tanh_slope)))
+TABLE.register("rnn_relu", _layers(rnn_step(torch.relu), 1, whole_recurrent.rnn(whole_recurrent.relu_slope)))
 TABLE.register("lstm_cell", _cell(lstm_step, 2))
 TABLE.register("gru_cell", _cell(gru_step, 1, recognises=True))
 TABLE.register("rnn_tanh_cell", _cell(rnn_step(torch.tanh), 1))

@@ -226,10 +226,8 @@ class Propagation(TorchFunctionMode):
     ) -> Any:
         """Run an operation by its rule, and mark its output."""
         name = treatment.name or str(getattr(func, "__qualname__", func))
-        tensors, carries = [], False
-        for tensor, _ in sources:
-            tensors.append(tensor)
-            carries = carries or tensor.requires_grad
+        tensors = [tensor for tensor, _ in sources]
+        carries = any(tensor.requires_grad for tensor in tensors)
         operation = Operation(name, treatment.spec, func, args, kwargs, tensors, in_place, self)
         if treatment.guard is not None:
             treatment.guard(operation)
@@ -400,6 +398,11 @@ class Propagation(TorchFunctionMode):
         treatment = self._treatments[function]
         assert treatment.name is not None
         return treatment.name, treatment.spec
+
+    @property
+    def has_default_rules_only(self) -> bool:
+        """Whether all operations have their default rules here, and nothing but contributions is recorded."""
+        return not (self._is_watched or self._has_rules_for_functions or self.modules.candidates)
 
     # Called by the forward pass -------------------------------------------------------------------------------------
 

@@ -19,17 +19,9 @@ from captum_cav.propagation.traits import Trait
 from captum_cav.tensors import is_number, map_tensors, tensors_in
 from captum_cav.torch_internals import body_of, tree_map
 
-_GATE, _WEIGHTS, _RECIPROCAL, _ACTIVATED, _NONNEGATIVE, _BEFORE_FIRST_LAYER = (
-    trait.value
-    for trait in (
-        Trait.GATE,
-        Trait.WEIGHTS,
-        Trait.RECIPROCAL,
-        Trait.ACTIVATED,
-        Trait.NONNEGATIVE,
-        Trait.BEFORE_FIRST_LAYER,
-    )
-)
+_GATE, _WEIGHTS, _RECIPROCAL = Trait.GATE.value, Trait.WEIGHTS.value, Trait.RECIPROCAL.value
+_ACTIVATED, _NONNEGATIVE = Trait.ACTIVATED.value, Trait.NONNEGATIVE.value
+_BEFORE_FIRST_LAYER = Trait.BEFORE_FIRST_LAYER.value
 
 
 class Surrogate(Protocol):
@@ -180,6 +172,11 @@ class Engine(Protocol):
         """The plain name and the row of a torch function."""
         ...
 
+    @property
+    def has_default_rules_only(self) -> bool:
+        """Whether all operations have their default rules here, and nothing but contributions is recorded."""
+        ...
+
 
 class Operation:
     """One call of a torch function in the forward pass. Some of its arguments carry contributions.
@@ -322,6 +319,11 @@ class Operation:
             return self.gradient()
         return self.decompose(body_of(self.function), *self.args, **self.kwargs)
 
+    @property
+    def has_default_rules_inside(self) -> bool:
+        """Whether all parts of the operation have their default rules. Then a rule may treat them as one operation."""
+        return self._engine.has_default_rules_only
+
     def on(self, stand_ins: dict[int, torch.Tensor]) -> Operation:
         """The same operation on other tensors.
 
@@ -452,6 +454,10 @@ class Operation:
     def save(self, tensor: torch.Tensor) -> SavedValue:
         """Save a tensor's value for the backward pass. The value stays, even if the model overwrites the tensor."""
         return SavedValue(tensor.clone()) if self.in_place else self._engine.trace.saved.save(tensor)
+
+    def release(self, saved: SavedValue) -> None:
+        """Note that a rule, which saved a value, does not keep it any more."""
+        self._engine.trace.saved.release(saved)
 
     def let_zeros_carry(self) -> None:
         """Note that the rule gives contributions to units of value 0."""

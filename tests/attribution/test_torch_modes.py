@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -277,6 +278,9 @@ def test_a_model_that_transforms_functions_is_refused_by_name() -> None:
 def test_an_attribution_inside_an_export_is_refused() -> None:
     net, x = small_net(), samples()
     explaining = Apply(lambda x: InputCAV(net).attribute(x, 1), net)
-    with raising(ModelError, RuntimeError, r"^attribute\(\) was called inside torch\.export, which records no numbers"):
-        torch.export.export(explaining, (x,))
+    said = r"^attribute\(\) was called inside torch\.export, which records no numbers"
+    with raising(ModelError, RuntimeError, said), pytest.MonkeyPatch.context() as patch:
+        # The export of torch 2.9 leaves a hook of its own in this registry when it raises.
+        patch.setattr(torch.nn.modules.module, "_global_buffer_registration_hooks", OrderedDict())
+        torch.export.export(explaining, (x,), strict=False)
     assert torch.export.export(net, (x,)).module()(x).shape == (2, 3)

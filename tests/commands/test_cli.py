@@ -43,6 +43,12 @@ def test_demo_explains_dog_and_cat_at_five_depths(tmp_path: Path, capsys: pytest
     with Image.open(tmp_path / "dog_above_cat_contributions.png") as drawn:
         assert drawn.width > 1000
         assert np.asarray(drawn).std() > 20
+    assert f"photographs to try other commands with: {tmp_path / 'photographs'}" in printed
+    with Image.open(tmp_path / "photographs" / "dog_above_cat.png") as photograph:
+        assert np.array_equal(np.asarray(photograph), np.asarray(zoo.demo_picture()))
+    for name in ("dog.png", "cat.png"):
+        with Image.open(tmp_path / "photographs" / name) as photograph:
+            assert photograph.size == (224, 224)
 
 
 def test_explain_takes_targets_by_name_and_index_and_layers_by_name(

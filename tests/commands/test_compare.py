@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from matplotlib.figure import Figure
@@ -14,6 +15,8 @@ from PIL import Image
 
 import captum_cav
 from captum_cav import Comparison, cli
+from captum_cav.compilation import repeated
+from captum_cav.compilation.compiled import Compiled
 
 PICTURE = str(Path(captum_cav.__file__).parent / "data" / "dog_above_cat.png")
 NETWORK = """
@@ -147,3 +150,34 @@ def test_rows_as_json(arguments: list[str], capsys: pytest.CaptureFixture[str]) 
         ("cav", "0", 0),
     ]
     assert rows[1]["picture"] == "other.png"
+
+
+def test_measures_that_explain_again_replay_what_comes_often(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_drawing: None
+) -> None:
+    chosen = [*arguments, "--methods", "cav", "gradcam", "--measures", "random_logit", "--target", "1"]
+    assert cli.main(chosen) == 0
+    monkeypatch.setattr(repeated, "RECORD_AFTER", 1)
+    with patch.object(Compiled, "_record", autospec=True, side_effect=Compiled._record) as record:
+        assert cli.main([*chosen, "--output", "recorded"]) == 0
+    # One recording for each layer.
+    assert record.call_count == 2
+    usual, recorded = (
+        list(csv.DictReader((tmp_path / name / "comparison.csv").open())) for name in ("out", "recorded")
+    )
+    for one, other in zip(usual, recorded, strict=True):
+        assert {**one, "seconds": ""} == {**other, "seconds": ""}
+
+
+@pytest.mark.slow
+def test_fused_kernels_are_timed_and_passes_are_counted(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], no_drawing: None
+) -> None:
+    with patch.object(Compiled, "_record", autospec=True, side_effect=Compiled._record) as record:
+        chosen = ["--methods", "cav", "gradcam", "--target", "1", "--layers", "3", "--compile"]
+        assert cli.main([*arguments, *chosen]) == 0
+    # One recording for both pictures.
+    assert record.call_count == 1
+    assert "seconds of CAV are those of fused kernels" in capsys.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "out" / "comparison.csv").open()))
+    assert {(row["forwards"], row["backwards"]) for row in rows if row["method"] == "cav"} == {("1.0", "1.0")}

@@ -17,6 +17,8 @@ import torch
 
 from captum_cav import LayerCAV, cli, datasets, zoo
 from captum_cav.commands import names
+from captum_cav.compilation import repeated, runners
+from captum_cav.compilation.compiled import Compiled
 from captum_cav.datasets import shards
 from captum_cav.datasets.jobs import KEEP
 from tests.datasets import jobs
@@ -99,12 +101,45 @@ def test_other_settings_are_refused_by_name(folder: Path, capsys: pytest.Capture
     assert "targets was best and is label" in said
 
 
-def test_a_recorded_attribution_gives_the_same_maps(folder: Path) -> None:
+def test_batches_that_come_often_are_recorded_and_the_files_stay_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert cli.main(command()) == 0
-    assert cli.main(command("--compile", output="recorded")) == 0
-    for one, other in zip(datasets.open("out"), datasets.open("recorded"), strict=True):  # type: ignore[call-overload]
-        assert one.row == other.row
-        assert all(torch.equal(one.maps[layer], other.maps[layer]) for layer in ("4", "1"))
+    monkeypatch.setattr(repeated, "RECORD_AFTER", 1)
+    with patch.object(Compiled, "_record", autospec=True, side_effect=Compiled._record) as record:
+        assert cli.main(command(output="recorded")) == 0
+    assert record.call_count == 1
+    assert jobs.tree(folder / "out") == jobs.tree(folder / "recorded")
+
+
+@pytest.mark.slow
+def test_fused_kernels_give_the_maps_up_to_rounding(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(command("--dtype", "float32")) == 0
+    assert cli.main(command("--compile", "--dtype", "float32", output="fused")) == 0
+    for one, other in zip(datasets.open("out"), datasets.open("fused"), strict=True):  # type: ignore[call-overload]
+        assert one.row["score"] == pytest.approx(other.row["score"], rel=1e-5)
+        assert all(torch.allclose(one.maps[layer], other.maps[layer], atol=1e-5) for layer in ("4", "1"))
+    capsys.readouterr()
+    assert cli.main(command("--compile", "--dtype", "float32")) == 2
+    assert "out was begun with other settings: backend was missing and is inductor." in capsys.readouterr().err
+
+
+def test_fused_kernels_that_are_off_end_the_job_and_what_is_advised_works(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replay = runners.replay
+    monkeypatch.setitem(
+        runners.RUNNERS,
+        "inductor",
+        lambda recording: lambda tensors: [one * 1.001 for one in replay(recording)(tensors)],
+    )
+    assert cli.main(command("--compile")) == 2
+    said = capsys.readouterr().err
+    assert (
+        "--compile cannot be used for small; expected no --compile, and another --output. The reason: the fused" in said
+    )
+    assert cli.main(command()) == 2, "the rows of both would not fit together"
+    assert cli.main(command(output="other")) == 0
 
 
 def test_ctrl_c_is_one_line_and_the_same_command_goes_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from PIL import Image
 
 import captum_cav
 from captum_cav import LayerCAV, cli, single_image, zoo
+from captum_cav.compilation import repeated
+from captum_cav.compilation.compiled import Compiled
 from captum_cav.visualization import spatial_map
 
 PICTURE = Path(captum_cav.__file__).parent / "data" / "dog_above_cat.png"
@@ -110,6 +113,27 @@ def test_standard_output_is_json(folder: Path, capsys: pytest.CaptureFixture[str
     assert first["rules"] == "gamma"
     assert sum(one["probability"] for one in first["best"]) == pytest.approx(1)
     assert {Path(file).exists() for file in first["files"]} == {True}
+
+
+def test_many_pictures_are_replayed_with_the_same_numbers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert explain("pictures", str(PICTURE)) == 0
+    usual = (folder / "out" / "shares.csv").read_bytes()
+    monkeypatch.setattr(repeated, "RECORD_AFTER", 1)
+    with patch.object(Compiled, "_record", autospec=True, side_effect=Compiled._record) as record:
+        assert explain("pictures", str(PICTURE)) == 0
+    # The rules of the option, and those that the second figure shows.
+    assert record.call_count == 2
+    assert (folder / "out" / "shares.csv").read_bytes() == usual
+
+
+@pytest.mark.slow
+def test_fused_kernels_give_the_shares_up_to_rounding(folder: Path) -> None:
+    assert explain("pictures") == 0
+    usual = list(csv.DictReader((folder / "out" / "shares.csv").open()))
+    assert explain("pictures", "--compile") == 0
+    for one, other in zip(usual, csv.DictReader((folder / "out" / "shares.csv").open()), strict=True):
+        for part in ("raised", "lowered", "constants"):
+            assert float(one[part]) == pytest.approx(float(other[part]), abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -211,6 +235,16 @@ def test_rules_that_tell_no_amounts_print_no_account(folder: Path, capsys: pytes
     assert "came from, in per cent" not in printed
     assert "the same with the rules paper" in printed
     assert single_image.WHICH_TO_BELIEVE in printed
+
+
+def test_the_recommended_rules_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert explain("pictures/dog.png", "--rules", "absolute_epsilon_flat") == 0
+    expected = capsys.readouterr()
+    assert explain("pictures/dog.png", "--rules", "auto", "--force") == 0
+    printed = capsys.readouterr()
+    assert printed.out == expected.out
+    assert "captum-cav: auto: absolute_epsilon_flat, as the model has 2 2-D convolutions" in printed.err
+    assert "auto" not in expected.err
 
 
 @pytest.mark.parametrize("kind", ["state_dict", "model_state_dict", "model", "only", "module", "compiled", "lightning"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import stat
 import subprocess
 import sys
@@ -102,6 +101,7 @@ def test_a_page_does_not_replace_its_picture(
     ("command", "name"),
     [
         (["demo"], "dog_above_cat_rules.png"),
+        (["demo"], "photographs/dog.png"),
         (["explain", PICTURE, "--save-arrays"], "dog_above_cat_maps.npz"),
         (["explain", PICTURE], "shares.csv"),
         (["compare", PICTURE], "comparison.csv"),
@@ -147,7 +147,10 @@ def test_what_is_no_picture_is_named(name: str, said: str, tmp_path: Path, monke
 def test_ctrl_c_is_one_line_and_status_130(tmp_path: Path) -> None:
     """The model interrupts its own process as Ctrl-C does."""
     (tmp_path / "slow.py").write_text(
-        f"import os, signal, time\ndef make():\n    os.kill(os.getpid(), {int(signal.SIGINT)})\n    time.sleep(30)\n"
+        "import os, signal, time\ndef make():\n"
+        # Shells let the processes that they start in the background ignore Ctrl-C.
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(30)\n"
     )
     command = [sys.executable, "-m", "captum_cav", "explain", PICTURE, "--model", "slow:make", "--output", "out"]
     environment = {**os.environ, "PYTHONPATH": str(Path(captum_cav.__file__).parents[1])}

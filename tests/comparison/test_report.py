@@ -91,6 +91,15 @@ failed at input: TypeError: no rule"""
     assert str(made) == made.to_markdown()
 
 
+def test_without_metrics_the_table_has_no_controls(made: Comparison) -> None:
+    unmeasured = replace(made, settings=replace(made.settings, directions={}))
+    table = unmeasured.to_markdown()
+    assert "random" not in table
+    assert "uniform" not in table
+    assert "\nPasses and seconds (the median of 3 after a warm-up, on cuda:0) are those of one example.\n" in table
+    assert "| good | a | 2x3 | 0.125 | 1 | 50 | 3 |" in table
+
+
 def test_rows_go_to_csv(made: Comparison, tmp_path: Path) -> None:
     text = made.to_csv(tmp_path / "rows.csv")
     assert (tmp_path / "rows.csv").read_text() == text == made.to_csv()

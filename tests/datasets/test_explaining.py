@@ -14,9 +14,11 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
+import captum_cav
 from captum_cav import InputCAV, LayerCAV, NeuronCAV, datasets
 from captum_cav.attribution.logits import logit_model
-from captum_cav.datasets import ExplainedDataset
+from captum_cav.compilation import repeated
+from captum_cav.datasets import ExplainedDataset, explaining
 from captum_cav.errors import CAVTypeError, InputError, OptionError, TargetError
 from captum_cav.scores import Difference
 from tests.datasets import jobs
@@ -65,6 +67,52 @@ def test_rows_and_maps_are_those_of_each_picture(targets: Any, normalize: Any, t
             assert row[f"unexplained:{layer}"] == pytest.approx(delta * unit, abs=1e-5)
             parts = [row[f"{share}:{layer}"] for share in ("raised", "lowered", "constants", "unexplained")]
             assert sum(parts) == pytest.approx(np.sign(score), abs=1e-5)
+
+
+class Counted(nn.Sequential):
+    """A model that counts the samples of its passes."""
+
+    samples = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.samples += len(x)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("options", [{}, {"targets": "best"}, {"targets": [2, 0]}, {"keep": ["maps"]}], ids=str)
+def test_recorded_batches_leave_the_same_files(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cav = jobs.attribution()
+    options = {"targets": "label"} | options
+    explain(cav, jobs.labelled(), tmp_path / "usual", **options)
+    monkeypatch.setattr(repeated, "RECORD_AFTER", 1)
+    explain(cav, jobs.labelled(), tmp_path / "recorded", **options)
+    explain(captum_cav.compile(cav), jobs.labelled(), tmp_path / "given", **options)
+    assert jobs.tree(tmp_path / "usual") == jobs.tree(tmp_path / "recorded") == jobs.tree(tmp_path / "given")
+
+
+def test_scores_need_no_pass_of_their_own(tmp_path: Path) -> None:
+    """The pass of the attribution gives the scores. A recording calls no model at all."""
+    net = Counted(*jobs.network()).eval()
+    cav = LayerCAV(net, jobs.LAYERS, normalize="abs")
+    explain(cav, jobs.labelled(), tmp_path / "usual", targets="label")
+    # In a pass of the first picture, the job looks for a squashing function.
+    assert net.samples == jobs.PICTURES + 1
+    recorded = captum_cav.compile(cav)
+    recorded.attribute(jobs.pictures(2), [0, 1], return_convergence_delta=True)
+    net.samples = 0
+    explain(recorded, jobs.labelled(), tmp_path / "recorded", targets="label")
+    # The last picture is a batch of its own, for which nothing is recorded.
+    assert net.samples == 2
+    assert jobs.tree(tmp_path / "usual") == jobs.tree(tmp_path / "recorded")
+
+
+def test_sums_of_large_layers_are_those_of_all_numbers() -> None:
+    maps = torch.randn(5, 2**19, generator=torch.Generator().manual_seed(0))
+    sums, positive = explaining._sums(maps)
+    assert torch.allclose(sums.double(), maps.double().sum(1), atol=1e-2)
+    assert torch.allclose(positive.double(), maps.double().clamp(min=0).sum(1), rtol=1e-5)
 
 
 def test_the_share_of_constants_is_that_of_the_last_bias(tmp_path: Path) -> None:

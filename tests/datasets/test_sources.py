@@ -110,7 +110,12 @@ def test_a_parquet_table(tmp_path: Path) -> None:
     [
         ("t.csv", "picture_file,label\na.png,1\n", "has no column of paths; it has 'picture_file', 'label'; expected"),
         ("t.csv", "path,label\n", "the table .* has no rows"),
-        ("t.csv", "path\n\x00\n", None),
+        pytest.param(
+            "t.csv",
+            "path\n\x00\n",
+            None,
+            marks=pytest.mark.skipif(sys.version_info < (3, 11), reason="csv of Python 3.10 refuses the file"),
+        ),
         ("t.parquet", "no table", "cannot read the table .*t.parquet"),
         ("none/t.csv", None, "cannot read the table .*: .*No such file"),
     ],
@@ -129,7 +134,7 @@ def test_tables_that_cannot_be_used(name: str, text: str | None, message: str | 
 def test_a_parquet_table_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     (tmp_path / "t.parquet").write_bytes(b"")
-    with pytest.raises(InputError, match="needs the package pyarrow: pip install pyarrow"):
+    with pytest.raises(InputError, match=r"needs the package pyarrow, .* \(.*pyarrow.*\): pip install pyarrow"):
         files(tmp_path / "t.parquet")
 
 

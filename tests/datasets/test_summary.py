@@ -24,6 +24,7 @@ from captum_cav.datasets.analysis import Analysis, analyze
 from captum_cav.datasets.summary import write_summary
 from captum_cav.errors import OptionError
 from tests.support.errors import raising
+from tests.support.examples import python_of
 from tests.support.pages import HOSTILE, button, check_clean, data_of, decoded, text
 
 LEFT, UP, RIGHT, DOWN, ENTER, ESCAPE = "\ue012\ue013\ue014\ue015\ue007\ue00c"
@@ -202,8 +203,7 @@ def test_only_so_many_classes_are_shown(analysis: Analysis, tmp_path: Path) -> N
 def test_the_example_of_the_documentation_runs(
     job: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "shortcuts.md").read_text()
-    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (example,) = python_of(Path(__file__).parents[2] / "docs" / "shortcuts.md")
     monkeypatch.chdir(job.parent)
     exec(compile(example, "docs/shortcuts.md", "exec"), {})  # noqa: S102
     assert re.match(r"a \d+\.\d+ True\nb \d\.\d+ False\n", capsys.readouterr().out)

@@ -30,6 +30,7 @@ from captum_cav import (
 )
 from captum_cav.commands import COMMANDS
 from captum_cav.datasets import analysis, clusters, summary
+from tests.support.examples import python_in
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -91,6 +92,7 @@ def test_pages_have_a_readable_length_sources_and_search(site: Path) -> None:
         words = re.sub(r"<[^>]+>", " ", content).split()
         assert len(words) < 4000, f"{built.name} has {len(words)} words"
     layer = (site / "api" / "generated" / "captum_cav.LayerCAV.html").read_text()
+    assert layer.count('id="captum_cav.LayerCAV.attribute"') == layer.count("<em>attribute_to_layer_input</em>") == 1
     assert "_modules/captum_cav/attribution/layer.html" in layer
     index = (site / "index.html").read_text()
     assert "theme-toggle" in index, "light and dark"
@@ -118,7 +120,7 @@ def test_the_quick_start_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     source = (DOCS / "quick_start.md").read_text()
-    first, second = re.findall(r"```python\n(.*?)```", source, re.DOTALL)
+    first, second = python_in(source)
     exec(first, {})  # noqa: S102
     (shown,) = re.findall(r"```\n(the score.*?)```", source, re.DOTALL)
     assert capsys.readouterr().out.startswith(shown)

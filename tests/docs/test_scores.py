@@ -11,6 +11,7 @@ import torch
 
 from captum_cav import scores
 from captum_cav.attribution.scores import SCORES
+from tests.support.examples import python_in
 
 PAGE = (Path(__file__).parents[2] / "docs" / "scores.md").read_text()
 SECTIONS = re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]
@@ -21,7 +22,7 @@ MAPS = ("own", "inside", "found", "clean", "error", "rather", "together")
 def run(sections: list[str]) -> None:
     names: dict[str, Any] = {}
     for section in sections:
-        blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+        blocks = python_in(section)
         assert blocks, section
         for block in blocks:
             torch.manual_seed(0)

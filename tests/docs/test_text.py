@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.examples import python_of
+
 pytest.importorskip("transformers", reason="the examples explain models of transformers")
 
-PAGE = (Path(__file__).parents[2] / "docs" / "text.md").read_text()
+PAGE = Path(__file__).parents[2] / "docs" / "text.md"
 
 
 def test_the_examples_run() -> None:
     names: dict[str, Any] = {}
-    generated, compared, translated, classes, similar, inputs = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    generated, compared, translated, classes, similar, inputs = python_of(PAGE)
     exec(generated, names)  # noqa: S102
     found = names["found"]
     assert found.contributions.shape == (len(found.scores), 3 + len(found.scores))

@@ -17,7 +17,9 @@ from tests.gpu.reads import check_reads
 
 def explained(attribution: Any, inputs: torch.Tensor, targets: Any, best: bool = False, **options: bool) -> Any:
     """What is measured on the device; with ``best``, the model has run before, as for the best class."""
-    explainer = Explainer(attribution, **{"keep_channels": False, "with_constants": True, "is_half": True} | options)
+    explainer = Explainer(
+        attribution, **{"batch_size": 4, "keep_channels": False, "with_constants": True, "is_half": True} | options
+    )
     # Which operation comes last is found out before, with the first picture.
     explainer._logits = explainer.model
     outputs: Outputs | None = explainer.outputs(inputs) if best else None

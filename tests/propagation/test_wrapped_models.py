@@ -435,7 +435,8 @@ class TestGraphs:
         model.add_module("branches", Apply(lambda x: torch.cat([x, torch.sin(x)], 1)))
         model.add_module("head", nn.Linear(8, 3))
         x = samples()
-        unflattened = torch.export.unflatten(torch.export.export(model, (x,)))
+        # The strict export of torch 2.6 gives the modules other names.
+        unflattened = torch.export.unflatten(torch.export.export(model, (x,), strict=False))
         assert torch.equal(InputCAV(unflattened).attribute(x, 1), InputCAV(model).attribute(x, 1))
         found = LayerCAV(unflattened, "branches").attribute(x, 1)
         assert torch.equal(found, LayerCAV(model, "branches").attribute(x, 1))

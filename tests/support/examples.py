@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Any
 
 
+def python_in(text: str) -> list[str]:
+    """The blocks of Python in a text in Markdown."""
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
 def python_of(page: Path) -> list[str]:
     """The blocks of Python in a page of Markdown."""
-    return re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    return python_in(page.read_text("utf-8"))
 
 
 def run(page: Path, number: int) -> dict[str, Any]:

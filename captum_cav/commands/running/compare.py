@@ -19,6 +19,7 @@ from captum_cav.commands.options import inputs_of
 from captum_cav.commands.outputs import Outputs, json_text
 from captum_cav.commands.running import common
 from captum_cav.comparison import Comparison, compare
+from captum_cav.compilation.repeated import Recordings, keeping
 from captum_cav.errors import InputError
 from captum_cav.version import __version__
 
@@ -40,6 +41,7 @@ def run(options: argparse.Namespace, pictures: Mapping[str, Path], outputs: Outp
     targets = options.target or []
     asked = dict(zip(pictures, targets if len(targets) == len(pictures) else targets * len(pictures), strict=False))
     done: dict[str, Comparison] = {}
+    recordings = Recordings(fused=options.compile)
     # Where standard output is JSON, what is said on the way goes to standard error.
     messages = sys.stderr if options.json else sys.stdout
     with tqdm(pictures.items(), delay=1, leave=False, disable=len(pictures) == 1) as progress:
@@ -48,7 +50,8 @@ def run(options: argparse.Namespace, pictures: Mapping[str, Path], outputs: Outp
             picture = common.open_or_skip(file, alone=len(pictures) == 1)
             if picture is None:
                 continue
-            network, done[stem], said = _compared(options, network, stem, file, picture, asked.get(stem), outputs)
+            with keeping(recordings):
+                network, done[stem], said = _compared(options, network, stem, file, picture, asked.get(stem), outputs)
             tqdm.write(f"{file}: {said}; {outputs.folder / names.comparison_figure(stem)}", file=messages)
     if not done:
         raise InputError(f"none of the {len(pictures)} pictures can be opened")
@@ -60,6 +63,8 @@ def run(options: argparse.Namespace, pictures: Mapping[str, Path], outputs: Outp
     else:
         folders = ", ".join(str(outputs.folder / names.comparison_folder(stem)) for stem in done)
         print(f"\n{comparison}\n\ntable: {outputs.folder / names.COMPARISON_TABLE}, maps: {folders}")
+        if options.compile:
+            print("seconds of CAV are those of fused kernels, without the time that it took to fuse them")
         print(single_image.WHICH_TO_BELIEVE)
     return int(len(done) < len(pictures))
 
@@ -117,7 +122,7 @@ def _made_from(options: argparse.Namespace, file: Path, index: int, layers: list
         "files": [hashlib.sha256(one.read_bytes()).hexdigest() for one in read],
         "class": index,
         "layers": layers,
-        **{name: getattr(options, name) for name in ("model", "device", "repeats", "batch_size")},
+        **{name: getattr(options, name) for name in ("model", "device", "repeats", "batch_size", "compile")},
         **{name: list(getattr(options, name)) for name in ("methods", "measures")},
         "captum_cav": __version__,
     }

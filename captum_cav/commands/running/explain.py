@@ -18,6 +18,7 @@ from captum_cav import single_image, zoo
 from captum_cav.commands import names
 from captum_cav.commands.outputs import Outputs, json_text
 from captum_cav.commands.running import common
+from captum_cav.compilation.repeated import Recordings, keeping
 from captum_cav.errors import CAVError, InputError
 from captum_cav.explanation import Explanation, explain, show_beside
 
@@ -26,19 +27,31 @@ from captum_cav.explanation import Explanation, explain, show_beside
 _OTHER, _PAPER = "pinpoint", "paper"
 
 
-def run(options: argparse.Namespace, pictures: Mapping[str, Path | None], outputs: Outputs) -> int:
+def run(
+    options: argparse.Namespace,
+    pictures: Mapping[str, Path | None],
+    outputs: Outputs,
+    photographs: Outputs | None = None,
+) -> int:
     """Run ``demo`` or ``explain``: print what raised and lowered the scores, and write figures of each picture.
 
     Args:
         options: the options.
         pictures: by the name of what is written of them, the picture files; None stands for the embedded picture.
         outputs: where the figures go.
+        photographs: where ``demo`` writes the embedded picture and parts of it; None for ``explain``.
 
     Returns:
         The exit status, which is 1 if a picture was left out.
     """
+    if photographs is not None:
+        for name, box in names.DEMO_PHOTOGRAPHS.items():
+            with photographs.writing(name) as path:
+                zoo.demo_picture().crop(box).save(path)
     network = common.load_network(options, common.choose_device(options.device))
+    options.rules = common.choose_rules(options, network)
     done: dict[str, list[Explanation]] = {}
+    recordings = Recordings(fused=options.compile)
     with tqdm(pictures.items(), delay=1, leave=False) as progress:
         for stem, file in progress:
             progress.set_description(stem, refresh=False)
@@ -47,7 +60,8 @@ def run(options: argparse.Namespace, pictures: Mapping[str, Path | None], output
             if picture is None:
                 continue
             try:
-                done[stem] = _explain(options, network, picture)
+                with keeping(recordings):
+                    done[stem] = _explain(options, network, picture)
             except CAVError as error:
                 raise type(error)(f"{file}: {error}" if len(pictures) > 1 else str(error)) from error
             _write(options, stem, done[stem], outputs)
@@ -62,6 +76,8 @@ def run(options: argparse.Namespace, pictures: Mapping[str, Path | None], output
         print(f"\n{single_image.WHICH_TO_BELIEVE}")
         files = [file for stem in done for file in names.explained_files(stem, arrays=options.save_arrays)]
         print(f"in {outputs.folder}: {', '.join([*files, names.SHARES_FILE])}")
+        if photographs is not None:
+            print(f"photographs to try other commands with: {photographs.folder}")
     return int(len(done) < len(pictures))
 
 
