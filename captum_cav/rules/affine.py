@@ -330,6 +330,9 @@ class Affine(Foldable):
         self.shares = operation.shares()
         self._began = self.shares.rules_for_zeros
         self._behind: list[Folded] = []
+        # What the coefficients of the output are multiplied with if several scores share a backward pass. The passes of
+        # the next scores need the same.
+        self._slope: torch.Tensor | None = None
         # A linear layer whose weight is a vector has no channels.
         channels = output.shape[1] if view.scaled is not None and output.dim() > 1 else None
         self.foldability = Foldability(rule.fold, channels)
@@ -388,6 +391,9 @@ class Affine(Foldable):
             coefficients: coefficients of the operation's output, or of the output of the last operation folded in.
             folded_in: the operations behind that are folded in. None for none.
         """
+        of_several = is_batched(coefficients) and not self.shares.are_measured
+        if of_several and folded_in is None and self._slope is not None:
+            return _Shares(coefficients * self._slope, None, None)
         view = self._view
         weight, constant, rectified, scale = view.weight, view.bias, self.is_rectified, None
         if folded_in is None:
@@ -427,6 +433,10 @@ class Affine(Foldable):
         constant_share = None
         if self.shares.are_measured:
             constant_share = self._not_shared(coefficients, divided, shares, total - constant)
+        if of_several and folded_in is None and len(shares) == 1:
+            sums, factor, times, is_ratio = shares[0]
+            if sums is None and is_ratio and not isinstance(times, torch.Tensor):
+                self._slope = factor.detach() * times
         of_output = None
         differentiated, seeds = [], []
         for sums, factor, times, is_ratio in shares:
@@ -463,7 +473,7 @@ class Affine(Foldable):
 def _product(one: torch.Tensor, other: torch.Tensor | float, overwrites: bool) -> torch.Tensor:
     """The product of two tensors, or of a tensor and a number, in the place of the first one if it is overwritten."""
     if not isinstance(other, torch.Tensor):
-        if other == 1 and overwrites:
+        if other == 1:
             return one
         return one.mul_(other) if overwrites else one * other
     # A fresh tensor would cost more than the arithmetic.
