@@ -49,3 +49,7 @@ def keep_freed_memory() -> bool:
         return False
     settings = {_MMAP_THRESHOLD: _LARGEST, _TRIM_THRESHOLD: _LARGEST, _TOP_PAD: _PAD}
     return all(library.mallopt(parameter, value) == 1 for parameter, value in settings.items())
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -358,3 +358,7 @@ def _exchanged(module: nn.Module, exchange: Callable[[torch.Tensor], torch.Tenso
 
 def _pearson(one: torch.Tensor, other: torch.Tensor) -> float:
     return float(torch.corrcoef(torch.stack([one, other]))[0, 1]) if len(one) > 1 else float("nan")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

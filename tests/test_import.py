@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -52,6 +53,18 @@ def test_only_one_module_that_draws_runs_models() -> None:
 def test_public_names_are_found(name: str) -> None:
     assert getattr(captum_cav, name) is not None
     assert name in dir(captum_cav)
+
+
+MODULES = [name for name in captum_cav.__all__ if isinstance(getattr(captum_cav, name), ModuleType)]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_module_offers_what_it_imports_from_other_packages(name: str) -> None:
+    module = getattr(captum_cav, name)
+    offered = [getattr(module, one) for one in dir(module) if not one.startswith("_")]
+    modules = [one.__name__ for one in offered if isinstance(one, ModuleType)]
+    assert [one for one in modules if not one.startswith("captum_cav.")] == []
+    assert set(getattr(module, "__all__", ())) <= set(dir(module))
 
 
 def test_unknown_names_are_refused() -> None:

@@ -41,6 +41,17 @@ def test_a_picture_is_explained_and_drawn(
     assert (tmp_path / "contributions.png").stat().st_size > 50_000
 
 
+def test_the_score_rises_as_it_says_without_the_dog() -> None:
+    before, after = map(float, re.findall(r"that score rises from ([\d.]+)\s+to ([\d.]+)\.", README.read_text())[0])
+    network = zoo.load("efficientnet_lite0")
+    picture = network.preprocess(zoo.demo_picture())[None]
+    covered = picture.clone()
+    covered[:, :, :112] = 0
+    with torch.no_grad():
+        scores = network.model(torch.cat([picture, covered]))[:, network.class_index("tabby")]
+    assert scores.tolist() == pytest.approx([before, after], abs=0.05)
+
+
 def test_the_attribution_conserves_as_it_says() -> None:
     names = run(README, AS_CAPTUM)
     assert [tuple(ratios.shape) for ratios in names["ratios"]] == [(1, 1280, 7, 7), (1, 112, 14, 14), (1, 40, 28, 28)]
