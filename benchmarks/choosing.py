@@ -8,9 +8,9 @@ on the *other* networks, and what counts is how it does on the "report" photogra
 Best is the highest mean of the three agreements with the effects (own class, absent classes, interaction), over all
 depths below the last activation and over networks. All candidates are shown, also those that failed.
 
-    python -m benchmarks.causes --cache FOLDER --methods search --split choose --against gamma=1 --json CHOOSE.json
-    python -m benchmarks.causes --cache FOLDER --methods search --split report --against gamma=1 --json REPORT.json
-    python -m benchmarks.choosing CHOOSE.json REPORT.json
+    python -m benchmarks.causes --cache FOLDER --methods search --split choose --json CHOOSE.json
+    python -m benchmarks.causes --cache FOLDER --methods search --split report --json REPORT.json
+    python -m benchmarks.choosing CHOOSE.json REPORT.json [--json FILE]
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
 import statistics
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from typing import Any
 from benchmarks.candidates import SEARCH
 from benchmarks.causes import TITLES
 from benchmarks.networks import DEPTHS
+from benchmarks.tables import of_search
 
 PRESENT = SEARCH[0]
 MEASURES = TITLES[:3]
@@ -62,49 +65,69 @@ def advantage(networks: Mapping[str, Any], names: Iterable[str], candidate: str)
     )
 
 
-def shown(values: Sequence[float]) -> str:
-    """Mean and standard error."""
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return f"{statistics.fmean(values):+.3f} ± {error:.3f}"
+def whole_search(networks: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """Of all candidates on all networks: the mean difference to ``pinpoint`` of each agreement."""
+    return {
+        candidate: {
+            name: [round(statistics.fmean(differences(found, name, candidate, title)), 4) for title in MEASURES]
+            for name, found in networks.items()
+        }
+        for candidate in SEARCH[1:]
+    }
 
 
-def whole_search(networks: Mapping[str, Any]) -> str:
-    """All candidates on all networks, as a table: the difference to ``pinpoint`` of each agreement."""
-    names = list(networks)
-    lines = [f"| own; absent; interaction | {' | '.join(names)} | mean of all |", "|---" * (len(names) + 2) + "|"]
-    for candidate in SEARCH[1:]:
-        cells = []
-        for name in names:
-            means = [statistics.fmean(differences(networks[name], name, candidate, title)) for title in MEASURES]
-            cells.append("; ".join(f"{mean:+.2f}" for mean in means))
-        lines.append(f"| {candidate} | {' | '.join(cells)} | {advantage(networks, names, candidate):+.3f} |")
-    return "\n".join(lines)
+def left_out(choose: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """For each network: what is best on the others, and how that does on the network itself.
 
+    Args:
+        choose: what was measured to choose on.
+        report: what was measured to report, at least of the candidates that are chosen.
 
-def left_out(choose: Mapping[str, Any], report: Mapping[str, Any]) -> str:
-    """For each network: what is best on the others, and how that does on the network itself, as a table."""
-    lines = [
-        f"| left out | chosen on the others | {' | '.join(MEASURES)} | photographs |",
-        "|---" * (len(MEASURES) + 3) + "|",
-    ]
-    for name in report:
+    Returns:
+        Of each network the candidate, the number of photographs, and of each agreement the mean difference to
+        ``pinpoint`` with its standard error.
+
+    Raises:
+        SystemExit: if the chosen candidate is not in the report.
+    """
+    found = {}
+    for name, network in report.items():
         others = [other for other in choose if other != name]
         best = max(SEARCH, key=lambda candidate: advantage(choose, others, candidate))
-        values = [differences(report[name], name, best, title) for title in MEASURES]
-        lines.append(f"| {name} | {best} | {' | '.join(map(shown, values))} | {len(values[0])} |")
-    return "\n".join(lines)
+        if best not in network["tables"][MEASURES[0]]:
+            raise SystemExit(f"{best} is chosen for {name}; measure {best!r} on the photographs to report, too")
+        values = [differences(network, name, best, title) for title in MEASURES]
+        found[name] = {"chosen": best, "photographs": len(values[0]), "differences": [summary(one) for one in values]}
+    return found
+
+
+def summary(values: Sequence[float]) -> list[float]:
+    """Mean and standard error."""
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return [round(statistics.fmean(values), 4), round(error, 4)]
 
 
 def main() -> None:
-    """Read two files of ``benchmarks.causes`` and print both tables."""
+    """Read two files of ``benchmarks.causes``, print both tables and write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("choose", type=Path, help="what benchmarks.causes --split choose wrote")
     parser.add_argument("report", type=Path, help="what benchmarks.causes --split report wrote")
+    parser.add_argument("--json", type=Path, help="a file for the numbers")
     options = parser.parse_args()
-    choose, report = (json.loads(path.read_text())["networks"] for path in (options.choose, options.report))
-    counts = ", ".join(f"{name} {len(found['photographs'])}" for name, found in choose.items())
-    print(f"Difference to pinpoint on the photographs to choose on ({counts}):\n\n{whole_search(choose)}")
-    print(f"\nDifference to pinpoint on the photographs to report:\n\n{left_out(choose, report)}")
+    files = {name: json.loads(getattr(options, name).read_text()) for name in ("choose", "report")}
+    choose, report = (files[name]["networks"] for name in files)
+    found = {
+        "command": shlex.join(["python", "-m", "benchmarks.choosing", *sys.argv[1:]]),
+        "measured by": [one["command"] for one in files.values()],
+        "seed": files["choose"]["seed"],
+        "measures": MEASURES,
+        "photographs": {name: len(one["photographs"]) for name, one in choose.items()},
+        "search": whole_search(choose),
+        "left out": left_out(choose, report),
+    }
+    print("\n".join(of_search(found)))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

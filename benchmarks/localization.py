@@ -7,6 +7,11 @@ what the global pooling receives to the input. Photographs are divided into two 
 to report, and no grid mixes them. A second table tells how alike the maps of two classes of one grid are (the absolute
 value of Spearman's correlation): a method that shows the same for all classes, or the same turned round, cannot point.
 
+The network itself need not point perfectly: a photograph can raise the score of a class that another one shows. So
+the rows "the network" have what hiding whole photographs of a grid does to the score of a class, and to its log odds:
+the share of the positive effects (``captum_cav.metrics.causal_effects``) that the photograph of the class has. A right
+map has this share, not 1.
+
 The standard error is that of the mean over photographs, since the grids share them. Methods have the short names of
 ``captum_cav.compare``; what explains the input alone has one column.
 
@@ -39,6 +44,7 @@ from torch import nn
 
 from benchmarks.networks import DEPTHS, load
 from benchmarks.photographs import SEED, SPLITS, Photograph, photographs
+from benchmarks.tables import OWN
 from benchmarks.versions import versions_with
 from captum_cav import LayerCAV, Method, metrics, presets, zoo
 from captum_cav.comparison.methods import CONTROLS, NAMES, STEPS, AnyMethod, find
@@ -183,6 +189,38 @@ def explain_at_once(
     return {depth: torch.cat(parts).sum(1) for depth, parts in zip(depths, zip(*found, strict=True), strict=True)}
 
 
+class _ScoresAndOdds(nn.Module):
+    """Of some classes the scores, and then the log odds against all other classes: (N, 2 * targets)."""
+
+    def __init__(self, network: nn.Module, targets: Sequence[int]) -> None:
+        super().__init__()
+        self.network = network
+        self.targets = list(targets)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Both for each picture."""
+        outputs = self.network(x)
+        odds = [torch.logit(outputs.double().softmax(1)[:, target], eps=1e-12) for target in self.targets]
+        return torch.cat([outputs[:, self.targets].double(), torch.stack(odds, 1)], 1)
+
+
+def own_shares(model: nn.Module, picture: torch.Tensor, targets: Sequence[int]) -> list[list[float]]:
+    """What the network itself does with a grid: the share of the positive effects that the own cell of a class has.
+
+    Args:
+        model: gives (N, classes).
+        picture: a grid of four photographs, (1, 3, H, W).
+        targets: the classes of its cells.
+
+    Returns:
+        The shares of the cells by the scores, and those by the log odds.
+    """
+    found = metrics.causal_effects(
+        _ScoresAndOdds(model, targets), picture, cells=2, baseline="zero", masks=16, batch_size=4
+    )
+    return [metrics.shares_in_cells(one.reshape(-1, 2, 2)).diagonal().tolist() for one in found.effects[0].chunk(2)]
+
+
 # Photographs that a network knows
 
 
@@ -271,15 +309,17 @@ def measure(
     Returns:
         The results of the two tables.
     """
-    pointing: Results = {method: {} for method in chosen}
+    pointing: Results = {method: {} for method in (*OWN, *chosen)}
     alike: Results = {method: {} for method in chosen}
     halves = [[one for one in pool if one.photograph.split == split] for split in SPLITS]
     for grid in [grid for half in halves if half for grid in grids(half, options.grids)]:
         rows = [torch.cat([one.inputs for one in grid[start : start + 2]], 2) for start in (0, 2)]
         picture = torch.cat(rows, 1)[None]
         names = [one.photograph.name for one in grid]
+        targets = [one.target for one in grid]
+        for row, shares in zip(OWN, own_shares(network.model, picture, targets), strict=True):
+            pointing[row].setdefault("input", []).extend(zip(names, shares, strict=True))
         for method in chosen:
-            targets = [one.target for one in grid]
             maps = explain(method, network.name, network.model, picture, targets, options.steps)
             for depth, found in maps.items():
                 shares = metrics.shares_in_cells(found).diagonal().tolist()

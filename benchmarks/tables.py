@@ -11,7 +11,7 @@ import csv
 import json
 import re
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,13 @@ _NETWORKS = {
     "efficientnet_lite1": "EfficientNet-Lite1",
     "efficientnet_lite2": "EfficientNet-Lite2",
     "mobilenet_v2_dogs": "MobileNetV2 for dogs",
+    "vgg16_features": "VGG-16 features",
 }
+#: The rows of benchmarks.localization for what the network itself does.
+OWN = ("the network", "the network, by log odds")
+# Networks without batch norm.
+_PLAIN = ("squeezenet1_1", "vgg16_features")
+_MORE = ", more than cav:pinpoint"
 _MARKED = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 # Titles of tables in which less is better.
 _LOW = ("Deletion", "Absolute")
@@ -37,10 +43,12 @@ def made(name: str) -> str:
     """The text of one mark.
 
     Args:
-        name: ``localization:NETWORK`` or ``faithfulness:NETWORK``; ``causes:NETWORK`` for the agreement with measured
-            effects; ``price:NETWORK`` for what each method costs; ``cost:layers`` for our own price at all depths of
-            all networks, ``cost:kinds`` for all else; ``compiled:BACKEND`` for compiled calls, ``replays:bits`` and
-            ``replays:refused`` for the bits of replays; ``sentences:all`` and ``patching:MODEL`` for language.
+        name: ``localization:NETWORK`` or ``faithfulness:NETWORK``; ``grids:NETWORK`` for grid pointing beside what the
+            network itself does; ``causes:NETWORK`` for the agreement with measured effects, ``causes:all`` for that of
+            all networks together; ``search:all`` for the rules that were searched among; ``price:NETWORK`` for what
+            each method costs; ``cost:layers`` for our own price at all depths of all networks, ``cost:kinds`` for all
+            else; ``compiled:BACKEND`` for compiled calls, ``replays:bits`` and ``replays:refused`` for the bits of
+            replays; ``sentences:all`` and ``patching:MODEL`` for language.
 
     Returns:
         Markdown.
@@ -62,6 +70,13 @@ def made(name: str) -> str:
     elif benchmark == "sentences":
         report = _read("sentences")
         lines = of_sentences(report)
+    elif name == "causes:all":
+        read = {one: _read(f"causes_{one}") for one in DEPTHS if (RESULTS / f"causes_{one}.json").exists()}
+        networks = {one: report["networks"][one] for one, report in read.items()}
+        return "\n".join(["", *of_all_causes(networks), "", ""])
+    elif benchmark == "search":
+        report = _read("search")
+        lines = of_search(report)
     elif benchmark == "patching":
         report = _read("patching")
         lines = of_patching(report["models"][what])
@@ -74,17 +89,49 @@ def made(name: str) -> str:
 
 def of_sentences(report: dict[str, Any]) -> list[str]:
     """The results of :mod:`benchmarks.sentences` as a table, the best gap first."""
-    found = report["results"]
-    heads = [f"{name}, {way}" for way in found for name in ("gap ↑", "deletion ↓", "insertion ↑")]
-    lines = [f"| method | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+    found, seconds = report["results"], report["seconds"]
+    names = {"gap": "gap ↑", "deletion": "deletion ↓", "insertion": "insertion ↑", "effects": "effects ↑"}
+    heads = [f"{shown}, {way}" for way in found for shown in names.values()]
+    lines = [f"| method | {' | '.join(heads)} | ms |", "|---" * (2 + len(heads)) + "|"]
     methods = list(found["mask"]["gap"])
     rows: dict[str, list[str]] = {}
     for method in sorted(methods, key=lambda method: -sum(found[way]["gap"][method]["mean"] for way in found)):
-        cells = [found[way][name][method]["mean"] for way in found for name in ("gap", "deletion", "insertion")]
+        cells = [found[way][name][method]["mean"] for way in found for name in names]
         rows.setdefault(" | ".join(f"{cell:.3f}" for cell in cells), []).append(method)
-    lines += [f"| {', '.join(names)} | {shown} |" for shown, names in rows.items()]
-    errors = [found[way]["gap"][method]["error"] for way in found for method in methods]
-    return [*lines, "", f"{report['sentences']} sentences; standard errors of the gaps up to {max(errors):.3f}."]
+    for shown, same in rows.items():
+        times = [1000 * seconds[method]["mean"] for method in same]
+        span = dict.fromkeys(f"{time:.0f}" for time in (min(times), max(times)))
+        lines.append(f"| {', '.join(same)} | {shown} | {' to '.join(span)} |")
+    ceilings = [found[way]["effects"]["effects"]["mean"] for way in found]
+    empty = [f"- | - | - | {ceiling:.3f}" for ceiling in ceilings]
+    lines.append(f"| the most that noise leaves | {' | '.join(empty)} | - |")
+    errors = [found[way][name][method]["error"] for way in found for name in ("gap", "effects") for method in methods]
+    counted = f"{report['sentences']} sentences; standard errors of gaps and of effects up to {max(errors):.3f}."
+    return [*lines, "", counted]
+
+
+def of_search(found: dict[str, Any]) -> list[str]:
+    """What :mod:`benchmarks.choosing` found, as two tables: the search, and what is chosen without each network."""
+    counts = found["photographs"]
+    heads = [f"{_NETWORKS[name]}, {count}" for name, count in counts.items()]
+    lines = [f"| own; absent; interaction | {' | '.join(heads)} | mean |", "|---" * (len(heads) + 2) + "|"]
+    means = {
+        candidate: statistics.fmean(number for numbers in rows.values() for number in numbers)
+        for candidate, rows in found["search"].items()
+    }
+    for candidate in sorted(means, key=lambda candidate: -means[candidate]):
+        cells = ["; ".join(f"{number:+.2f}" for number in numbers) for numbers in found["search"][candidate].values()]
+        lines.append(f"| {candidate} | {' | '.join(cells)} | {means[candidate]:+.3f} |")
+    measures = [title.partition(":")[0] for title in found["measures"]]
+    lines += [
+        "",
+        f"| left out | chosen on the others | {' | '.join(measures)} | photographs |",
+        "|---" * (len(measures) + 3) + "|",
+    ]
+    for name, row in found["left out"].items():
+        cells = [f"{mean:+.3f} ± {error:.3f}" for mean, error in row["differences"]]
+        lines.append(f"| {_NETWORKS[name]} | {row['chosen']} | {' | '.join(cells)} | {row['photographs']} |")
+    return lines
 
 
 def of_patching(found: dict[str, dict[str, dict[str, float]]]) -> list[str]:
@@ -210,12 +257,58 @@ def _causes(found: dict[str, Any], network: str) -> Iterator[str]:
         yield f"| {method} | {' | '.join(cells)} | {shown} | {_mean(seconds)} |"
 
 
+def of_all_causes(networks: dict[str, dict[str, Any]]) -> list[str]:
+    """The differences to ``pinpoint`` of all networks together, as means over depths below the last activation.
+
+    Args:
+        networks: of each network, what :mod:`benchmarks.causes` found. All methods count that all networks have.
+
+    Returns:
+        A table: of each method the differences on the networks with batch norm, and on those without.
+    """
+    kinds = {
+        "batch norm": [name for name in networks if name not in _PLAIN],
+        "no batch norm": [name for name in networks if name in _PLAIN],
+    }
+    tables = {name: found["tables"] for name, found in networks.items()}
+    titles = [title for title in next(iter(tables.values())) if title.endswith(_MORE)]
+    shared = [
+        method
+        for method in next(iter(tables.values()))[titles[0]]
+        if all(method in of_network[titles[0]] for of_network in tables.values())
+    ]
+    heads = [f"{title.removesuffix(_MORE)}: {kind}" for kind in kinds for title in titles]
+    lines = [f"| more than `pinpoint` | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+    rows = {}
+    for method in shared:
+        values = [
+            [one for name in names for one in _over_depths(tables[name][title][method], DEPTHS[name][2:])]
+            for names in kinds.values()
+            for title in titles
+        ]
+        rows[method] = values
+    for method, values in sorted(rows.items(), key=lambda row: -statistics.fmean(row[1][0])):
+        cells = [
+            f"{statistics.fmean(of_cell):+.3f} ± {statistics.stdev(of_cell) / len(of_cell) ** 0.5:.3f}"
+            for of_cell in values
+        ]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    counts = [f"{_NETWORKS[name]} {len(networks[name]['photographs'])}" for names in kinds.values() for name in names]
+    return [*lines, "", f"Photographs: {', '.join(counts)}."]
+
+
+def _over_depths(columns: dict[str, Any], depths: Sequence[str]) -> list[float]:
+    """Of each photograph, the mean over those of the depths that there are."""
+    found = [columns[depth]["by_photograph"] for depth in depths if depth in columns]
+    return [statistics.fmean(one[name] for one in found) for name in found[0] if all(name in one for one in found)]
+
+
 def _mean(cell: dict[str, Any] | None) -> str:
     return f"{cell['mean']:.2f}" if cell and cell["mean"] is not None else "-"
 
 
 def _best(means: dict[str, list[float | None]], column: int, low: bool) -> str:
-    numbers = [row[column] for method, row in means.items() if method not in CONTROLS]
+    numbers = [row[column] for method, row in means.items() if method not in (*CONTROLS, *OWN)]
     known = [number for number in numbers if number is not None]
     return f"{min(known) if low else max(known):.2f}"
 

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
-from captum_cav import checks, single_image, zoo
+from captum_cav import checks, presets, single_image, zoo
 from captum_cav.attribution import LayerCAV
 from captum_cav.attribution.scores import SCORES, ScoreName, select_target
 from captum_cav.compilation.repeated import kept
@@ -271,7 +271,7 @@ def explain(
         target: a class or several, by index or name; None for the class with the highest score.
         layers: qualified names of layers whose output is a grid over the picture, from the last one toward the input;
             ``"auto"`` for five that :func:`captum_cav.layers` chooses.
-        rules: as for :class:`captum_cav.LayerCAV`: the name of a preset, or a mapping of rules.
+        rules: as for :class:`captum_cav.LayerCAV`: the name of a preset, ``"auto"``, or a mapping of rules.
         score: what is explained, as for :class:`captum_cav.LayerCAV`. Of a function in :mod:`captum_cav.scores` the
             model has one score, so no target is given.
         normalize: what the maps are divided by, as for :class:`captum_cav.LayerCAV`.
@@ -308,6 +308,8 @@ def explain(
     outputs = single_image.class_scores(network.model, inputs)
     targets = _targets(network, outputs, target)
     names = list(layers) if layers != "auto" else list(network.depths or find_layers(network.model, inputs))
+    if isinstance(rules, str):
+        rules = presets.name_for(rules, network.model)
     maps, deltas = _maps(network, inputs, targets, names, rules, kind)
     hidden_layer = names[min(single_image.FIRST_DEPTH, len(names) - 1)]
     table, ranked = ("", []) if callable(score) or len(outputs) < 2 else _ranked(network, inputs)

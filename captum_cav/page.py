@@ -63,7 +63,7 @@ def write_page(
         targets: the classes to explain in every picture, by name or index; if None, the five best of each picture.
         layers: qualified names of layers whose output is a grid over the picture, from the last layer toward the input;
             if None, the ``depths`` of the network, or those that :func:`captum_cav.layers` chooses.
-        presets: names of presets of rules. The page shows the first preset at the start.
+        presets: names of presets of rules, also ``"auto"``. The page shows the first preset at the start.
         progress: whether to show a progress bar over the pictures.
 
     Raises:
@@ -84,8 +84,7 @@ def write_page(
         raise InputError(
             f"there are {len(pictures)} pictures and {len(presets)} presets; expected at least one of each."
         )
-    for preset in presets:
-        rule_presets.find(preset)
+    presets = list(dict.fromkeys(rule_presets.name_for(preset, network.model) for preset in presets))
     network = single_image.with_logits(network, single_image.batch_of(network, pictures[0][1]))
     layers = list(layers or network.depths or _find_layers(network, pictures[0][1]))
     depth = min(single_image.FIRST_DEPTH, len(layers) - 1)

@@ -41,6 +41,10 @@ _NOTES = {
         "The paper's rules: each share is exact. Near the input, large raising shares and large lowering shares nearly "
         "cancel."
     ),
+    "absolute_epsilon_flat": (
+        "Agrees best with what the places of photographs measurably do to the scores. Most of the score ends in the "
+        "layers, so the map tells where, but not how much. Look at the paper's rules too."
+    ),
     "pinpoint": (
         "Sharp at every depth. The map tells where, but not how much, so there is no account of the score. The map of "
         "a class that is not in the picture looks like the map of a class that is, with the opposite signs. So look "
@@ -49,7 +53,7 @@ _NOTES = {
 }
 # The constants of batch norms take most of the score under these rules. So the shares of the places say where the
 # class is, and are no account of the score.
-_WITHOUT_AMOUNTS = frozenset({"pinpoint"})
+_WITHOUT_AMOUNTS = frozenset({"pinpoint", "absolute_epsilon_flat"})
 
 
 def preset_note(preset: str) -> str:
@@ -61,8 +65,8 @@ def preset_note(preset: str) -> str:
     Raises:
         OptionError: for an unknown preset.
     """
-    rule_presets.find(preset)
-    return _NOTES.get(preset) or (inspect.getdoc(rule_presets.PRESETS[preset]) or "").split("\n")[0]
+    known = rule_presets.by_name(preset)
+    return _NOTES.get(preset) or (inspect.getdoc(known) or "").split("\n")[0]
 
 
 def has_amounts(preset: str) -> bool:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from captum_cav import InputCAV, LayerCAV, presets, rules
 from captum_cav.errors import CAVError
@@ -185,7 +186,7 @@ every_preset = pytest.mark.parametrize("name", MAKERS)
 
 def test_every_preset_is_known() -> None:
     known = "paper epsilon gamma epsilon_plus epsilon_plus_flat epsilon_gamma_box alpha2_beta1 attnlrp cp_lrp".split()
-    known += ["alpha2_beta1_flat", "pinpoint"]
+    known += ["alpha2_beta1_flat", "pinpoint", "absolute_epsilon_flat"]
     assert set(known) <= set(presets.PRESETS)
     assert set(presets.NAMES) == set(presets.PRESETS) - {"epsilon_gamma_box"}
     assert all(getattr(presets, name) is preset for name, preset in presets.PRESETS.items())
@@ -209,7 +210,7 @@ def test_a_preset_by_name_is_the_preset_and_its_mapping(name: str, kind: type[nn
         assert delta.abs().max() < 1e-9
     default = InputCAV(net, normalize=None).attribute(x, 3)
     changed = (found - default).abs().max() > 1e-8 * default.abs().max()
-    assert changed == (name != "paper" and (name != "pinpoint" or kind is ConvNet))
+    assert changed == (name != "paper" and (name not in ("pinpoint", "absolute_epsilon_flat") or kind is ConvNet))
 
 
 def test_the_paper_is_the_default() -> None:
@@ -304,12 +305,35 @@ def test_an_activation_in_place_has_the_map_of_the_same_out_of_place(
         (presets.epsilon_gamma_box(0, 1, epsilon=0.5, gamma=3.0), "EpsilonRule(epsilon=0.5)"),
         (presets.alpha2_beta1(0.5), "EpsilonRule(epsilon=0.5)"),
         (presets.alpha2_beta1_flat(0.5), "EpsilonRule(epsilon=0.5)"),
+        (presets.absolute_epsilon_flat(0.5), "AtInput(rule=FlatRule()) else AbsoluteEpsilonRule(epsilon=0.5)"),
         (presets.attnlrp(0.5), "ProductRule(share='halves') else GammaRule(gamma=0.5)"),
     ],
     ids=lambda value: value.name if isinstance(value, presets.Preset) else "",
 )
 def test_a_presets_arguments_reach_its_rules(preset: presets.Preset, text: str) -> None:
     assert text in str(preset)
+
+
+@pytest.mark.parametrize(("name", "most"), [("absolute_epsilon_flat", 1.6), ("pinpoint", 2.2)])
+def test_the_presets_for_convolutions_cost_about_two_gradients_at_most(name: str, most: float) -> None:
+    """Counted are the multiplications of a network whose layers take inputs of both signs, and inputs above 0."""
+    torch.manual_seed(0)
+    body = [
+        layer
+        for _ in range(6)
+        for layer in (nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 1))
+    ]
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), *body, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
+    net = net.eval().requires_grad_(False)
+    x = torch.randn(1, 3, 12, 12)
+
+    def multiplications(run: Callable[[], object]) -> int:
+        with FlopCounterMode(display=False) as counter:
+            run()
+        return counter.get_total_flops()
+
+    gradient = multiplications(lambda: net(x.clone().requires_grad_())[0, 1].backward())
+    assert multiplications(lambda: InputCAV(net, rules=name).attribute(x, 1)) <= most * gradient
 
 
 def test_a_preset_is_changed_by_a_mapping_whose_keys_win() -> None:

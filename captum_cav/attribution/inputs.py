@@ -87,7 +87,7 @@ class InputCAV(ContributionAttribution):
         passed = self._forward(arguments, tap_inputs=True, embeds=embeds, with_rules=True)
         explained_taps(passed, arguments)
         assert passed.trace.rules is not None
-        return passed.trace.rules.table()
+        return passed.trace.rules.table(self._options.rules.title)
 
     @overload
     def attribute(

@@ -391,7 +391,7 @@ class LayerCAV(LayerAttribution, ContributionAttribution, Generic[Found, Deltas]
         )
         passed = self._forward(arguments, [Site(module, False) for module in self._modules], with_rules=True)
         assert passed.trace.rules is not None
-        return passed.trace.rules.table()
+        return passed.trace.rules.table(self._options.rules.title)
 
     def _attribute(
         self,

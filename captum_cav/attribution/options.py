@@ -81,6 +81,6 @@ def check_options(
         check_score(score)
         function, score = score, "output"
     checks.check_option("score", score, SCORES)
-    book = Rulebook(presets.find(rules), forward_func, TABLE, translate)
+    book = Rulebook(presets.find(rules, forward_func), forward_func, TABLE, translate)
     checks.check_scripted(forward_func, lambda module, name: book.is_one_operation(module, [name]))
     return Options(book, normalize, on_unknown, score, function, multiply_by_inputs, output)

@@ -100,7 +100,7 @@ def _run(options: argparse.Namespace) -> int:
         glob.has_magic(options.pictures) and glob.glob(options.pictures, recursive=True)  # noqa: PTH207 (a pattern)
     ):
         raise InputError(f"there is no folder, table or picture {options.pictures}")
-    shared.check_known("preset", [options.rules], names.PRESETS)
+    shared.check_known("preset", [options.rules], names.RULES)
     shared.check(options, options.target if is_class else None)
     from captum_cav.commands.running import dataset
 

@@ -48,7 +48,7 @@ def _run(options: argparse.Namespace) -> int:
         raise OptionError(f"--score {options.score} chooses what is explained; expected no --target beside it.")
     files = pictures.find(options.images)
     named: dict[str, Path | None] = dict(zip(pictures.stems(files), files, strict=True)) or {_EMBEDDED: None}
-    shared.check_known("preset", [options.rules], names.PRESETS)
+    shared.check_known("preset", [options.rules], names.RULES)
     shared.check(options, options.target)
     outputs = Outputs(options.output, shared.inputs_of(options, files), force=options.force)
     for stem in named:

@@ -15,7 +15,10 @@ PRESETS = (
     "attnlrp",
     "cp_lrp",
     "pinpoint",
+    "absolute_epsilon_flat",
 )
+#: What ``--rules`` takes: a preset, or the name that stands for the recommended one, ``captum_cav.presets.AUTO``.
+RULES = (*PRESETS, "auto")
 #: ``captum_cav.comparison.NAMES``
 METHODS = (
     "saliency",

@@ -70,7 +70,8 @@ def add_rules(parser: argparse.ArgumentParser) -> None:
         "--rules",
         default="paper",
         metavar="PRESET",
-        help=f"a preset of rules (default: paper); one of {', '.join(names.PRESETS)}",
+        help=f"a preset of rules (default: paper); one of {', '.join(names.RULES)}; auto is what the benchmarks "
+        "recommend for the network",
     )
 
 

@@ -29,7 +29,7 @@ def add_parser(commands: Any) -> None:
         default=["pinpoint", "paper"],
         metavar="NAME",
         help=f"presets of rules; the page shows the first at the start (default: pinpoint paper); any of "
-        f"{', '.join(names.PRESETS)}",
+        f"{', '.join(names.RULES)}; auto is what the benchmarks recommend for the network",
     )
     command.add_argument("--output", type=Path, default=Path("captum_cav_report.html"), metavar="FILE")
     shared.add_force(command)
@@ -42,7 +42,7 @@ def _run(options: argparse.Namespace) -> int:
         raise InputError(f"{options.output} is a folder; give a file with --output FILE")
     outputs = Outputs(options.output.parent, shared.inputs_of(options, files), force=options.force)
     outputs.plan(options.output.name)
-    shared.check_known("preset", options.presets, names.PRESETS)
+    shared.check_known("preset", options.presets, names.RULES)
     shared.check(options, options.target)
     from captum_cav.commands.running import report
 

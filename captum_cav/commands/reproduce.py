@@ -57,7 +57,7 @@ def _run(options: argparse.Namespace) -> None:
     else:
         raise InputError("a picture of yours needs --classes CLASS OTHER and --region L,T,R,B, the box of OTHER")
     box = _box(region)
-    shared.check_known("preset", [options.rules], names.PRESETS)
+    shared.check_known("preset", [options.rules], names.RULES)
     shared.check(options, classes)
     from captum_cav.commands.running import reproduce
 

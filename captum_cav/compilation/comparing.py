@@ -80,11 +80,13 @@ def deviations(
         expected: what the operations one after another give.
         wobbled: what they give for inputs that were changed in their last place.
     """
+    # Sums for checks are float64, and are sums of numbers that were computed in the type of the other results.
+    last_place = max((torch.finfo(one.dtype).eps for one in expected if one.is_floating_point()), default=0.0)
     return [
         (
             deviation_of(one, other),
             max(
-                LEAST_UNITS * torch.finfo(other.dtype).eps if other.is_floating_point() else 0.0,
+                LEAST_UNITS * last_place if other.is_floating_point() else 0.0,
                 *(FACTOR * deviation_of(trial[result], other) for trial in wobbled),
             ),
         )
@@ -139,5 +141,5 @@ def deviation_of(one: torch.Tensor, other: torch.Tensor) -> float:
     """The largest difference between two tensors, as a share of the largest number of the second one."""
     if _is_same(one, other):
         return 0.0
-    one, other = one.double(), other.double()
+    one, other = one.detach().double(), other.detach().double()
     return float((one - other).abs().max()) / (float(other.abs().max()) or 1.0)

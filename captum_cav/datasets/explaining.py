@@ -14,6 +14,7 @@ import torch
 from captum.attr import NeuronAttribution
 
 from captum_cav import checks
+from captum_cav.attribution import InputCAV, LayerCAV
 from captum_cav.attribution.contributions import ContributionAttribution, noting_outputs
 from captum_cav.attribution.logits import logit_model, probabilities, squashed_by
 from captum_cav.attribution.scores import select_target
@@ -115,8 +116,8 @@ class Explainer:
                 'shares; expected keep=("maps", "scores").'
             )
         self._small = as_usual(attribution)
-        is_recorded = isinstance(attribution, Compiled) or self._options is None
-        self._full = attribution if is_recorded else Repeated(attribution)
+        is_ours = isinstance(attribution, (LayerCAV, InputCAV)) and not isinstance(attribution, Compiled)
+        self._full = Repeated(attribution) if is_ours else attribution
         self._logits: Callable[..., Any] | None = None
         self.device = _device_of(self.model)
 

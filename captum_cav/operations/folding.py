@@ -110,8 +110,8 @@ class Foldable(Handoff):
     shares: OperationShares
     foldability: Foldability
 
-    def fold(self, behind: Folded) -> None:
-        """Fold an operation behind this one in."""
+    def fold(self, behind: Folded) -> SavedValue | None:
+        """Fold an operation behind this one in. Returns a saved value that is not needed any more, or None."""
         raise NotImplementedError
 
 
@@ -152,9 +152,10 @@ class Folded(Foldable):
         self._behind: list[Folded] = []
         self._passed: Passed | None = None
 
-    def fold(self, behind: Folded) -> None:
+    def fold(self, behind: Folded) -> SavedValue | None:
         """Fold an operation behind this one in."""
         self._behind.append(behind)
+        return None
 
     def pass_on(self, coefficients: torch.Tensor) -> tuple[torch.Tensor]:
         """The coefficients of the input, as the operation passes them on without folding."""
@@ -244,7 +245,9 @@ def folded(
     by_rule = alone() if is_tapped and alone is not None else None
     kept = value if is_finite else value.nan_to_num(0.0, 0.0, 0.0)
     pair = Folded(operation.save(kept), norm, before, shares, is_tapped or shares.are_measured, by_rule)
-    before.fold(pair)
+    unneeded = before.fold(pair)
+    if unneeded is not None:
+        operation.release(unneeded)
     pair.beside = operation.handoff
     operation.handoff = pair
     output = with_backward(value, pair.pass_on, x)

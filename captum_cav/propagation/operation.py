@@ -455,6 +455,10 @@ class Operation:
         """Save a tensor's value for the backward pass. The value stays, even if the model overwrites the tensor."""
         return SavedValue(tensor.clone()) if self.in_place else self._engine.trace.saved.save(tensor)
 
+    def release(self, saved: SavedValue) -> None:
+        """Note that a rule, which saved a value, does not keep it any more."""
+        self._engine.trace.saved.release(saved)
+
     def let_zeros_carry(self) -> None:
         """Note that the rule gives contributions to units of value 0."""
         self._engine.trace.shares.rules_for_zeros += 1

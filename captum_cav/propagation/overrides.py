@@ -62,6 +62,8 @@ class Rulebook:
         # The table is not stored, so that a copy of an attribution does not copy the table.
         #: The name of the preset; "of yours" for other rules.
         self.name: str = getattr(rules, "name", "of yours" if rules else "paper")
+        #: Which preset the name ``"auto"`` stands for, and why. Empty for other rules.
+        self.title: str = getattr(rules, "title", "")
         self._translate = translate
         self._instances: dict[torch.nn.Module, tuple[Rule, ...]] = {}
         self._patterns: dict[str, tuple[Rule, ...]] = {}

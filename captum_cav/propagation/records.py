@@ -31,17 +31,20 @@ class RuleRow(NamedTuple):
 
 
 class RuleTable(tuple[RuleRow, ...]):
-    """The operations of a forward pass in their order, as ``explain_rules`` returns them. Prints itself as a table."""
+    """The operations of a forward pass in their order, as ``explain_rules`` returns them. Prints itself as a table.
 
-    __slots__ = ()
+    Attributes:
+        title: the preset that the name ``"auto"`` stands for, and why. It is printed above the rows. Empty otherwise.
+    """
+
+    title: str = ""
 
     def __str__(self) -> str:
         heads = RuleRow("module", "operation", "rule", "because of", "constant")
         rows = [heads, *self]
         widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-        )
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([self.title, *lines] if self.title else lines)
 
     __repr__ = __str__
 
@@ -58,9 +61,15 @@ class RuleLog:
     rows: list[RuleRow] = field(default_factory=list)
     inexact: list[RuleRow] = field(default_factory=list)
 
-    def table(self) -> RuleTable:
-        """The rows, as a table that prints itself."""
-        return RuleTable(self.rows)
+    def table(self, title: str = "") -> RuleTable:
+        """The rows, as a table that prints itself.
+
+        Args:
+            title: see :class:`RuleTable`.
+        """
+        table = RuleTable(self.rows)
+        table.title = title
+        return table
 
 
 class Unknown(NamedTuple):

@@ -30,6 +30,12 @@ class SavedValues:
         self._by_memory.setdefault(_start_of_memory(tensor), []).append(saved)
         return saved
 
+    def release(self, saved: SavedValue) -> None:
+        """Forget a value that nobody needs any more."""
+        known = self._by_memory.get(_start_of_memory(saved.value), [])
+        if saved in known:
+            known.remove(saved)
+
     def before_writing(self, tensor: torch.Tensor) -> None:
         """Copy the values that lie in the memory of a tensor into which something is about to be written."""
         for saved in self._by_memory.pop(_start_of_memory(tensor), ()):

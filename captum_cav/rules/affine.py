@@ -41,7 +41,9 @@ from captum_cav.operations.surrogates import with_backward
 from captum_cav.propagation import zeros
 from captum_cav.propagation.operation import Operation
 from captum_cav.propagation.rule import Rule
+from captum_cav.propagation.saved_values import SavedValue
 from captum_cav.rules.changed_weights import AbsoluteWeights, SignedWeights, absolute, changed_linear, is_large
+from captum_cav.torch_internals import is_batched
 
 Bias = Literal["share", "absorb"]
 
@@ -56,13 +58,15 @@ class Share(NamedTuple):
         sums: sums in the shape of the output. They are linear in the inputs, and computed from ``Summands.x`` so that
             autograd can differentiate them. None stands for the operation's own sums ``sum_i x_i w_ij``.
         factor: broadcasts to the output's shape.
-        times: a number, or a tensor of the output's shape, with which the factor is multiplied. Shares that have one
-            ``factor`` in common, as the same tensor, differ in this: that takes less memory than a factor for each.
+        times: a number, or a tensor of the output's shape, with which the factor is multiplied.
+        is_ratio: whether ``factor`` is the factor times the output, as :meth:`Summands.ratio` gives it. Such a tensor
+            has the output's shape, belongs to one share, and may be overwritten.
     """
 
     sums: torch.Tensor | None
     factor: torch.Tensor
     times: torch.Tensor | float = 1.0
+    is_ratio: bool = False
 
 
 class Summands:
@@ -74,6 +78,7 @@ class Summands:
         constant: the bias, with the shift of what is folded in. Broadcasts to the output's shape. 0 if the inputs
             absorb the bias.
         total: the sums of all summands and the constant, in the shape of the output.
+        output: the output. It has the bias also if the inputs absorb the bias.
         has_constant: whether the operation, or what is folded in, has a constant.
         rectified: whether outputs below 0 have no contributions, because only ReLUs take the output.
         nonnegative: whether no input is below 0, as behind a ReLU.
@@ -86,6 +91,7 @@ class Summands:
         weight: torch.Tensor,
         constant: torch.Tensor,
         total: torch.Tensor,
+        output: torch.Tensor,
         sum_: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
         nonnegative: bool,
         has_constant: bool,
@@ -97,6 +103,7 @@ class Summands:
         self.weight = weight
         self.constant = constant
         self.total = total
+        self.output = output
         self.has_constant = has_constant
         self.rectified = rectified
         self.overwritable = overwritable
@@ -130,6 +137,18 @@ class Summands:
         sums = sums.detach()
         overwrites = self.overwritable and constant.dtype == sums.dtype
         return sums.add_(constant) if overwrites else sums + constant
+
+    def ratio(self, sums: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """The output divided by sums, without a graph, and 0 where a sum is 0, because there is nothing to share out.
+
+        Args:
+            sums: the sums, without a graph. They are overwritten.
+            out: a tensor of the same kind, whose numbers the rule does not need any more. The ratio is written into it
+                if nobody else reads the numbers. By default, the ratio takes the place of the sums.
+        """
+        if sums.dtype != self.output.dtype or (out is not None and not self.overwritable):
+            return inverted(sums) * self.output
+        return torch.mul(inverted(sums), self.output, out=sums if out is None else out.detach())
 
     def _sums_by_sign(self, change: SignedWeights, *, of_positive: bool) -> torch.Tensor:
         """Sums in which the summands of one sign are changed.
@@ -306,7 +325,7 @@ class Affine(Foldable):
         self.rule = rule
         self._view = view._replace(x=view.x.detach())
         self._x = operation.save(view.x)
-        self._output = operation.save(output)
+        self._output: SavedValue | None = operation.save(output)
         self._nonnegative = operation.is_nonnegative(view.x)
         self.shares = operation.shares()
         self._began = self.shares.rules_for_zeros
@@ -315,9 +334,19 @@ class Affine(Foldable):
         channels = output.shape[1] if view.scaled is not None and output.dim() > 1 else None
         self.foldability = Foldability(rule.fold, channels)
 
-    def fold(self, behind: Folded) -> None:
-        """Rule this operation and one behind it as one affine operation."""
+    def fold(self, behind: Folded) -> SavedValue | None:
+        """Rule this operation and one behind it as one affine operation. Then its own output is seldom needed."""
         self._behind.append(behind)
+        output, self._output = self._output, None
+        return output
+
+    def _own_output(self) -> torch.Tensor:
+        """The output, which is computed anew if something is folded in."""
+        if self._output is not None:
+            return self._output.value
+        with torch.no_grad():
+            sums = self._view.sum(self._x.value, self._view.weight)
+            return sums if self._view.bias is None else sums + self._view.bias
 
     def share_out(self, coefficients: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Share out the contributions of the output and of all folded batch norms.
@@ -360,9 +389,10 @@ class Affine(Foldable):
             folded_in: the operations behind that are folded in. None for none.
         """
         view = self._view
-        output, weight, constant, rectified = self._output.value, view.weight, view.bias, self.is_rectified
-        scale = None
-        if folded_in is not None:
+        weight, constant, rectified, scale = view.weight, view.bias, self.is_rectified, None
+        if folded_in is None:
+            output = self._own_output()
+        else:
             output, rectified = folded_in.last.output.value, folded_in.last.is_rectified
             scale, constant = folded_in.total.behind(ScaleAndShift(None, constant))
             if scale is not None:
@@ -370,8 +400,8 @@ class Affine(Foldable):
                 assert scaled is not None
                 weight = scaled(weight, scale)
         zeros_carry = self.shares.zeros_carry_since(self._began) and output.dtype != torch.float16
-        contributions = coefficients * (zeros.without_zeros(output) if zeros_carry else output)
-        overwritable = not (self.shares.are_measured or torch.is_grad_enabled())
+        divided = zeros.without_zeros(output) if zeros_carry else output
+        overwritable = not (self.shares.are_measured or torch.is_grad_enabled() or is_batched(coefficients))
         with torch.enable_grad():
             x = self._x.value.detach().requires_grad_()
             has_constant = constant is not None
@@ -385,6 +415,7 @@ class Affine(Foldable):
                 weight,
                 constant,
                 total,
+                divided,
                 view.sum,
                 self._nonnegative,
                 has_constant,
@@ -393,35 +424,40 @@ class Affine(Foldable):
                 overwritable,
             )
             shares = self.rule.shares(summands)
-        constant_share = self._not_shared(contributions, shares, total - constant) if self.shares.are_measured else None
+        constant_share = None
+        if self.shares.are_measured:
+            constant_share = self._not_shared(coefficients, divided, shares, total - constant)
         of_output = None
         differentiated, seeds = [], []
-        first = next((share.factor for share in shares), None)
-        in_common = first if all(share.factor is first for share in shares) else None
-        if in_common is not None:
-            contributions = _product(contributions, in_common, True)
-        for number, (sums, factor, times) in enumerate(shares, 1):
-            last = number == len(shares)
-            part = contributions if in_common is not None else _product(contributions, factor, last)
+        for sums, factor, times, is_ratio in shares:
+            if not is_ratio:
+                part = _product(coefficients * divided, factor, True)
+            elif overwritable:
+                part = _product(factor, coefficients, True)
+            else:
+                part = coefficients * factor.detach()
             if sums is None:
                 # Of two small factors one is made first.
-                own = times if scale is None else scale * times
-                of_output = _sum(of_output, _product(part, own, last or in_common is None))
+                part = _product(part, times if scale is None else scale * times, overwritable)
+                of_output = _sum(of_output, part)
             else:
                 differentiated.append(sums)
-                seeds.append(_product(part, times, last or in_common is None).to(sums.dtype))
+                seeds.append(_product(part, times, overwritable).to(sums.dtype))
         of_input = None
         if differentiated:
             (of_input,) = torch.autograd.grad(differentiated, x, seeds, create_graph=torch.is_grad_enabled())
         return _Shares(of_output, of_input, constant_share)
 
     @staticmethod
-    def _not_shared(contributions: torch.Tensor, shares: Sequence[Share], total: torch.Tensor) -> torch.Tensor:
+    def _not_shared(
+        coefficients: torch.Tensor, output: torch.Tensor, shares: Sequence[Share], total: torch.Tensor
+    ) -> torch.Tensor:
         """The sum of all contributions, without the parts that the shares take."""
-        shared = sum(
-            factor.detach() * times * (total if sums is None else sums.detach()) for sums, factor, times in shares
-        )
-        return (contributions * (1 - shared)).sum(dtype=torch.float64)
+        rest = output
+        for sums, factor, times, is_ratio in shares:
+            ratio = factor.detach() if is_ratio else output * factor.detach()
+            rest = rest - ratio * times * (total if sums is None else sums.detach())
+        return (coefficients * rest).sum(dtype=torch.float64)
 
 
 def _product(one: torch.Tensor, other: torch.Tensor | float, overwrites: bool) -> torch.Tensor:

@@ -15,7 +15,7 @@ import torch
 from captum_cav.errors import OptionError
 from captum_cav.propagation.operation import Operation
 from captum_cav.propagation.rule import Rule
-from captum_cav.rules.affine import AffineRule, Bias, Share, Summands, inverted
+from captum_cav.rules.affine import AffineRule, Bias, Share, Summands
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,7 +87,7 @@ class EpsilonRule(AffineRule):
         if self.relative:
             dims = tuple(range(1, total.dim())) or (0,)
             epsilon = epsilon * total.square().mean(dims, keepdim=True).sqrt()
-        return [Share(None, inverted(total + torch.copysign(epsilon, total)))]
+        return [Share(None, summands.ratio(torch.copysign(epsilon, total).add_(total)), is_ratio=True)]
 
 
 @dataclass(frozen=True, repr=False)
@@ -135,7 +135,7 @@ class AbsoluteEpsilonRule(AffineRule):
         with torch.no_grad():  # Absolute sums only divide.
             absolute = summands.absolute() + summands.constant.abs()
         signed_epsilon = torch.copysign(total.new_full((), self.epsilon), total)
-        return [Share(None, inverted(absolute.mul_(signed_epsilon).add_(total)))]
+        return [Share(None, summands.ratio(absolute.mul_(signed_epsilon).add_(total)), is_ratio=True)]
 
 
 @dataclass(frozen=True, repr=False)
@@ -185,13 +185,20 @@ class GammaRule(AffineRule):
         if summands.rectified and summands.nonnegative:  # One sum is enough here. Inputs of both signs need two.
             raised = summands.raised(self.gamma)
             constant = summands.constant + self.gamma * summands.constant.clamp(min=0)
-            return [Share(raised, inverted(summands.with_constant(raised, constant)))]
-        total, factor_of_all = summands.total, 1 + self.gamma / 2
+            return [Share(raised, summands.ratio(summands.with_constant(raised, constant)), is_ratio=True)]
+        # With the sign of the output s, the shares are z s (1 + gamma / 2) / d and |z| gamma / 2 / d of the output,
+        # where d = |y| (1 + gamma / 2) + gamma / 2 sum |z|. Both are divided by 1 + gamma / 2 here.
+        weight = self.gamma / (2 + self.gamma)
         absolute = summands.absolute()
-        factor_of_absolute = torch.copysign(total.new_full((), self.gamma / 2), total)
         sums = summands.with_constant(absolute, summands.constant.abs())
-        inverse = inverted(sums.mul_(factor_of_absolute).add_(total, alpha=factor_of_all))
-        return [Share(None, inverse, factor_of_all), Share(absolute, inverse, factor_of_absolute)]
+        divisor = summands.total.abs().add_(sums, alpha=weight)
+        ratio = summands.ratio(divisor, out=absolute)
+        # The divisor is not needed any more, so its memory serves again.
+        if self.bias == "share":
+            signed = torch.abs(ratio, out=divisor)
+        else:  # The bias may have the other sign than the sum that divides.
+            signed = torch.copysign(torch.ones_like(ratio), summands.total, out=divisor).mul_(ratio)
+        return [Share(None, signed, is_ratio=True), Share(absolute, ratio, weight, is_ratio=True)]
 
 
 @dataclass(frozen=True, repr=False)
@@ -238,12 +245,12 @@ class AlphaBetaRule(AffineRule):
     def shares(self, summands: Summands) -> Sequence[Share]:
         """The positive summands, and the negative summands unless beta is 0."""
         positive = summands.positive()
-        inverse = inverted(summands.with_constant(positive, summands.constant.clamp(min=0)))
-        shares = [Share(positive, inverse, self.alpha)]
+        ratio = summands.ratio(summands.with_constant(positive, summands.constant.clamp(min=0)))
+        shares = [Share(positive, ratio, self.alpha, is_ratio=True)]
         if self.beta:
             negative = summands.negative()
-            inverse = inverted(summands.with_constant(negative, summands.constant.clamp(max=0)))
-            shares.append(Share(negative, inverse, -self.beta))
+            ratio = summands.ratio(summands.with_constant(negative, summands.constant.clamp(max=0)))
+            shares.append(Share(negative, ratio, -self.beta, is_ratio=True))
         return shares
 
 

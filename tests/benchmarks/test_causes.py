@@ -6,6 +6,7 @@ import argparse
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,11 @@ from torch import nn
 
 from benchmarks import causes
 from benchmarks.cache import Cache, hash_of_sources, hash_of_tensors
-from benchmarks.candidates import SEARCH, rules_of
+from benchmarks.candidates import SEARCH, DampedGammaRule, method_of
 from benchmarks.localization import Known
 from benchmarks.networks import DEPTHS
 from benchmarks.photographs import Photograph, read_rcc
-from captum_cav import LayerCAV, presets, rules, zoo
+from captum_cav import InputCAV, LayerCAV, presets, rules, zoo
 
 
 def archive(files: dict[str, bytes], version: int) -> bytes:
@@ -93,14 +94,21 @@ def net() -> nn.Sequential:
     return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval().requires_grad_(False)
 
 
+def rules_of(candidate: str, model: nn.Module) -> dict[Any, Any]:
+    """The rules of a candidate as a plain mapping."""
+    return dict(method_of(candidate, model).options["rules"])
+
+
 def test_the_rules_of_candidates() -> None:
     model = net()
-    assert dict(rules_of("gamma=1", model)) == dict(presets.pinpoint())
-    assert dict(rules_of("gamma=4", model)) == dict(presets.pinpoint(4.0))
+    assert rules_of("gamma=1", model) == dict(presets.pinpoint())
+    assert rules_of("gamma=4", model) == dict(presets.pinpoint(4.0))
     deep = {key: rule for key, rule in rules_of("absolute=0.3", model).items() if isinstance(key, nn.Module)}
     assert deep == dict.fromkeys([model[4], model[6]], rules.AbsoluteEpsilonRule(0.3))
     everywhere = {key for key in rules_of("absolute=0.3+share=1", model) if isinstance(key, nn.Module)}
     assert everywhere == {model[2], model[4], model[6]}, "the first layer keeps its rule for the input"
+    both = rules_of("absolute=0.3+deep=0.5", model)[model[4]]
+    assert both == DampedGammaRule(gamma=0.5, epsilon=0.3)
     kept = [
         rule
         for value in rules_of("slopes=0+flat=0", model).values()
@@ -110,10 +118,50 @@ def test_the_rules_of_candidates() -> None:
     with pytest.raises(ValueError, match=r"has the parts \['eps'\]"):
         rules_of("eps=1", model)
     x = torch.rand(1, 3, 8, 8)
-    maps = [LayerCAV(model, "1", rules=rules_of(name, model)).attribute(x, 1) for name in SEARCH]
+    candidates = [name for name in SEARCH if "=" in name]
+    scores = [method_of(name, model).options["score"] for name in candidates]
+    assert {name for name, score in zip(candidates, scores, strict=True) if score == "log_odds"} == {
+        "gamma=1+odds=1",
+        "absolute=0.1+share=1+odds=1",
+    }
+    maps = [LayerCAV(model, "1", **method_of(name, model).options).attribute(x, 1) for name in candidates]
+    # The map is behind the first layer. Of four convolutions, three quarters are all but the first.
+    same = ("absolute=0.3+share=1",)
     for number, found in enumerate(maps):
         assert bool(found.isfinite().all())
-        assert not any(torch.equal(found, other) for other in maps[:number]) or SEARCH[number] == "gamma=1+flat=0"
+        assert any(torch.equal(found, other) for other in maps[:number]) == (candidates[number] in same)
+
+
+@pytest.mark.parametrize(("candidate", "preset"), [
+    ("gamma=1", "pinpoint"),
+    ("absolute=0.1+share=1", "absolute_epsilon_flat"),
+])  # fmt: skip
+def test_some_candidates_are_presets(candidate: str, preset: str) -> None:
+    model, x = net(), torch.rand(1, 3, 8, 8)
+    found = LayerCAV(model, ["0", "3"], **method_of(candidate, model).options).attribute(x, 1)
+    of_preset = LayerCAV(model, ["0", "3"], rules=preset, normalize="abs").attribute(x, 1)
+    for one, expected in zip(found, of_preset, strict=True):
+        assert torch.equal(one, expected)
+
+
+def test_gamma_and_an_absolute_epsilon_at_once_is_each_of_them_without_the_other() -> None:
+    """Both at once, by the formula: (z + g z+) / (y + g y+ + e sum |z|) for an output above 0."""
+    x, weight = torch.tensor([[1.0, 2.0, -1.0]]), torch.tensor([[2.0, -0.25, 1.0], [1.0, -1.0, 1.0]])
+    summands = x * weight
+
+    def shares(rule: rules.Rule) -> torch.Tensor:
+        net = nn.Linear(3, 2, bias=False)
+        net.weight.data = weight
+        return InputCAV(net, rules={nn.Linear: rule}, normalize=None).attribute(x.expand(2, -1), [0, 1])
+
+    torch.testing.assert_close(shares(DampedGammaRule(0.5, 0.0)), shares(rules.GammaRule(0.5)))
+    torch.testing.assert_close(shares(DampedGammaRule(0.0, 0.3)), shares(rules.AbsoluteEpsilonRule(0.3)))
+    expected = []
+    for row in summands:
+        agrees = torch.where(row.sum().sign() * row > 0, row, torch.zeros(3))
+        damped = row.sum() + 0.5 * agrees.sum() + 0.3 * row.abs().sum() * row.sum().sign()
+        expected.append((row + 0.5 * agrees) / damped * row.sum())
+    torch.testing.assert_close(shares(DampedGammaRule(0.5, 0.3)), torch.stack(expected))
 
 
 @pytest.fixture

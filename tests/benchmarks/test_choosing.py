@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import choosing
+from benchmarks import choosing, tables
 from benchmarks.candidates import SEARCH
 from benchmarks.networks import DEPTHS
 
@@ -42,17 +44,44 @@ def test_each_network_gets_what_is_best_on_the_others() -> None:
         }
     )
     report = measured({NAMES[0]: {"absolute=1": -0.05}, NAMES[1]: {"gamma=4": -0.2}})
-    rows = choosing.left_out(choose, report).splitlines()[2:]
-    assert [row.split(" | ")[1] for row in rows] == ["absolute=1", "gamma=4", "gamma=4"]
-    assert [row.split(" | ")[2] for row in rows] == ["-0.050 ± 0.000", "-0.200 ± 0.000", "+0.000 ± 0.000"]
-    assert rows[0].endswith("| 2 |")
+    found = choosing.left_out(choose, report)
+    assert [found[name]["chosen"] for name in NAMES] == ["absolute=1", "gamma=4", "gamma=4"]
+    assert [found[name]["differences"][0] for name in NAMES] == [[-0.05, 0.0], [-0.2, 0.0], [0.0, 0.0]]
+    assert {row["photographs"] for row in found.values()} == {2}
+    del report[NAMES[0]]["tables"][choosing.MEASURES[0]]["absolute=1"]
+    with pytest.raises(SystemExit, match=f"absolute=1 is chosen for {NAMES[0]}; measure 'absolute=1'"):
+        choosing.left_out(choose, report)
 
 
 def test_the_whole_search_shows_every_candidate() -> None:
-    rows = choosing.whole_search(measured({NAMES[1]: {"absolute=1": 0.3}})).splitlines()[2:]
-    assert [row.split(" | ")[0] for row in rows] == [f"| {candidate}" for candidate in SEARCH[1:]]
-    (row,) = (row for row in rows if row.startswith("| absolute=1 "))
-    assert row.split(" | ")[1:] == ["+0.00; +0.00; +0.00", "+0.30; +0.30; +0.30", "+0.00; +0.00; +0.00", "+0.100 |"]
+    found = choosing.whole_search(measured({NAMES[1]: {"absolute=1": 0.3}}))
+    assert list(found) == list(SEARCH[1:])
+    assert found["absolute=1"] == {NAMES[0]: [0.0] * 3, NAMES[1]: [0.3] * 3, NAMES[2]: [0.0] * 3}
+    assert {
+        number for name in SEARCH[1:] if name != "absolute=1" for row in found[name].values() for number in row
+    } == {0}
+
+
+def test_the_tables_of_a_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    better = {name: {"absolute=1": 0.1} for name in NAMES}
+    for name in ("choose", "report"):
+        text = json.dumps({"networks": measured(better), "command": f"to {name}", "seed": 2})
+        (tmp_path / f"{name}.json").write_text(text)
+    files = [str(tmp_path / f"{name}.json") for name in ("choose", "report", "found")]
+    monkeypatch.setattr("sys.argv", ["choosing", *files[:2], "--json", files[2]])
+    choosing.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert (
+        lines[0]
+        == "| own; absent; interaction | SqueezeNet 1.1, 2 | EfficientNet-Lite0, 2 | EfficientNet-Lite1, 2 | mean |"
+    )
+    assert lines[2] == f"| absolute=1 | {' | '.join(['+0.10; +0.10; +0.10'] * 3)} | +0.100 |"
+    assert lines[-1] == f"| EfficientNet-Lite1 | absolute=1 | {' | '.join(['+0.100 ± 0.000'] * 3)} | 2 |"
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["measured by"] == ["to choose", "to report"]
+    assert "\n".join(tables.of_search(found)) == "\n".join(lines)
 
 
 def test_only_photographs_that_all_depths_have_are_compared() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.localization import DEPTHS, LogOdds, all_methods, everything, explain, refusal
+from benchmarks.localization import DEPTHS, LogOdds, all_methods, everything, explain, own_shares, refusal
 from captum_cav import LayerCAV, zoo
 from captum_cav.comparison.methods import NAMES
 
@@ -39,6 +39,26 @@ def test_other_methods_explain_the_log_odds_that_ours_does(monkeypatch: pytest.M
     for target, found in zip([2, 0], maps, strict=True):
         ours = LayerCAV(net, "1", score="log_odds", normalize=None).attribute(x, target).sum(1)[0]
         torch.testing.assert_close(found, ours)
+
+
+def test_the_share_of_the_network_itself() -> None:
+    """A class gets 3 of its own cell and 1 of the next one; by log odds nothing else counts where it leads by far."""
+    own = torch.eye(4, dtype=torch.float64)
+    weights = 3 * own + own.roll(1, 1)
+
+    class Sums(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.unfold(2, 2, 2).unfold(3, 2, 2).sum((1, 4, 5)).flatten(1) @ weights.T
+
+    x = torch.ones(1, 1, 4, 4, dtype=torch.float64)
+    scores, odds = own_shares(Sums(), x, [0, 1, 2, 3])
+    assert scores == pytest.approx([0.75] * 4)
+    # By hand for class 0, over the eight subsets of the three other cells.
+    outputs = torch.cartesian_prod(*[torch.tensor([0.0, 4.0], dtype=torch.float64)] * 4) @ weights.T
+    shown = torch.cartesian_prod(*[torch.tensor([False, True])] * 4)
+    values = torch.logit(outputs.softmax(1)[:, 0])
+    effects = torch.stack([values[shown[:, cell]].mean() - values[~shown[:, cell]].mean() for cell in range(4)])
+    assert odds[0] == pytest.approx(float(effects[0] / effects.clamp(min=0).sum()))
 
 
 def test_every_method_once_and_reasons_of_those_left_out() -> None:

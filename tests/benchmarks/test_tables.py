@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks import tables
+from benchmarks.networks import DEPTHS
 
 TEXT = tables.README.read_text()
 
@@ -107,3 +108,34 @@ def test_the_agreement_with_effects_stands_in_one_table() -> None:
         "| cav:pinpoint | 0.70 / 0.60 | 0.30 / 0.40 | - | 0.50 |",
         "| effects | 0.90 | 0.90 | - | - |",
     ]
+
+
+def test_all_networks_in_one_table() -> None:
+    """The differences are means over the depths below the last activation, and then over photographs."""
+
+    def differences(network: str, first: float, second: float) -> dict[str, Any]:
+        # What is at and behind the last activation does not count.
+        depths = DEPTHS[network]
+        found = {depth: {"by_photograph": {"a": first, "b": second}} for depth in depths[2:]}
+        return {depth: {"by_photograph": {"a": 9.0, "b": 9.0}} for depth in depths[:2]} | found
+
+    def network(name: str, *values: float) -> dict[str, Any]:
+        of_methods = {"cav": differences(name, *values), "cav:gamma": differences(name, 0.5, 0.5)}
+        titles = [f"{one}, more than cav:pinpoint" for one in ("Own class", "Absent classes")]
+        return {"photographs": [1, 2], "tables": {"Own class": {}, **dict.fromkeys(titles, of_methods)}}
+
+    networks = {
+        "squeezenet1_1": network("squeezenet1_1", 0.1, 0.3),
+        "efficientnet_lite0": network("efficientnet_lite0", -0.1, -0.1),
+        "efficientnet_lite1": network("efficientnet_lite1", 0.1, 0.1),
+    }
+    networks["efficientnet_lite1"]["tables"]["Own class, more than cav:pinpoint"]["only here"] = {}
+    lines = tables.of_all_causes(networks)
+    kinds = ("batch norm", "no batch norm")
+    heads = [f"{title}: {kind}" for kind in kinds for title in ("Own class", "Absent classes")]
+    assert lines[0] == f"| more than `pinpoint` | {' | '.join(heads)} |"
+    assert lines[2:4] == [
+        f"| cav:gamma | {' | '.join(['+0.500 ± 0.000'] * 4)} |",
+        "| cav | +0.000 ± 0.058 | +0.000 ± 0.058 | +0.200 ± 0.100 | +0.200 ± 0.100 |",
+    ]
+    assert lines[-1] == "Photographs: EfficientNet-Lite0 2, EfficientNet-Lite1 2, SqueezeNet 1.1 2."

@@ -17,7 +17,7 @@ import torch
 
 from captum_cav import LayerCAV, cli, datasets, zoo
 from captum_cav.commands import names
-from captum_cav.compilation import repeated
+from captum_cav.compilation import repeated, runners
 from captum_cav.compilation.compiled import Compiled
 from captum_cav.datasets import shards
 from captum_cav.datasets.jobs import KEEP
@@ -122,6 +122,24 @@ def test_fused_kernels_give_the_maps_up_to_rounding(folder: Path, capsys: pytest
     capsys.readouterr()
     assert cli.main(command("--compile", "--dtype", "float32")) == 2
     assert "out was begun with other settings: backend was missing and is inductor." in capsys.readouterr().err
+
+
+def test_fused_kernels_that_are_off_end_the_job_and_what_is_advised_works(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replay = runners.replay
+    monkeypatch.setitem(
+        runners.RUNNERS,
+        "inductor",
+        lambda recording: lambda tensors: [one * 1.001 for one in replay(recording)(tensors)],
+    )
+    assert cli.main(command("--compile")) == 2
+    said = capsys.readouterr().err
+    assert (
+        "--compile cannot be used for small; expected no --compile, and another --output. The reason: the fused" in said
+    )
+    assert cli.main(command()) == 2, "the rows of both would not fit together"
+    assert cli.main(command(output="other")) == 0
 
 
 def test_ctrl_c_is_one_line_and_the_same_command_goes_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

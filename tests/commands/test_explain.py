@@ -237,6 +237,16 @@ def test_rules_that_tell_no_amounts_print_no_account(folder: Path, capsys: pytes
     assert single_image.WHICH_TO_BELIEVE in printed
 
 
+def test_the_recommended_rules_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert explain("pictures/dog.png", "--rules", "absolute_epsilon_flat") == 0
+    expected = capsys.readouterr()
+    assert explain("pictures/dog.png", "--rules", "auto", "--force") == 0
+    printed = capsys.readouterr()
+    assert printed.out == expected.out
+    assert "captum-cav: auto: absolute_epsilon_flat, as the model has 2 2-D convolutions" in printed.err
+    assert "auto" not in expected.err
+
+
 @pytest.mark.parametrize("kind", ["state_dict", "model_state_dict", "model", "only", "module", "compiled", "lightning"])
 def test_checkpoints_are_unwrapped(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(folder)

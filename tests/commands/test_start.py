@@ -101,6 +101,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_names_of_options_are_those_of_the_registries() -> None:
     assert names.PRESETS == presets.NAMES
+    assert (*presets.NAMES, presets.AUTO) == names.RULES
     assert names.METHODS == comparison.NAMES
     assert tuple(CONTROLS) == names.CONTROLS
     assert names.DEFAULT_METRICS == comparison.METRICS

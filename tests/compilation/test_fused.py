@@ -34,6 +34,10 @@ def test_the_tolerance_is_some_times_the_effect_of_such_changes() -> None:
     assert allowed == pytest.approx(comparing.FACTOR * 0.05)
     ((_, least),) = comparing.deviations([off], [expected], [[expected]])
     assert least == comparing.LEAST_UNITS * torch.finfo(torch.float32).eps
+    # A sum in float64 of numbers in float32 is no better than these numbers.
+    both = [expected, expected.double().sum()]
+    (_, (_, of_sum)) = comparing.deviations([off, off.double().sum()], both, [both])
+    assert of_sum == least
 
 
 def test_kernels_that_are_off_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from captum_cav import zoo
+from captum_cav import presets, zoo
 from captum_cav.attribution.scores import ScoreName
 from captum_cav.commands.options import read_class_names, running_factory
 from captum_cav.depths import layers as find_layers
@@ -41,6 +41,14 @@ def load_network(options: argparse.Namespace, device: torch.device) -> zoo.Netwo
     network.model.to(device)
     names = read_class_names(options.class_names)
     return dataclasses.replace(network, classes=names) if names else network
+
+
+def choose_rules(options: argparse.Namespace, network: zoo.Network) -> str:
+    """The preset of ``--rules``. If that is "auto", the recommended preset is named on standard error."""
+    rules = presets.name_for(options.rules, network.model)
+    if rules != options.rules:
+        tqdm.write(f"captum-cav: {presets.auto(network.model).title}", file=sys.stderr)
+    return rules
 
 
 def open_pictures(files: Sequence[Path]) -> tuple[list[tuple[Path, Image.Image]], int]:

@@ -19,7 +19,7 @@ from captum_cav.commands.running import common
 from captum_cav.compilation import compile as fused
 from captum_cav.datasets import ExplainedDataset, explain_dataset
 from captum_cav.datasets.sources import Listed, find_pictures
-from captum_cav.errors import InputError
+from captum_cav.errors import InputError, OptionError, RecordingError
 
 # So many pictures may be damaged before one is found that shows the size of the inputs.
 _MOST_DAMAGED = 100
@@ -36,6 +36,7 @@ def run(options: argparse.Namespace, *, is_class: bool) -> int:
         The exit status: 1 if a picture could not be explained, 130 after Ctrl-C.
     """
     network = common.load_network(options, _device(options.device))
+    options.rules = common.choose_rules(options, network)
     root, listed = find_pictures(options.pictures)
     network, score = common.choose_score(options, network)
     inputs = single_image.batch_of(network, _example(root, listed))
@@ -64,6 +65,13 @@ def run(options: argparse.Namespace, *, is_class: bool) -> int:
             workers=options.workers,
             shard=options.shard,
         )
+    except RecordingError as error:
+        if not options.compile:
+            raise
+        raise OptionError(
+            f"--compile cannot be used for {network.name}; expected no --compile, and another --output. The reason: "
+            f"{error}"
+        ) from error
     except KeyboardInterrupt:
         print("\ncaptum-cav: interrupted; the same command goes on where this one stopped", file=sys.stderr)
         return 130

@@ -49,6 +49,7 @@ def run(
             with photographs.writing(name) as path:
                 zoo.demo_picture().crop(box).save(path)
     network = common.load_network(options, common.choose_device(options.device))
+    options.rules = common.choose_rules(options, network)
     done: dict[str, list[Explanation]] = {}
     recordings = Recordings(fused=options.compile)
     with tqdm(pictures.items(), delay=1, leave=False) as progress:

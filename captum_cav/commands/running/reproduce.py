@@ -37,6 +37,7 @@ def run(
     picture = zoo.open_picture(files[0]) if files else zoo.demo_picture()
     with common.steps("loading the network", "contributions", "ablations", "drawing") as step:
         network = common.load_network(options, device)
+        options.rules = common.choose_rules(options, network)
         inputs = single_image.batch_of(network, picture)
         network = single_image.with_logits(single_image.ready(network, inputs), inputs)
         model = network.model

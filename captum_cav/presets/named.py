@@ -1,83 +1,17 @@
-"""Presets: ready mappings of rules, which a user can print, copy and change.
-
-Each preset is a mapping from torch functions to rules. An attribution takes a preset as ``rules``. A key for a module,
-a name pattern or a type of module is more specific than a torch function, and takes precedence::
-
-    >>> from captum_cav import presets, rules
-    >>> changed = presets.gamma(0.5) | {"features.0": rules.FlatRule()}
-    >>> print(presets.alpha2_beta1())
-    preset alpha2_beta1
-      conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d, batch_norm: AlphaBetaRule()
-      linear, matmul, mm, bmm, mv, addmm, addmv, einsum: EpsilonRule()
-"""
+"""The presets, each a function of its settings."""
 
 from __future__ import annotations
-
-import inspect
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 import torch
 from torch.nn import functional as F
 
-from captum_cav.errors import CAVTypeError, OptionError
-from captum_cav.operations import TABLE
-from captum_cav.propagation.operation import Kind
-from captum_cav.propagation.rule import Rule
+from captum_cav.presets.mapping import ACTIVATIONS, CONVOLUTIONS, DENSE, Preset
 from captum_cav.rules.activations import MeanSlopeRule
 from captum_cav.rules.attention import AttentionRule
 from captum_cav.rules.first_layer import AtInput, FlatRule, ZBoxRule
-from captum_cav.rules.lrp import AlphaBetaRule, ContributionRule, EpsilonRule, GammaRule, ZPlusRule
+from captum_cav.rules.lrp import AbsoluteEpsilonRule, AlphaBetaRule, ContributionRule, EpsilonRule, GammaRule, ZPlusRule
 from captum_cav.rules.norms import NormRule
 from captum_cav.rules.products import ProductRule
-from captum_cav.suggestions import did_you_mean
-
-#: Convolutions, and batch norms that are not folded into a convolution.
-CONVOLUTIONS = TABLE.functions(Kind.CONVOLUTION)
-#: Linear layers, and other products with a weight.
-DENSE = TABLE.functions(Kind.DENSE)
-#: Activations. A global average pooling may follow them.
-ACTIVATIONS = TABLE.functions(Kind.ACTIVATION)
-
-
-class Preset(dict[Any, Any]):
-    """A mapping of rules. Its printed form lists the keys of each rule.
-
-    ``preset | mapping`` gives a changed copy.
-
-    Args:
-        name: the name that is printed.
-        groups: pairs of several keys and their common value: a rule or a list of rules.
-    """
-
-    def __init__(self, name: str, *groups: tuple[Iterable[Any], Any]) -> None:
-        super().__init__({key: value for keys, value in groups for key in keys})
-        self.name = name
-
-    def __or__(self, other: Mapping[Any, Any]) -> Preset:
-        changed = Preset(f"{self.name}, changed")
-        changed.update(self)
-        changed.update(other)
-        return changed
-
-    def __repr__(self) -> str:
-        by_rule: dict[str, list[str]] = {}
-        for key, value in self.items():
-            by_rule.setdefault(_printed_rules(value), []).append(_printed_key(key))
-        lines = [f"  {', '.join(keys)}: {value}" for value, keys in by_rule.items()]
-        return "\n".join([f"preset {self.name}", *(lines or ["  the defaults"])])
-
-
-def _printed_rules(value: Any) -> str:
-    return " else ".join(map(repr, value)) if isinstance(value, (list, tuple)) else repr(value)
-
-
-def _printed_key(key: Any) -> str:
-    if isinstance(key, str):
-        return repr(key)
-    if isinstance(key, (type, torch.nn.Module)):
-        return key.__name__ if isinstance(key, type) else type(key).__name__
-    return TABLE.name_of(key) or repr(key)
 
 
 def paper() -> Preset:
@@ -359,79 +293,43 @@ def pinpoint(gamma: float = 1.0) -> Preset:
     )
 
 
-def find(rules: Any) -> Mapping[Any, Any]:
-    """The mapping that an attribution uses for its option ``rules``.
+def absolute_epsilon_flat(epsilon: float = 0.1) -> Preset:
+    """Maps that agree with what the network does, for convolutional networks.
+
+    Outputs whose summands cancel each other pass on large contributions of opposite signs under the paper's rules. This
+    preset damps such outputs: the more the summands cancel, the less an output passes on. What is not passed on counts
+    as a share of constants.
+
+    - Convolutions have LRP-epsilon with an absolute epsilon. A batch norm right behind a convolution is folded in.
+    - The first layer spreads each contribution evenly over the pixels that it sees (flat rule).
+    - The activation before a global average pooling has one slope for each channel, as with :func:`pinpoint`.
+    - The classifier keeps the paper's rules, so that classes stay apart.
+
+    The evidence of a layer shows before its activation. So explain the pre-activation of the last layer.
+
+    Contributions get small from layer to layer, so compare places and classes, and not sums. In networks with many
+    layers in a row they may be too small for float16; use float32 or bfloat16.
+
+    The preset was chosen by what the parts of photographs measurably do to the scores
+    (:func:`captum_cav.metrics.causal_effects`), see ``python -m benchmarks.causes`` and
+    ``python -m benchmarks.choosing``.
 
     Args:
-        rules: a mapping, the name of a preset, or None for the defaults.
-
-    Returns:
-        A mapping from keys to rules.
+        epsilon: see :class:`captum_cav.rules.AbsoluteEpsilonRule`.
 
     Raises:
-        OptionError: for an unknown name, or the name of a preset that needs arguments.
-        CAVTypeError: for a value of another type.
+        OptionError: for an epsilon that the rule does not allow.
 
     Example::
 
-        >>> find("cp_lrp")[torch.softmax]
-        AttentionRule()
+        >>> from torch.nn import functional as F
+        >>> from captum_cav import presets
+        >>> presets.absolute_epsilon_flat()[F.conv2d]
+        [AtInput(rule=FlatRule()), AbsoluteEpsilonRule(epsilon=0.1)]
     """
-    if rules is None:
-        return {}
-    if isinstance(rules, str):
-        if rules not in PRESETS:
-            raise OptionError(
-                f"unknown preset {rules!r}{did_you_mean(rules, PRESETS)}; expected one of {', '.join(PRESETS)}."
-            )
-        preset = PRESETS[rules]
-        needed = _required_arguments(preset)
-        if needed:
-            raise OptionError(
-                f"the preset {rules!r} needs {' and '.join(needed)}; pass rules=presets.{rules}({', '.join(needed)})."
-            )
-        return preset()
-    if isinstance(rules, Mapping):
-        return rules
-    if isinstance(rules, Rule) or rules in PRESETS.values():
-        hint = (
-            f"presets.{rules.__name__}({', '.join(_required_arguments(rules))})"
-            if not isinstance(rules, Rule)
-            else "{torch.nn.Conv2d: rule}"
-        )
-        raise CAVTypeError(f"rules is {rules!r}; expected a mapping or a preset, as rules={hint}.")
-    raise CAVTypeError(
-        f"rules is a {type(rules).__name__}; expected a mapping from modules, names, types or torch functions to "
-        "rules, a preset as presets.gamma(), or its name."
+    return Preset(
+        "absolute_epsilon_flat",
+        (CONVOLUTIONS, [AtInput(FlatRule()), AbsoluteEpsilonRule(epsilon)]),
+        (DENSE, ContributionRule()),
+        (ACTIVATIONS, MeanSlopeRule()),
     )
-
-
-def _required_arguments(preset: Callable[..., Preset]) -> list[str]:
-    """The names of the arguments of a preset that have no default."""
-    parameters = inspect.signature(preset).parameters.items()
-    return [name for name, parameter in parameters if parameter.default is inspect.Parameter.empty]
-
-
-#: All presets, by name.
-PRESETS: dict[str, Callable[..., Preset]] = {
-    preset.__name__: preset
-    for preset in (
-        paper,
-        epsilon,
-        gamma,
-        epsilon_plus,
-        epsilon_plus_flat,
-        epsilon_gamma_box,
-        alpha2_beta1,
-        alpha2_beta1_flat,
-        attnlrp,
-        cp_lrp,
-        pinpoint,
-    )
-}
-#: Names of the presets that need no arguments.
-NAMES: tuple[str, ...] = tuple(name for name in PRESETS if name != "epsilon_gamma_box")
-
-
-def __dir__() -> list[str]:
-    return [*PRESETS, "NAMES"]
