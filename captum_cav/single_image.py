@@ -42,7 +42,7 @@ _NOTES = {
         "cancel."
     ),
     "absolute_epsilon_flat": (
-        "Agrees best with what the places of photographs measurably do to the scores. Most of the score ends in the "
+        "Agrees with what the places of photographs measurably do to the scores. Most of the score ends in the "
         "layers, so the map tells where, but not how much. Look at the paper's rules too."
     ),
     "pinpoint": (
