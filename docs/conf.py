@@ -141,7 +141,7 @@ def _skip_field(app: Any, what: str, name: str, value: Any, skip: bool, options:
 def _say_returns_in_words(app: Any, what: str, name: str, value: Any, options: Any, *signature: str | None) -> Any:
     """Leave "-> Any" out of a signature: what is returned depends on the arguments, and the docstring says how."""
     arguments, returns = signature
-    return arguments, None if returns == "Any" else returns
+    return arguments, None if returns in ("Any", "~typing.Any") else returns
 
 
 def setup(app: Any) -> None:

@@ -81,8 +81,9 @@ def recommended(model: Callable[..., Any]) -> tuple[str, str]:
     if not any(isinstance(module, _LAYERS) for module in modules):
         raise OptionError(
             f'rules="{AUTO}" goes by the layers that the model has as modules, but '
-            f"{type(model).__name__} has none; name a preset, such as rules={absolute_epsilon_flat.__name__!r} for a "
-            f"convolutional network or rules={paper.__name__!r} for a transformer."
+            f"{type(model).__name__} has none; expected the name of a preset, such as "
+            f"rules={absolute_epsilon_flat.__name__!r} for a convolutional network or rules={paper.__name__!r} for a "
+            "transformer."
         )
     for name, kinds in _MIXERS.items():
         if any(isinstance(module, kinds) for module in modules):

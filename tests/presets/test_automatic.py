@@ -114,7 +114,7 @@ def test_a_changed_copy_names_no_choice_and_its_keys_win() -> None:
 
 @pytest.mark.parametrize(("model", "name"), [(lambda x: x.flatten(1), "function"), (Sum(), "Sum")])
 def test_without_layers_nothing_is_guessed(model: object, name: str) -> None:
-    with pytest.raises(OptionError, match=f'rules="auto" goes by the layers .* but {name} has none; name a preset'):
+    with pytest.raises(OptionError, match=f'rules="auto" goes by the layers .* but {name} has none; expected the name'):
         InputCAV(model, rules="auto")  # type: ignore[arg-type]
     assert InputCAV(model, rules="paper").attribute(torch.rand(1, 2), 0).shape == (1, 2)  # type: ignore[arg-type]
 

@@ -41,6 +41,19 @@ def test_writing_into_a_view_copies_what_lies_in_the_same_memory() -> None:
     assert column.value.tolist() == [2.0, 5.0]
 
 
+def test_a_released_value_is_freed_and_the_others_stay() -> None:
+    values, x = SavedValues(), torch.tensor([1.0, 2.0])
+    released, kept = values.save(x), values.save(x)
+    values.release(released)
+    values.release(released)  # A second time there is nothing to forget.
+    values.before_writing(x)
+    x.mul_(10)
+    assert released.value.tolist() == [10.0, 20.0]
+    assert kept.value.tolist() == [1.0, 2.0]
+    values.release(kept)
+    assert kept.value.tolist() == [1.0, 2.0]
+
+
 def test_types_of_other_sizes_start_at_the_same_memory() -> None:
     values, x = SavedValues(), torch.zeros(4, dtype=torch.float64)
     saved = values.save(x[2:])

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 
 from captum_cav import InputCAV, LayerCAV, rules
@@ -611,3 +612,66 @@ def test_absolute_epsilon_does_not_depend_on_the_scale(scale: float) -> None:
         score = scale * float(weight[target].sum())
         torch.testing.assert_close(float(found.sum()), score * passed)
         assert abs(float(delta)) < 1e-12, "what epsilon takes is the share of the constants"
+
+
+def test_the_output_of_a_layer_is_kept_only_if_nothing_is_folded_in() -> None:
+    """Of a convolution before a batch norm, nothing needs the output. If more takes the output, it is computed anew."""
+
+    class Net(nn.Module):
+        def __init__(self, with_second: bool) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+            self.with_second = with_second
+            self.is_freed = False
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(x)
+            normed = self.norm(y)
+            if self.with_second:
+                return (normed + 2 * y).flatten(1).sum(1)
+            kept = StorageWeakRef(y.untyped_storage())
+            del y
+            self.is_freed = kept.expired()
+            return normed.flatten(1).sum(1)
+
+    torch.manual_seed(0)
+    one, two = Net(False).double().eval(), Net(True).double().eval()
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    gamma = {F.conv2d: rules.GammaRule(0.5)}
+    InputCAV(one, rules=gamma).attribute(x)
+    assert one.is_freed
+    found, delta = InputCAV(two, rules=gamma, normalize=None).attribute(x, return_convergence_delta=True)
+    assert delta.abs().max() < 1e-9
+    torch.testing.assert_close(InputCAV(two, rules=gamma, normalize=None).attribute(x), found, rtol=1e-10, atol=1e-12)
+    # The contributions that come through the norm and those that do not are shared out separately.
+    pair = InputCAV(lambda x: two.norm(two.conv(x)).flatten(1).sum(1), rules=gamma, normalize=None)
+    rest = InputCAV(lambda x: 2 * two.conv(x).flatten(1).sum(1), rules=gamma, normalize=None)
+    torch.testing.assert_close(pair.attribute(x) + rest.attribute(x), found, rtol=1e-9, atol=1e-11)
+
+
+def test_a_share_by_a_ratio_is_the_share_by_its_factor() -> None:
+    class ByFactor(rules.AffineRule):
+        def shares(self, summands: rules.Summands) -> list[rules.Share]:
+            absolute = summands.absolute()
+            inverse = rules.inverse_of(absolute.detach() + summands.constant.abs())
+            return [rules.Share(absolute, inverse, 0.5), rules.Share(None, inverse)]
+
+    class ByRatio(rules.AffineRule):
+        def shares(self, summands: rules.Summands) -> list[rules.Share]:
+            absolute = summands.absolute()
+            sums = absolute.detach() + summands.constant.abs()
+            return [
+                rules.Share(absolute, summands.ratio(sums.clone()), 0.5, is_ratio=True),
+                rules.Share(None, summands.ratio(sums), is_ratio=True),
+            ]
+
+    torch.manual_seed(0)
+    net, x = nn.Linear(4, 3).double(), torch.randn(3, 4, dtype=torch.float64)
+    x[0] = 0.0  # Without a bias, all sums of this sample are 0.
+    for model in (net, lambda x: F.linear(x, net.weight)):
+        for bias in ("share", "absorb"):
+            cavs = [InputCAV(model, rules={F.linear: kind(bias=bias)}, normalize=None) for kind in (ByFactor, ByRatio)]
+            torch.testing.assert_close(*(cav.attribute(x, 1) for cav in cavs))
+            by_factor, by_ratio = (cav.attribute(x, 1, return_convergence_delta=True) for cav in cavs)
+            torch.testing.assert_close(by_factor, by_ratio)
+            assert by_ratio[0].isfinite().all()
