@@ -339,6 +339,9 @@ TABLE.register(
 )
 TABLE.register("addcmul", OperationSpec(rule=addcmul))
 TABLE.register("addcdiv", OperationSpec(rule=addcdiv))
-TABLE.register("bilinear", OperationSpec(rule=bilinear, keeps=Trait.GATE, weighs_constants=weighed_in_bilinear))
+TABLE.register(
+    "bilinear",
+    OperationSpec(rule=bilinear, keeps=Trait.GATE, has_weights=True, weighs_constants=weighed_in_bilinear),
+)
 TABLE.register("conv_tbc", OperationSpec(rule=time_first_convolution))
 TABLE.register("lerp", OperationSpec(rule=lerp, keeps=Trait.GATE))

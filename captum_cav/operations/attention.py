@@ -135,5 +135,5 @@ TABLE.register(
 )
 TABLE.register(
     "multi_head_attention_forward",
-    OperationSpec(rule=Operation.decompose_body, guard=guards.multi_head_attention),
+    OperationSpec(rule=Operation.decompose_body, has_weights=True, guard=guards.multi_head_attention),
 )

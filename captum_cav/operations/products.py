@@ -214,13 +214,13 @@ TABLE.register(
 TABLE.register("outer ger", _product(kind=Kind.PRODUCT))
 TABLE.register(
     """
-    vdot kron
     embedding_bag|_embedding_bag|_embedding_bag_forward_only grouped_mm|_grouped_mm
     sparse_mm|_sparse_mm|smm|hsmm|dsmm
     """,
-    _product(),
+    _product(has_weights=True),
 )
-TABLE.register("rmatmul", _product(weighs_constants=weighed_in_batches))
+TABLE.register("vdot kron", _product())
+TABLE.register("rmatmul", _product(has_weights=True, weighs_constants=weighed_in_batches))
 TABLE.register("linalg_vecdot cross linalg_cross", _product(weighs_constants=weighed_by_element))
 TABLE.register(
     "div|truediv|true_divide|divide|itruediv|idiv",

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from captum_cav import InputCAV, LayerCAV, rules
 from tests.support.networks import fixed
 from tests.support.rules import LINEAR, Times, assert_near, conv_net, factor, filled, nested
+from tests.support.small_networks import Apply
 from tests.support.tensors import largest
 
 Function = Callable[[torch.Tensor], torch.Tensor]
@@ -109,6 +110,34 @@ def test_an_operation_of_several_tensors_is_of_the_first_layer_if_all_of_them_ar
         score = lambda x, other=other: (x * other(x)).sum(1)  # noqa: E731
         found, plain = (InputCAV(score, rules=given, normalize=None).attribute(x) for given in (chosen, None))
         assert_near(found, number * plain)
+
+
+WEIGHT = fixed(4, 4)
+ATTENTION, LSTM = nn.MultiheadAttention(4, 2, dtype=torch.float64).eval(), nn.LSTM(4, 4, dtype=torch.float64).eval()
+LAYERS: dict[str, Function] = {
+    "matmul": lambda x: x @ WEIGHT,
+    "inner": lambda x: torch.inner(x, WEIGHT),
+    "tensordot": lambda x: torch.tensordot(x, WEIGHT, 1),
+    "multi_dot": lambda x: torch.linalg.multi_dot([x, WEIGHT]),
+    "baddbmm": lambda x: torch.baddbmm(torch.zeros(()).to(x), x[None], WEIGHT[None])[0],
+    "addbmm": lambda x: torch.addbmm(torch.zeros(()).to(x), x[None], WEIGHT[None]),
+    "bilinear": lambda x: F.bilinear(x, torch.ones_like(x), fixed(4, 4, 4)),
+    "conv_tbc": lambda x: torch.conv_tbc(x[None], WEIGHT[None], torch.zeros(4).to(x))[0],
+    "multi-head attention": lambda x: ATTENTION(x, x, x)[0],
+    "sparse": lambda x: torch.sparse.mm(WEIGHT.to_sparse(), x.T).T,
+    "rmatmul": lambda x: x.T.__rmatmul__(WEIGHT).T,
+    "lstm": lambda x: LSTM(x)[0],
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_no_layer_behind_any_layer_with_weights_is_the_first(name: str) -> None:
+    net = nn.Sequential()
+    net.add_module("layer", Apply(LAYERS[name]))
+    net.add_module("head", nn.Linear(4, 2, dtype=torch.float64))
+    x, chosen = fixed(2, 4), {"head": [rules.AtInput(Times(2)), Times(3)]}
+    found, plain = (InputCAV(net, rules=given, normalize=None).attribute(x, 0) for given in (chosen, None))
+    assert_near(found, 3 * plain)
 
 
 def test_a_rule_for_the_first_layer_leaves_the_default_of_other_layers() -> None:
