@@ -33,6 +33,8 @@ _NETWORKS = {
 OWN = ("the network", "the network, by log odds")
 # Networks without batch norm.
 _PLAIN = ("squeezenet1_1", "vgg16_features")
+# What is recommended for networks with convolutions.
+_RECOMMENDED = "absolute_epsilon_flat"
 _MORE = ", more than cav:pinpoint"
 _MARKED = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 # Titles of tables in which less is better.
@@ -45,10 +47,11 @@ def made(name: str) -> str:
     Args:
         name: ``localization:NETWORK`` or ``faithfulness:NETWORK``; ``grids:NETWORK`` for grid pointing beside what the
             network itself does; ``causes:NETWORK`` for the agreement with measured effects, ``causes:all`` for that of
-            all networks together; ``search:all`` for the rules that were searched among; ``price:NETWORK`` for what
-            each method costs; ``cost:layers`` for our own price at all depths of all networks, ``cost:kinds`` for all
-            else; ``compiled:BACKEND`` for compiled calls, ``replays:bits`` and ``replays:refused`` for the bits of
-            replays; ``sentences:all``, ``text:all`` and ``patching:MODEL`` for language.
+            all networks together, ``causes:recommended`` for the recommended preset; ``search:all`` for the rules that
+            were searched among; ``price:NETWORK`` for what each method costs; ``cost:layers`` for our own price at all
+            depths of all networks, ``cost:kinds`` for all else; ``compiled:BACKEND`` for compiled calls,
+            ``replays:bits`` and ``replays:refused`` for the bits of replays; ``sentences:all``, ``text:all`` and
+            ``patching:MODEL`` for language.
 
     Returns:
         Markdown.
@@ -74,6 +77,9 @@ def made(name: str) -> str:
         read = {one: _read(f"causes_{one}") for one in DEPTHS if (RESULTS / f"causes_{one}.json").exists()}
         networks = {one: report["networks"][one] for one, report in read.items()}
         return "\n".join(["", *of_all_causes(networks), "", ""])
+    elif name == "causes:recommended":
+        report = _read("causes_recommended")
+        lines = of_recommended(report["networks"])
     elif benchmark == "search":
         report = _read("search")
         lines = of_search(report)
@@ -298,13 +304,32 @@ def of_all_causes(networks: dict[str, dict[str, Any]]) -> list[str]:
         ]
         rows[method] = values
     for method, values in sorted(rows.items(), key=lambda row: -statistics.fmean(row[1][0])):
-        cells = [
-            f"{statistics.fmean(of_cell):+.3f} ± {statistics.stdev(of_cell) / len(of_cell) ** 0.5:.3f}"
-            for of_cell in values
-        ]
-        lines.append(f"| {method} | {' | '.join(cells)} |")
+        lines.append(f"| {method} | {' | '.join(map(_with_error, values))} |")
     counts = [f"{_NETWORKS[name]} {len(networks[name]['photographs'])}" for names in kinds.values() for name in names]
     return [*lines, "", f"Photographs: {', '.join(counts)}."]
+
+
+def of_recommended(networks: dict[str, dict[str, Any]]) -> list[str]:
+    """The differences of the recommended preset to ``pinpoint`` on each network, as :func:`of_all_causes` has them."""
+    titles = [title for title in next(iter(networks.values()))["tables"] if title.endswith(_MORE)]
+    measures = [title.removesuffix(_MORE) for title in titles]
+    lines = [f"| `{_RECOMMENDED}` more than `pinpoint` | {' | '.join(measures)} | photographs |"]
+    lines.append("|---" * (2 + len(titles)) + "|")
+    values = {
+        name: [_over_depths(found["tables"][title][f"cav:{_RECOMMENDED}"], DEPTHS[name][2:]) for title in titles]
+        for name, found in networks.items()
+    }
+    with_norm = [[one for name in values if name not in _PLAIN for one in values[name][k]] for k in range(len(titles))]
+    for name, row in {
+        **{_NETWORKS[name]: row for name, row in values.items()},
+        "all with batch norm": with_norm,
+    }.items():
+        lines.append(f"| {name} | {' | '.join(map(_with_error, row))} | {len(row[0])} |")
+    return lines
+
+
+def _with_error(values: Sequence[float]) -> str:
+    return f"{statistics.fmean(values):+.3f} ± {statistics.stdev(values) / len(values) ** 0.5:.3f}"
 
 
 def _over_depths(columns: dict[str, Any], depths: Sequence[str]) -> list[float]:
