@@ -310,6 +310,9 @@ def absolute_epsilon_flat(epsilon: float = 0.1) -> Preset:
     Contributions get small from layer to layer, so compare places and classes, and not sums. In networks with many
     layers in a row they may be too small for float16; use float32 or bfloat16.
 
+    At the pixels themselves small positive and negative parts scatter over the whole picture. For single pixels take
+    :func:`pinpoint`.
+
     The preset was chosen by what the parts of photographs measurably do to the scores
     (:func:`captum_cav.metrics.causal_effects`), see ``python -m benchmarks.causes`` and
     ``python -m benchmarks.choosing``.
