@@ -427,6 +427,6 @@ def _batch_norms() -> Iterator[Pair]:
             "folded": lambda x: F.linear(x.flatten(1), _MATRIX * scale[:, None], _MATRIX_BIAS * scale + shift),
             "scale and shift": lambda x: F.linear(x.flatten(1), _MATRIX, _MATRIX_BIAS) * scale + shift,
         },
-        # In this preset batch norms have the rule of convolutions, and linear layers have another.
-        presets=tuple(name for name in RULES if name != "pinpoint"),
+        # In these presets batch norms have the rule of convolutions, and linear layers have another.
+        presets=tuple(name for name in RULES if name not in ("pinpoint", "absolute_epsilon_flat")),
     )
