@@ -58,7 +58,7 @@ def test_a_map_of_the_encoder_is_faithful() -> None:
     from benchmarks.sentences import load, measure
 
     model, tokenizer = load()
-    found = measure(model, tokenizer, ["cav:paper", "random"], 3)
+    found, _ = measure(model, tokenizer, ["cav:paper", "random"], 3)
     for way in found.values():
         gaps = {method: sum(values) for method, values in way["gap"].items()}
         assert gaps["cav:paper"] > gaps["random"]
