@@ -24,6 +24,11 @@ def size_of_infinity(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).max * (1.0 if dtype == torch.float16 else 1e-3)
 
 
+def is_autocast_on(device_type: str) -> bool:
+    """Whether autocast is on for a type of device, such as "cpu". torch knows no autocast for some types, as "meta"."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
 def map_tensors(change: Callable[[torch.Tensor], Any], value: Any) -> Any:
     """A (nested) argument in which ``change`` replaces each tensor.
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from captum_cav.tensors import is_number, is_same_memory, map_tensors, tensors_in
+from captum_cav.tensors import is_autocast_on, is_number, is_same_memory, map_tensors, tensors_in
 
 A, B, C = torch.tensor([1.0]), torch.tensor([2]), torch.tensor([True])
 Pair = namedtuple("Pair", ["first", "second"])
@@ -50,6 +50,13 @@ def test_tensors_are_found_in_order(value: Any, expected: list[torch.Tensor]) ->
     found = tensors_in(value)
     assert len(found) == len(expected)
     assert all(one is other for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "meta"])
+def test_autocast_is_off_where_a_device_has_none(device: str) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert is_autocast_on(device) is (device == "cpu")
+    assert not is_autocast_on(device)
 
 
 def test_tensors_in_tuples_and_lists_are_changed() -> None:

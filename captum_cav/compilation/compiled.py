@@ -21,6 +21,7 @@ from captum_cav.compilation.keys import key_of
 from captum_cav.compilation.recording import Recording, count_samples
 from captum_cav.compilation.runners import RUNNERS, Backend, Runner
 from captum_cav.errors import CAVTypeError, OptionError, RecordingError, RecordingWarning
+from captum_cav.tensors import is_autocast_on
 
 OnBreak: TypeAlias = Literal["error", "eager"]
 A = TypeVar("A", LayerCAV, InputCAV, NeuronCAV)
@@ -136,7 +137,7 @@ def _run(run: Runner, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]
     """Run a recording. The types of its numbers were recorded, too."""
     with ExitStack() as stack:
         for device in {tensor.device.type for tensor in tensors}:
-            if torch.is_autocast_enabled(device):
+            if is_autocast_on(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
         return run(tensors)
 

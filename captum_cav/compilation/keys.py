@@ -10,6 +10,7 @@ import torch
 from captum_cav.attribution.input_checks import Arguments
 from captum_cav.compilation.recording import has_samples
 from captum_cav.errors import RecordingError
+from captum_cav.tensors import is_autocast_on
 from captum_cav.torch_graphs import tree_flatten
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.layout)
@@ -55,7 +56,7 @@ def key_of(arguments: Arguments, options: Sequence[Any], samples: int | None = N
     leaves, form = tree_flatten((arguments.inputs, arguments.additional))
     settings: tuple[Hashable, ...] = (torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled())
     for device in _device_types(leaves):
-        if torch.is_autocast_enabled(device):
+        if is_autocast_on(device):
             settings += (device, torch.get_autocast_dtype(device))
     return (
         _Form(form),

@@ -17,6 +17,7 @@ from captum_cav.operations import guards, whole_recurrent
 from captum_cav.operations.table import TABLE
 from captum_cav.operations.whole_recurrent import State, Weights
 from captum_cav.propagation.operation import Operation, OperationSpec, Surrogate
+from captum_cav.tensors import is_autocast_on
 
 Step = Callable[[torch.Tensor, State, Weights], State]
 
@@ -109,7 +110,7 @@ def _runs_as_a_whole(operation: Operation, x: torch.Tensor, hidden: State, layer
     return (
         operation.has_default_rules_inside
         and all(any(source is tensor for tensor in (x, *hidden)) for source in operation.sources)
-        and not torch.is_autocast_enabled(x.device.type)
+        and not is_autocast_on(x.device.type)
         and not (x.is_cuda and (layers > 1 or bidirectional))
     )
 

@@ -15,7 +15,7 @@ from tests.gpu.reads import check_reads, names_of
 from tests.gpu.synchronisation import none_allowed
 
 #: They take less than half a second each.
-_QUICK = ("functional", "gates", "words", "packed")
+_QUICK = ("functional", "gates", "lstm", "words", "packed")
 #: Networks of which every operation passes contributions on by its derivative, so that maps can be differentiated.
 _DIFFERENTIABLE = ("functional", "reused", "resnet18", "googlenet", "squeezenet1_1")
 
