@@ -7,6 +7,8 @@ The name of a candidate says what it is: parts joined by "+", each ``NAME=NUMBER
 - ``absolute=0.3``: an absolute epsilon in the deep half of the convolutions instead, see
   ``captum_cav.rules.AbsoluteEpsilonRule``.
 - ``deep=0.1``: another gamma in the deep half of the convolutions; with an absolute epsilon, both at once.
+- ``fine=8``: gamma up to this reduction of the picture, and the absolute epsilon in all coarser maps, see
+  ``captum_cav.rules.AtFineMaps``. It takes the place of ``share``.
 - ``share=0.5``: which part of the convolutions is deep, if not half of them.
 - ``slopes=0``: activations before a global average pooling keep their default rule.
 - ``flat=0``: the first layer has the rule of the other layers.
@@ -51,7 +53,16 @@ SEARCH = (
     "absolute=0.1+share=1+flat=0",
     "absolute=0.1+share=1+odds=1",
 )
-_DEFAULTS = {"gamma": 1.0, "absolute": 0.0, "deep": 0.0, "share": 0.5, "slopes": 1.0, "flat": 1.0, "odds": 0.0}
+_DEFAULTS = {
+    "gamma": 1.0,
+    "absolute": 0.0,
+    "deep": 0.0,
+    "share": 0.5,
+    "fine": 0.0,
+    "slopes": 1.0,
+    "flat": 1.0,
+    "odds": 0.0,
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -107,6 +118,10 @@ def method_of(candidate: str, model: nn.Module) -> Method:
             if options["deep"]
             else rules.AbsoluteEpsilonRule(options["absolute"])
         )
-        # The first convolution keeps its rule for the input.
-        chosen |= dict.fromkeys(convolutions[max(first, 1) :], rule)
+        if options["fine"]:
+            early = rules.AtFineMaps(rules.GammaRule(options["gamma"]), options["fine"])
+            chosen |= {key: [*given[:-1], early, rule] for key, given in chosen.items() if isinstance(given, list)}
+        else:
+            # The first convolution keeps its rule for the input.
+            chosen |= dict.fromkeys(convolutions[max(first, 1) :], rule)
     return Method(LayerCAV, rules=chosen, score="log_odds" if options["odds"] else "output")

@@ -8,9 +8,10 @@ from torch.nn import functional as F
 from captum_cav.presets.mapping import ACTIVATIONS, CONVOLUTIONS, DENSE, Preset
 from captum_cav.rules.activations import MeanSlopeRule
 from captum_cav.rules.attention import AttentionRule
-from captum_cav.rules.first_layer import AtInput, FlatRule, ZBoxRule
+from captum_cav.rules.first_layer import FlatRule, ZBoxRule
 from captum_cav.rules.lrp import AbsoluteEpsilonRule, AlphaBetaRule, ContributionRule, EpsilonRule, GammaRule, ZPlusRule
 from captum_cav.rules.norms import NormRule
+from captum_cav.rules.places import AtFineMaps, AtInput
 from captum_cav.rules.products import ProductRule
 
 

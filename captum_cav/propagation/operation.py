@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import types
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -416,6 +417,18 @@ class Operation:
     def is_at_input(self) -> bool:
         """Whether no layer with weights lies between the inputs and the operation."""
         return all(self._has_trait(tensor, _BEFORE_FIRST_LAYER) for tensor in self.sources)
+
+    @property
+    def reduction(self) -> float | None:
+        """How many times smaller than the network's input the operation's map is, in the mean over its directions.
+
+        The operation's map is the finest one that it takes. None if no input has a map of as many directions.
+        """
+        finest = max((tensor.shape[2:] for tensor in self.sources), key=math.prod, default=())
+        inputs = [size for size in self._engine.trace.input_sizes if len(size) == len(finest) > 0]
+        if not inputs or not math.prod(finest):
+            return None
+        return float((max(map(math.prod, inputs)) / math.prod(finest)) ** (1 / len(finest)))
 
     def _has_trait(self, tensor: torch.Tensor, trait: int) -> bool:
         mark = get_mark(tensor, self._engine.trace.run)

@@ -37,6 +37,7 @@ class Trace:
         shares: the shares of constants.
         saved: the values that the backward pass reads.
         taps: the taps, in the order of the forward pass.
+        input_sizes: the sizes of the inputs' maps: what their shapes have behind samples and channels.
         rules: the rule of each operation, or None.
         audited: the audit of each operation, or None.
         weighed: the last operation in which a gate weighed nothing but constants, for messages; None if there is none.
@@ -52,6 +53,7 @@ class Trace:
         self.shares = ConstantShares(with_shares)
         self.saved = SavedValues()
         self.taps: list[Tapped] = []
+        self.input_sizes: list[torch.Size] = []
         self.rules = RuleLog() if with_rules else None
         self.audited: list[Audited] | None = [] if audited else None
         self.weighed: str | None = None
@@ -66,6 +68,7 @@ class Trace:
 
     def mark_input(self, tensor: torch.Tensor) -> None:
         """Note that a tensor is an input of the model."""
+        self.input_sizes.append(tensor.shape[2:])
         set_mark(tensor, Mark(self.run, 0, _BEFORE_FIRST_LAYER))
 
     def descent(self, tensors: list[torch.Tensor], without: frozenset[int]) -> int:

@@ -18,7 +18,7 @@ from captum_cav.rules.activations import GradientRule, MeanSlopeRule, PassThroug
 from captum_cav.rules.affine import AffineRule, Share, Summands, inverse_of
 from captum_cav.rules.attention import AttentionRule
 from captum_cav.rules.decorator import rule
-from captum_cav.rules.first_layer import AtInput, FlatRule, WSquareRule, ZBoxRule
+from captum_cav.rules.first_layer import FlatRule, WSquareRule, ZBoxRule
 from captum_cav.rules.lrp import (
     AbsoluteEpsilonRule,
     AlphaBetaRule,
@@ -28,6 +28,7 @@ from captum_cav.rules.lrp import (
     ZPlusRule,
 )
 from captum_cav.rules.norms import NormRule
+from captum_cav.rules.places import AtFineMaps, AtInput
 from captum_cav.rules.pooling import ProportionalPoolingRule, UniformPoolingRule, WinnerTakeAllRule
 from captum_cav.rules.products import ProductRule
 from captum_cav.rules.sums import AdditionRule
@@ -37,6 +38,7 @@ __all__ = [
     "AdditionRule",
     "AffineRule",
     "AlphaBetaRule",
+    "AtFineMaps",
     "AtInput",
     "AttentionRule",
     "ContributionRule",

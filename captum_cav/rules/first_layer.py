@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
-from captum_cav.errors import CAVTypeError, OptionError
-from captum_cav.propagation.operation import Operation
-from captum_cav.propagation.rule import Rule
+from captum_cav.errors import OptionError
 from captum_cav.rules.affine import AffineRule, Bias, Share, Summands, inverse_of
 
 
@@ -144,47 +142,3 @@ class FlatRule(AffineRule):
         counts = summands.sum(summands.in_place_of_x(torch.ones_like(summands.x)), ones)
         bias_shares = self.bias == "share" and summands.has_constant
         return [Share(counts, inverse_of(counts.detach() + float(bias_shares)))]
-
-
-@dataclass(frozen=True, repr=False)
-class AtInput(Rule):
-    """Restricts a rule to the first layer: to operations with no layer with weights between them and the inputs.
-
-    Args:
-        rule: the rule.
-
-    Raises:
-        CAVTypeError: for something other than a rule.
-
-    Example::
-
-        >>> from torch.nn import functional as F
-        >>> from captum_cav import rules
-        >>> rules.AtInput(rules.FlatRule())              # the flat rule in the first layer, z+ in the others:
-        AtInput(rule=FlatRule())
-        >>> mapping = {F.conv2d: [rules.AtInput(rules.FlatRule()), rules.ZPlusRule()]}
-    """
-
-    rule: Rule
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.rule, Rule):
-            raise CAVTypeError(f"AtInput takes a rule, as AtInput(rules.FlatRule()); got {self.rule!r}.")
-
-    @property
-    def operations(self) -> frozenset[str] | None:  # type: ignore[override]
-        """The plain names of the functions that the rule governs."""
-        return self.rule.operations
-
-    @property
-    def is_conserving(self) -> bool:  # type: ignore[override]
-        """Whether the rule conserves contributions."""
-        return self.rule.is_conserving
-
-    def governs(self, operation: Operation) -> bool:
-        """Whether the rule governs the operation, and the operation belongs to the first layer."""
-        return operation.is_at_input and self.rule.governs(operation)
-
-    def __call__(self, operation: Operation, /) -> Any:
-        """The operation's value by the rule."""
-        return self.rule(operation)

@@ -1,4 +1,4 @@
-"""Lists of rules, rules for the first layer, and the same rule under any key."""
+"""Lists of rules, rules for the first layer and for fine maps, and the same rule under any key."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from captum_cav import InputCAV, LayerCAV, rules
+from captum_cav.errors import CAVTypeError, OptionError
 from tests.support.networks import fixed
 from tests.support.rules import LINEAR, Times, assert_near, conv_net, factor, filled, nested
 from tests.support.small_networks import Apply
@@ -145,6 +146,76 @@ def test_a_rule_for_the_first_layer_leaves_the_default_of_other_layers() -> None
     assert factor(net, {F.linear: rules.AtInput(LINEAR[2])}) == 2
     assert factor(net, {net: rules.AtInput(LINEAR[2]), F.linear: LINEAR[5]}) == 2 * 5
     assert factor(net, {"head": rules.AtInput(LINEAR[2])}) == 1
+
+
+# Rules for fine maps -------------------------------------------------------------------------------------------------
+
+
+def halving(steps: int, dims: int = 2, padding: int = 1) -> nn.Sequential:
+    """Convolutions each of which halves its map."""
+    kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
+    return filled(nn.Sequential(*(kind(1, 1, 3, 2, padding) for _ in range(steps)), nn.Flatten()))
+
+
+def fine_layers(net: Function, x: torch.Tensor, *reduction: float) -> list[bool]:
+    """Which convolutions take a fine map, in the order in which they run."""
+    chosen = dict.fromkeys(
+        (F.conv1d, F.conv2d, F.conv3d), [rules.AtFineMaps(rules.GammaRule(), *reduction), rules.EpsilonRule()]
+    )
+    table = InputCAV(net, rules=chosen).explain_rules(x)
+    return ["AtFineMaps" in row.rule for row in table if "conv" in row.operation]
+
+
+@pytest.mark.parametrize("reduction", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("size", [32, 48, 64])
+def test_a_fine_map_is_as_many_times_smaller_than_the_input(reduction: int, size: int) -> None:
+    taken = [1, 2, 4, 8, 16]
+    assert fine_layers(halving(5), fixed(2, 1, size, size), reduction) == [one <= reduction for one in taken]
+
+
+@pytest.mark.parametrize(("dims", "shape"), [(1, (64,)), (2, (64, 32)), (3, (32, 32, 16))])
+def test_maps_may_have_any_number_of_directions(dims: int, shape: tuple[int, ...]) -> None:
+    assert fine_layers(halving(4, dims), fixed(1, 1, *shape), 4) == [True, True, True, False]
+
+
+def test_the_default_is_an_eighth() -> None:
+    assert fine_layers(halving(5), fixed(1, 1, 64, 64)) == [True, True, True, True, False]
+
+
+def test_layers_without_padding_count_by_about_the_same_reduction() -> None:
+    """224 pixels become 111, 55, 27 and 13."""
+    assert fine_layers(halving(5, padding=0), fixed(1, 1, 224, 224)) == [True, True, True, True, False]
+
+
+def test_the_largest_of_several_inputs_counts() -> None:
+    net = halving(3)
+    chosen = {F.conv2d: [rules.AtFineMaps(rules.GammaRule(), 2), rules.EpsilonRule()]}
+    both = (fixed(1, 1, 8, 8), fixed(1, 1, 16, 16))
+    for inputs in (both, both[::-1]):
+        cav = InputCAV(lambda a, b: net(a if a.shape[2] == 8 else b), rules=chosen)
+        found = ["AtFineMaps" in row.rule for row in cav.explain_rules(inputs) if row.operation == "conv2d"]
+        assert found == [True, False, False]
+
+
+def test_what_is_no_map_is_not_fine() -> None:
+    chosen = {F.linear: [rules.AtFineMaps(Times(2)), Times(3)]}
+    flat = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)).double()
+    assert factor(flat, chosen) == 3 * 3
+    behind_a_map = nn.Sequential(nn.Flatten(), filled(nn.Linear(16, 2)))
+    table = InputCAV(behind_a_map, rules=chosen).explain_rules(fixed(1, 1, 4, 4))
+    assert not any("AtFineMaps" in row.rule for row in table)
+
+
+@pytest.mark.parametrize("reduction", [0, -8, 0.5, float("nan")])
+def test_a_map_is_not_finer_than_the_input(reduction: float) -> None:
+    with pytest.raises(OptionError, match="expected a number of at least 1"):
+        rules.AtFineMaps(rules.GammaRule(), reduction)
+
+
+@pytest.mark.parametrize("kind", [rules.AtInput, rules.AtFineMaps])
+def test_a_rule_for_a_place_needs_a_rule(kind: type[rules.Rule]) -> None:
+    with pytest.raises(CAVTypeError, match=f"{kind.__name__} takes a rule"):
+        kind(rules.GammaRule)  # type: ignore[call-arg]
 
 
 # The same rule by any key --------------------------------------------------------------------------------------------
