@@ -129,6 +129,18 @@ class Compiled(ContributionAttribution):
         return _Made(recording, run)
 
 
+def as_usual(attribution: Any) -> Any:
+    """An attribution without its recordings."""
+    return attribution._plain() if isinstance(attribution, Compiled) else attribution
+
+
+def rounding_backend(attribution: Any) -> str | None:
+    """What runs the recordings of an attribution, if it rounds in another way than the attribution; else None."""
+    if not isinstance(attribution, Compiled) or attribution._choices.backend == "replay":
+        return None
+    return attribution._choices.backend
+
+
 _OWN = frozenset({"_choices", "_made", "_subject", "_lock"})
 _MISSING: Any = object()
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from captum_cav.attribution.contributions import ContributionAttribution
-from captum_cav.compilation.compiled import Compiled
 from captum_cav.compilation.compiled import compile as recorded
 from captum_cav.errors import CAVError, RecordingError
 
@@ -55,18 +54,6 @@ class Repeated:
                     raise
                 self._refused.add(kind)
         return getattr(self._usual, name)(inputs, target, **options)
-
-
-def as_usual(attribution: Any) -> Any:
-    """An attribution without its recordings."""
-    return attribution._plain() if isinstance(attribution, Compiled) else attribution
-
-
-def rounding_backend(attribution: Any) -> str | None:
-    """What runs the recordings of an attribution, if it rounds in another way than the attribution; else None."""
-    if not isinstance(attribution, Compiled) or attribution._choices.backend == "replay":
-        return None
-    return attribution._choices.backend
 
 
 class Recordings:

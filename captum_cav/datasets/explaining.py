@@ -18,8 +18,8 @@ from captum_cav.attribution import InputCAV, LayerCAV
 from captum_cav.attribution.contributions import ContributionAttribution, noting_outputs
 from captum_cav.attribution.logits import logit_model, probabilities, squashed_by
 from captum_cav.attribution.scores import select_target
-from captum_cav.compilation.compiled import Compiled
-from captum_cav.compilation.repeated import Repeated, as_usual
+from captum_cav.compilation.compiled import Compiled, as_usual
+from captum_cav.compilation.repeated import Repeated
 from captum_cav.errors import CAVTypeError, InputError, OptionError
 from captum_cav.maps import spatial_map
 

@@ -15,7 +15,7 @@ import PIL
 import torch
 
 from captum_cav import checks
-from captum_cav.compilation.repeated import as_usual, rounding_backend
+from captum_cav.compilation.compiled import as_usual, rounding_backend
 from captum_cav.datasets import layout
 from captum_cav.datasets.describing import describe, differences, fingerprint
 from captum_cav.datasets.explaining import Explainer

@@ -13,7 +13,8 @@ from captum_cav.operations.elementwise import evaluated, limited, of_one, passed
 from captum_cav.operations.forms import What, form_of
 from captum_cav.operations.surrogates import with_slopes, written_over
 from captum_cav.operations.table import TABLE
-from captum_cav.propagation.operation import Derivative, Kind, Operation, OperationSpec, Surrogate
+from captum_cav.propagation.kinds import Derivative, Kind
+from captum_cav.propagation.operation import Operation, OperationSpec, Surrogate
 from captum_cav.propagation.traits import Trait
 
 

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from captum_cav.operations.products import product
 from captum_cav.operations.table import TABLE
 from captum_cav.operations.weighing import weighed_by_batch_index, weighed_in_batches, weighed_in_bilinear
-from captum_cav.propagation.operation import Derivative, Kind, Operation, OperationSpec, Surrogate
+from captum_cav.propagation.kinds import Derivative, Kind
+from captum_cav.propagation.operation import Operation, OperationSpec, Surrogate
 from captum_cav.propagation.traits import Trait
 from captum_cav.tensors import tensors_in
 

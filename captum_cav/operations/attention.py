@@ -15,7 +15,8 @@ from captum_cav.operations import guards
 from captum_cav.operations.surrogates import with_backward
 from captum_cav.operations.table import TABLE
 from captum_cav.operations.weighing import weighed_values
-from captum_cav.propagation.operation import Kind, Operation, OperationSpec
+from captum_cav.propagation.kinds import Kind
+from captum_cav.propagation.operation import Operation, OperationSpec
 from captum_cav.propagation.saved_values import SavedValue
 from captum_cav.tensors import size_of_infinity
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from captum_cav.operations import guards
 from captum_cav.operations.structure import KEPT, linear
 from captum_cav.operations.table import TABLE
-from captum_cav.propagation.operation import Derivative, OperationSpec
+from captum_cav.propagation.kinds import Derivative
+from captum_cav.propagation.operation import OperationSpec
 from captum_cav.propagation.traits import Trait
 
 

@@ -12,7 +12,8 @@ import torch
 
 from captum_cav.operations import written_out
 from captum_cav.operations.table import TABLE
-from captum_cav.propagation.operation import Derivative, Operation, OperationSpec
+from captum_cav.propagation.kinds import Derivative
+from captum_cav.propagation.operation import Operation, OperationSpec
 from captum_cav.tensors import map_tensors
 
 

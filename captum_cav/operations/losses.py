@@ -19,7 +19,8 @@ import torch
 from torch.nn import functional as F
 
 from captum_cav.operations.table import TABLE
-from captum_cav.propagation.operation import Derivative, Operation, OperationSpec, Surrogate
+from captum_cav.propagation.kinds import Derivative
+from captum_cav.propagation.operation import Operation, OperationSpec, Surrogate
 from captum_cav.torch_internals import Overload
 
 Optional = torch.Tensor | None

@@ -18,7 +18,8 @@ from captum_cav.operations.affine import AffineView
 from captum_cav.operations.folding import ScaleAndShift, foldable_before, folded
 from captum_cav.operations.surrogates import standardised, with_backward
 from captum_cav.operations.table import TABLE
-from captum_cav.propagation.operation import Derivative, Kind, Operation, OperationSpec
+from captum_cav.propagation.kinds import Derivative, Kind
+from captum_cav.propagation.operation import Operation, OperationSpec
 from captum_cav.propagation.traits import Trait
 
 _ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias")

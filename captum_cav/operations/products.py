@@ -20,7 +20,8 @@ from captum_cav.operations.pooled import note_average
 from captum_cav.operations.surrogates import scaled, with_backward
 from captum_cav.operations.table import TABLE
 from captum_cav.operations.weighing import weighed_by_element, weighed_in_batches
-from captum_cav.propagation.operation import Derivative, Kind, Numbers, Operation, OperationSpec, Surrogate
+from captum_cav.propagation.kinds import Derivative, Kind, Numbers
+from captum_cav.propagation.operation import Operation, OperationSpec, Surrogate
 from captum_cav.propagation.traits import Trait
 from captum_cav.tensors import map_tensors
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from captum_cav.operations.table import TABLE
-from captum_cav.propagation.operation import Derivative, Kind, Operation, OperationSpec, Surrogate
+from captum_cav.propagation.kinds import Derivative, Kind
+from captum_cav.propagation.operation import Operation, OperationSpec, Surrogate
 from captum_cav.propagation.traits import Trait
 
 

@@ -13,7 +13,8 @@ import torch
 from captum_cav.operations import written_activations, written_out
 from captum_cav.operations.pooled import hand_on
 from captum_cav.operations.table import TABLE
-from captum_cav.propagation.operation import Derivative, Operation, OperationSpec
+from captum_cav.propagation.kinds import Derivative
+from captum_cav.propagation.operation import Operation, OperationSpec
 from captum_cav.propagation.traits import Trait
 from captum_cav.tensors import tensors_in
 

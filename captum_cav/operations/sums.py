@@ -9,7 +9,8 @@ from captum_cav.operations.folding import summand_folded
 from captum_cav.operations.gates import shifted
 from captum_cav.operations.pooled import note_average
 from captum_cav.operations.table import TABLE
-from captum_cav.propagation.operation import Derivative, Kind, Numbers, Operation, OperationSpec
+from captum_cav.propagation.kinds import Derivative, Kind, Numbers
+from captum_cav.propagation.operation import Operation, OperationSpec
 from captum_cav.propagation.traits import Trait
 from captum_cav.tensors import tensors_in
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from captum_cav.operations.table import TABLE
-from captum_cav.propagation.operation import Operation, OperationSpec, Role
+from captum_cav.propagation.kinds import Role
+from captum_cav.propagation.operation import Operation, OperationSpec
 
 
 def _no_computation(role: Role) -> OperationSpec:

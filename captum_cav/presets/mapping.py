@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from captum_cav.operations import TABLE
-from captum_cav.propagation.operation import Kind
+from captum_cav.propagation.kinds import Kind
 
 #: Convolutions, and batch norms that are not folded into a convolution.
 CONVOLUTIONS = TABLE.functions(Kind.CONVOLUTION)

@@ -11,7 +11,7 @@ from captum_cav.rules.attention import AttentionRule
 from captum_cav.rules.first_layer import FlatRule, ZBoxRule
 from captum_cav.rules.lrp import AbsoluteEpsilonRule, AlphaBetaRule, ContributionRule, EpsilonRule, GammaRule, ZPlusRule
 from captum_cav.rules.norms import NormRule
-from captum_cav.rules.places import AtFineMaps, AtInput
+from captum_cav.rules.places import AtInput
 from captum_cav.rules.products import ProductRule
 
 

@@ -16,9 +16,10 @@ import torch
 
 from captum_cav.propagation import zeros
 from captum_cav.propagation.constant_shares import ConstantShares
+from captum_cav.propagation.kinds import Derivative
 from captum_cav.propagation.marks import get_mark, let_be_constant, set_mark
 from captum_cav.propagation.module_operation import ModuleCall
-from captum_cav.propagation.operation import Derivative, Operation, Surrogate
+from captum_cav.propagation.operation import Operation, Surrogate
 from captum_cav.propagation.records import Audited
 from captum_cav.propagation.taps import as_carrier
 from captum_cav.propagation.trace import Trace

@@ -18,6 +18,7 @@ from captum_cav.errors import UnsupportedOperationWarning
 from captum_cav.propagation import explanation, quantized_weights, unknown
 from captum_cav.propagation.audit import run_audited
 from captum_cav.propagation.constant_operations import run_on_constants, usable
+from captum_cav.propagation.kinds import Role
 from captum_cav.propagation.marking import (
     Sources,
     follow_memory,
@@ -31,7 +32,7 @@ from captum_cav.propagation.marking import (
 from captum_cav.propagation.marks import Mark, get_mark
 from captum_cav.propagation.module_operation import ModuleCall
 from captum_cav.propagation.module_stack import ModuleStack
-from captum_cav.propagation.operation import Operation, OperationSpec, Role, Surrogate
+from captum_cav.propagation.operation import Operation, OperationSpec, Surrogate
 from captum_cav.propagation.overrides import Rulebook
 from captum_cav.propagation.results import check_result, expected_of, is_users
 from captum_cav.propagation.rule import Rule
@@ -46,7 +47,6 @@ OnUnknown: TypeAlias = Literal["error", "gradient", "note"]
 _DEFAULT = "default"
 # Types of arguments that contain no tensors.
 _PLAIN = frozenset([int, float, bool, str, type(None), torch.dtype, torch.device])
-_USUAL_TYPES = (torch.Tensor,)
 
 
 class Propagation(TorchFunctionMode):
@@ -112,7 +112,7 @@ class Propagation(TorchFunctionMode):
                 return RemovableHandle(OrderedDict())
             if treatment.role is Role.READS_NODE:
                 return separate_node(args[0])
-        if types and types != _USUAL_TYPES:
+        if types and types != (torch.Tensor,):
             if quantized_weights.are_in(args, kwargs):
                 return quantized_weights.run(self, func, args, kwargs)
             plain = partial(plain_with_mark, self._run)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from captum_cav.propagation.kinds import Derivative
 from captum_cav.propagation.module_operation import ModuleCall
-from captum_cav.propagation.operation import Derivative, Operation, Surrogate, describe_rule
+from captum_cav.propagation.operation import Operation, Surrogate, describe_rule
 from captum_cav.propagation.records import RuleLog, RuleRow
 from captum_cav.propagation.rule import Rule
 

@@ -8,8 +8,9 @@ from typing import Any, TypeAlias, cast
 
 import torch
 
+from captum_cav.propagation.kinds import Numbers
 from captum_cav.propagation.marks import Mark, clear_mark, get_mark, refuse_further_use, set_mark
-from captum_cav.propagation.operation import Numbers, Operation
+from captum_cav.propagation.operation import Operation
 from captum_cav.propagation.table import Treatment
 from captum_cav.propagation.taps import all_in_memory, memory_aliases
 from captum_cav.propagation.trace import Trace

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import enum
-import math
 import types
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from captum_cav.propagation.constant_shares import OperationShares
+from captum_cav.propagation.kinds import Derivative, Kind, Numbers, Role
 from captum_cav.propagation.marks import Handoff, get_mark, let_be_constant, set_mark
 from captum_cav.propagation.saved_values import SavedValue
 from captum_cav.propagation.trace import Trace
@@ -34,68 +33,6 @@ class Surrogate(Protocol):
     def __call__(self, operation: Operation, /) -> Any:
         """Return the operation's value as a surrogate."""
         ...
-
-
-class Role(enum.Enum):
-    """What a torch function does."""
-
-    COMPUTES = enum.auto()
-    #: Reads a property of a tensor, such as its shape.
-    ASKS = enum.auto()
-    #: Lets a tensor require grad.
-    ASKS_FOR_GRADIENT = enum.auto()
-    #: Sets an attribute of a tensor.
-    SETS_ATTRIBUTE = enum.auto()
-    #: Registers a hook on a tensor's gradient.
-    REGISTERS_HOOK = enum.auto()
-    #: Reads the place of a tensor in the graph of autograd, where hooks can be registered too.
-    READS_NODE = enum.auto()
-    #: Takes derivatives.
-    DIFFERENTIATES = enum.auto()
-
-
-class Kind(enum.Flag):
-    """Kinds of operations. Rules and presets choose operations by their kind."""
-
-    NONE = 0
-    #: A convolution, or a batch norm, which is a convolution of width 1.
-    CONVOLUTION = enum.auto()
-    #: A linear layer, or a product with a weight in any other form.
-    DENSE = enum.auto()
-    #: An activation between two layers.
-    ACTIVATION = enum.auto()
-    #: A normalisation.
-    NORM = enum.auto()
-    #: A choice among values: max pooling, sort, top-k.
-    SELECTION = enum.auto()
-    #: Max pooling over windows.
-    MAX_POOLING = enum.auto()
-    #: A product of two tensors.
-    PRODUCT = enum.auto()
-    #: A sum or difference of two tensors.
-    SUM = enum.auto()
-    #: A softmax, or the attention that is made of a softmax.
-    ATTENTION = enum.auto()
-
-
-class Derivative(enum.Enum):
-    """When the default rule passes the operation's derivative on, so that contributions are gradient x activation."""
-
-    NEVER = enum.auto()
-    ALWAYS = enum.auto()
-    #: Only if a single tensor depends on the inputs.
-    OF_ONE_TENSOR = enum.auto()
-
-
-class Numbers(enum.Enum):
-    """What plain numbers among the arguments mean."""
-
-    #: A number is a setting, such as a dimension or a size.
-    SETTINGS = enum.auto()
-    #: A number among the first two arguments is a constant, like a constant tensor.
-    OPERANDS = enum.auto()
-    #: Every number is a constant, like a constant tensor.
-    VALUES = enum.auto()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -420,15 +357,9 @@ class Operation:
 
     @property
     def reduction(self) -> float | None:
-        """How many times smaller than the network's input the operation's map is, in the mean over its directions.
-
-        The operation's map is the finest one that it takes. None if no input has a map of as many directions.
-        """
-        finest = max((tensor.shape[2:] for tensor in self.sources), key=math.prod, default=())
-        inputs = [size for size in self._engine.trace.input_sizes if len(size) == len(finest) > 0]
-        if not inputs or not math.prod(finest):
-            return None
-        return float((max(map(math.prod, inputs)) / math.prod(finest)) ** (1 / len(finest)))
+        """How many times smaller than the network's input the finest map is that the operation takes; None for none."""
+        reductions = (self._engine.trace.reduction_of(tensor) for tensor in self.sources)
+        return min((reduction for reduction in reductions if reduction is not None), default=None)
 
     def _has_trait(self, tensor: torch.Tensor, trait: int) -> bool:
         mark = get_mark(tensor, self._engine.trace.run)

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional as F
 
-from captum_cav.propagation.operation import UNKNOWN, Kind, Operation, OperationSpec, Role
+from captum_cav.propagation.kinds import Kind, Role
+from captum_cav.propagation.operation import UNKNOWN, Operation, OperationSpec
 from captum_cav.propagation.traits import Trait
 from captum_cav.torch_internals import TORCH_MODULES, Overload, overload_name
 
@@ -29,7 +30,7 @@ class Treatment(NamedTuple):
         switch: position of its ``inplace`` argument. None if it has no such argument.
         spec: its row.
         role: what the function does.
-        computes: whether the function computes (see :class:`captum_cav.propagation.operation.Role`).
+        computes: whether the function computes (see :class:`captum_cav.propagation.kinds.Role`).
         guard: refuses the operation in training mode, or None.
         is_simple: whether the traits of the output depend only on the traits of the inputs.
         is_as_is: whether the function is its own surrogate, and simple.

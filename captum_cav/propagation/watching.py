@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from captum_cav.propagation.dispatch import Propagation
+from captum_cav.propagation.kinds import Role
 from captum_cav.propagation.marking import Sources
 from captum_cav.propagation.marks import get_mark
-from captum_cav.propagation.operation import Operation, Role, Surrogate
+from captum_cav.propagation.operation import Operation, Surrogate
 from captum_cav.propagation.overrides import Rulebook
 from captum_cav.propagation.reentrancy import current, running
 from captum_cav.propagation.table import OperationTable

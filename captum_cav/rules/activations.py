@@ -13,8 +13,9 @@ from captum_cav.operations.pooled import Poolable
 from captum_cav.operations.surrogates import in_place_with_backward, with_backward
 from captum_cav.propagation import zeros
 from captum_cav.propagation.constant_shares import OperationShares
+from captum_cav.propagation.kinds import Kind
 from captum_cav.propagation.marks import Handoff
-from captum_cav.propagation.operation import Kind, Operation
+from captum_cav.propagation.operation import Operation
 from captum_cav.propagation.rule import Rule
 from captum_cav.propagation.saved_values import SavedValue
 

@@ -11,7 +11,8 @@ from captum_cav.errors import OptionError
 from captum_cav.operations import TABLE
 from captum_cav.operations.attention import attention_scores, weights_of, with_derivative_of_softmax
 from captum_cav.operations.surrogates import scaled
-from captum_cav.propagation.operation import Kind, Operation
+from captum_cav.propagation.kinds import Kind
+from captum_cav.propagation.operation import Operation
 from captum_cav.propagation.rule import Rule
 
 

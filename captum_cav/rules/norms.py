@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Literal
 
 from captum_cav.errors import OptionError
 from captum_cav.operations import TABLE
-from captum_cav.propagation.operation import Kind, Operation
+from captum_cav.propagation.kinds import Kind
+from captum_cav.propagation.operation import Operation
 from captum_cav.propagation.rule import Rule
 from captum_cav.rules.activations import PassThroughRule
 

@@ -12,7 +12,8 @@ from captum_cav.errors import OptionError
 from captum_cav.operations import TABLE
 from captum_cav.operations.surrogates import with_slopes
 from captum_cav.propagation import zeros
-from captum_cav.propagation.operation import Kind, Operation
+from captum_cav.propagation.kinds import Kind
+from captum_cav.propagation.operation import Operation
 from captum_cav.propagation.rule import Rule
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.nn import functional as F
 
 from benchmarks import causes
 from benchmarks.cache import Cache, hash_of_sources, hash_of_tensors
@@ -86,12 +88,12 @@ def test_hashes_tell_networks_and_sources_apart() -> None:
     assert len(hash_of_sources()) == 64
 
 
-def net() -> nn.Sequential:
+def net(strides: Sequence[int] = (1, 1, 1, 1), width: int = 4) -> nn.Sequential:
     torch.manual_seed(0)
     body = []
-    for width in (3, 4, 4, 4):
-        body += [nn.Conv2d(width, 4, 3, padding=1), nn.ReLU()]
-    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval().requires_grad_(False)
+    for inputs, stride in zip((3, *[width] * len(strides)), strides, strict=False):
+        body += [nn.Conv2d(inputs, width, 3, stride, padding=1), nn.ReLU()]
+    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 5)).eval().requires_grad_(False)
 
 
 def rules_of(candidate: str, model: nn.Module) -> dict[Any, Any]:
@@ -117,19 +119,27 @@ def test_the_rules_of_candidates() -> None:
     assert {type(rule) for rule in kept} == {rules.GammaRule, rules.ContributionRule}
     with pytest.raises(ValueError, match=r"has the parts \['eps'\]"):
         rules_of("eps=1", model)
-    x = torch.rand(1, 3, 8, 8)
+    fine = rules_of("absolute=0.3+fine=4", model)[F.conv2d]
+    assert fine == [
+        rules.AtInput(rules.FlatRule()),
+        rules.AtFineMaps(rules.GammaRule(1.0), 4),
+        rules.AbsoluteEpsilonRule(0.3),
+    ]
+
+
+def test_no_two_candidates_are_the_same() -> None:
+    # Several convolutions for each reduction of the map, so that all parts of a candidate matter.
+    model, x = net([1, 2, 2, 1, 2, 1, 1, 2, 1, 2, 1, 1, 1], width=16), torch.rand(1, 3, 64, 64)
     candidates = [name for name in SEARCH if "=" in name]
     scores = [method_of(name, model).options["score"] for name in candidates]
     assert {name for name, score in zip(candidates, scores, strict=True) if score == "log_odds"} == {
         "gamma=1+odds=1",
         "absolute=0.1+share=1+odds=1",
     }
-    maps = [LayerCAV(model, "1", **method_of(name, model).options).attribute(x, 1) for name in candidates]
-    # The map is behind the first layer. Of four convolutions, three quarters are all but the first.
-    same = ("absolute=0.3+share=1",)
+    maps = [InputCAV(model, **method_of(name, model).options).attribute(x, 1) for name in candidates]
     for number, found in enumerate(maps):
         assert bool(found.isfinite().all())
-        assert any(torch.equal(found, other) for other in maps[:number]) == (candidates[number] in same)
+        assert not any(torch.equal(found, other) for other in maps[:number]), candidates[number]
 
 
 @pytest.mark.parametrize(("candidate", "preset"), [

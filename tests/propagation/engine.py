@@ -10,8 +10,9 @@ import torch
 from captum_cav.propagation.dispatch import OnUnknown, Propagation
 from captum_cav.propagation.forward import Forward, Request, run
 from captum_cav.propagation.hooks import Site
+from captum_cav.propagation.kinds import Derivative, Numbers
 from captum_cav.propagation.marks import get_mark
-from captum_cav.propagation.operation import Derivative, Numbers, Operation, OperationSpec
+from captum_cav.propagation.operation import Operation, OperationSpec
 from captum_cav.propagation.overrides import Rulebook, Translator
 from captum_cav.propagation.table import OperationTable
 from captum_cav.propagation.trace import Trace

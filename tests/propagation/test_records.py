@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from captum_cav.propagation import explanation
+from captum_cav.propagation.kinds import Derivative
 from captum_cav.propagation.module_operation import ModuleCall
-from captum_cav.propagation.operation import Derivative, Operation, OperationSpec
+from captum_cav.propagation.operation import Operation, OperationSpec
 from captum_cav.propagation.records import RuleLog, RuleRow, RuleTable
 from captum_cav.propagation.rule import Rule
 from captum_cav.propagation.trace import Trace

@@ -11,7 +11,8 @@ import torch
 from torch.nn import functional as F
 
 from captum_cav.operations import TABLE
-from captum_cav.propagation.operation import UNKNOWN, Kind, Operation, OperationSpec, Role
+from captum_cav.propagation.kinds import Kind, Role
+from captum_cav.propagation.operation import UNKNOWN, Operation, OperationSpec
 from captum_cav.propagation.table import OperationTable
 from captum_cav.propagation.traits import Trait
 from tests.support.ids import without_address
