@@ -1,7 +1,7 @@
 """Rules to search among: few parameters, each with a reason.
 
 The name of a candidate says what it is: parts joined by "+", each ``NAME=NUMBER``. ``pinpoint`` is "gamma=1", and
-``absolute_epsilon_flat`` is "absolute=0.1+share=1".
+``absolute_epsilon_flat`` is "absolute=0.1+fine=8".
 
 - ``gamma=1``: the gamma rule in convolutions, as ``pinpoint`` has it.
 - ``absolute=0.3``: an absolute epsilon in the deep half of the convolutions instead, see

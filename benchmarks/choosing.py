@@ -8,9 +8,13 @@ on the *other* networks, and what counts is how it does on the "report" photogra
 Best is the highest mean of the three agreements with the effects (own class, absent classes, interaction), over all
 depths below the last activation and over networks. All candidates are shown, also those that failed.
 
+Cells of 4 x 4 are too coarse to show whether a map is right at the pixels. So candidates whose maps do not point at the
+right photograph of a grid (``benchmarks.localization``) are named with ``--excluded``: shown, but never chosen.
+
     python -m benchmarks.causes --cache FOLDER --methods search --split choose --json CHOOSE.json
     python -m benchmarks.causes --cache FOLDER --methods search --split report --json REPORT.json
-    python -m benchmarks.choosing CHOOSE.json REPORT.json [--json FILE]
+    python -m benchmarks.choosing CHOOSE.json REPORT.json [--excluded CANDIDATE ...]
+        [--json FILE]
 """
 
 from __future__ import annotations
@@ -76,12 +80,15 @@ def whole_search(networks: Mapping[str, Any]) -> dict[str, dict[str, list[float]
     }
 
 
-def left_out(choose: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def left_out(
+    choose: Mapping[str, Any], report: Mapping[str, Any], excluded: Sequence[str] = ()
+) -> dict[str, dict[str, Any]]:
     """For each network: what is best on the others, and how that does on the network itself.
 
     Args:
         choose: what was measured to choose on.
         report: what was measured to report, at least of the candidates that are chosen.
+        excluded: candidates that are not chosen.
 
     Returns:
         Of each network the candidate, the number of photographs, and of each agreement the mean difference to
@@ -91,9 +98,10 @@ def left_out(choose: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, 
         SystemExit: if the chosen candidate is not in the report.
     """
     found = {}
+    candidates = [candidate for candidate in SEARCH if candidate not in excluded]
     for name, network in report.items():
         others = [other for other in choose if other != name]
-        best = max(SEARCH, key=lambda candidate: advantage(choose, others, candidate))
+        best = max(candidates, key=lambda candidate: advantage(choose, others, candidate))
         if best not in network["tables"][MEASURES[0]]:
             raise SystemExit(f"{best} is chosen for {name}; measure {best!r} on the photographs to report, too")
         values = [differences(network, name, best, title) for title in MEASURES]
@@ -112,6 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("choose", type=Path, help="what benchmarks.causes --split choose wrote")
     parser.add_argument("report", type=Path, help="what benchmarks.causes --split report wrote")
+    parser.add_argument("--excluded", nargs="+", default=[], choices=SEARCH, metavar="CANDIDATE", help="never chosen")
     parser.add_argument("--json", type=Path, help="a file for the numbers")
     options = parser.parse_args()
     files = {name: json.loads(getattr(options, name).read_text()) for name in ("choose", "report")}
@@ -123,7 +132,8 @@ def main() -> None:
         "measures": MEASURES,
         "photographs": {name: len(one["photographs"]) for name, one in choose.items()},
         "search": whole_search(choose),
-        "left out": left_out(choose, report),
+        "excluded": options.excluded,
+        "left out": left_out(choose, report, options.excluded),
     }
     print("\n".join(of_search(found)))
     if options.json:

@@ -132,6 +132,8 @@ def of_search(found: dict[str, Any]) -> list[str]:
     for name, row in found["left out"].items():
         cells = [f"{mean:+.3f} ± {error:.3f}" for mean, error in row["differences"]]
         lines.append(f"| {_NETWORKS[name]} | {row['chosen']} | {' | '.join(cells)} | {row['photographs']} |")
+    if found["excluded"]:
+        lines += ["", f"Never chosen, because these maps point badly: {', '.join(found['excluded'])}."]
     return lines
 
 

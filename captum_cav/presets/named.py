@@ -11,7 +11,7 @@ from captum_cav.rules.attention import AttentionRule
 from captum_cav.rules.first_layer import FlatRule, ZBoxRule
 from captum_cav.rules.lrp import AbsoluteEpsilonRule, AlphaBetaRule, ContributionRule, EpsilonRule, GammaRule, ZPlusRule
 from captum_cav.rules.norms import NormRule
-from captum_cav.rules.places import AtInput
+from captum_cav.rules.places import AtFineMaps, AtInput
 from captum_cav.rules.products import ProductRule
 
 
@@ -294,7 +294,7 @@ def pinpoint(gamma: float = 1.0) -> Preset:
     )
 
 
-def absolute_epsilon_flat(epsilon: float = 0.1) -> Preset:
+def absolute_epsilon_flat(epsilon: float = 0.1, gamma: float = 1.0) -> Preset:
     """Maps that agree with what the network does, for convolutional networks.
 
     Outputs whose summands cancel each other pass on large contributions of opposite signs under the paper's rules. This
@@ -302,6 +302,8 @@ def absolute_epsilon_flat(epsilon: float = 0.1) -> Preset:
     as a share of constants.
 
     - Convolutions have LRP-epsilon with an absolute epsilon. A batch norm right behind a convolution is folded in.
+    - Early convolutions, up to an eighth of the resolution of the picture, have the gamma rule. There an absolute
+      epsilon would scatter small parts of both signs over the whole picture.
     - The first layer spreads each contribution evenly over the pixels that it sees (flat rule).
     - The activation before a global average pooling has one slope for each channel, as with :func:`pinpoint`.
     - The classifier keeps the paper's rules, so that classes stay apart.
@@ -311,29 +313,30 @@ def absolute_epsilon_flat(epsilon: float = 0.1) -> Preset:
     Contributions get small from layer to layer, so compare places and classes, and not sums. In networks with many
     layers in a row they may be too small for float16; use float32 or bfloat16.
 
-    At the pixels themselves small positive and negative parts scatter over the whole picture. For single pixels take
-    :func:`pinpoint`.
-
     The preset was chosen by what the parts of photographs measurably do to the scores
-    (:func:`captum_cav.metrics.causal_effects`), see ``python -m benchmarks.causes`` and
-    ``python -m benchmarks.choosing``.
+    (:func:`captum_cav.metrics.causal_effects`), and by whether maps point at the right one of several photographs. See
+    ``python -m benchmarks.causes``, ``python -m benchmarks.choosing`` and ``python -m benchmarks.localization``.
 
     Args:
         epsilon: see :class:`captum_cav.rules.AbsoluteEpsilonRule`.
+        gamma: see :class:`captum_cav.rules.GammaRule`.
 
     Raises:
-        OptionError: for an epsilon that the rule does not allow.
+        OptionError: for an epsilon or a gamma that the rules do not allow.
 
     Example::
 
         >>> from torch.nn import functional as F
         >>> from captum_cav import presets
-        >>> presets.absolute_epsilon_flat()[F.conv2d]
-        [AtInput(rule=FlatRule()), AbsoluteEpsilonRule(epsilon=0.1)]
+        >>> for rule in presets.absolute_epsilon_flat()[F.conv2d]:
+        ...     print(rule)
+        AtInput(rule=FlatRule())
+        AtFineMaps(rule=GammaRule(gamma=1.0))
+        AbsoluteEpsilonRule(epsilon=0.1)
     """
     return Preset(
         "absolute_epsilon_flat",
-        (CONVOLUTIONS, [AtInput(FlatRule()), AbsoluteEpsilonRule(epsilon)]),
+        (CONVOLUTIONS, [AtInput(FlatRule()), AtFineMaps(GammaRule(gamma)), AbsoluteEpsilonRule(epsilon)]),
         (DENSE, ContributionRule()),
         (ACTIVATIONS, MeanSlopeRule()),
     )

@@ -144,7 +144,7 @@ def test_no_two_candidates_are_the_same() -> None:
 
 @pytest.mark.parametrize(("candidate", "preset"), [
     ("gamma=1", "pinpoint"),
-    ("absolute=0.1+share=1", "absolute_epsilon_flat"),
+    ("absolute=0.1+fine=8", "absolute_epsilon_flat"),
 ])  # fmt: skip
 def test_some_candidates_are_presets(candidate: str, preset: str) -> None:
     model, x = net(), torch.rand(1, 3, 8, 8)

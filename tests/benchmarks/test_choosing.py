@@ -48,6 +48,8 @@ def test_each_network_gets_what_is_best_on_the_others() -> None:
     assert [found[name]["chosen"] for name in NAMES] == ["absolute=1", "gamma=4", "gamma=4"]
     assert [found[name]["differences"][0] for name in NAMES] == [[-0.05, 0.0], [-0.2, 0.0], [0.0, 0.0]]
     assert {row["photographs"] for row in found.values()} == {2}
+    without = choosing.left_out(choose, report, excluded=["gamma=4"])
+    assert {row["chosen"] for row in without.values()} == {"absolute=1"}
     del report[NAMES[0]]["tables"][choosing.MEASURES[0]]["absolute=1"]
     with pytest.raises(SystemExit, match=f"absolute=1 is chosen for {NAMES[0]}; measure 'absolute=1'"):
         choosing.left_out(choose, report)
@@ -66,19 +68,23 @@ def test_the_tables_of_a_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     better = {name: {"absolute=1": 0.1} for name in NAMES}
+    better |= {NAMES[0]: {"absolute=1": 0.1, "gamma=4": 0.9}}
     for name in ("choose", "report"):
         text = json.dumps({"networks": measured(better), "command": f"to {name}", "seed": 2})
         (tmp_path / f"{name}.json").write_text(text)
     files = [str(tmp_path / f"{name}.json") for name in ("choose", "report", "found")]
-    monkeypatch.setattr("sys.argv", ["choosing", *files[:2], "--json", files[2]])
+    monkeypatch.setattr(
+        "sys.argv", ["choosing", *files[:2], "--excluded", "absolute=0.3", "gamma=4", "--json", files[2]]
+    )
     choosing.main()
     lines = capsys.readouterr().out.splitlines()
     assert (
         lines[0]
         == "| own; absent; interaction | SqueezeNet 1.1, 2 | EfficientNet-Lite0, 2 | EfficientNet-Lite1, 2 | mean |"
     )
-    assert lines[2] == f"| absolute=1 | {' | '.join(['+0.10; +0.10; +0.10'] * 3)} | +0.100 |"
-    assert lines[-1] == f"| EfficientNet-Lite1 | absolute=1 | {' | '.join(['+0.100 ± 0.000'] * 3)} | 2 |"
+    assert lines[3] == f"| absolute=1 | {' | '.join(['+0.10; +0.10; +0.10'] * 3)} | +0.100 |"
+    assert lines[-2:] == ["", "Never chosen, because these maps point badly: absolute=0.3, gamma=4."]
+    assert lines[-3] == f"| EfficientNet-Lite1 | absolute=1 | {' | '.join(['+0.100 ± 0.000'] * 3)} | 2 |"
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["measured by"] == ["to choose", "to report"]
     assert "\n".join(tables.of_search(found)) == "\n".join(lines)
