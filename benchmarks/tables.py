@@ -98,17 +98,25 @@ def made(name: str) -> str:
 
 def of_sentences(report: dict[str, Any]) -> list[str]:
     """The results of :mod:`benchmarks.sentences` as a table, the best gap first."""
-    found = report["results"]
-    heads = [f"{name}, {way}" for way in found for name in ("gap ↑", "deletion ↓", "insertion ↑")]
-    lines = [f"| method | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+    found, seconds = report["results"], report["seconds"]
+    names = {"gap": "gap ↑", "deletion": "deletion ↓", "insertion": "insertion ↑", "effects": "effects ↑"}
+    heads = [f"{shown}, {way}" for way in found for shown in names.values()]
+    lines = [f"| method | {' | '.join(heads)} | ms |", "|---" * (2 + len(heads)) + "|"]
     methods = list(found["mask"]["gap"])
     rows: dict[str, list[str]] = {}
     for method in sorted(methods, key=lambda method: -sum(found[way]["gap"][method]["mean"] for way in found)):
-        cells = [found[way][name][method]["mean"] for way in found for name in ("gap", "deletion", "insertion")]
+        cells = [found[way][name][method]["mean"] for way in found for name in names]
         rows.setdefault(" | ".join(f"{cell:.3f}" for cell in cells), []).append(method)
-    lines += [f"| {', '.join(names)} | {shown} |" for shown, names in rows.items()]
-    errors = [found[way]["gap"][method]["error"] for way in found for method in methods]
-    return [*lines, "", f"{report['sentences']} sentences; standard errors of the gaps up to {max(errors):.3f}."]
+    for shown, same in rows.items():
+        times = [1000 * seconds[method]["mean"] for method in same]
+        span = dict.fromkeys(f"{time:.0f}" for time in (min(times), max(times)))
+        lines.append(f"| {', '.join(same)} | {shown} | {' to '.join(span)} |")
+    ceilings = [found[way]["effects"]["effects"]["mean"] for way in found]
+    empty = [f"- | - | - | {ceiling:.3f}" for ceiling in ceilings]
+    lines.append(f"| the most that noise leaves | {' | '.join(empty)} | - |")
+    errors = [found[way][name][method]["error"] for way in found for name in ("gap", "effects") for method in methods]
+    counted = f"{report['sentences']} sentences; standard errors of gaps and of effects up to {max(errors):.3f}."
+    return [*lines, "", counted]
 
 
 def of_search(found: dict[str, Any]) -> list[str]:
