@@ -13,6 +13,7 @@ import torch
 from captum_cav.propagation.constant_shares import OperationShares
 from captum_cav.propagation.kinds import Derivative, Kind, Numbers, Role
 from captum_cav.propagation.marks import Handoff, get_mark, let_be_constant, set_mark
+from captum_cav.propagation.reductions import reduction_of
 from captum_cav.propagation.saved_values import SavedValue
 from captum_cav.propagation.trace import Trace
 from captum_cav.propagation.traits import Trait
@@ -357,9 +358,13 @@ class Operation:
 
     @property
     def reduction(self) -> float | None:
-        """How many times smaller than the network's input the finest map is that the operation takes; None for none."""
-        reductions = (self._engine.trace.reduction_of(tensor) for tensor in self.sources)
-        return min((reduction for reduction in reductions if reduction is not None), default=None)
+        """How many times smaller than the network's input the map is that the operation takes; None for no map.
+
+        Products with a weight and attention take rows of features, which are no maps.
+        """
+        if self.spec.kind & (Kind.DENSE | Kind.ATTENTION):
+            return None
+        return reduction_of(self.name, self.sources, self._engine.trace.input_sizes)
 
     def _has_trait(self, tensor: torch.Tensor, trait: int) -> bool:
         mark = get_mark(tensor, self._engine.trace.run)

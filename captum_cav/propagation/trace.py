@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -71,17 +70,6 @@ class Trace:
         """Note that a tensor is an input of the model."""
         self.input_sizes.append(tensor.shape[2:])
         set_mark(tensor, Mark(self.run, 0, _BEFORE_FIRST_LAYER))
-
-    def reduction_of(self, tensor: torch.Tensor) -> float | None:
-        """How many times smaller than the largest input a map is, in the mean over its directions.
-
-        None for a tensor without a map, or if no input has a map of as many directions.
-        """
-        size = tensor.shape[2:]
-        inputs = [math.prod(other) for other in self.input_sizes if len(other) == len(size)]
-        if not inputs or not size.numel() or not size:
-            return None
-        return float((max(inputs) / size.numel()) ** (1 / len(size)))
 
     def descent(self, tensors: list[torch.Tensor], without: frozenset[int]) -> int:
         """The tapped layers before some tensors, as a bit set.

@@ -196,13 +196,41 @@ def test_the_largest_of_several_inputs_counts() -> None:
         assert found == [True, False, False]
 
 
+@pytest.mark.parametrize(
+    "rewritten",
+    [
+        lambda x, weight: F.conv3d(x[:, :, None], weight[:, :, None], stride=2, padding=(0, 1, 1))[:, :, 0],
+        lambda x, weight: torch.stack([F.conv2d(one, weight, stride=2, padding=1) for one in x]),
+    ],
+    ids=["in three directions", "sample by sample"],
+)
+def test_how_a_convolution_is_written_does_not_matter(rewritten: Callable[..., torch.Tensor]) -> None:
+    weight = fixed(2, 2, 3, 3)
+
+    def plain(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(x, weight, stride=2, padding=1)
+
+    def found(convolution: Callable[..., torch.Tensor]) -> torch.Tensor:
+        def net(x: torch.Tensor) -> torch.Tensor:
+            for _ in range(3):
+                x = torch.tanh(convolution(x, weight))
+            return x.flatten(1)
+
+        given = [rules.AtFineMaps(rules.GammaRule(), 2), rules.EpsilonRule(0.5)]
+        chosen = {key: given for key in (F.conv2d, F.conv3d)}  # noqa: C420 - all get the same list
+        return InputCAV(net, rules=chosen).attribute(fixed(2, 2, 16, 16), 0)
+
+    assert_near(found(rewritten), found(plain))
+
+
 def test_what_is_no_map_is_not_fine() -> None:
     chosen = {F.linear: [rules.AtFineMaps(Times(2)), Times(3)]}
     flat = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)).double()
     assert factor(flat, chosen) == 3 * 3
-    behind_a_map = nn.Sequential(nn.Flatten(), filled(nn.Linear(16, 2)))
-    table = InputCAV(behind_a_map, rules=chosen).explain_rules(fixed(1, 1, 4, 4))
-    assert not any("AtFineMaps" in row.rule for row in table)
+    for behind, width in ((nn.Flatten(1), 16), (nn.Flatten(2), 16), (nn.Identity(), 4)):
+        rows = nn.Sequential(behind, filled(nn.Linear(width, 2)), nn.Flatten())
+        table = InputCAV(rows, rules=chosen).explain_rules(fixed(1, 1, 4, 4))
+        assert not any("AtFineMaps" in row.rule for row in table)
 
 
 @pytest.mark.parametrize("reduction", [0, -8, 0.5, float("nan")])
