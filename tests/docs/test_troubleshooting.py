@@ -41,7 +41,7 @@ SELF_EXPLANATORY = (
     # Rules: what one is for, or what it leaves undefined.
     "does not say how to share: define shares",
     "does not say how to pass contributions on: define __call__",
-    "AtInput takes a rule",
+    "... takes a rule, as ...(rules.FlatRule())",
     "has a row in the table of operations already",
     "is for elementwise products; ... is not one",
     "is not a torch function; give the rule for its module's type instead",
