@@ -9,7 +9,7 @@ from torch import nn
 
 from captum_cav.errors import OptionError
 from captum_cav.presets.mapping import Preset
-from captum_cav.presets.named import absolute_epsilon_flat, paper
+from captum_cav.presets.named import absolute_epsilon_flat, gamma, paper
 
 #: The name that stands for the recommended preset.
 AUTO = "auto"
@@ -33,13 +33,16 @@ _LAYERS = (
 def auto(model: Callable[..., Any]) -> Preset:
     """The preset that the benchmarks recommend for the kind of network at hand. Its printed form says which, and why.
 
-    - A network with at least two 2-D convolutions has :func:`absolute_epsilon_flat`.
+    - A network with at least two 2-D convolutions and with norms has :func:`absolute_epsilon_flat`.
+    - Such a network without norms has :func:`gamma`. There most pre-activations are below 0, wherever the class is, and
+      the mean slopes of :func:`absolute_epsilon_flat` may turn a map round.
     - A transformer, a recurrent network and any other network has :func:`paper`, the rules of the paper.
 
     The modules of the model tell the kind: torch's own, and their subclasses. A network that has convolutions and
-    also attention, layer norms or recurrent layers counts as a transformer, because no such network was measured.
+    also attention, layer norms or recurrent layers counts as a transformer, because no such network was measured. A
+    norm is a module whose class, or a class that it is derived from, is called so.
 
-    The recommendation rests on five networks for photographs and on one encoder of sentences:
+    The recommendation rests on six networks for photographs and on one encoder of sentences:
     ``python -m benchmarks.causes`` and ``python -m benchmarks.sentences``.
 
     Args:
@@ -61,7 +64,7 @@ def auto(model: Callable[..., Any]) -> Preset:
     """
     name, reason = recommended(model)
     chosen = Preset(f"{AUTO}: {name}", title=f"{AUTO}: {name}, as the model has {reason}")
-    chosen.update({preset.__name__: preset for preset in (paper, absolute_epsilon_flat)}[name]())
+    chosen.update({preset.__name__: preset for preset in (paper, gamma, absolute_epsilon_flat)}[name]())
     return chosen
 
 
@@ -91,7 +94,7 @@ def recommended(model: Callable[..., Any]) -> tuple[str, str]:
     convolutions = sum(isinstance(module, nn.Conv2d) for module in modules)
     if convolutions < 2:
         return paper.__name__, "fewer than two 2-D convolutions"
-    return (
-        absolute_epsilon_flat.__name__,
-        f"{convolutions} 2-D convolutions, and no attention, layer norm or recurrent layer",
-    )
+    found = f"{convolutions} 2-D convolutions, and no attention,"
+    if any("norm" in kind.__name__.lower() for module in modules for kind in type(module).__mro__):
+        return absolute_epsilon_flat.__name__, f"{found} layer norm or recurrent layer"
+    return gamma.__name__, f"{found} norm or recurrent layer"

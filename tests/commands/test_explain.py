@@ -238,12 +238,12 @@ def test_rules_that_tell_no_amounts_print_no_account(folder: Path, capsys: pytes
 
 
 def test_the_recommended_rules_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert explain("pictures/dog.png", "--rules", "absolute_epsilon_flat") == 0
+    assert explain("pictures/dog.png", "--rules", "gamma") == 0
     expected = capsys.readouterr()
     assert explain("pictures/dog.png", "--rules", "auto", "--force") == 0
     printed = capsys.readouterr()
     assert printed.out == expected.out
-    assert "captum-cav: auto: absolute_epsilon_flat, as the model has 2 2-D convolutions" in printed.err
+    assert "captum-cav: auto: gamma, as the model has 2 2-D convolutions" in printed.err
     assert "auto" not in expected.err
 
 

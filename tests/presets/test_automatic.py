@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.ops import FrozenBatchNorm2d
 
 from captum_cav import InputCAV, LayerCAV, presets, zoo
 from captum_cav.errors import OptionError
@@ -15,9 +17,11 @@ from captum_cav.explanation import explain
 
 #: What is recommended for convolutional networks.
 CONVOLUTIONAL = "absolute_epsilon_flat"
+#: What is recommended for convolutional networks without norms.
+PLAIN = "gamma"
 
 
-def convolutional(norm: type[nn.Module] | None) -> nn.Sequential:
+def convolutional(norm: Callable[[int], nn.Module] | None) -> nn.Sequential:
     torch.manual_seed(0)
     norms = [[] if norm is None else [norm(4)] for _ in range(2)]
     return nn.Sequential(
@@ -51,7 +55,15 @@ class Rescaled(nn.BatchNorm2d):
 
 
 KINDS = {
-    "convolutions": (lambda: convolutional(None), CONVOLUTIONAL, "2 2-D convolutions"),
+    "convolutions": (
+        lambda: convolutional(None), PLAIN, "2 2-D convolutions, and no attention, norm or recurrent layer"
+    ),
+    "convolutions with group norm": (
+        lambda: convolutional(lambda width: nn.GroupNorm(2, width)), CONVOLUTIONAL, "2 2-D convolutions"
+    ),
+    "convolutions with frozen batch norm": (
+        lambda: convolutional(FrozenBatchNorm2d), CONVOLUTIONAL, "2 2-D convolutions"
+    ),
     "convolutions with batch norm": (lambda: convolutional(nn.BatchNorm2d), CONVOLUTIONAL, "2 2-D convolutions"),
     "convolutions with a batch norm of another class": (
         lambda: convolutional(Rescaled), CONVOLUTIONAL, "2 2-D convolutions"
@@ -89,7 +101,7 @@ def test_a_recurrent_network_has_the_rules_of_the_paper() -> None:
 
 
 def test_the_choice_is_printed() -> None:
-    model = convolutional(None)
+    model = convolutional(nn.BatchNorm2d)
     cav = LayerCAV(model, "1", rules="auto")
     title = (
         f"auto: {CONVOLUTIONAL}, as the model has 2 2-D convolutions, and no attention, layer norm or recurrent layer"
@@ -107,7 +119,7 @@ def test_the_choice_is_printed() -> None:
 
 
 def test_a_changed_copy_names_no_choice_and_its_keys_win() -> None:
-    changed = presets.auto(convolutional(None)) | {F.conv2d: presets.gamma()[F.conv2d]}
+    changed = presets.auto(convolutional(nn.BatchNorm2d)) | {F.conv2d: presets.gamma()[F.conv2d]}
     assert changed[F.conv2d] == presets.gamma()[F.conv2d]
     assert repr(changed).startswith(f"preset auto: {CONVOLUTIONAL}, changed\n")
 
@@ -128,7 +140,8 @@ def test_a_name_that_is_nearly_auto_is_suggested(name: str) -> None:
 
 
 def test_an_explanation_has_the_name_of_the_chosen_preset() -> None:
-    network = zoo.Network("small", convolutional(None), from_picture, lambda picture: picture, ("one", "two", "three"))
+    model = convolutional(nn.BatchNorm2d)
+    network = zoo.Network("small", model, from_picture, lambda picture: picture, ("one", "two", "three"))
     picture = zoo.demo_picture().resize((16, 16))
     found, expected = (explain(network, picture, [1], ["1"], rules=rules) for rules in ("auto", CONVOLUTIONAL))
     assert found.rules == CONVOLUTIONAL
