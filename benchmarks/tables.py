@@ -187,10 +187,11 @@ def of_compiled(rows: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     refused = []
     for row, cells in rows.items():
-        network, batch, _ = row.split("/")
+        network, batch, kind = row.split("/")
+        asked = f"{network}, {batch}" if kind == "layers" else f"{network}, {batch}, {kind}"
         shown = [_ratio(cells.get(name, {}), quartiles=True) for name in columns]
         count = " / ".join(str(cells.get(name, {}).get("operations") or "-") for name in counted)
-        lines.append(f"| {network}, {batch} | {cells[FLOOR]['seconds'][1]:.3f} | {' | '.join(shown)} | {count} |")
+        lines.append(f"| {asked} | {cells[FLOOR]['seconds'][1]:.3f} | {' | '.join(shown)} | {count} |")
         reasons = {name: cell["reason"] for name, cell in cells.items() if name in columns and cell["reason"]}
         refused += [f"{row}, {name}: {reason.splitlines()[0]}" for name, reason in reasons.items()]
     return [*lines, *(line for reason in refused for line in ("", reason))]
