@@ -19,6 +19,8 @@ _MIXERS = {
     "layer norm": (nn.LayerNorm, nn.RMSNorm),
     "a recurrent layer": (nn.RNNBase,),
 }
+# Norms that centre what they are given. A norm of weights, or a local response norm, does not.
+_NORMS = ("batchnorm", "groupnorm", "instancenorm")
 # Modules with weights. A model without them computes with functions alone, and nothing tells its kind.
 _LAYERS = (
     nn.Linear,
@@ -39,8 +41,8 @@ def auto(model: Callable[..., Any]) -> Preset:
     - A transformer, a recurrent network and any other network has :func:`paper`, the rules of the paper.
 
     The modules of the model tell the kind: torch's own, and their subclasses. A network that has convolutions and
-    also attention, layer norms or recurrent layers counts as a transformer, because no such network was measured. A
-    norm is a module whose class, or a class that it is derived from, is called so.
+    also attention, layer norms or recurrent layers counts as a transformer, because no such network was measured. Norms
+    are batch, group and instance norms: modules whose class, or a class that it is derived from, is called so.
 
     The recommendation rests on six networks for photographs and on one encoder of sentences:
     ``python -m benchmarks.causes`` and ``python -m benchmarks.sentences``.
@@ -95,6 +97,6 @@ def recommended(model: Callable[..., Any]) -> tuple[str, str]:
     if convolutions < 2:
         return paper.__name__, "fewer than two 2-D convolutions"
     found = f"{convolutions} 2-D convolutions, and no attention,"
-    if any("norm" in kind.__name__.lower() for module in modules for kind in type(module).__mro__):
+    if any(norm in kind.__name__.lower() for module in modules for kind in type(module).__mro__ for norm in _NORMS):
         return absolute_epsilon_flat.__name__, f"{found} layer norm or recurrent layer"
     return gamma.__name__, f"{found} norm or recurrent layer"

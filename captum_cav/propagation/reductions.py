@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-_DIRECTIONS = re.compile("[123](?=d)")
+_DIRECTIONS = re.compile("[123](?=d(_|$))")
 
 
 def reduction_of(name: str, tensors: Sequence[torch.Tensor], inputs: Sequence[torch.Size]) -> float | None:
@@ -27,8 +27,9 @@ def reduction_of(name: str, tensors: Sequence[torch.Tensor], inputs: Sequence[to
         The mean over the directions of the input's map. None if the input or the operation has no map.
     """
     told = _DIRECTIONS.search(name)
-    sizes = [tensor.shape[-int(told[0]) :] if told else tensor.shape[2:] for tensor in tensors]
+    last = -int(told[0]) if told else None  # Of the frames of a video, each is a map.
+    sizes = [tensor.shape[last:] if told else tensor.shape[2:] for tensor in tensors]
     places = max((math.prod(size) for size in sizes if size), default=0)
-    largest = max(inputs, key=math.prod, default=torch.Size())
+    largest = max((size[last:] for size in inputs), key=math.prod, default=torch.Size())
     directions = sum(side > 1 for side in largest)
     return float((math.prod(largest) / places) ** (1 / directions)) if places and directions else None

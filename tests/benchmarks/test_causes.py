@@ -147,7 +147,8 @@ def test_no_two_candidates_are_the_same() -> None:
     ("absolute=0.1+fine=8", "absolute_epsilon_flat"),
 ])  # fmt: skip
 def test_some_candidates_are_presets(candidate: str, preset: str) -> None:
-    model, x = net(), torch.rand(1, 3, 8, 8)
+    # Fine maps and coarse ones.
+    model, x = net([1, 2, 2, 2, 2, 1], width=16), torch.rand(1, 3, 32, 32)
     found = LayerCAV(model, ["0", "3"], **method_of(candidate, model).options).attribute(x, 1)
     of_preset = LayerCAV(model, ["0", "3"], rules=preset, normalize="abs").attribute(x, 1)
     for one, expected in zip(found, of_preset, strict=True):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
 from torchvision.ops import FrozenBatchNorm2d
 
 from captum_cav import InputCAV, LayerCAV, presets, zoo
@@ -58,6 +59,10 @@ KINDS = {
     "convolutions": (
         lambda: convolutional(None), PLAIN, "2 2-D convolutions, and no attention, norm or recurrent layer"
     ),
+    "convolutions with normed weights": (
+        lambda: nn.Sequential(weight_norm(nn.Conv2d(3, 4, 3)), nn.ReLU(), *convolutional(None)[2:]), PLAIN, "norm or"
+    ),
+    "convolutions with local response norm": (lambda: convolutional(nn.LocalResponseNorm), PLAIN, "norm or recurrent"),
     "convolutions with group norm": (
         lambda: convolutional(lambda width: nn.GroupNorm(2, width)), CONVOLUTIONAL, "2 2-D convolutions"
     ),

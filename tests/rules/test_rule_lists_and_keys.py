@@ -223,6 +223,11 @@ def test_how_a_convolution_is_written_does_not_matter(rewritten: Callable[..., t
     assert_near(found(rewritten), found(plain))
 
 
+def test_each_frame_of_a_video_is_a_map() -> None:
+    net = nn.Sequential(nn.Flatten(0, 1), halving(5))
+    assert fine_layers(net, fixed(1, 3, 1, 64, 64), 4) == [True, True, True, False, False]
+
+
 def test_what_is_no_map_is_not_fine() -> None:
     chosen = {F.linear: [rules.AtFineMaps(Times(2)), Times(3)]}
     flat = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)).double()
