@@ -224,8 +224,8 @@ def test_how_a_convolution_is_written_does_not_matter(rewritten: Callable[..., t
 
 
 def test_each_frame_of_a_video_is_a_map() -> None:
-    net = nn.Sequential(nn.Flatten(0, 1), halving(5))
-    assert fine_layers(net, fixed(1, 3, 1, 64, 64), 4) == [True, True, True, False, False]
+    net = nn.Sequential(nn.Flatten(0, 1), filled(nn.Conv2d(3, 1, 3, 2, 1)), halving(4))
+    assert fine_layers(net, fixed(1, 2, 3, 64, 64), 8) == [True, True, True, True, False]
 
 
 def test_what_is_no_map_is_not_fine() -> None:
