@@ -36,8 +36,8 @@ def auto(model: Callable[..., Any]) -> Preset:
     """The preset that the benchmarks recommend for the kind of network at hand. Its printed form says which, and why.
 
     - A network with at least two 2-D convolutions and with norms has :func:`absolute_epsilon_flat`.
-    - Such a network without norms has :func:`gamma`. There most pre-activations are below 0, wherever the class is, and
-      the mean slopes of :func:`absolute_epsilon_flat` may turn a map round.
+    - Such a network without norms has :func:`gamma`. On one of the two that were measured, the mean slopes of
+      :func:`absolute_epsilon_flat` turned some maps round.
     - A transformer, a recurrent network and any other network has :func:`paper`, the rules of the paper.
 
     The modules of the model tell the kind: torch's own, and their subclasses. A network that has convolutions and
