@@ -690,8 +690,7 @@ OTHERS |= {
 
 def positive(x: torch.Tensor) -> torch.Tensor:
     """Numbers from 0.5 on that depend on the input."""
-    # A tensor is added, because a number would belong to the function of each element that follows.
-    return x.abs() + torch.full_like(x, 0.5)
+    return x.abs() + 0.5
 
 
 def small(x: torch.Tensor) -> torch.Tensor:
@@ -715,11 +714,6 @@ def _of_classes(x: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
     uniform = smoothing / 4 * torch.ones_like(x)
     weighted = (hit * (1 - smoothing) + uniform) * CLASS_WEIGHTS[:, None]
     return -(weighted * logarithms).sum() / (hit * CLASS_WEIGHTS[:, None]).sum()
-
-
-def _above(margin: float) -> Function:
-    """``relu(x + margin)``: the number belongs to the function."""
-    return ratio(lambda x: (x + margin).relu())
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
@@ -821,23 +815,25 @@ LOSSES: dict[str, tuple[Function, Function]] = {
     ),
     "cosine_embedding_loss": (
         lambda x: F.cosine_embedding_loss(_rows(x), _rows(C), ROW_SIGNS, 0.1, reduction="none"),
-        lambda x: (lambda cosines: torch.where(ROW_SIGNS > 0, 1 - cosines, _above(-0.1)(cosines)))(
+        lambda x: (lambda cosines: torch.where(ROW_SIGNS > 0, 1 - cosines, (cosines - 0.1).relu()))(
             (_rows(x) / _rows(x).norm(dim=1, keepdim=True).detach() * F.normalize(_rows(C))).sum(1)
         ),
     ),
     "hinge_embedding_loss": (
         lambda x: F.hinge_embedding_loss(x, SIGNS, 0.5),
-        lambda x: torch.where(MASK, x, ratio(lambda x: (0.5 - x).relu())(x)).mean(),
+        lambda x: torch.where(MASK, x, (0.5 - x).relu()).mean(),
     ),
     "margin_ranking_loss": (
         lambda x: F.margin_ranking_loss(x, C, SIGNS, 0.5),
-        lambda x: _above(0.5)(-SIGNS * (x - C)).mean(),
+        lambda x: (-SIGNS * (x - C) + 0.5).relu().mean(),
     ),
     "triplet_margin_loss": (
         lambda x: F.triplet_margin_loss(_rows(x), _rows(C), _rows(x.flip(1)), 4.0),
-        lambda x: _above(4.0)(
-            (_rows(x) - _rows(C) + 1e-6).norm(dim=1) - (_rows(x) - _rows(x.flip(1)) + 1e-6).norm(dim=1)
-        ).mean(),
+        lambda x: (
+            ((_rows(x) - _rows(C) + 1e-6).norm(dim=1) - (_rows(x) - _rows(x.flip(1)) + 1e-6).norm(dim=1) + 4.0)
+            .relu()
+            .mean()
+        ),
     ),
     "triplet_margin_with_distance_loss": (
         lambda x: F.triplet_margin_with_distance_loss(

@@ -20,10 +20,6 @@ _MEAN, _VARIANCE = fixed(4, seed=35), fixed(4, seed=36).square() + 0.2
 _KERNEL, _KERNEL_BIAS = fixed(4, 4, 3, 3, seed=37), fixed(4, seed=38)
 _MATRIX, _MATRIX_BIAS = fixed(4, 24, seed=39), fixed(4, seed=40)
 _PICTURES = (2, 4, 5, 6)
-_WRITTEN_OVER = (
-    "A number that is added in place writes over the tensor before. So the function that follows cannot begin at that "
-    "tensor, and the number stays a constant."
-)
 _NO_LAYER = (
     "Behind no other layer, a product with a constant and a sum are also the end of a layer norm, or a change of "
     "units. Only the name of batch norm says that the rules of convolutions are for it."
@@ -266,7 +262,6 @@ def _carrying_statistics() -> Iterator[Pair]:
             "sqrt_": lambda x: x * (_mean_square(x) + 0.5).sqrt_(),
             "add_": lambda x: x * _mean_square(x).add_(0.5).sqrt(),
         },
-        undecidable={"add_": _WRITTEN_OVER},
     )
 
 

@@ -32,6 +32,8 @@ BEHIND_A_VIEW = (
     "A view lies between the product and the sum. It may mix positions and channels, so what is added behind the view "
     "is no bias of the layer in general."
 )
+#: Why a number behind a factor is no bias of the layer before the factor.
+BEHIND_A_FACTOR = "A factor lies between the layer and the number, so that the number is no bias of the layer."
 #: Why a sum of layers is not one layer.
 SUM_OF_LAYERS = (
     "A rule of a layer shares the output of this layer. Several layers and a sum have several outputs, and one layer "

@@ -24,8 +24,8 @@ the maps are compared under these presets only, because other presets have other
 
 A function that is written out has the rule of the fused function. So a rule for `torch.softmax` counts for exponentials
 over their sum, too. A function of single elements is one activation, however many operations compute it. A number
-inside belongs to the activation. A tensor that is added is a constant, and has a share of its own. What a gate weighs:
-[gates](gates.md).
+inside belongs to the activation. What is added before the activation is a constant with a share of its own, as the bias
+of a layer is. What a gate weighs: [gates](gates.md).
 """
 
 

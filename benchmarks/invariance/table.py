@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from benchmarks.invariance import (
     activations,
     attention,
+    composed,
     convolution,
+    gated,
     linear,
     norms,
     pooling,
@@ -27,6 +29,8 @@ _GROUPS: tuple[Callable[[], Iterator[Pair]], ...] = tuple(
         norms,
         softmax,
         activations,
+        gated,
+        composed,
         pooling,
         linear,
         convolution,

@@ -15,7 +15,7 @@ from captum_cav.operations.surrogates import with_slopes, written_over
 from captum_cav.operations.table import TABLE
 from captum_cav.propagation.kinds import Derivative, Kind
 from captum_cav.propagation.operation import Operation, OperationSpec, Surrogate
-from captum_cav.propagation.traits import Trait
+from captum_cav.propagation.traits import FACTOR, Trait
 
 
 @of_one
@@ -145,7 +145,7 @@ _SOFTMAX = _POSITIVE_GATE | Trait.WEIGHTS
 
 
 def _elementwise(rule: Surrogate, **more: Any) -> OperationSpec:
-    is_activation = "kind" in more
+    is_activation = "kind" in more or more.get("derivative") is Derivative.ALWAYS
     recognise = written_activations.activation if is_activation else written_activations.function
     return OperationSpec(rule=rule, **{"recognise": recognise, **more})
 
@@ -163,14 +163,13 @@ def _piecewise_linear(rule: Surrogate, **more: Any) -> OperationSpec:
 
 
 # Activations between layers, in the order in which presets print them.
-TABLE.register(
-    "relu", _piecewise_linear(relu, is_as_is=True, keeps=Trait.GATE | Trait.SHIFTED_UP, makes=Trait.NONNEGATIVE)
-)
+TABLE.register("relu", _piecewise_linear(relu, is_as_is=True, keeps=FACTOR | Trait.SHIFTED_UP, makes=Trait.NONNEGATIVE))
 TABLE.register(
     "relu6",
     _elementwise(
         saturated,
         kind=Kind.ACTIVATION,
+        keeps=FACTOR,
         makes=Trait.NONNEGATIVE,
         find_gate=gates.clipped(lambda operation: (0, 6)),
     ),
@@ -180,19 +179,19 @@ TABLE.register(
     _elementwise(
         hardtanh,
         kind=Kind.ACTIVATION,
-        keeps=Trait.GATE,
+        keeps=FACTOR,
         find_gate=gates.clipped(_hardtanh_bounds),
     ),
 )
-TABLE.register("leaky_relu prelu|_prelu_kernel", _piecewise_linear(through_zero))
-TABLE.register("rrelu", _piecewise_linear(through_zero, guard=guards.rrelu))
+TABLE.register("leaky_relu prelu|_prelu_kernel", _piecewise_linear(through_zero, keeps=FACTOR))
+TABLE.register("rrelu", _piecewise_linear(through_zero, keeps=FACTOR, guard=guards.rrelu))
 TABLE.register("elu celu", _limited(1.0, kind=Kind.ACTIVATION))
 TABLE.register("selu", _limited(1.0507009873554805 * 1.6732632423543772, kind=Kind.ACTIVATION))
 TABLE.register("gelu hardswish", _limited(0.5, kind=Kind.ACTIVATION))
 TABLE.register("silu", _elementwise(silu, kind=Kind.ACTIVATION))
 TABLE.register("mish", _limited(math.tanh(math.log(2.0)), kind=Kind.ACTIVATION))
 TABLE.register("softplus", _passed(kind=Kind.ACTIVATION, makes=_POSITIVE_GATE, recognise=written_activations.function))
-TABLE.register("threshold|_threshold", _passed(kind=Kind.ACTIVATION))
+TABLE.register("threshold|_threshold", _passed(kind=Kind.ACTIVATION, keeps=FACTOR))
 
 # With a limit of f(x) / x at 0.
 TABLE.register("tanh", _limited(1.0, find_gate=gates.bounded))
@@ -229,20 +228,20 @@ TABLE.register("sign|sgn", _passed(makes=Trait.GATE))
 TABLE.register("cosh", _passed(makes=Trait.NONNEGATIVE))
 TABLE.register(
     "clamp clip",
-    OperationSpec(rule=clamp, keeps=Trait.GATE, find_gate=gates.clipped(_clamp_bounds), recognise=written_out.bounded),
+    OperationSpec(rule=clamp, keeps=FACTOR, find_gate=gates.clipped(_clamp_bounds), recognise=written_out.bounded),
 )
 TABLE.register(
     "clamp_min",
     OperationSpec(
         rule=clamp_from_below,
-        keeps=Trait.GATE,
+        keeps=FACTOR,
         find_gate=gates.clipped(gates.lower_bound),
         recognise=written_out.bounded,
     ),
 )
 TABLE.register(
     "clamp_max",
-    _passed(keeps=Trait.GATE, find_gate=gates.clipped(gates.upper_bound), recognise=written_out.bounded),
+    _passed(keeps=FACTOR, find_gate=gates.clipped(gates.upper_bound), recognise=written_out.bounded),
 )
 TABLE.register(
     """
@@ -266,13 +265,15 @@ TABLE.register(
 
 # Functions with other rules.
 TABLE.register("rpow", OperationSpec(rule=reversed_power))
-TABLE.register("hardshrink", _elementwise(through_zero, derivative=Derivative.ALWAYS))
-TABLE.register("abs|absolute", _elementwise(absolute, derivative=Derivative.ALWAYS, makes=Trait.NONNEGATIVE))
+TABLE.register("hardshrink", _elementwise(through_zero, derivative=Derivative.ALWAYS, keeps=FACTOR))
+TABLE.register(
+    "abs|absolute", _elementwise(absolute, derivative=Derivative.ALWAYS, keeps=FACTOR, makes=Trait.NONNEGATIVE)
+)
 TABLE.register(
     "pow|ipow",
     OperationSpec(rule=power, keeps=Trait.GATE, find_gate=gates.reciprocal_power, recognise=written_out.power),
 )
 TABLE.register("float_power", OperationSpec(rule=power, find_gate=gates.reciprocal_power, recognise=written_out.power))
-TABLE.register("nan_to_num", OperationSpec(rule=numbers_only, derivative=Derivative.ALWAYS, keeps=Trait.GATE))
+TABLE.register("nan_to_num", OperationSpec(rule=numbers_only, derivative=Derivative.ALWAYS, keeps=FACTOR))
 TABLE.register("glu", OperationSpec(rule=glu, keeps=Trait.GATE))
 TABLE.register("xlogy|special_xlogy", OperationSpec(rule=logarithm_of_factor))

@@ -49,6 +49,8 @@ class What(enum.Enum):
     #: The form of ``x + b`` names all dimensions, along which ``b`` is the same.
     AFFINE = enum.auto()
     ELEMENTWISE = enum.auto()
+    #: The output of an activation between layers. What follows it is a function of its own.
+    ACTIVATION = enum.auto()
     #: ``exp(z)``, perhaps times a constant.
     EXPONENTIAL = enum.auto()
     #: ``1 + exp(z)``.
@@ -96,8 +98,7 @@ class Form(Handoff):
         dims: the dimensions over which the form sums.
         of: the form of the tensor that is summed, if the form belongs to this one tensor only.
         by: the tensor by which another tensor was shifted.
-        is_shifted: whether the form is ``k x + b`` with ``b`` other than 0. The number ``b`` counts as a constant
-            until a function of each element follows, to which the number then belongs.
+        is_shifted: whether the operation that made the tensor adds a number.
         bound: no value is further from 0 than this number.
         is_reversed: whether a score is squashed with the opposite sign.
         moves: the operations that moved or picked elements of a squashed score, in this order.
@@ -152,6 +153,11 @@ class Form(Handoff):
             other is not None and self.before is other.before and self._call.is_same_as(other._call)
         )
 
+    @property
+    def is_of_two(self) -> bool:
+        """Whether the operation takes two tensors that depend on the tensor before."""
+        return self._call.is_of_two
+
     def replay(self) -> Replay:
         """Computes the tensor from the tensor before. The function keeps no tensor with a graph."""
         return self._call.replay()
@@ -184,6 +190,11 @@ class Call:
         self._function, self._in_place, self._parts = operation.function, operation.in_place, parts
         self._args = (None, *operation.args[1:]) if operation.in_place else operation.args
         self._kwargs = operation.kwargs
+
+    @property
+    def is_of_two(self) -> bool:
+        """Whether two arguments depend on the earlier tensor."""
+        return len(self._parts) == 2
 
     def is_same_as(self, other: Call) -> bool:
         """Whether both are the same function of the earlier tensor."""

@@ -45,11 +45,12 @@ def bounded(operation: Operation, traits: Trait) -> Trait:
 def shifted(operation: Operation, traits: Trait) -> Trait:
     """``x + number``: a gate if no value of ``x`` is below ``-number``; shifted up if the number is positive."""
     numbers = [value for value in operation.args[:2] if isinstance(value, (int, float))]
-    if not numbers or numbers[0] <= 0:
+    number = 0.0 if not numbers else -numbers[0] if operation.name == "sub" else numbers[0]
+    if number <= 0:
         return Trait.NONE
     form = form_of(operation, operation.sources[0])
     bound = form.bound if form is not None else 1.0 if Trait.BOUNDED in traits else math.inf
-    return _SHIFTED_GATE if numbers[0] >= bound else Trait.SHIFTED_UP
+    return _SHIFTED_GATE if number >= bound else Trait.SHIFTED_UP
 
 
 def clipped(bounds: Callable[[Operation], tuple[Any, Any]]) -> Callable[[Operation, Trait], Trait]:
@@ -71,9 +72,10 @@ def clipped(bounds: Callable[[Operation], tuple[Any, Any]]) -> Callable[[Operati
         sign = Trait.NONNEGATIVE if is_above else Trait.NONE
         if Trait.SHIFTED_UP not in traits or (low is not None and low != 0):
             return sign
+        is_unbounded = high is None or (isinstance(high, float) and math.isinf(high))
         is_from_zero, is_capped = (
             low is not None or Trait.NONNEGATIVE in traits,
-            high is not None or Trait.CAPPED in traits,
+            not is_unbounded or Trait.CAPPED in traits,
         )
         if is_from_zero and is_capped:
             return Trait.GATE | Trait.SQUASHED

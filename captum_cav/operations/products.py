@@ -22,7 +22,7 @@ from captum_cav.operations.table import TABLE
 from captum_cav.operations.weighing import weighed_by_element, weighed_in_batches
 from captum_cav.propagation.kinds import Derivative, Kind, Numbers
 from captum_cav.propagation.operation import Operation, OperationSpec, Surrogate
-from captum_cav.propagation.traits import Trait
+from captum_cav.propagation.traits import FACTOR, Trait
 from captum_cav.tensors import map_tensors
 
 
@@ -189,11 +189,8 @@ def cosine_similarity(operation: Operation) -> Any:
     return operation.decompose(cosines)
 
 
-_GATES = Trait.GATE | Trait.WEIGHTS | Trait.RECIPROCAL
-
-
 def _product(**more: Any) -> OperationSpec:
-    return OperationSpec(rule=product, is_as_is=True, derivative=Derivative.OF_ONE_TENSOR, **{"keeps": _GATES, **more})
+    return OperationSpec(rule=product, is_as_is=True, derivative=Derivative.OF_ONE_TENSOR, **{"keeps": FACTOR, **more})
 
 
 def _of_degree(degree: float, **more: Any) -> OperationSpec:
@@ -204,7 +201,7 @@ def _of_degree(degree: float, **more: Any) -> OperationSpec:
 TABLE.register(
     "mul|multiply|rmul|imul",
     _product(
-        keeps=_GATES | Trait.ACTIVATED,
+        keeps=FACTOR | Trait.ACTIVATED,
         keeps_without_constants=Trait.NONNEGATIVE,
         numbers=Numbers.OPERANDS,
         kind=Kind.PRODUCT,
@@ -228,7 +225,7 @@ TABLE.register(
     OperationSpec(
         rule=division,
         derivative=Derivative.OF_ONE_TENSOR,
-        keeps=_GATES | Trait.ACTIVATED,
+        keeps=FACTOR | Trait.ACTIVATED,
         recognise=written_out.quotient,
     ),
 )

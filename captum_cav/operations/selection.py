@@ -9,7 +9,7 @@ import torch
 from captum_cav.operations.table import TABLE
 from captum_cav.propagation.kinds import Derivative, Kind
 from captum_cav.propagation.operation import Operation, OperationSpec, Surrogate
-from captum_cav.propagation.traits import Trait
+from captum_cav.propagation.traits import FACTOR, Trait
 
 
 def winner_takes_all(operation: Operation) -> Any:
@@ -59,15 +59,13 @@ def _winner(kind: Kind) -> OperationSpec:
         rule=winner_takes_all,
         is_as_is=True,
         derivative=Derivative.ALWAYS,
-        keeps=Trait.GATE | Trait.WEIGHTS | Trait.NONNEGATIVE,
+        keeps=FACTOR | Trait.NONNEGATIVE,
         kind=kind,
     )
 
 
 def _of_two(is_greater: bool) -> OperationSpec:
-    return OperationSpec(
-        rule=one_of_two(is_greater), derivative=Derivative.ALWAYS, keeps=Trait.GATE, kind=Kind.SELECTION
-    )
+    return OperationSpec(rule=one_of_two(is_greater), derivative=Derivative.ALWAYS, keeps=FACTOR, kind=Kind.SELECTION)
 
 
 TABLE.register(

@@ -15,7 +15,7 @@ from captum_cav.operations.pooled import hand_on
 from captum_cav.operations.table import TABLE
 from captum_cav.propagation.kinds import Derivative
 from captum_cav.propagation.operation import Operation, OperationSpec
-from captum_cav.propagation.traits import Trait
+from captum_cav.propagation.traits import FACTOR, Trait
 from captum_cav.tensors import tensors_in
 
 
@@ -53,7 +53,7 @@ def _linear(keeps: Trait, **more: Any) -> OperationSpec:
 
 
 #: The traits of a tensor that a view or a selection of its elements keeps.
-KEPT = Trait.GATE | Trait.WEIGHTS | Trait.RECIPROCAL | Trait.ACTIVATED | Trait.NONNEGATIVE
+KEPT = FACTOR | Trait.ACTIVATED | Trait.NONNEGATIVE
 
 # The elements of one tensor, perhaps scaled by fixed positive numbers.
 TABLE.register(
@@ -90,7 +90,7 @@ TABLE.register(
     _linear(KEPT, first_only=True, recognise=written_out.moved),
 )
 # The output may be negative although the input is not: differences, cubic interpolation, any part of the memory.
-TABLE.register("neg|negative", _linear(Trait.GATE, recognise=written_activations.negative, starts_function=True))
+TABLE.register("neg|negative", _linear(FACTOR, recognise=written_activations.negative, starts_function=True))
 TABLE.register("diff interpolate upsample as_strided|as_strided_copy", _linear(Trait.GATE))
 # Linear in the parts of complex numbers.
 TABLE.register(

@@ -11,7 +11,7 @@ from captum_cav.operations.pooled import note_average
 from captum_cav.operations.table import TABLE
 from captum_cav.propagation.kinds import Derivative, Kind, Numbers
 from captum_cav.propagation.operation import Operation, OperationSpec
-from captum_cav.propagation.traits import Trait
+from captum_cav.propagation.traits import FACTOR, Trait
 from captum_cav.tensors import tensors_in
 
 
@@ -71,10 +71,13 @@ def averaging(operation: Operation) -> Any:
     return operation.value()
 
 
-def _additive(**more: Any) -> OperationSpec:
-    return OperationSpec(
-        rule=additive, is_as_is=True, derivative=Derivative.ALWAYS, keeps=Trait.GATE | Trait.WEIGHTS, **more
-    )
+def _additive(keeps: Trait = Trait.GATE | Trait.WEIGHTS, **more: Any) -> OperationSpec:
+    return OperationSpec(rule=additive, is_as_is=True, derivative=Derivative.ALWAYS, keeps=keeps, **more)
+
+
+def _placing(**more: Any) -> OperationSpec:
+    """Puts elements of several tensors beside each other, each unchanged."""
+    return _additive(FACTOR, **more)
 
 
 def _averaging(**more: Any) -> OperationSpec:
@@ -94,23 +97,24 @@ TABLE.register(
     ),
 )
 TABLE.register(
-    "sub|subtract|isub rsub", _additive(numbers=Numbers.OPERANDS, kind=Kind.SUM, recognise=written_out.difference)
+    "sub|subtract|isub rsub",
+    _additive(find_gate=shifted, numbers=Numbers.OPERANDS, kind=Kind.SUM, recognise=written_out.difference),
 )
-TABLE.register("cat concat concatenate stack hstack vstack", _additive(keeps_without_constants=Trait.NONNEGATIVE))
+TABLE.register("cat concat concatenate stack hstack vstack", _placing(keeps_without_constants=Trait.NONNEGATIVE))
 TABLE.register(
     """
     fill fill_diagonal where masked_fill index_fill setitem scatter pad constant_pad_nd
     """,
-    _additive(numbers=Numbers.VALUES),
+    _placing(numbers=Numbers.VALUES),
 )
 TABLE.register(
     """
-    zero copy dstack column_stack row_stack masked_scatter index_put _unsafe_index_put index_add index_copy put
-    scatter_add slice_scatter select_scatter diagonal_scatter as_strided_scatter block_diag complex cartesian_prod
-    combinations
+    zero copy dstack column_stack row_stack masked_scatter index_put _unsafe_index_put index_copy put
+    slice_scatter select_scatter diagonal_scatter as_strided_scatter block_diag complex cartesian_prod combinations
     """,
-    _additive(),
+    _placing(),
 )
+TABLE.register("index_add scatter_add", _additive())
 TABLE.register("sum", _averaging(recognise=written_out.total))
 TABLE.register("mean", _averaging(recognise=written_norms.mean, starts_function=True))
 TABLE.register(

@@ -123,8 +123,8 @@ def root(operation: Operation) -> Operation | None:
 def of_statistic(operation: Operation, x: torch.Tensor, form: Form, what: What | None = None) -> Operation | None:
     """A function of each element of a statistic, such as the root of a variance plus a number.
 
-    A norm divides by the output, and the number belongs to the norm. Elsewhere the output carries. Then the number
-    belongs to the function, as in each function of single elements.
+    A norm divides by the output, and the number belongs to the norm. Elsewhere the output carries, and the number is a
+    constant.
 
     Args:
         operation: the operation.
@@ -132,11 +132,9 @@ def of_statistic(operation: Operation, x: torch.Tensor, form: Form, what: What |
         form: the form of the argument.
         what: what the output is. None for what the argument is.
     """
-    found = written_activations.function(operation)
+    written_activations.function(operation)
     keep_statistic(operation, x, form, what)
-    if found is not None:
-        found.handoff = operation.handoff
-    return found
+    return None
 
 
 def norm(operation: Operation, x: Any, statistic: torch.Tensor, form: Form, scale: torch.Tensor) -> Operation | None:

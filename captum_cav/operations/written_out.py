@@ -83,7 +83,7 @@ def squashes(what: What) -> Recogniser:
         dims = dims_of(operation, x) or ()
         base, before = _before_softmax(operation, x, dims) if dims else (x, None)
         if before is None:
-            found = None if dims else written_activations.function(operation)
+            found = None
         else:
             found = completed(operation, operation.function, base, replay_of(operation, ((x, before),)), *dims)
         leave(operation, what, base, ((x, before),), dims=dims)
@@ -117,8 +117,8 @@ def _squashed(
 
 def _of_each_element(operation: Operation, fused: Callable[..., Any], form: Form, parts: Parts) -> Operation | None:
     """A function of each element that an operation completes. See :func:`_squashed`."""
-    base, before, *_ = written_activations.base_of(operation, form.before)
-    return completed(operation, fused, base, replay_of(operation, _behind(before, parts)))
+    leave(operation, What.ELEMENTWISE, form.before, parts)
+    return _with_handoff_of(operation, completed(operation, fused, form.before, replay_of(operation, parts)))
 
 
 def _behind(before: Replays | None, parts: Parts) -> Parts:
@@ -153,9 +153,8 @@ def exponential(operation: Operation) -> Operation | None:
     x = operation.argument(0, "input")
     form = form_of(operation, x, What.LOG_SOFTMAX, What.LOG_SIGMOID)
     if form is None or form.moves:
-        found = written_activations.function(operation)
         leave(operation, What.EXPONENTIAL, x, ((x, None),))
-        return found and _with_handoff_of(operation, found)
+        return None
     if form.what is What.LOG_SIGMOID:
         return _squashed(operation, What.SIGMOID, torch.sigmoid, form, ((x, form),), form.is_reversed)
     return _squashed(operation, What.SOFTMAX, torch.softmax, form, ((x, form),), form.is_reversed)
@@ -223,9 +222,8 @@ def total(operation: Operation) -> Operation | None:
 
 def square(operation: Operation) -> Operation | None:
     """``square``: of a mean, or of any other tensor."""
-    found = written_activations.function(operation)
     leave_squares(operation, operation.argument(0, "input"))
-    return found and _with_handoff_of(operation, found)
+    return None
 
 
 def reciprocal(operation: Operation) -> Operation | None:

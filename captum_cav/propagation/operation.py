@@ -326,6 +326,11 @@ class Operation:
         run = self._engine.trace.run
         return any(get_mark(tensor, run) is not None for tensor in tensors_in(value))
 
+    def traits_of(self, tensor: torch.Tensor) -> Trait:
+        """What is known of the values of a tensor."""
+        mark = get_mark(tensor, self._engine.trace.run)
+        return Trait.NONE if mark is None else Trait(mark.traits)
+
     def is_gate(self, value: Any) -> bool:
         """Whether a value is a gate, such as a sigmoid or a softmax: its product counts as the other factor's."""
         return isinstance(value, torch.Tensor) and self._has_trait(value, _GATE)

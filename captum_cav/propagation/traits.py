@@ -33,3 +33,8 @@ class Trait(enum.Flag):
     SQUASHED = enum.auto()
     #: A positive number was added, and then the values were clipped from above.
     CAPPED = enum.auto()
+
+
+#: What a tensor is as a factor of a product. A function that passes elements on, or puts constants in their place, such
+#: as a clamp, keeps these traits.
+FACTOR = Trait.GATE | Trait.WEIGHTS | Trait.RECIPROCAL

@@ -45,7 +45,9 @@ def test_what_is_said_to_deviate_does(name: str) -> None:
 def test_the_table_is_large_and_has_all_groups() -> None:
     assert len(PAIRS) >= 150
     groups = {pair.group for pair in PAIRS.values()}
-    expected = "attention norms softmax activations pooling linear convolution residual recurrent wrappers roles"
+    expected = (
+        "attention norms softmax activations compositions pooling linear convolution residual recurrent wrappers roles"
+    )
     assert groups == {*expected.split(), "squashed outputs"}
     assert {preset for pair in PAIRS.values() for preset in pair.presets} == set(RULES)
 

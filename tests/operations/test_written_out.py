@@ -295,25 +295,55 @@ OF_ELEMENTS: dict[str, Function] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", OF_ELEMENTS)
-def test_a_number_before_any_function_of_elements_belongs_to_the_function(name: str) -> None:
-    """All of the output is the input's, by equation 7."""
+#: Clipped from both sides, a positive number that was just added makes a hard sigmoid.
+HARD_SIGMOIDS = {"relu6"}
+
+
+@pytest.mark.parametrize("name", sorted(OF_ELEMENTS.keys() - HARD_SIGMOIDS))
+def test_a_number_before_a_function_of_elements_is_a_constant(name: str) -> None:
+    """By equations 4 and 7, in whatever form the number is added: the bias of a layer, a tensor, a number."""
     x = torch.tensor([[0.1, 0.7, 0.4]], dtype=torch.float64)
-    attribution = InputCAV(lambda x: OF_ELEMENTS[name](0.5 * x + 0.25).sum(-1), normalize=None)
-    found, delta = attribution.attribute(x, return_convergence_delta=True)
-    torch.testing.assert_close(found, OF_ELEMENTS[name](0.5 * x + 0.25), rtol=1e-12, atol=1e-12)
+    half, bias = 0.5 * torch.eye(3, dtype=x.dtype), torch.full((3,), 0.25, dtype=x.dtype)
+    z = 0.5 * x + 0.25
+    for shifted in (lambda x: F.linear(x, half, bias), lambda x: 0.5 * x + bias, lambda x: 0.5 * x + 0.25):
+        attribution = InputCAV(lambda x, z=shifted: OF_ELEMENTS[name](z(x)).sum(-1), normalize=None)
+        found, delta = attribution.attribute(x, return_convergence_delta=True)
+        torch.testing.assert_close(found, OF_ELEMENTS[name](z.clone()) * 0.5 * x / z, rtol=1e-12, atol=1e-12)
+        assert delta.abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(
+    "clipped",
+    [
+        lambda x: F.relu6(x + 3),
+        lambda x: F.hardtanh(x + 3, 0.0, 6.0),
+        lambda x: (x + 3).clamp(0, 6),
+        lambda x: (x + 3).clamp_min(0).clamp_max(6),
+        lambda x: F.relu(x + 3).clamp(max=6),
+        lambda x: F.relu((x + 3).clamp(max=6)),
+        lambda x: 6 * (x / 6 + 0.5).clamp(0, 1),
+        lambda x: 6 * F.hardsigmoid(x),
+    ],
+)
+def test_the_number_in_a_hard_sigmoid_belongs_to_the_hard_sigmoid(clipped: Function) -> None:
+    """Two numbers are added: the first is a constant, the second makes the hard sigmoid."""
+    x = torch.tensor([[0.1, -0.7, 0.4]], dtype=torch.float64)
+    found, delta = InputCAV(lambda x: clipped(x - 1).sum(-1), normalize=None).attribute(
+        x, return_convergence_delta=True
+    )
+    torch.testing.assert_close(found, clipped(x - 1) * x / (x - 1), rtol=1e-12, atol=1e-12)
     assert delta.abs().max() < 1e-12
 
 
-def test_the_epsilon_of_a_deviation_that_carries_has_no_share() -> None:
-    """As where a model undoes its norm: ``y * deviation``. The variance then carries the root's whole value."""
+def test_the_epsilon_of_a_deviation_that_carries_is_a_constant() -> None:
+    """As where a model undoes its norm: ``y * deviation``. The root shares between the variance and the number."""
 
     def network(x: torch.Tensor) -> torch.Tensor:
         return torch.sqrt(x.var(-1) + 0.5)
 
     # A variance is of degree 2: the half of its derivative passes contributions on.
     variance, centred = X.var(-1, keepdim=True), X - X.mean(-1, keepdim=True)
-    expected = X * centred / (X.shape[-1] - 1) * torch.sqrt(variance + 0.5) / variance
+    expected = X * centred / (X.shape[-1] - 1) / torch.sqrt(variance + 0.5)
     torch.testing.assert_close(of_inputs(network), expected)
 
 
