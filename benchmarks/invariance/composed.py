@@ -25,6 +25,10 @@ _OF_GATES = (
     "function has one input and is no gate."
 )
 _HARD_SIGMOID = "Clipped from both sides, a number that is added makes a hard sigmoid. A tensor is a bias."
+_BELONGS = (
+    "A number behind a function of single elements belongs to the function, as in 2 sigmoid(2 x) - 1, which is "
+    "tanh(x). A tensor is a constant."
+)
 #: Rewrites that multiply with a mask.
 _MASKS = ("relu: x * (x > 0).double()", "leaky_relu: x * slopes")
 #: Rewrites by a difference, a product or a quotient of what are gates behind a gate.
@@ -64,12 +68,23 @@ _OF_ELEMENTS: dict[str, Function] = {
     **{name: getattr(torch, name) for name in "sigmoid tanh abs square".split()},
     "clamp_max": lambda x: x.clamp(max=0.5),
 }
+#: Activations between layers. A number behind one of them is a constant.
+_BETWEEN_LAYERS = ("relu", "leaky_relu", "elu", "gelu", "silu", "hardswish", "hardtanh", "abs")
+_SUMS_WITH_A_NUMBER: dict[str, Function] = {
+    "x - -0.75": lambda x: x - -_NUMBER,
+    "torch.add": lambda x: torch.add(_NUMBER, x),
+    "tensor": lambda x: x + torch.tensor(_NUMBER, dtype=x.dtype),
+    "vector": lambda x: x + _VECTOR,
+    "full_like": lambda x: x + torch.full_like(x, _NUMBER),
+}
 
 
 def pairs() -> Iterator[Pair]:
     """All pairs of this group."""
     for name, function in _OF_ELEMENTS.items():
-        yield from _numbers(name, function)
+        yield from _before(name, function)
+    for name in (*_BETWEEN_LAYERS, "tanh", "sigmoid", "square"):
+        yield from _after(name, _OF_ELEMENTS[name])
     yield from _behind(
         "of x + 0.75", lambda x: x + _NUMBER, undecidable={"root of x / 2 + 3: factored": BEHIND_A_FACTOR}
     )
@@ -82,19 +97,23 @@ def pairs() -> Iterator[Pair]:
     )
 
 
-def _numbers(name: str, function: Function) -> Iterator[Pair]:
+def _before(name: str, function: Function) -> Iterator[Pair]:
     """A function behind a sum, in which one number is written in several ways."""
     ways: dict[str, Function] = {
-        "x - -0.75": lambda x: function(x - -_NUMBER),
-        "torch.add": lambda x: function(torch.add(_NUMBER, x)),
-        "tensor": lambda x: function(x + torch.tensor(_NUMBER, dtype=x.dtype)),
-        "vector": lambda x: function(x + _VECTOR),
-        "full_like": lambda x: function(x + torch.full_like(x, _NUMBER)),
+        **{way: lambda x, add=add: function(add(x)) for way, add in _SUMS_WITH_A_NUMBER.items()},
         "where": lambda x: function(torch.where(x.isfinite(), x + _NUMBER, 0.0)),
     }
     tensors = ("tensor", "vector", "full_like", "where") if name == "relu6" else ()
     undecidable = dict.fromkeys(tensors, _HARD_SIGMOID)
     yield from family(_GROUP, f"{name}(x + 0.75)", lambda x: function(x + _NUMBER), ways, undecidable=undecidable)
+
+
+def _after(name: str, function: Function) -> Iterator[Pair]:
+    """A function before a sum, in which one number is written in several ways."""
+    ways = {way: lambda x, add=add: add(function(x)) for way, add in _SUMS_WITH_A_NUMBER.items()}
+    tensors = () if name in _BETWEEN_LAYERS else ("tensor", "vector", "full_like")
+    undecidable = dict.fromkeys(tensors, _BELONGS)
+    yield from family(_GROUP, f"{name}(x) + 0.75", lambda x: function(x) + _NUMBER, ways, undecidable=undecidable)
 
 
 def _behind(

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from benchmarks.coverage.oracle import UnknownOperationError, exact_map
-from captum_cav import InputCAV, LayerCAV, verify
+from captum_cav import InputCAV, LayerCAV, presets, verify
 from captum_cav.tensors import tensors_in
 from tests.support.grammar import (
     AROUND,
@@ -246,20 +246,24 @@ def other_form(operation: Operation) -> Operation:
     return f"F.{operation}" if f"F.{operation}" in {**KEEPING, **RESIZING} else operation
 
 
-@holds(100, network=networks())
-def test_functions_have_the_maps_of_modules(network: Network) -> None:
+@holds(100, network=networks(), preset=st.sampled_from(presets.NAMES))
+def test_functions_have_the_maps_of_modules(network: Network, preset: str) -> None:
     """Every module that there is a function for, called as a function, and the other way round."""
     assume(not weighs_weights(network))
-    assert_functions_are_modules(network)
+    assert_functions_are_modules(network, preset)
 
 
 def test_functions_have_the_maps_of_modules_where_a_sigmoid_is_attended_to() -> None:
     assert_functions_are_modules(Network(2, 2, ("sigmoid", "attention"), "mean", 0))
 
 
-def assert_functions_are_modules(network: Network) -> None:
+def test_functions_have_the_maps_of_modules_where_a_gate_is_clipped() -> None:
+    assert_functions_are_modules(Network(2, 2, (("product", ("sigmoid", "relu6")),), "mean", 0))
+
+
+def assert_functions_are_modules(network: Network, preset: str = "paper") -> None:
     x, other = network.samples(), replace(network, operations=tuple(map(other_form, network.operations)))
-    found, expected = (of_input(one.build(), x) for one in (other, network))
+    found, expected = (of_input(one.build(), x, rules=preset) for one in (other, network))
     assert_same(found, expected, scores(network.build(), x))
 
 
