@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -17,7 +18,7 @@ _NO_ACTIVATION = (
     "The slopes of an activation are averaged. Choices, masks and sums are no activations: with other numbers the same "
     "operations pad, drop or join, and there each position has a share of its own."
 )
-_KERNEL = fixed(4, 3, 3, 3, seed=71)
+_KERNEL, _MIXING, _SHIFT = fixed(4, 3, 3, 3, seed=71), fixed(4, 4, seed=72), fixed(4, seed=73)
 
 
 def pairs() -> Iterator[Pair]:
@@ -210,3 +211,41 @@ def _global_means() -> Iterator[Pair]:
         {"clamp": behind(lambda x: x.clamp(0, 6)), "hardtanh": behind(lambda x: F.hardtanh(x, 0.0, 6.0))},
         shape=_PICTURES,
     )
+    yield from family(
+        _GROUP,
+        "silu, gelu and global average pooling",
+        behind(lambda x: F.gelu(F.silu(x))),
+        {"gelu by hand": behind(lambda x: _gelu(F.silu(x))), "both by hand": behind(lambda x: _gelu(x * x.sigmoid()))},
+        shape=_PICTURES,
+    )
+    yield from family(
+        _GROUP,
+        "activation at the input and global average pooling",
+        lambda x: pooled(F.hardswish(x)),
+        {"x * relu6(x + 3) / 6": lambda x: pooled(x * F.relu6(x + 3) / 6)},
+        shape=_PICTURES,
+    )
+    yield from family(
+        _GROUP,
+        "activation, layer and global average pooling",
+        behind(lambda x: F.linear(F.gelu(x).movedim(1, 3), _MIXING, _SHIFT).movedim(3, 1)),
+        {
+            "matmul": behind(lambda x: (F.gelu(x).movedim(1, 3) @ _MIXING.T + _SHIFT).movedim(3, 1)),
+            "layer without bias, sum": behind(
+                lambda x: (F.linear(F.gelu(x).movedim(1, 3), _MIXING) + _SHIFT).movedim(3, 1)
+            ),
+        },
+        shape=_PICTURES,
+    )
+    yield from family(
+        _GROUP,
+        "activation, global average pooling, layer",
+        lambda x: F.linear(pooled(F.gelu(F.conv2d(x, _KERNEL, padding=1))), _MIXING, _SHIFT),
+        {"layer, pooling": behind(lambda x: F.linear(F.gelu(x).movedim(1, 3), _MIXING, _SHIFT).movedim(3, 1))},
+        presets=("paper", "pinpoint"),
+        shape=_PICTURES,
+    )
+
+
+def _gelu(x: torch.Tensor) -> torch.Tensor:
+    return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from captum_cav.errors import ModelError
-from captum_cav.operations.forms import SQUASHED, Form, What
+from captum_cav.operations.forms import SQUASHED, Form, What, form_among
 from captum_cav.propagation.marks import get_mark
 from captum_cav.propagation.trace import Trace
 from captum_cav.propagation.traits import Trait
@@ -116,12 +116,9 @@ def squashing_of(output: Any, run: object) -> Squashing | None:
         run: the identity of the pass.
     """
     mark = get_mark(output, run) if isinstance(output, torch.Tensor) else None
-    form = None if mark is None else mark.handoff
-    if form is not None and not isinstance(form, Form):
-        form = form.beside
-    if isinstance(form, Form) and form.what in SQUASHED and form.holds_for(output):
-        return Squashing(form, output)
-    return None
+    handoff = None if mark is None else mark.handoff
+    form = None if handoff is None else form_among(handoff)
+    return Squashing(form, output) if form is not None and form.what in SQUASHED and form.holds_for(output) else None
 
 
 def is_hidden(output: Any, run: object) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional as F
 
+from captum_cav.operations.pooled import note_average
 from captum_cav.operations.products import product
 from captum_cav.operations.table import TABLE
 from captum_cav.operations.weighing import weighed_by_batch_index, weighed_in_batches, weighed_in_bilinear
@@ -68,6 +69,7 @@ def affine(spatial: int) -> Surrogate:
             return operation.decompose(
                 lambda: operation.function(x, weight, None, *operation.args[3:], **options) + bias.reshape(-1, *ones)
             )
+        note_average(operation, x)
         output = operation.value()
         if not operation.depends_on_inputs(bias):
             operation.add_constant(output, bias.reshape(-1, *ones))

@@ -264,12 +264,16 @@ def form_of(operation: Operation, value: Any, *among: What) -> Form | None:
     """
     if not isinstance(value, torch.Tensor):
         return None
-    form = operation.handoff_of(value)
-    if form is not None and not isinstance(form, Form):
-        form = form.beside
-    if not isinstance(form, Form) or form.is_final:
+    handoff = operation.handoff_of(value)
+    form = None if handoff is None else form_among(handoff)
+    if form is None or form.is_final:
         return None
     return form if (not among or form.what in among) and form.holds_for(value) else None
+
+
+def form_among(handoff: Handoff) -> Form | None:
+    """The form among all that was left for an output, or None."""
+    return next((one for one in handoff.all() if isinstance(one, Form)), None)
 
 
 def leave(

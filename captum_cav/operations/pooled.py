@@ -32,7 +32,7 @@ class _Passed(Handoff):
 def poolable_before(operation: Operation, x: Any) -> Poolable | None:
     """The activation that made an argument of an operation, if it asks for a pooling behind it."""
     before = operation.handoff_of(x)
-    for handoff in (before, None if before is None else before.beside):
+    for handoff in () if before is None else before.all():
         if isinstance(handoff, Poolable):
             return handoff
         if isinstance(handoff, _Passed):
@@ -54,8 +54,8 @@ def hand_on(operation: Operation, x: Any) -> None:
     if before is None or operation.handoff is before:
         return
     # What the activation is in terms of an earlier tensor does not hold for the new tensor, so it is not handed on.
-    passed = _Passed(before)
-    if operation.handoff is None:
-        operation.handoff = passed
+    passed, own = _Passed(before), operation.handoff
+    if own is None or not own.is_for_all:
+        passed.beside, operation.handoff = own, passed
     else:
-        operation.handoff.beside = passed
+        passed.beside, own.beside = own.beside, passed

@@ -16,7 +16,7 @@ import torch
 
 from captum_cav.operations import written_norms, written_out
 from captum_cav.operations.folding import factor_folded
-from captum_cav.operations.pooled import note_average
+from captum_cav.operations.pooled import hand_on, note_average
 from captum_cav.operations.surrogates import scaled, with_backward
 from captum_cav.operations.table import TABLE
 from captum_cav.operations.weighing import weighed_by_element, weighed_in_batches
@@ -52,8 +52,11 @@ def product(operation: Operation) -> Any:
     if len(operation.sources) == 1:
         if operation.weighs_constants:
             return operation.value_as_weighed_constant()
-        note_average(operation, operation.sources[0])
-        output = factor_folded(operation) if operation.name == "mul" else None
+        if operation.name != "mul":
+            note_average(operation, operation.sources[0])
+            return operation.value()
+        hand_on(operation, operation.sources[0])
+        output = factor_folded(operation)
         return operation.value() if output is None else output
     # A gate is a constant even if the other factors bypass the tapped layer.
     carriers = operation.sources
@@ -95,7 +98,7 @@ def division(operation: Operation) -> Any:
     """``a / b``: the divisor is a statistic and counts as a constant. The numerator carries everything."""
     a, b = operation.argument(0, "input"), operation.argument(1, "other")
     if not operation.carries(b):
-        note_average(operation, a)
+        hand_on(operation, a)
         is_scale = len(operation.sources) == 1 and operation.kwargs.get("rounding_mode") is None
         output = factor_folded(operation) if is_scale else None
         return operation.value() if output is None else output

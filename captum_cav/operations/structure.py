@@ -109,6 +109,6 @@ TABLE.register(
     detach|detach_copy data zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full
     new_empty new_tensor
     """,
-    _linear(Trait.NONE),
+    _linear(Trait.NONE, gives_constants=True),
 )
 TABLE.register("broadcast_tensors", OperationSpec(rule=broadcast))

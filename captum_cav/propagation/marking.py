@@ -39,7 +39,8 @@ def mark_alike(output: Any, source: torch.Tensor, mark: Mark, treatment: Treatme
     traits = mark.traits & treatment.keeps | treatment.makes
     if traits != mark.traits or mark.handoff is not None:
         mark = Mark(mark.run, mark.taps, traits)
-    bypassing = not (source.requires_grad or mark.taps)  # ``detach_`` writes into a carrier: now it needs no grad.
+    # ``detach_`` writes into a carrier: now it needs no grad.
+    bypassing = not (source.requires_grad or mark.taps or treatment.spec.gives_constants)
     for tensor in (output,) if isinstance(output, torch.Tensor) else tensors_in(output):
         if (tensor.requires_grad or bypassing) and is_number(tensor):
             set_mark(tensor, mark, written=written)
@@ -79,7 +80,7 @@ def mark_result(
         if is_number(tensor):
             if tensor.requires_grad:
                 set_mark(tensor, Mark(trace.run, taps, traits, handoff), written=written)
-            elif bypassing and not operation.is_constant:
+            elif bypassing and not operation.is_constant and not spec.gives_constants:
                 set_mark(tensor, Mark(trace.run, 0, traits), written=written)
             elif written:
                 clear_mark(tensor)

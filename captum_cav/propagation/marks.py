@@ -12,7 +12,7 @@ A tensor that requires grad and has no mark was made by an operation that the pr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -41,6 +41,13 @@ class Handoff:
     rectifiers = 0
     beside: Handoff | None = None
     is_final = False
+
+    def all(self) -> Iterator[Handoff]:
+        """All that was left for the same output."""
+        handoff: Handoff | None = self
+        while handoff is not None:
+            yield handoff
+            handoff = handoff.beside
 
     @property
     def is_rectified(self) -> bool:

@@ -63,6 +63,7 @@ class OperationSpec:
         weighs_constants: whether a gate weighs only constants, so that the output is a constant, too. None for never.
         view_as_affine: gives the operation as an affine one (:class:`captum_cav.operations.affine.AffineView`), or None
             if the arguments do not allow that. None for functions that are never affine.
+        gives_constants: whether torch gives the output without a graph, as ``detach`` and ``zeros_like`` do.
         role: what the function does.
     """
 
@@ -83,6 +84,7 @@ class OperationSpec:
     guard: Callable[[Operation], None] | None = None
     weighs_constants: Callable[[Operation], bool] | None = None
     view_as_affine: Callable[[Operation], Any] | None = None
+    gives_constants: bool = False
     role: Role = Role.COMPUTES
 
 

@@ -165,8 +165,10 @@ def test_layers_in_one_call_have_the_maps_of_separate_calls(network: Network) ->
         (("relu", "excite", "tanh", "rms_by_hand"), ["0", "2"]),
         # What the second layer gives is written over behind it, and used beside it.
         (("conv", ("residual", ("silu_", "silu_"))), ["0", "1.used.0.0"]),
+        # In front of the first layer zeros are no part of the network, and what is written into them stays a gate.
+        (("sigmoid", "interleave_in_place", "excite"), ["0", "1"]),
     ],
-    ids=["fused", "held", "in place"],
+    ids=["fused", "held", "in place", "written into zeros"],
 )
 def test_layers_in_one_call_have_the_maps_of_separate_calls_in_special_cases(
     operations: tuple[Operation, ...], layers: list[str]
