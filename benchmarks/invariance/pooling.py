@@ -220,9 +220,19 @@ def _global_means() -> Iterator[Pair]:
     )
     yield from family(
         _GROUP,
+        "relu, hardswish and global average pooling",
+        behind(lambda x: F.hardswish(F.relu(x))),
+        {
+            "x * relu6(x + 3) / 6": behind(lambda x: _hard_swish(F.relu(x))),
+            "clamp": behind(lambda x: _hard_swish(x.clamp(min=0))),
+        },
+        shape=_PICTURES,
+    )
+    yield from family(
+        _GROUP,
         "activation at the input and global average pooling",
         lambda x: pooled(F.hardswish(x)),
-        {"x * relu6(x + 3) / 6": lambda x: pooled(x * F.relu6(x + 3) / 6)},
+        {"x * relu6(x + 3) / 6": lambda x: pooled(_hard_swish(x))},
         shape=_PICTURES,
     )
     yield from family(
@@ -245,6 +255,10 @@ def _global_means() -> Iterator[Pair]:
         presets=("paper", "pinpoint"),
         shape=_PICTURES,
     )
+
+
+def _hard_swish(x: torch.Tensor) -> torch.Tensor:
+    return x * F.relu6(x + 3) / 6
 
 
 def _gelu(x: torch.Tensor) -> torch.Tensor:

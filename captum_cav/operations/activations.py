@@ -53,8 +53,9 @@ def clamp_from_below(operation: Operation) -> Any:
 
 
 def _is_relu(operation: Operation, x: Any, low: Any) -> bool:
-    """Whether a lower bound makes a ReLU. Behind another function of each element it may complete a hard sigmoid."""
-    return isinstance(low, (int, float)) and low == 0 and form_of(operation, x) is None
+    """Whether a lower bound makes a ReLU. It may also keep a statistic from getting negative, or bound exponentials."""
+    form = form_of(operation, x)
+    return isinstance(low, (int, float)) and low == 0 and (form is None or form.what in _OF_ELEMENTS)
 
 
 @of_one
@@ -138,6 +139,7 @@ def logarithm_of_factor(operation: Operation) -> Any:
     return operation.decompose(lambda: a * torch.as_tensor(b).log())
 
 
+_OF_ELEMENTS = frozenset({What.AFFINE, What.ELEMENTWISE, What.ACTIVATION})
 _hardtanh_bounds = gates.bounds_of("min_val", "max_val", -1.0, 1.0)
 _clamp_bounds = gates.bounds_of("min", "max", None, None)
 _POSITIVE_GATE = Trait.GATE | Trait.NONNEGATIVE | Trait.SQUASHED

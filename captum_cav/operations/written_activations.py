@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from captum_cav.operations import gates
 from captum_cav.operations.elementwise import pass_through
 from captum_cav.operations.forms import Form, Parts, Replays, What, chained, completed, form_of, leave, replay_of
-from captum_cav.propagation.operation import Operation
+from captum_cav.operations.surrogates import with_late_slope
+from captum_cav.propagation.operation import Operation, Surrogate
 from captum_cav.propagation.traits import Trait
 
 _FORMS = frozenset(
@@ -121,12 +122,12 @@ def of_two(operation: Operation, a: torch.Tensor, b: torch.Tensor) -> Operation 
         return None
     parts = ((a, whole[0].replays), (b, whole[1].replays))
     if is_product and not operation.in_place and (gated := _gated(operation, (a, whole[0]), (b, whole[1]))):
-        of_x, of_gate = gated
-        gate = of_gate.replays
-        is_silu = isinstance(gate, Form) and gate.what is What.SIGMOID and not gate.is_reversed
+        (_, of_x), (_, of_gate) = gated
+        form = of_gate.replays
+        is_silu = isinstance(form, Form) and form.what is What.SIGMOID and not form.is_reversed
         fused = F.silu if is_silu and of_x.replays is None else F.gelu
         # As behind a fused activation, no form is left.
-        return completed(operation, fused, of_x.tensor, replay_of(operation, parts))
+        return completed(operation, fused, of_x.tensor, replay_of(operation, parts), rule=_rule_of(operation, *gated))
     if met is None and not is_product and _are_activations(operation, a, b):
         return _passing_to(operation, None, whole[0].tensor, parts)
     if met is not None and not (met[0].is_shifted or met[1].is_shifted):
@@ -211,14 +212,33 @@ def _are_activations(operation: Operation, a: torch.Tensor, b: torch.Tensor) -> 
     return all(form_of(operation, tensor, What.ACTIVATION) is not None for tensor in beginnings)
 
 
-def _gated(operation: Operation, a: Factor, b: Factor) -> tuple[Step, Step] | None:
+def _gated(operation: Operation, a: Factor, b: Factor) -> tuple[Factor, Factor] | None:
     """The factor ``k x`` of an activation ``k x * gate(x)``, and its gate. None for another product."""
-    for (factor, of_factor), (gate, of_gate) in ((a, b), (b, a)):
-        if operation.is_gate(gate) and not of_gate.is_affine and not of_factor.is_shifted:
-            is_gate_of_gate = of_factor.is_affine and _is_made_gate(operation, gate, of_gate)
-            if is_gate_of_gate or not operation.is_gate(factor):
-                return of_factor, of_gate
+    for factor, gate in ((a, b), (b, a)) if operation.name == "mul" else ((a, b),):
+        is_multiple = factor[1].is_affine and not factor[1].is_shifted
+        is_gate = operation.is_gate(gate[0]) and not gate[1].is_affine
+        if is_multiple and is_gate and (not operation.is_gate(factor[0]) or _is_made_gate(operation, *gate)):
+            return factor, gate
     return None
+
+
+def _rule_of(operation: Operation, factor: Factor, gate: Factor) -> Surrogate:
+    """The default rule of ``k x * gate(x)``. The ratio is ``k * gate(x)``, also where ``x`` is 0."""
+    saved, of_x = operation.save(gate[0].detach()), factor[1]
+    multiple = None if of_x.replays is None else of_x.replays.replay()
+
+    def rule(activation: Operation) -> Any:
+        carrier = activation.argument(0, "input")
+        one = torch.ones((), dtype=carrier.dtype, device=carrier.device)
+        scale = one if multiple is None else multiple(one)
+
+        def slope() -> torch.Tensor:
+            return saved.value * scale if operation.name == "mul" else scale / saved.value
+
+        return with_late_slope(carrier, activation.evaluate(carrier.detach()), slope)
+
+    rule.__name__ = "pass_through"
+    return rule
 
 
 def _is_made_gate(operation: Operation, gate: torch.Tensor, beginning: Step) -> bool:

@@ -23,6 +23,7 @@ from tests.support.grammar import (
     AROUND,
     AROUND_CHANNELS,
     BY_CHANNEL,
+    BY_HAND,
     KEEPING,
     OPERATIONS,
     OTHERWISE_IN_THE_ORACLE,
@@ -253,6 +254,25 @@ def test_functions_have_the_maps_of_modules(network: Network, preset: str) -> No
     """Every module that there is a function for, called as a function, and the other way round."""
     assume(not weighs_weights(network))
     assert_functions_are_modules(network, preset)
+
+
+def by_hand(operation: Operation) -> Operation:
+    """What is fused, written out."""
+    if not isinstance(operation, str):
+        name, inside = operation
+        return name, tuple(map(by_hand, inside))
+    name = operation.removeprefix("F.")
+    return f"hand.{name}" if name in BY_HAND else operation
+
+
+@holds(100, network=networks(), preset=st.sampled_from(presets.NAMES))
+def test_what_is_written_out_has_the_map_of_what_is_fused(network: Network, preset: str) -> None:
+    """Also where one follows another, in any network, under every preset."""
+    written = replace(network, operations=tuple(map(by_hand, network.operations)))
+    assume(not weighs_weights(network) and written != network)
+    x, of = network.samples(), scores(network.build(), network.samples())
+    assert_same(scores(written.build(), x), of, of)
+    assert_same(of_input(written.build(), x, rules=preset), of_input(network.build(), x, rules=preset), of)
 
 
 def test_functions_have_the_maps_of_modules_where_a_sigmoid_is_attended_to() -> None:

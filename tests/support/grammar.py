@@ -254,6 +254,52 @@ KEEPING: dict[str, Maker] = {
 RESIZING: dict[str, Maker] = _both(RESIZING_IN_TWO_FORMS)
 
 
+def sigmoid_by_hand(x: torch.Tensor) -> torch.Tensor:
+    return 1 / (1 + torch.exp(-x))
+
+
+def gated_by_hand(x: torch.Tensor, layer: nn.Module) -> torch.Tensor:
+    signal, gate = layer(x).chunk(2, 1)
+    return signal * sigmoid_by_hand(gate)
+
+
+def normed_by_hand(x: torch.Tensor, norm: nn.LayerNorm) -> torch.Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    return centred * torch.rsqrt(centred.pow(2).mean(-1, keepdim=True) + norm.eps) * norm.weight + norm.bias
+
+
+def attend_by_hand(x: torch.Tensor, project: nn.Module) -> torch.Tensor:
+    q, k, v = project(x).chunk(3, -1)
+    scores = q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])
+    weights = torch.exp(scores - scores.amax(-1, keepdim=True))
+    return (weights / weights.sum(-1, keepdim=True)) @ v
+
+
+#: The same as some of :data:`KEEPING`, written out as models write them.
+BY_HAND: dict[str, Maker] = {
+    "conv": calling(lambda x, m: F.conv2d(x, m.weight, None, padding=1) + m.bias[:, None, None], convolution),
+    "linear": calling(per_channel(lambda x, m: x @ m.weight.T + m.bias), linear),
+    "layer_norm": calling(per_channel(normed_by_hand), nn.LayerNorm),
+    "rms_norm": calling(
+        per_channel(lambda x, m: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * m.weight), rms
+    ),
+    "relu": calling(lambda x: x.clamp(min=0)),
+    "relu6": calling(lambda x: x.clamp(0, 6)),
+    "gelu": calling(lambda x: 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))),
+    "silu": calling(lambda x: x * torch.sigmoid(x)),
+    "hardswish": calling(lambda x: x * F.relu6(x + 3) / 6),
+    "sigmoid": calling(sigmoid_by_hand),
+    "glu": calling(gated_by_hand, wider(2, nn.Conv2d, 1)),
+    "excite": calling(
+        lambda x, reduce, expand: excite(x, reduce, expand, sigmoid_by_hand),
+        lambda c: nn.Conv2d(c, 2, 1),
+        lambda c: nn.Conv2d(2, c, 1),
+    ),
+    "attention": calling(of_tokens(attend_by_hand), wider(3)),
+    "dropout": calling(lambda x: x),
+}
+
+
 #: Operations around others, which keep the size.
 AROUND: dict[str, Callable[[int, nn.Module], nn.Module]] = {
     "residual": lambda _, inside: Call(lambda x, f: x + f(x), inside),
@@ -311,7 +357,8 @@ class Network:
 
     def _make(self, operation: Operation) -> nn.Module:
         if isinstance(operation, str):
-            return {**KEEPING, **RESIZING}[operation](self.channels)
+            name = operation.removeprefix("hand.")
+            return (BY_HAND if name != operation else {**KEEPING, **RESIZING})[name](self.channels)
         name, inside = operation
         return AROUND[name](self.channels, nn.Sequential(*map(self._make, inside)))
 
