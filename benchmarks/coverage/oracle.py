@@ -20,6 +20,7 @@ Nothing here comes from ``captum_cav``, so that agreement means something. An op
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -90,8 +91,10 @@ OF_ELEMENTS = (ACTIVATIONS | GATES | CLAMPS | {"abs", "relu"}) - {"_log_softmax"
 """Functions of single elements. Those between layers begin anew: what follows does not belong to them."""
 
 BETWEEN_LAYERS = CLAMPS | frozenset(
-    "_prelu_kernel celu elu gelu hardswish hardtanh leaky_relu mish relu silu threshold".split()
+    "_prelu_kernel abs celu elu gelu hardshrink hardswish hardtanh leaky_relu mish relu silu threshold".split()
 )
+
+SUMS_WITH_A_NUMBER = frozenset("add rsub sub".split())
 
 PRODUCTS: dict[str, tuple[int, ...]] = {
     **dict.fromkeys("bmm convolution dot linalg_cross linear matmul mm mul mv vdot".split(), (0, 1)),
@@ -487,43 +490,64 @@ class _Graph:
         (result,) = flowing.get(self._input, [None])
         return torch.zeros_like(self._values[self._input]) if result is None else result
 
-    def _beginning(self, node: Node) -> tuple[Node, bool, bool]:
+    def _beginning(self, node: Node) -> tuple[Node, bool]:
         """Where a function of single elements begins, with numbers as its only constants.
 
+        A number that is added before any other function is a constant, and the function begins behind this number.
+
         Returns:
-            The node before, or the node itself; whether the function is ``k x + b``; whether ``b`` is not 0.
+            The node before, or the node itself; whether the function is ``k x``.
         """
+        before_clip = self._before_hard_sigmoid(node)
+        if before_clip is not None:
+            return before_clip, False
         inner = self._inner(node)
         if inner is None:
-            return node, True, False
-        name, (base, is_affine, is_shifted) = inner
-        if name in ("add", "sub", "rsub"):
-            return base, is_affine, is_affine
-        if name in ("mul", "div", "neg"):
-            return base, is_affine, is_shifted
-        return (node, True, False) if name in BETWEEN_LAYERS and is_affine and not is_shifted else (base, False, False)
+            return node, True
+        name, (base, is_multiple) = inner
+        ends = name in BETWEEN_LAYERS or (name in SUMS_WITH_A_NUMBER and is_multiple)
+        return (node, True) if ends else (base, is_multiple and name not in OF_ELEMENTS)
 
-    def _inner(self, node: Node) -> tuple[str, tuple[Node, bool, bool]] | None:
+    def _inner(self, node: Node) -> tuple[str, tuple[Node, bool]] | None:
         """The name of a function of single elements, and the beginning of its only argument that is no number."""
         if node.op != "call_function" or node not in self._weight:
             return None
-        name = str(getattr(getattr(node.target, "overloadpacket", None), "__name__", ""))
+        name = _name_of(node)
         (first, *others), _ = pytree.tree_flatten((node.args, node.kwargs))
         is_of_one = (
             isinstance(first, Node) and first in self._weight and not any(isinstance(one, Node) for one in others)
         )
-        if not is_of_one or name not in OF_ELEMENTS | {"add", "sub", "rsub", "mul", "div", "neg"}:
+        if not is_of_one or name not in OF_ELEMENTS | SUMS_WITH_A_NUMBER | {"mul", "div", "neg"}:
             return None
         return name, self._beginning(first)
 
+    def _before_hard_sigmoid(self, node: Node) -> Node | None:
+        """The tensor ``x`` of ``clip(x + 3, 0, 6)``, with the numbers 3 and 6 or others above 0. None for others."""
+        if self._inner_name(node) not in ("clamp", "hardtanh") or len(node.args) != 3 or node.args[1] != 0:
+            return None
+        shifted: Any
+        shifted, _, high = node.args
+        if self._inner_name(shifted) != "add" or not isinstance(high, (int, float)) or math.isinf(high):
+            return None
+        before: Node = shifted.args[0]
+        number: Any = shifted.args[1]
+        return before if isinstance(number, (int, float)) and number > 0 else None
+
+    def _inner_name(self, node: Any) -> str | None:
+        """The name of a function of single elements, or None."""
+        is_called = isinstance(node, Node) and node.op == "call_function" and node in self._weight
+        return _name_of(node) if is_called else None
+
     def _written_out(self, node: Node) -> Node | None:
         """The beginning of an activation that the node completes, and inside which a number was added. Or None."""
+        before_clip = self._before_hard_sigmoid(node)
+        if before_clip is not None:
+            return before_clip
         inner = self._inner(node)
         if inner is None:
             return None
-        name, (base, is_affine, is_shifted) = inner
-        adds = name in ("add", "sub", "rsub")
-        return base if (adds and not is_affine) or (name in OF_ELEMENTS and is_shifted) else None
+        name, (base, is_multiple) = inner
+        return base if name in SUMS_WITH_A_NUMBER and not is_multiple else None
 
     def _step(self, node: Node, coefficients: Coefficients) -> Iterator[tuple[Node, int, torch.Tensor]]:
         operation = self._operation(node)
@@ -539,6 +563,10 @@ class _Graph:
             return
         for position, coefficient in _rule(operation, self._values[node], coefficients).items():
             yield operation.sources[position], 0, coefficient
+
+
+def _name_of(node: Node) -> str:
+    return str(getattr(getattr(node.target, "overloadpacket", None), "__name__", ""))
 
 
 def _listed(value: Any) -> list[Any]:
