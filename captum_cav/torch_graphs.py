@@ -22,10 +22,12 @@ from captum_cav.torch_internals import Overload
 __all__ = [
     "DispatchMode",
     "aliased_arguments",
+    "batch_norm_into",
     "below_autograd",
     "direct_function",
     "fused",
     "hook_registries",
+    "is_fixed_batch_norm",
     "is_random",
     "places_of_tensors",
     "plain_name",
@@ -76,10 +78,13 @@ def fused(
     Args:
         module: the graph. Its inputs are tensors, and it returns a list of tensors.
         args: tensors of the kinds that the graph will get.
-        freezing: whether the buffers of the module keep their numbers, so that kernels may be made for them.
+        freezing: whether the buffers of the module keep their numbers, so that kernels may be made for them. Without,
+            convolutions and products keep the kernels and the memory layout that they have in the graph, and only what
+            lies between them is fused.
     """
     with torch.no_grad():
-        options = {"freezing": freezing}
+        # In another layout, a convolution adds up its summands in another order.
+        options = {"freezing": freezing, **({} if freezing else {"layout_optimization": False})}
         compiled: Callable[..., list[torch.Tensor]] = torch._inductor.compile(module, list(args), options)
     return lambda tensors: compiled(*tensors)
 
@@ -116,6 +121,25 @@ def variant_with_out(operation: Overload) -> tuple[Overload, str] | None:
         if [(argument.name, argument.type) for argument in others[:-1]] == arguments and others[-1].is_out:
             return variant, others[-1].name
     return None
+
+
+def is_fixed_batch_norm(operation: Overload, args: Sequence[Any]) -> bool:
+    """Whether an operation is a batch norm with fixed statistics on a CPU: a factor and a constant for each channel."""
+    return operation is torch.ops.aten.native_batch_norm.default and not args[5] and args[0].device.type == "cpu"
+
+
+def batch_norm_into(
+    x: torch.Tensor, *args: Any, out: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """A batch norm with fixed statistics on a CPU, whose result is written into ``out``. ``out`` may be ``x``.
+
+    Args:
+        x, args: the arguments of ``torch.native_batch_norm``.
+        out: the tensor.
+    """
+    nothing = x.new_empty(0), x.new_empty(0)
+    torch.ops.aten.native_batch_norm.out(x, *args, out=out, save_mean=nothing[0], save_invstd=nothing[1])
+    return out, *nothing
 
 
 def is_random(operation: Overload, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:

@@ -24,6 +24,10 @@ FACTOR, TRIALS = 4.0, 4
 LEAST_UNITS = 64.0
 
 
+class DeviationError(RecordingError):
+    """Fused kernels do not give what the operations give one after another."""
+
+
 def check_recording(recording: Recording, arguments: Arguments, run: Runner, is_exact: bool) -> None:
     """Refuse a recording whose results are not those of the attribution.
 
@@ -36,6 +40,7 @@ def check_recording(recording: Recording, arguments: Arguments, run: Runner, is_
 
     Raises:
         RecordingError: says how far the results are off.
+        DeviationError: if only those of fused kernels are.
     """
     one_by_one = run if is_exact else replay(recording)
     inputs = [("the recorded", arguments), ("another", changed(arguments))]
@@ -50,7 +55,7 @@ def check_recording(recording: Recording, arguments: Arguments, run: Runner, is_
             wobbled = [one_by_one(other) for other in in_last_place(tensors, len(recording.inputs))]
             for result, (deviation, allowed) in enumerate(deviations(found, expected, wobbled)):
                 if not deviation <= allowed:
-                    raise RecordingError(
+                    raise DeviationError(
                         f"the fused kernels do not give what the attribution gives for {which} input: a result of "
                         f"shape {tuple(expected[result].shape)} is off by {deviation:.1e} of its largest number, and "
                         f"{allowed:.1e} is allowed. That is {FACTOR:g} times what a change of the inputs in their last "

@@ -14,7 +14,14 @@ from torch.fx.node import map_arg
 
 from captum_cav.errors import RecordingError
 from captum_cav.tensors import is_same_memory
-from captum_cav.torch_graphs import aliased_arguments, below_autograd, direct_function, variant_with_out
+from captum_cav.torch_graphs import (
+    aliased_arguments,
+    batch_norm_into,
+    below_autograd,
+    direct_function,
+    is_fixed_batch_norm,
+    variant_with_out,
+)
 from captum_cav.torch_internals import Overload
 
 _ALIASES = (torch.ops.aten.alias.default, torch.ops.aten.detach.default)
@@ -119,11 +126,15 @@ class RecordedGraph:
                 self.functions[node] = direct_function(node.target, args, kwargs)
                 with below_autograd():
                     values[node] = self.functions[node](*args, **kwargs)
-                variant = variant_with_out(node.target) if torch.Tag.pointwise in node.target.tags else None
-                if variant is not None:
-                    operation, name = variant
-                    kwargs = {**kwargs, name: values[node]}
-                    self.with_out[node] = direct_function(operation, args, kwargs), name
+                if torch.Tag.pointwise in node.target.tags:
+                    variant = variant_with_out(node.target)
+                    if variant is not None:
+                        operation, name = variant
+                        kwargs = {**kwargs, name: values[node]}
+                        self.with_out[node] = direct_function(operation, args, kwargs), name
+                elif is_fixed_batch_norm(node.target, args):
+                    self.with_out[node] = batch_norm_into, "out"
+                    self.results[node] = _kind(values[node][0])
                 shared, written = aliased_arguments(node.target, node.args, node.kwargs)
                 is_view = shared and not written and isinstance(values[node], torch.Tensor)
                 if is_view and is_same_memory(values[node], values[shared[0]]):

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch.fx import Node
 
 from captum_cav.compilation.graphs import RecordedGraph, operations
@@ -44,11 +43,11 @@ def reused_memory(recorded: RecordedGraph) -> dict[Node, Reused]:
         last[group] = max(last.get(group, 0), *uses, order[node])
     found: dict[Node, Reused] = {}
     for node, operation in operations(recorded.graph):
-        if torch.Tag.pointwise not in operation.tags or aliased_arguments(operation, node.args, node.kwargs)[0]:
+        if node not in recorded.with_out or aliased_arguments(operation, node.args, node.kwargs)[0]:
             continue
         group = memory.group(node)
         for argument in _candidates(recorded, node):
-            if last[memory.group(argument)] == order[node] and node in recorded.with_out:
+            if last[memory.group(argument)] == order[node]:
                 found[node] = Reused(*recorded.with_out[node], argument)
                 until = max(last[group], last[memory.group(argument)])
                 memory.join(node, argument)

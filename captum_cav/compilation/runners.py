@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 
@@ -29,22 +29,30 @@ def replay(recording: Recording) -> Runner:
     return run
 
 
-def inductor(recording: Recording) -> Runner:
-    """Fused kernels, made by torch's compiler. Rounding differs from that of the operations one after another."""
+def fused_for_weights(recording: Recording) -> Runner:
+    """Kernels that torch's compiler makes for the numbers of a frozen recording.
+
+    Weights lie in memory as the kernels read them, and a batch norm becomes a part of its convolution. So sums are
+    rounded in another way than by the operations one after another.
+    """
     graph, count = recording.graph, len(recording.inputs)
-    if recording.is_frozen:
-        frozen, in_order = fused(graph.as_module(graph.constants), recording.inputs, freezing=True), graph.in_order
-
-        def run_frozen(tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-            with torch.no_grad():
-                return in_order(frozen(tensors[:count]))
-
-        return run_frozen
-    function, in_order = fused(graph.as_module(), [*recording.inputs, *graph.constants]), graph.in_order
+    kernels, in_order = fused(graph.as_module(graph.constants), recording.inputs, freezing=True), graph.in_order
 
     def run(tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         with torch.no_grad():
-            return in_order(function(tensors))
+            return in_order(kernels(tensors[:count]))
+
+    return run
+
+
+def fused_between(recording: Recording) -> Runner:
+    """Kernels that torch's compiler makes for what lies between convolutions and products, which stay as they are."""
+    graph = recording.graph
+    kernels, in_order = fused(graph.as_module(), [*recording.inputs, *graph.constants]), graph.in_order
+
+    def run(tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        with torch.no_grad():
+            return in_order(kernels(tensors))
 
     return run
 
@@ -108,8 +116,11 @@ class _CudaGraph:
                 self._results = self._function([*self._inputs, *constants])
 
 
-RUNNERS: dict[str, Callable[[Recording], Runner]] = {
-    "replay": replay,
-    "inductor": inductor,
-    "cudagraphs": cudagraphs,
-}
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+
+
+def ways_to_run(backend: Backend, recording: Recording) -> list[Callable[[Recording], Runner]]:
+    """What can run a recording, the fastest first. The first whose results are those of the attribution is taken."""
+    if backend == "inductor":
+        return [fused_for_weights, fused_between] if recording.is_frozen else [fused_between]
+    return [replay if backend == "replay" else cudagraphs]

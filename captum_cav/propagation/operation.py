@@ -119,6 +119,9 @@ class Engine(Protocol):
         ...
 
 
+_NOT_LOOKED = object()
+
+
 class Operation:
     """One call of a torch function in the forward pass. Some of its arguments carry contributions.
 
@@ -151,6 +154,7 @@ class Operation:
     """
 
     __slots__ = (
+        "_affine",
         "_engine",
         "args",
         "detached",
@@ -189,7 +193,19 @@ class Operation:
         self.is_constant = False
         self.handoff: Handoff | None = None
         self.fused: Callable[..., Any] | None = None
+        self._affine: Any = _NOT_LOOKED
         self._engine = engine
+
+    @property
+    def as_affine(self) -> Any:
+        """The operation as an affine one (:class:`captum_cav.operations.affine.AffineView`), or None.
+
+        A rule looks at it twice, to see whether the rule applies, and to apply. It is worked out once.
+        """
+        if self._affine is _NOT_LOOKED:
+            view = self.spec.view_as_affine
+            self._affine = None if view is None else view(self)
+        return self._affine
 
     # The value ------------------------------------------------------------------------------------------------------
 

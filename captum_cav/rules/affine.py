@@ -36,7 +36,6 @@ from captum_cav.operations.folding import (
     folded,
     split,
 )
-from captum_cav.operations.normalization import inference_norm
 from captum_cav.operations.surrogates import with_backward
 from captum_cav.propagation import zeros
 from captum_cav.propagation.operation import Operation
@@ -269,16 +268,15 @@ class AffineRule(Rule):
 
     def governs(self, operation: Operation) -> bool:
         """Whether one tensor depends on the inputs, and the operation is affine in this tensor."""
-        return super().governs(operation) and _view(operation) is not None
+        return super().governs(operation) and operation.as_affine is not None
 
     def __call__(self, operation: Operation, /) -> Any:
         """The operation's value, shared out by this rule in the backward pass."""
-        view = _view(operation)
-        assert view is not None
+        view: AffineView = operation.as_affine
         # A batch norm is affine itself, and may be folded into the operation before.
-        norm = inference_norm(operation) if operation.name == "batch_norm" else None
-        before = foldable_before(operation, view.x.shape[1]) if norm is not None else None
-        if norm is not None and before is not None:
+        before = foldable_before(operation, view.x.shape[1]) if operation.name == "batch_norm" else None
+        if before is not None:
+            norm = ScaleAndShift(view.weight, view.bias)
             return folded(operation, norm, before, lambda: Affine(operation, view, operation.value(), self).pass_alone)
         if self.gives_to_zeros:
             zeros.tiny(view.x.dtype)
@@ -289,12 +287,6 @@ class AffineRule(Rule):
         output = with_backward(native.detach(), affine.share_out, native, view.x)
         operation.handoff = affine
         return output
-
-
-def _view(operation: Operation) -> AffineView | None:
-    """The operation as an affine operation in the one tensor that depends on the inputs, or None."""
-    view = operation.spec.view_as_affine
-    return None if view is None else view(operation)
 
 
 class _Shares(NamedTuple):

@@ -17,10 +17,11 @@ import torch
 
 from captum_cav import LayerCAV, cli, datasets, zoo
 from captum_cav.commands import names
-from captum_cav.compilation import repeated, runners
+from captum_cav.compilation import compiled, repeated
 from captum_cav.compilation.compiled import Compiled
 from captum_cav.datasets import shards
 from captum_cav.datasets.jobs import KEEP
+from tests.compilation.test_fused import off_by
 from tests.datasets import jobs
 
 _OWN = """
@@ -127,12 +128,7 @@ def test_fused_kernels_give_the_maps_up_to_rounding(folder: Path, capsys: pytest
 def test_fused_kernels_that_are_off_end_the_job_and_what_is_advised_works(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    replay = runners.replay
-    monkeypatch.setitem(
-        runners.RUNNERS,
-        "inductor",
-        lambda recording: lambda tensors: [one * 1.001 for one in replay(recording)(tensors)],
-    )
+    monkeypatch.setattr(compiled, "ways_to_run", lambda backend, recording: [off_by(0.001)])
     assert cli.main(command("--compile")) == 2
     said = capsys.readouterr().err
     assert (

@@ -221,3 +221,32 @@ def test_attention_for_any_number_of_samples() -> None:
         mask = torch.zeros(samples_given, 4, dtype=torch.bool)
         assert_equal_bits(compiled.attribute(x, 1, mask), cav.attribute(x, 1, mask))
     assert recordings_of(compiled) == 1
+
+
+def norms() -> nn.Sequential:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4, affine=False),
+        nn.ReLU(), nn.Flatten(), nn.Linear(256, 5),
+    )  # fmt: skip
+    net(torch.randn(8, 3, 12, 12))
+    return net.eval()
+
+
+@pytest.mark.parametrize(("layers", "count"), [(["2"], 2), (["0"], 1), (["0", "3"], 0), (["1", "4"], 2)])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_batch_norm_is_written_over_a_convolution_that_nothing_else_needs(
+    layers: list[str], count: int, memory_format: torch.memory_format
+) -> None:
+    """The map of a layer needs its activation until the end."""
+    cav = LayerCAV(norms().to(memory_format=memory_format), layers)  # type: ignore[call-overload]
+    compiled = captum_cav.compile(cav)
+    for seed in range(2):
+        x = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
+        x = x.contiguous(memory_format=memory_format)
+        assert_equal_bits(compiled.attribute(x, 1), cav.attribute(x, 1))
+    (made,) = compiled._made.values()  # type: ignore[attr-defined]
+    recorded = made.recording.graph
+    norm = torch.ops.aten.native_batch_norm.default
+    pairs = [(node, node.args[0]) for node in recorded.graph.nodes if node.target is norm]
+    assert sum(recorded.memory.group(one) is recorded.memory.group(other) for one, other in pairs) == count
