@@ -101,6 +101,11 @@ def is_batched(tensor: torch.Tensor) -> bool:
     return torch._C._functorch.is_legacy_batchedtensor(tensor) or torch._C._functorch.is_batchedtensor(tensor)
 
 
+def is_graph_kept() -> bool:
+    """Whether another backward pass may follow the one that runs now, so that what the graph saved must stay."""
+    return torch._C._autograd._get_current_graph_task_keep_graph()
+
+
 class OwnFunction(torch.autograd.Function):
     """The base class of captum_cav's own autograd functions.
 

@@ -45,6 +45,7 @@ PRIVATE: dict[str, tuple[Any, str]] = {
     "_forward_pre_hooks": (nn.Identity(), OLDEST),
     "_forward_pre_hooks_with_kwargs": (nn.Identity(), OLDEST),
     "_functorch": (torch, OLDEST),
+    "_get_current_graph_task_keep_graph": (torch._C._autograd, OLDEST),
     "_get_function_stack_at": (torch._C, OLDEST),
     "_global_forward_hooks": (nn.modules.module, OLDEST),
     "_global_forward_hooks_always_called": (nn.modules.module, OLDEST),

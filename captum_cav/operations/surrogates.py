@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from captum_cav.torch_internals import OwnFunction, is_batched, keeps_version
+from captum_cav.torch_internals import OwnFunction, is_batched, is_graph_kept, keeps_version
 
 #: Gives the coefficients of the inputs for the coefficients of the value.
 Backward: TypeAlias = Callable[[torch.Tensor], tuple[torch.Tensor | None, ...]]
@@ -140,6 +140,17 @@ def with_late_slope(x: torch.Tensor, value: torch.Tensor, slope: Callable[[], to
     return output
 
 
+def _times_saved(coefficients: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+    """Coefficients times a slope that the graph saved. The last backward pass overwrites the slope.
+
+    A fresh tensor would cost as much as two passes over a tensor.
+    """
+    is_in_use = torch.is_grad_enabled() or is_batched(coefficients) or is_graph_kept()
+    if is_in_use or coefficients.shape != slope.shape or coefficients.dtype != slope.dtype:
+        return coefficients * slope
+    return slope.mul_(coefficients)
+
+
 class _Sloped(OwnFunction):
     """Autograd saves the slopes, so that the backward pass frees them one after the other."""
 
@@ -152,11 +163,14 @@ class _Sloped(OwnFunction):
     @staticmethod
     def backward(ctx: Any, coefficients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         slopes = zip(ctx.saved_tensors, ctx.shapes, strict=True)
-        return None, None, *((coefficients * slope).sum_to_size(shape) for slope, shape in slopes)
+        return None, None, *(_times_saved(coefficients, slope).sum_to_size(shape) for slope, shape in slopes)
 
 
 def with_slopes(value: torch.Tensor, inputs: Sequence[torch.Tensor], slopes: Sequence[torch.Tensor]) -> torch.Tensor:
-    """A value whose coefficients reach several inputs, each times its slope. The inputs broadcast to the value."""
+    """A value whose coefficients reach several inputs, each times its slope. The inputs broadcast to the value.
+
+    The slopes are fresh tensors, which nothing else uses.
+    """
     output: torch.Tensor = _Sloped.apply(value, slopes, *inputs)
     return output
 
@@ -171,10 +185,13 @@ class _WrittenOver(OwnFunction):
     @staticmethod
     def backward(ctx: Any, coefficients: torch.Tensor) -> tuple[torch.Tensor, None]:
         (slope,) = ctx.saved_tensors
-        return coefficients * slope, None
+        return _times_saved(coefficients, slope), None
 
 
 def written_over(x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
-    """A tensor after an operation wrote its value into it. Its coefficients reach the old tensor times a slope."""
+    """A tensor after an operation wrote its value into it. Its coefficients reach the old tensor times a slope.
+
+    The slope is a fresh tensor, which nothing else uses.
+    """
     output: torch.Tensor = _WrittenOver.apply(x, slope)
     return output

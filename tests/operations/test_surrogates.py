@@ -186,6 +186,46 @@ def test_the_memory_of_a_late_slope_becomes_that_of_the_coefficients() -> None:
     assert made[1].tolist() == [3.0]
 
 
+def sloped(x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+    return with_slopes(torch.zeros(2), [x], [slope])
+
+
+def written(x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+    return written_over(x * 1, slope)
+
+
+@pytest.mark.parametrize("surrogate", [sloped, written])
+def test_the_last_backward_pass_overwrites_the_slopes_and_no_earlier_one(surrogate: Any) -> None:
+    x, slope = leaf(2.0, -3.0), torch.tensor([3.0, 5.0])
+    y, seeds = surrogate(x, slope), torch.tensor([1.0, 10.0])
+    (kept,) = torch.autograd.grad(y, x, seeds, retain_graph=True)
+    (several,) = torch.autograd.grad(y, x, torch.eye(2), is_grads_batched=True, retain_graph=True)
+    with_graph = leaf(2.0, 2.0)
+    (differentiable,) = torch.autograd.grad(y, x, with_graph, create_graph=True)
+    assert slope.tolist() == [3.0, 5.0]
+    assert gradient(differentiable, with_graph, 1.0, 1.0) == [3.0, 5.0]
+    (last,) = torch.autograd.grad(surrogate(x, slope), x, seeds)
+    assert kept.tolist() == last.tolist() == slope.tolist() == [3.0, 50.0]
+    assert several.tolist() == [[3.0, 0.0], [0.0, 5.0]]
+
+
+@pytest.mark.parametrize("surrogate", [sloped, written])
+def test_a_last_pass_of_several_scores_keeps_the_slopes(surrogate: Any) -> None:
+    x, slope = leaf(2.0, -3.0), torch.tensor([3.0, 5.0])
+    (found,) = torch.autograd.grad(surrogate(x, slope), x, torch.eye(2), is_grads_batched=True)
+    assert found.tolist() == [[3.0, 0.0], [0.0, 5.0]]
+    assert slope.tolist() == [3.0, 5.0]
+
+
+@pytest.mark.parametrize("slope", [torch.tensor([3.0]), torch.tensor([3.0, 5.0], dtype=torch.float64)])
+def test_a_slope_of_another_kind_than_the_coefficients_is_kept(slope: torch.Tensor) -> None:
+    before = slope.clone()
+    x = leaf(2.0, -3.0)
+    (found,) = torch.autograd.grad(with_slopes(torch.zeros(2), [x], [slope]), x, torch.tensor([1.0, 10.0]))
+    assert found.tolist() == [3.0, 30.0 if len(slope) == 1 else 50.0]
+    assert torch.equal(slope, before)
+
+
 def test_slopes_go_to_several_inputs_that_broadcast() -> None:
     a, b = torch.ones(2, 3, requires_grad=True), torch.ones(3, requires_grad=True)
     y = with_slopes(torch.zeros(2, 3), [a, b], [torch.full((2, 3), 2.0), torch.tensor([1.0, 10.0, 100.0])])
