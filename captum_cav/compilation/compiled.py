@@ -208,9 +208,11 @@ def compile(  # noqa: A001 - as torch.compile
         backend: what runs the graph. ``"replay"``: its operations one after another. ``"inductor"``: kernels that
             torch's compiler fuses. ``"cudagraphs"``: one CUDA graph, for small batches on a GPU.
         dynamic_batch: whether one recording holds for any number of samples above 1. It needs ``backend="replay"``.
-        freeze: whether the numbers of parameters and buffers are part of the recording. Then inductor can make kernels
-            for them. If a parameter changes, the attribution records anew. By default, parameters are inputs of the
-            graph, so that a model may be trained further.
+        freeze: whether the numbers of parameters and buffers are part of the recording. Then what hangs on them alone
+            is computed once, and inductor can make kernels for them. If those kernels change the map by more than the
+            tolerance, only what lies between convolutions and products is fused, as without ``freeze``. If a parameter
+            changes, the attribution records anew. By default, parameters are inputs of the graph, so that a model may
+            be trained further.
         on_break: what happens if the attribution cannot be recorded: ``"error"`` raises; ``"eager"`` warns, and calls
             with such arguments run as usual.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,13 +14,16 @@ from captum_cav.compilation.graphs import OfBatch, RecordedGraph, last_uses
 from captum_cav.compilation.reuse import reused_memory
 
 
-def as_function(recorded: RecordedGraph) -> Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]:
+def as_function(
+    recorded: RecordedGraph, known: Mapping[Node, Any] | None = None
+) -> Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]:
     """A function that runs a graph: it takes the inputs and the constants in one list, and returns a list of tensors.
 
     Args:
         recorded: the graph.
+        known: results that are known already, so that the function does not compute them.
     """
-    writer = _Writer(recorded)
+    writer = _Writer(recorded, known or {})
     source = writer.source()
     namespace = writer.names
     exec(compile(source, "<recorded attribution>", "exec"), namespace)  # noqa: S102 - the source is written here
@@ -35,9 +38,10 @@ class _Writer:
         names: what the source refers to besides its own variables.
     """
 
-    def __init__(self, recorded: RecordedGraph) -> None:
+    def __init__(self, recorded: RecordedGraph, known: Mapping[Node, Any]) -> None:
         self._recorded = recorded
-        self._reused = reused_memory(recorded)
+        self._known = known
+        self._reused = reused_memory(recorded, known)
         self._variables: dict[Node, str] = {}
         self._objects: dict[Any, str] = {}
         self.names: dict[str, Any] = {}
@@ -55,10 +59,13 @@ class _Writer:
             if node.op == "output":
                 lines.append(f" return {self._written(list(node.args[0]))}")
                 break
+            if node in self._known:
+                continue
             if node.op == "call_function":
                 lines.append(f" {self._variables[node]} = {self._call(node)}")
-            if last[node]:
-                lines.append(" " + " = ".join(self._variables[one] for one in last[node]) + " = None")
+            unneeded = [self._variables[one] for one in last[node] if one not in self._known]
+            if unneeded:
+                lines.append(" " + " = ".join(unneeded) + " = None")
         return "\n".join(lines) + "\n"
 
     def _call(self, node: Node) -> str:
@@ -77,7 +84,7 @@ class _Writer:
 
     def _written(self, value: Any) -> str:
         if isinstance(value, Node):
-            return self._variables[value]
+            return self._named(self._known[value], "known") if value in self._known else self._variables[value]
         if isinstance(value, OfBatch):
             return f"{value.times} * n + {value.plus}"
         if isinstance(value, (list, tuple)):

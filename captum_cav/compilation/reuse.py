@@ -5,7 +5,7 @@ Only operations that compute each number from the numbers at the same place do t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, NamedTuple
 
 from torch.fx import Node
@@ -28,18 +28,19 @@ class Reused(NamedTuple):
     tensor: Node
 
 
-def reused_memory(recorded: RecordedGraph) -> dict[Node, Reused]:
+def reused_memory(recorded: RecordedGraph, known: Container[Node] = ()) -> dict[Node, Reused]:
     """The operations of a graph that may write into an argument, and the argument.
 
     Args:
         recorded: the graph.
+        known: results that are not computed anew in each run.
     """
     memory, order = recorded.memory, {node: place for place, node in enumerate(recorded.graph.nodes)}
     last: dict[Node, int] = {}
     for node in recorded.graph.nodes:
         group = memory.group(node)
-        # The memory of the caller's tensors is in use for ever.
-        uses = [len(order)] if node.op == "placeholder" else [order[user] for user in node.users]
+        # The memory of the caller's tensors, and of what is known, is in use for ever.
+        uses = [len(order)] if node.op == "placeholder" or node in known else [order[user] for user in node.users]
         last[group] = max(last.get(group, 0), *uses, order[node])
     found: dict[Node, Reused] = {}
     for node, operation in operations(recorded.graph):

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias, get_args
 
 import torch
 
+from captum_cav.compilation.known import known_values
 from captum_cav.compilation.program import as_function
 from captum_cav.compilation.recording import Recording
 from captum_cav.errors import RecordingError
@@ -19,8 +20,12 @@ Runner = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
 
 
 def replay(recording: Recording) -> Runner:
-    """The same operations in the same order, without autograd and without the model's Python code."""
-    function, in_order = as_function(recording.graph), recording.graph.in_order
+    """The same operations in the same order, without autograd and without the model's Python code.
+
+    What hangs on parameters and buffers alone, such as their absolute values, a frozen recording computes once.
+    """
+    known = known_values(recording.graph) if recording.is_frozen else {}
+    function, in_order = as_function(recording.graph, known), recording.graph.in_order
 
     def run(tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         with below_autograd():
