@@ -19,7 +19,6 @@ from typing import Any, TypeAlias
 
 import torch
 from torch.autograd.graph import GradientEdge
-from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from captum_cav import checks
@@ -29,6 +28,7 @@ from captum_cav.attribution.options import Normalize
 from captum_cav.errors import UnsupportedOperationError
 from captum_cav.operations import TABLE
 from captum_cav.propagation.constant_operations import usable
+from captum_cav.propagation.function_mode import FunctionMode
 from captum_cav.propagation.hooks import Site
 from captum_cav.propagation.kinds import Role
 from captum_cav.propagation.noted_tensors import noted_tensors
@@ -118,7 +118,7 @@ def _check_derivatives(log: RuleLog) -> None:
         )
 
 
-class _Derivatives(TorchFunctionMode):
+class _Derivatives(FunctionMode):
     """While this mode is active, autograd records the derivatives of the operations, and nothing that changes them.
 
     Hooks that the model registers on tensors with contributions, or on their nodes, never run. The operations in the

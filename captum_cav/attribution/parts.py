@@ -10,7 +10,7 @@ import torch
 from captum_cav import checks
 from captum_cav.attribution.input_checks import Arguments
 from captum_cav.errors import InputError, LayerError
-from captum_cav.scores.outputs import batch_in_parts
+from captum_cav.propagation.reentrancy import batch_in_parts
 from captum_cav.tensors import tensors_in
 from captum_cav.torch_internals import tree_map
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
 
@@ -13,8 +11,7 @@ import torch
 from captum_cav import checks
 from captum_cav.checks import describe_output, part_of
 from captum_cav.errors import CAVTypeError, InputError
-
-_IN_PARTS: ContextVar[bool] = ContextVar("_IN_PARTS", default=False)
+from captum_cav.propagation.reentrancy import has_part
 
 
 def tensor_of(output: Any, score: Any, expected: str, dimensions: Sequence[int], *names: str) -> torch.Tensor:
@@ -66,18 +63,8 @@ def _shown(value: Any) -> str:
     return f"<tensor of shape {tuple(value.shape)}>" if isinstance(value, torch.Tensor) else repr(value)
 
 
-@contextmanager
-def batch_in_parts() -> Iterator[None]:
-    """A context in which scores get the output for a part of the batch, and nobody tells them which part."""
-    before = _IN_PARTS.set(True)
-    try:
-        yield
-    finally:
-        _IN_PARTS.reset(before)
-
-
 def check_whole(what: str) -> None:
-    """Refuse what a score has for each sample, if the score gets a part of the batch.
+    """Refuse what a score has for each sample, if the score gets a part of the batch: nobody tells it which part.
 
     Args:
         what: the name of the argument and what the argument is, for the message.
@@ -85,7 +72,7 @@ def check_whole(what: str) -> None:
     Raises:
         InputError: says what to do.
     """
-    if _IN_PARTS.get():
+    if has_part():
         raise InputError(
             f"{what} for each sample, and internal_batch_size explains the batch in parts; expected one for all "
             "samples. Pass that, or leave out internal_batch_size."
