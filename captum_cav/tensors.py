@@ -63,16 +63,21 @@ def as_plain(tensor: torch.Tensor) -> torch.Tensor:
 
     Tensors that keep their numbers in another way, such as quantized weights, are returned as they are.
     """
-    kind = type(tensor)
-    if kind in _PLAIN or kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+    if type(tensor) in _PLAIN or keeps_numbers_elsewhere(tensor):
         return tensor
     return tensor.as_subclass(torch.Tensor)
+
+
+def keeps_numbers_elsewhere(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is of a class that keeps its numbers in another way than a plain tensor."""
+    kind = type(tensor)
+    return kind not in _PLAIN and kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
 
 
 def is_quantized_weight(tensor: torch.Tensor) -> bool:
     """Whether a tensor is of a class that keeps quantized numbers and can give them as floating-point numbers."""
     kind = type(tensor)
-    return kind not in _PLAIN and kind.dequantize is not torch.Tensor.dequantize and as_plain(tensor) is tensor
+    return kind.dequantize is not torch.Tensor.dequantize and keeps_numbers_elsewhere(tensor)
 
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)

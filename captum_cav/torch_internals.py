@@ -19,7 +19,7 @@ import threading
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.hooks import BackwardHook
 
+from captum_cav.process_settings import Patch, SharedSetting
 from captum_cav.tensors import body_of, edge_of
 
 __all__ = [
@@ -53,7 +54,6 @@ __all__ = [
     "edge_of",
     "end_innermost_mode",
     "function_modes",
-    "give_back_lock",
     "has_old_backward_hook",
     "hooks_on_saved_tensors",
     "innermost_called",
@@ -67,7 +67,6 @@ __all__ = [
     "overload_name",
     "own_parameters",
     "patched_torch",
-    "process_lock",
     "remove_hooks",
     "run_as_written",
     "same_layer_versions",
@@ -118,53 +117,6 @@ class OwnFunction(torch.autograd.Function):
 # Around a whole pass ------------------------------------------------------------------------------------------------
 
 
-#: Whoever changes something of the whole process holds this lock.
-process_lock = threading.RLock()
-
-
-def give_back_lock() -> None:
-    """Give :data:`process_lock` back, although an interrupt may have come before this thread left the context."""
-    with suppress(RuntimeError):  # The thread does not hold the lock any more.
-        while True:
-            process_lock.release()
-
-
-class _SharedSetting:
-    """A setting of the whole process. The first thread that needs the setting applies it. The last thread restores it.
-
-    Args:
-        change: returns a context in which the setting is changed.
-    """
-
-    def __init__(self, change: Callable[[], AbstractContextManager[Any]]) -> None:
-        self._change = change
-        self._users: set[object] = set()
-        self._active: ExitStack | None = None
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        user = object()
-        try:
-            try:
-                with process_lock:
-                    self._users.add(user)
-                    if self._active is None:
-                        self._active = ExitStack()
-                        self._active.enter_context(self._change())
-                yield
-            finally:
-                self._end(user)
-        finally:
-            self._end(user)  # An interrupt may have come first.
-
-    def _end(self, user: object) -> None:
-        with process_lock:
-            self._users.discard(user)
-            if not self._users and self._active is not None:
-                self._active.close()
-                self._active = None
-
-
 def function_modes() -> list[TorchFunctionMode]:
     """The active function modes of this thread, the innermost last."""
     return [torch._C._get_function_stack_at(index) for index in range(torch._C._len_torch_function_stack())]
@@ -211,33 +163,24 @@ class _Following(threading.local):
 _following = _Following()
 
 
-@contextmanager
-def _patched_functions() -> Iterator[None]:
-    original = torch.autograd.Function.__dict__["apply"]
+def _unless_followed(original: Any) -> Any:
+    """How functions are applied: by torch, unless this thread follows them."""
 
     def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
         if _following.apply is None or _following.at_rest():
             return original.__get__(None, cls)(*args, **kwargs)
         return _following.apply(cls, args, kwargs)
 
-    def unless_followed(set_up: Callable[[BackwardHook, Any], Any]) -> Callable[[BackwardHook, Any], Any]:
-        return lambda hook, values: set_up(hook, values) if _following.apply is None else values
+    return classmethod(apply)
 
-    set_up = BackwardHook.setup_input_hook, BackwardHook.setup_output_hook
 
-    def restore() -> None:
-        torch.autograd.Function.apply = original
-        BackwardHook.setup_input_hook, BackwardHook.setup_output_hook = set_up  # type: ignore[method-assign]
+def _not_hooked(set_up: Callable[[BackwardHook, Any], Any]) -> Callable[[BackwardHook, Any], Any]:
+    return lambda hook, values: set_up(hook, values) if _following.apply is None else values
 
-    try:
-        try:
-            torch.autograd.Function.apply = classmethod(apply)
-            BackwardHook.setup_input_hook, BackwardHook.setup_output_hook = map(unless_followed, set_up)  # type: ignore[method-assign]
-            yield
-        finally:
-            restore()
-    finally:
-        restore()  # An interrupt may have come first.
+
+def _patched_functions() -> Patch:
+    set_ups = ((BackwardHook, name, _not_hooked) for name in ("setup_input_hook", "setup_output_hook"))
+    return Patch((torch.autograd.Function, "apply", _unless_followed), *set_ups)
 
 
 #: Returns the innermost hooks on saved tensors. Torch has this function from version 2.8 on.
@@ -254,29 +197,30 @@ class _Entered(threading.local):
 _entered = _Entered()
 
 
-@contextmanager
-def _noted_hooks() -> Iterator[None]:
-    """Note each context of hooks on saved tensors, for versions of torch that do not tell the innermost one."""
-    enter, leave = saved_tensors_hooks.__enter__, saved_tensors_hooks.__exit__
-
+def _entering(enter: Callable[[saved_tensors_hooks], None]) -> Callable[[saved_tensors_hooks], None]:
     def entering(context: saved_tensors_hooks) -> None:
         enter(context)
         _entered.contexts.append(context)
 
+    return entering
+
+
+def _leaving(leave: Callable[..., None]) -> Callable[..., None]:
     def leaving(context: saved_tensors_hooks, *error: object) -> None:
         leave(context, *error)
         if _entered.contexts and _entered.contexts[-1] is context:  # Another thread may have entered before the pass.
             _entered.contexts.pop()
 
-    saved_tensors_hooks.__enter__, saved_tensors_hooks.__exit__ = entering, leaving  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        saved_tensors_hooks.__enter__, saved_tensors_hooks.__exit__ = enter, leave  # type: ignore[method-assign]
+    return leaving
 
 
-_run_eagerly, _run_openly = _SharedSetting(_uncompiled), _SharedSetting(_patched_functions)
-_note_hooks = _SharedSetting(_noted_hooks if _innermost_hooks is None else nullcontext)
+def _noted_hooks() -> Patch:
+    """Note each context of hooks on saved tensors, for versions of torch that do not tell the innermost one."""
+    return Patch((saved_tensors_hooks, "__enter__", _entering), (saved_tensors_hooks, "__exit__", _leaving))
+
+
+_run_eagerly, _run_openly = SharedSetting(_uncompiled), SharedSetting(_patched_functions)
+_note_hooks = SharedSetting(_noted_hooks if _innermost_hooks is None else nullcontext)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ ROOT = Path(captum_cav.__file__).parent
 MOST_LINES = 500
 #: A room imports only from rooms further up, and from other rooms on its own line if it does not get back from there.
 ORDER = """
-    errors version suggestions memory tables
+    errors version suggestions memory tables process_settings
     tensors torch_internals captum_internals torch_graphs
     checks
     propagation
@@ -135,6 +135,7 @@ def test_no_circle_of_folders() -> None:
 def test_the_engine_is_given_its_table() -> None:
     assert {room_of(other) for name in IMPORTS if room_of(name) == "propagation" for other in IMPORTS[name]} <= {
         "errors",
+        "process_settings",
         "suggestions",
         "tensors",
         "torch_internals",

@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 import captum_cav
 from captum_cav import torch_internals as internals
+from captum_cav.process_settings import Patch, SharedSetting
 
 # Who takes private names --------------------------------------------------------------------------------------------
 
@@ -242,7 +243,7 @@ def test_the_last_user_of_a_setting_puts_it_back() -> None:
         yield
         events.append("restored")
 
-    shared: Callable[[], AbstractContextManager[None]] = internals._SharedSetting(change)
+    shared: Callable[[], AbstractContextManager[None]] = SharedSetting(change)
     first, second = ExitStack(), ExitStack()
     first.enter_context(shared())
     second.enter_context(shared())
@@ -252,6 +253,43 @@ def test_the_last_user_of_a_setting_puts_it_back() -> None:
     assert events == ["changed", "restored"]
     with shared():
         assert events == ["changed", "restored", "changed"]
+
+
+class Patched:
+    value, other = 1, 2
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_patch_may_be_left_in_any_state(times: int) -> None:
+    """An interrupt may come before everything is replaced, and while the patch is left."""
+
+    def interrupted(before: int) -> int:
+        raise KeyboardInterrupt
+
+    patch = Patch((Patched, "value", lambda before: before + 10), (Patched, "other", interrupted))
+    patch.__exit__()
+    with pytest.raises(KeyboardInterrupt):
+        patch.__enter__()
+    assert (Patched.value, Patched.other) == (11, 2)
+    for _ in range(times):
+        patch.__exit__()
+        assert (Patched.value, Patched.other) == (1, 2)
+
+
+def test_a_setting_is_put_back_although_an_interrupt_came_while_it_was_left() -> None:
+    class Interrupted(Patch):
+        is_interrupted = True
+
+        def __exit__(self, *error: object) -> None:
+            if self.is_interrupted:
+                self.is_interrupted = False
+                raise KeyboardInterrupt
+            super().__exit__(*error)
+
+    shared = SharedSetting(lambda: Interrupted((Patched, "value", lambda before: before + 10)))
+    with pytest.raises(KeyboardInterrupt), shared():
+        assert Patched.value == 11
+    assert Patched.value == 1
 
 
 def test_the_forward_pass_of_a_custom_function_runs_like_plain_code() -> None:

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 import captum_cav
 from captum_cav import LayerCAV, torch_graphs, torch_internals
+from captum_cav.process_settings import SharedSetting
 from tests.support.torch_limits import LIMITS, TORCH, Limit
 
 ROOT = Path(captum_cav.__file__).parent
@@ -162,7 +163,7 @@ print(torch.autograd.grad((2 * used).sum(), edges, allow_unused=True))
 def without_innermost_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch as before version 2.8, which does not tell the innermost hooks on saved tensors."""
     monkeypatch.setattr(torch_internals, "_innermost_hooks", None)
-    monkeypatch.setattr(torch_internals, "_note_hooks", torch_internals._SharedSetting(torch_internals._noted_hooks))
+    monkeypatch.setattr(torch_internals, "_note_hooks", SharedSetting(torch_internals._noted_hooks))
 
 
 @pytest.mark.usefixtures("without_innermost_hooks")

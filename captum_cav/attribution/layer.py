@@ -261,7 +261,8 @@ class LayerCAV(LayerAttribution, ContributionAttribution, Generic[Found, Deltas]
             grad_kwargs: passed on to :func:`torch.autograd.grad`. ``{"materialize_grads": True}`` gives zeros for a
                 layer that the score does not depend on. ``{"create_graph": True}`` gives contributions that can be
                 differentiated with respect to parameters and inputs, in networks of linear operations, ReLU, max
-                pooling and batch norm.
+                pooling and batch norm. They have the derivatives of the operations: hooks and the backward passes of
+                custom autograd functions change nothing.
             internal_batch_size: the largest number of samples in one forward pass, for batches that do not fit into
                 memory at once; None for all samples. The results of the parts are concatenated. They are those of the
                 whole batch if the model treats each sample alone. Inputs, lists of targets, and additional tensors

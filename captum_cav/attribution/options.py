@@ -6,12 +6,16 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+import torch
+
 from captum_cav import checks, presets
 from captum_cav.attribution.scores import SCORES, Score, ScoreName
+from captum_cav.errors import CAVTypeError
 from captum_cav.operations import TABLE
 from captum_cav.propagation.overrides import Rulebook
 from captum_cav.rules.captum_rules import translate
 from captum_cav.scores.running import ScoreFunction, check_score, run_scored
+from captum_cav.torch_internals import modules_of
 
 Normalize: TypeAlias = Literal["score", "abs"] | None
 OnUnknown: TypeAlias = Literal["error", "gradient"]
@@ -70,6 +74,7 @@ def check_options(
 
     Raises:
         OptionError, CAVTypeError, LayerError: for options that cannot be used.
+        CAVTypeError: for a module whose attribute ``rule`` is the name of a preset.
         ModelError: for scripted modules that no rule treats as one operation.
     """
     checks.check_option("normalize", normalize, ("score", "abs", None))
@@ -81,6 +86,24 @@ def check_options(
         check_score(score)
         function, score = score, "output"
     checks.check_option("score", score, SCORES)
+    _check_attached_texts(forward_func)
     book = Rulebook(presets.find(rules, forward_func), forward_func, TABLE, translate)
     checks.check_scripted(forward_func, lambda module, name: book.is_one_operation(module, [name]))
     return Options(book, normalize, on_unknown, score, function, multiply_by_inputs, output)
+
+
+def _check_attached_texts(forward_func: Callable[..., Any]) -> None:
+    """Refuse the name of a preset in the attribute ``rule`` of a module. Other texts there mean something else.
+
+    Raises:
+        CAVTypeError: names the module.
+    """
+    for module in modules_of(forward_func):
+        value = vars(module).get("rule")
+        if isinstance(value, str) and value in (*presets.PRESETS, presets.AUTO):
+            assert isinstance(forward_func, torch.nn.Module)
+            name = next(name for name, one in forward_func.named_modules() if one is module)
+            raise CAVTypeError(
+                f"the attribute rule of module {name!r} is {value!r}, the name of a preset, which is for whole models; "
+                "expected a rule as rules.GammaRule(0.25). If the attribute means something else, rename it."
+            )

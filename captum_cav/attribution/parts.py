@@ -10,6 +10,7 @@ import torch
 from captum_cav import checks
 from captum_cav.attribution.input_checks import Arguments
 from captum_cav.errors import InputError, LayerError
+from captum_cav.propagation.reentrancy import batch_in_parts
 from captum_cav.tensors import tensors_in
 from captum_cav.torch_internals import tree_map
 
@@ -44,7 +45,8 @@ def in_parts(arguments: Arguments, size: int | None, explain: Callable[[Argument
     start, count = 0, size
     while start < samples:
         part = range(start, min(start + count, samples))
-        results.append(explain(_part_of(arguments, part, samples)))
+        with batch_in_parts():
+            results.append(explain(_part_of(arguments, part, samples)))
         shapes = [tensor.shape for tensor in tensors_in(results[-1])]
         _check_shapes(shapes, len(part))
         # If another dimension has the size of the part, that dimension might be the one of the samples. Parts of

@@ -10,7 +10,7 @@ import torch
 from captum_cav.checks.models import check_parameters
 from captum_cav.checks.numbers import check_finite
 from captum_cav.errors import CAVTypeError, InputError, ModelError
-from captum_cav.tensors import is_number, tensors_in
+from captum_cav.tensors import is_number, keeps_numbers_elsewhere, tensors_in
 from captum_cav.torch_internals import active_transform, tree_map
 
 #: The types of numbers that embedding layers take.
@@ -152,6 +152,10 @@ def check_tensor(tensor: torch.Tensor, name: str, devices: set[torch.device] | N
     """
     if tensor.is_nested:
         raise CAVTypeError(f"{name} is a nested tensor; pad it, or pass one sample at a time.")
+    if keeps_numbers_elsewhere(tensor):
+        raise CAVTypeError(
+            f"{name} is a {type(tensor).__name__}, which keeps its numbers in another way; expected a plain tensor."
+        )
     if tensor.layout != torch.strided:
         raise CAVTypeError(f"{name} is sparse ({tensor.layout}); pass {name}.to_dense().")
     if tensor.is_quantized:

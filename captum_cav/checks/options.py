@@ -6,7 +6,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-from captum_cav.errors import OptionError
+from captum_cav.errors import CAVTypeError, OptionError
 
 
 def check_option(name: str, value: Any, choices: Sequence[str | None]) -> None:
@@ -74,6 +74,28 @@ def check_count(value: Any, name: str, least: int = 1) -> None:
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise OptionError(f"{name} is {value!r}; expected an integer of at least {least}.")
+
+
+def as_list(values: Any, name: str) -> list[Any]:
+    """The entries of a list, a tuple, an array or an iterator.
+
+    Args:
+        values: what was given.
+        name: of the argument, for the message.
+
+    Raises:
+        CAVTypeError: for what has no entries.
+
+    Example::
+
+        >>> as_list(None, "names")
+        Traceback (most recent call last):
+        captum_cav.errors.CAVTypeError: names is None (NoneType); expected a list.
+    """
+    try:
+        return list(values)
+    except TypeError as error:
+        raise CAVTypeError(f"{name} is {values!r} ({type(values).__name__}); expected a list.") from error
 
 
 def as_integer(value: Any) -> int | None:

@@ -23,7 +23,8 @@ def add_network(parser: argparse.ArgumentParser) -> None:
         "--model",
         default=zoo_names.EFFICIENTNET_LITE0,
         metavar="NAME",
-        help="efficientnet_lite0 (default), squeezenet1_1, any torchvision classifier, or pkg.module:factory",
+        help="efficientnet_lite0 (default), squeezenet1_1, any network of torchvision that classifies, segments or "
+        "detects, or pkg.module:factory",
     )
     parser.add_argument("--weights", metavar="FILE", help="a state dict for the model instead of its own weights")
     parser.add_argument(
@@ -50,8 +51,8 @@ def add_score(parser: argparse.ArgumentParser) -> None:
         type=_score,
         default="logit",
         metavar="SCORE",
-        help="what to explain: logit (default), log_odds or output; of your own networks that segment or detect also "
-        "region:CLASS or box:NUMBER",
+        help="what to explain: logit (default), log_odds or output; of networks that segment region:CLASS, of networks "
+        "that detect box:NUMBER",
     )
 
 
@@ -153,11 +154,35 @@ def check(options: argparse.Namespace, classes: Iterable[str] | None = None) -> 
         return
     models = zoo_names.torchvision_models()
     if models:
-        zoo_names.check_network(options.model, [zoo_names.EFFICIENTNET_LITE0, *models])
+        others = [name for task in zoo_names.TASKS for name in zoo_names.torchvision_models(task)]
+        zoo_names.check_network(options.model, [zoo_names.EFFICIENTNET_LITE0, *models, *others])
+    task = zoo_names.task_of(options.model)
+    if task:
+        _check_task(options, task)
+        return
     known_classes = zoo_names.torchvision_classes()
     if known_classes and not named:
         for name_or_index in classes or ():
             zoo_names.find_class(name_or_index, known_classes, options.model)
+
+
+def _check_task(options: argparse.Namespace, task: str) -> None:
+    """Refuse a score that a network of torchvision does not have.
+
+    Args:
+        options: the options of the command.
+        task: what the network is for, one of :data:`captum_cav.zoo.names.TASKS`.
+
+    Raises:
+        OptionError: says what the network can be explained by.
+    """
+    form = zoo_names.TASKS[task]
+    kind = form.partition(":")[0]
+    if not getattr(options, "score", "").startswith(f"{kind}:"):
+        raise OptionError(
+            f"{options.model} is a network for {task}, which has no score for each class of the picture; expected "
+            f"captum-cav explain IMAGE --model {options.model} --score {form}"
+        )
 
 
 def read_class_names(file: str | None) -> tuple[str, ...]:

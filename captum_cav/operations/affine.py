@@ -317,7 +317,7 @@ TABLE.register("conv_transpose1d", _layer(1, _view_transposed_convolution(1), Ki
 TABLE.register("conv_transpose2d", _layer(2, _view_transposed_convolution(2), Kind.CONVOLUTION))
 TABLE.register("conv_transpose3d", _layer(3, _view_transposed_convolution(3), Kind.CONVOLUTION))
 TABLE.register("linear", _layer(0, _view_linear, Kind.DENSE))
-TABLE.register("matmul|imatmul|linalg_matmul mm bmm mv", _matmul(_view_product, weighed_in_batches))
+TABLE.register("matmul|imatmul|linalg_matmul mm|spmm|dsmm bmm mv", _matmul(_view_product, weighed_in_batches))
 TABLE.register("addmm", _added(("input", "mat1", "mat2")))
 TABLE.register("addmv", _added(("input", "mat", "vec")))
 TABLE.register("einsum", _matmul(_view_einsum, weighed_by_batch_index))

@@ -216,7 +216,7 @@ TABLE.register("outer ger", _product(kind=Kind.PRODUCT))
 TABLE.register(
     """
     embedding_bag|_embedding_bag|_embedding_bag_forward_only grouped_mm|_grouped_mm
-    sparse_mm|_sparse_mm|smm|hsmm|dsmm
+    sparse_mm|_sparse_mm|smm|hsmm|hspmm
     """,
     _product(has_weights=True),
 )

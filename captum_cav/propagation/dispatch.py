@@ -11,13 +11,13 @@ from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
-from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from captum_cav.errors import UnsupportedOperationWarning
 from captum_cav.propagation import explanation, quantized_weights, unknown
 from captum_cav.propagation.audit import run_audited
 from captum_cav.propagation.constant_operations import run_on_constants, usable
+from captum_cav.propagation.function_mode import FunctionMode
 from captum_cav.propagation.kinds import Role
 from captum_cav.propagation.marking import (
     Sources,
@@ -49,7 +49,7 @@ _DEFAULT = "default"
 _PLAIN = frozenset([int, float, bool, str, type(None), torch.dtype, torch.device])
 
 
-class Propagation(TorchFunctionMode):
+class Propagation(FunctionMode):
     """While this mode is active, a surrogate replaces each operation on a tensor that carries contributions.
 
     The mode sees module layers and functional calls alike, so the model need not be edited. Parameters are detached

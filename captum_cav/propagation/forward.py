@@ -100,8 +100,9 @@ class Forward:
             coefficients = iter(torch.autograd.grad(scores, edges, seeds, **options))
         except RuntimeError as error:
             if "derivative" in str(error) and "is not implemented" in str(error):
+                said = str(error).rstrip(".")
                 raise UnsupportedOperationError(
-                    f"torch cannot differentiate an operation of the model: {error}. Give this operation a rule that "
+                    f"torch cannot differentiate an operation of the model: {said}. Give this operation a rule that "
                     "needs no derivative, as rules.pass_through where y_i comes from x_i alone, or your own function."
                 ) from error
             if "modified by an inplace operation" not in str(error):

@@ -11,9 +11,10 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
 
+from captum_cav.process_settings import process_lock
 from captum_cav.propagation.dispatch import Propagation
 from captum_cav.propagation.module_calls import ModuleCalls
-from captum_cav.torch_internals import process_lock, remove_hooks
+from captum_cav.torch_internals import remove_hooks
 
 # Scripted modules refuse the methods of these names, but not the hooks.
 _before, _after = torch.nn.Module.register_forward_pre_hook, torch.nn.Module.register_forward_hook

@@ -11,18 +11,26 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 
 from captum_cav.errors import ModelError
+from captum_cav.process_settings import give_back_lock
 from captum_cav.propagation.dispatch import Propagation
-from captum_cav.torch_internals import end_innermost_mode, function_modes, give_back_lock
+from captum_cav.torch_internals import end_innermost_mode, function_modes
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
 class _Running(threading.local):
-    """The propagation in whose forward pass this thread is, and whether a compiler was told not to trace it."""
+    """What attributions do in this thread.
+
+    Attributes:
+        propagation: the propagation in whose forward pass this thread is.
+        is_untraced: whether a compiler was told not to trace it.
+        has_part: whether the model gets a part of the batch that is explained.
+    """
 
     propagation: Propagation | None = None
     is_untraced = False
+    has_part = False
 
 
 _running = _Running()
@@ -36,6 +44,21 @@ def running(propagation: Propagation) -> Iterator[None]:
         yield
     finally:
         _running.propagation = None
+
+
+@contextmanager
+def batch_in_parts() -> Iterator[None]:
+    """Note that the model gets a part of the batch that is explained in this thread."""
+    before, _running.has_part = _running.has_part, True
+    try:
+        yield
+    finally:
+        _running.has_part = before
+
+
+def has_part() -> bool:
+    """Whether the model gets a part of the batch that is explained in this thread."""
+    return _running.has_part
 
 
 def current() -> Propagation | None:
@@ -87,21 +110,21 @@ def suspends_outer_attribution(attribution: Callable[_P, _R]) -> Callable[_P, _R
         outer = _running.propagation
         if outer is not None and outer.is_finished:
             outer = None
-        is_grad_enabled = torch.is_grad_enabled()
+        is_grad_enabled, has_outer_part = torch.is_grad_enabled(), _running.has_part
 
         def restore() -> None:
             for _ in function_modes()[len(modes) :]:
                 end_innermost_mode()
             if torch.is_grad_enabled() is not is_grad_enabled:
                 torch.set_grad_enabled(is_grad_enabled)
-            _running.propagation = outer
+            _running.propagation, _running.has_part = outer, has_outer_part
             if outer is not None:
                 outer.is_suspended = False
             give_back_lock()
 
         try:
             try:
-                _running.propagation = None
+                _running.propagation, _running.has_part = None, False
                 if outer is not None:
                     outer.is_suspended = True
                 return attribution(*args, **kwargs)

@@ -68,6 +68,9 @@ def key_of(function: Callable[..., Any]) -> str:
     """The key for a function in ``rules``, as a user writes it."""
     key = torch.overrides.resolve_name(function)
     if key is None:
+        # The class in which torch keeps some of its functions is no name that a user can write.
+        if getattr(torch, function.__name__, None) is function:
+            return f"torch.{function.__name__}"
         return f"{function.__module__}.{function.__qualname__}"
     return f"torch.ops.{key}" if isinstance(function, (Overload, OverloadPacket)) else key
 

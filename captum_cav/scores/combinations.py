@@ -9,7 +9,7 @@ import torch
 from captum_cav import checks
 from captum_cav.captum_internals import select_scores
 from captum_cav.errors import InputError, OptionError
-from captum_cav.scores.outputs import tensor_of
+from captum_cav.scores.outputs import check_whole, tensor_of
 from captum_cav.scores.running import ScoreFunction, check_score, scores_of, takes_inputs
 
 #: An output, in any of the forms of ``target``, or a score.
@@ -44,6 +44,8 @@ class _Combination:
     def _value(self, part: Part, output: Any, inputs: tuple[Any, ...]) -> torch.Tensor:
         if callable(part):
             return scores_of(part, output, inputs)
+        if isinstance(part, list) or (isinstance(part, torch.Tensor) and part.numel() > 1):
+            check_whole(f"{part!r} lists an output")
         found = tensor_of(output, self, "a tensor of shape (N, classes)", (), "logits")
         selected: torch.Tensor = select_scores(found, checks.resolve_target(found, part))
         return selected

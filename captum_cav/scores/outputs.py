@@ -11,6 +11,7 @@ import torch
 from captum_cav import checks
 from captum_cav.checks import describe_output, part_of
 from captum_cav.errors import CAVTypeError, InputError
+from captum_cav.propagation.reentrancy import has_part
 
 
 def tensor_of(output: Any, score: Any, expected: str, dimensions: Sequence[int], *names: str) -> torch.Tensor:
@@ -62,6 +63,22 @@ def _shown(value: Any) -> str:
     return f"<tensor of shape {tuple(value.shape)}>" if isinstance(value, torch.Tensor) else repr(value)
 
 
+def check_whole(what: str) -> None:
+    """Refuse what a score has for each sample, if the score gets a part of the batch: nobody tells it which part.
+
+    Args:
+        what: the name of the argument and what the argument is, for the message.
+
+    Raises:
+        InputError: says what to do.
+    """
+    if has_part():
+        raise InputError(
+            f"{what} for each sample, and internal_batch_size explains the batch in parts; expected one for all "
+            "samples. Pass that, or leave out internal_batch_size."
+        )
+
+
 def for_each_sample(what: str, given: torch.Tensor, entry: Sequence[int], samples: int) -> torch.Tensor:
     """A tensor that the user gave, with one entry for each sample or one entry for all samples.
 
@@ -75,11 +92,13 @@ def for_each_sample(what: str, given: torch.Tensor, entry: Sequence[int], sample
         Shape (N, *entry) or (1, *entry).
 
     Raises:
-        InputError: for a tensor of another shape.
+        InputError: for a tensor of another shape, and for entries of samples if the batch is explained in parts.
     """
     shape, one = tuple(given.shape), tuple(entry)
     if shape == one:
         return given[None]
+    if shape[1:] == one and shape[0] != 1:
+        check_whole(f"{what} has shape {shape}, one entry")
     if shape[1:] == one and shape[0] in (1, samples):
         return given
     raise InputError(

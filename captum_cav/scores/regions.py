@@ -1,4 +1,4 @@
-"""Scores of networks that segment: one class in a region of the picture."""
+"""Scores of networks that segment: one class in a region of the picture, of the volume or of the video."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ from captum_cav.scores.outputs import Shown, for_each_sample, tensor_of
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Region(Shown):
-    """The scores of one class, summed over a region of the picture.
+    """The scores of one class, summed over a region of the picture, of the volume or of the video.
 
     The region is a constant: the score tells where the scores of the class in that region came from, and not why the
     region has its shape.
 
     Args:
         class_index: the class; None for one score for each class, of which ``target`` selects one.
-        mask: the region, shape (h, w) or (N, h, w) on the grid of the model's output: booleans, or zeros and ones.
-            None for the region in which the class has the largest score of all classes. If the model has a
-            single class, that is the region of its positive scores.
+        mask: the region, shape (h, w) or (N, h, w) on the grid of the model's output: booleans, or zeros and ones. Of
+            volumes (d, h, w) or (N, d, h, w), of videos the same with frames in the place of slices. None for the
+            region in which the class has the largest score of all classes. If the model has a single class, that is
+            the region of its positive scores.
 
     Returns of a call:
         Shape (N,), or (N, classes) without ``class_index``. The output of the model is a tensor of shape
-        (N, classes, h, w), or an object that has it as ``"out"`` (torchvision) or ``"logits"`` (transformers).
+        (N, classes, h, w) or (N, classes, d, h, w), or an object that has it as ``"out"`` (torchvision) or
+        ``"logits"`` (transformers).
 
     Raises:
         CAVTypeError: for a mask that is no tensor, and for another kind of output.
@@ -61,10 +63,11 @@ class Region(Shown):
 
     def __call__(self, output: Any) -> torch.Tensor:
         """The scores, see the class."""
-        maps = tensor_of(output, self, "scores of shape (N, classes, h, w)", (4,), "out", "logits")
+        expected = "scores of shape (N, classes, h, w) or (N, classes, d, h, w)"
+        maps = tensor_of(output, self, expected, (4, 5), "out", "logits")
         classes = maps.shape[1]
         if self.class_index is None:
-            return (maps * self._region(maps, torch.arange(classes, device=maps.device))).sum((2, 3))
+            return (maps * self._region(maps, torch.arange(classes, device=maps.device))).flatten(2).sum(2)
         if not -classes <= self.class_index < classes:
             raise TargetError(f"class_index is {self.class_index}; expected 0 to {classes - 1}, the model's classes.")
         index = self.class_index % classes
@@ -74,22 +77,25 @@ class Region(Shown):
             why = f"class {index} has the largest score nowhere" if self.mask is None else "the mask holds no place"
             raise TargetError(
                 f"{why} in {sample_names(~filled)}; expected a region with at least one place. Pass another "
-                f"class, or a region, as Region({index}, mask=torch.ones({maps.shape[2]}, {maps.shape[3]}))."
+                f"class, or a region, as Region({index}, mask=torch.ones{tuple(maps.shape[2:])})."
             )
-        return (maps[:, index : index + 1] * region).sum((1, 2, 3))
+        return (maps[:, index : index + 1] * region).flatten(1).sum(1)
 
     def _region(self, maps: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-        """Whether each place belongs to the region, shape (N or 1, len(classes) or 1, h, w)."""
+        """Whether each place belongs to the region, shape (N or 1, len(classes) or 1, *places)."""
         if self.mask is not None:
             size = tuple(maps.shape[2:])
-            if tuple(self.mask.shape[-2:]) != size:
+            if tuple(self.mask.shape[-len(size) :]) != size:
+                advice = (
+                    " Resize the mask, as torch.nn.functional.interpolate("
+                    f"mask.reshape(-1, 1, *mask.shape[-{len(size)}:]).float(), {size})[:, 0]."
+                )
                 raise InputError(
-                    f"mask has shape {tuple(self.mask.shape)}; expected (h, w) or (N, h, w) with the size {size} of "
-                    f"the model's output. Resize the mask, as torch.nn.functional.interpolate("
-                    f"mask.reshape(-1, 1, *mask.shape[-2:]).float(), {size})[:, 0]."
+                    f"mask has shape {tuple(self.mask.shape)}; expected {size} or (N, {str(size)[1:]}, the size of "
+                    f"the model's output.{advice if self.mask.dim() in (len(size), len(size) + 1) else ''}"
                 )
             return for_each_sample("mask", self.mask, size, len(maps))[:, None].to(maps.device).bool()
         scores = maps.detach()
         if maps.shape[1] == 1:
             return scores > 0
-        return scores.argmax(1, keepdim=True) == classes[:, None, None]
+        return scores.argmax(1, keepdim=True) == classes.reshape(-1, *[1] * (maps.dim() - 2))

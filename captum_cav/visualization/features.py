@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from captum_cav import checks
+from captum_cav.checks.options import as_list
 from captum_cav.errors import InputError
 from captum_cav.maps import check_map
 from captum_cav.visualization.colours import (
@@ -57,6 +58,7 @@ def show_features(
         The figure and the axes. No window is opened.
 
     Raises:
+        CAVTypeError: for names that are no list.
         InputError: if the ratios are not finite or have another shape, or for a wrong number of names.
         OptionError: for a ``most`` that is not a positive integer.
 
@@ -70,6 +72,7 @@ def show_features(
     """
     ratios = check_map(ratios, title or "ratios", 1)
     checks.check_count(most, "most")
+    names = as_list(names, "names")
     if len(names) != len(ratios):
         raise InputError(f"there are {len(names)} names and {len(ratios)} ratios; expected one name for each feature.")
     order = ratios.abs().argsort(descending=True, stable=True).tolist()

@@ -10,6 +10,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from captum_cav.checks.options import as_list
 from captum_cav.errors import CAVTypeError, InputError
 from captum_cav.maps import spatial_map
 from captum_cav.visualization.colours import SHARE
@@ -61,8 +62,10 @@ def show_layers(
         ['1, 4 x 4', '0, 4 x 4']
     """
     shown = as_pixels(picture)
-    rows = [("", layer_panels(maps, names, shown, signed=signed, unit=unit))]
-    figure, grid = show_rows(shown, rows, title, scale=scale, outlier_percentile=outlier_percentile, axes=axes)
+    panels = layer_panels(as_list(maps, "maps"), as_list(names, "names"), shown, signed=signed, unit=unit)
+    figure, grid = show_rows(
+        shown, [("", panels)], title, scale=scale, outlier_percentile=outlier_percentile, axes=axes
+    )
     return figure, grid[0]
 
 
@@ -140,6 +143,7 @@ def show_classes(
         (['tabby', 'boxer'], 'nothing positive')
     """
     shown = as_pixels(picture)
+    maps, classes, layers = as_list(maps, "maps"), as_list(classes, "classes"), as_list(layers, "layers")
     if len(maps) != len(classes):
         raise InputError(f"there are maps of {len(maps)} classes and {len(classes)} names; expected one name for each.")
     rows = [

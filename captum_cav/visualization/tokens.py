@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
+from captum_cav.checks.options import as_list
 from captum_cav.errors import CAVTypeError, InputError
 from captum_cav.maps import check_map
 from captum_cav.visualization.colours import (
@@ -69,7 +70,7 @@ def show_tokens(
         The figure and the axes. No window is opened.
 
     Raises:
-        CAVTypeError: for tokens that are no strings.
+        CAVTypeError: for tokens that are no list of strings.
         InputError: if there are no tokens, if tokens and ratios differ in number, or if a ratio is not finite.
         OptionError: for a percentile that is not above 0 and at most 100.
 
@@ -80,6 +81,7 @@ def show_tokens(
         ['not', 'a', 'bad', 'film', 'lowered the score', 'raised the score', 'full colour: 50 % of the score']
     """
     ratios = check_map(ratios, title or "ratios", 1)
+    tokens = as_list(tokens, "tokens")
     wrong = [token for token in tokens if not isinstance(token, str)]
     if wrong:
         raise CAVTypeError(

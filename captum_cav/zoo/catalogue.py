@@ -1,12 +1,16 @@
-"""Networks by name: two with packaged weights, and the classification models of torchvision."""
+"""Networks by name: two with packaged weights, and models of torchvision that classify, segment or detect."""
 
 from __future__ import annotations
 
 import functools
 import http.client
+import itertools
 import os
 import re
+from pathlib import Path
+from typing import Any
 
+import torch
 import torchvision
 
 from captum_cav.errors import ModelError
@@ -41,27 +45,30 @@ def load(name: str, weights: str | os.PathLike[str] | None = None) -> Network:
     Both networks see the whole picture, resized to a square, as in the experiment of the paper. Nothing is cropped, but
     a picture that is not square is distorted.
 
-    Every other name is the name of a classification model of torchvision. The model gets torchvision's default weights,
-    which are downloaded on first use, and the preprocessing of these weights: the short side is resized and the centre
-    is cropped.
+    Every other name is the name of a model of torchvision that classifies, segments or detects. The model gets
+    torchvision's default weights, which are downloaded on first use, and the preprocessing of these weights. For
+    classifiers the short side is resized and the centre is cropped. Networks that segment see the whole picture,
+    resized, and networks that detect see the picture as it is. What they return has no score for each class of the
+    picture: see :mod:`captum_cav.scores`.
 
     Args:
-        name: "squeezenet1_1", "efficientnet_lite0", or one of
-            ``torchvision.models.list_models(module=torchvision.models)``.
+        name: "squeezenet1_1", "efficientnet_lite0", or one of ``torchvision.models.list_models(module=module)`` with
+            ``torchvision.models`` as the module, or its ``segmentation`` or ``detection``.
         weights: a file with a state dict for that network, which replaces the weights above: what ``torch.save``
             writes, or a file of the format safetensors with the suffix ``.safetensors``. No code in the file is
             executed. A file for a model of torchvision is treated like a file that torchvision published: the network
             gets the preprocessing of the default weights, ``googlenet`` and ``inception_v3`` transform their input, and
             auxiliary heads are left out. This is also true for ``squeezenet1_1``, because the unusual preprocessing
             above belongs to the weights of ``ndf``. A file for ``efficientnet_lite0`` has the key names of
-            :class:`EfficientNetLite0` or the key names of the package.
+            :class:`EfficientNetLite0` or the key names of the package. Networks that detect take no file.
 
     Returns:
         The network, in evaluation mode, on the CPU.
 
     Raises:
         InputError: if no network has that name.
-        ModelError: if the weights are not installed, cannot be downloaded or read, or do not fit the network.
+        ModelError: if the weights are not installed, cannot be downloaded or read, or do not fit the network; and for
+            a file for a network that detects.
 
     Example::
 
@@ -71,11 +78,19 @@ def load(name: str, weights: str | os.PathLike[str] | None = None) -> Network:
         >>> network.class_name(int(scores.argmax()))
         'German shepherd'
     """
-    check_network(name, [EFFICIENTNET_LITE0, *torchvision.models.list_models(module=torchvision.models)])
+    modules = [torchvision.models, torchvision.models.segmentation, torchvision.models.detection]
+    known = itertools.chain.from_iterable(torchvision.models.list_models(module=module) for module in modules)
+    check_network(name, [EFFICIENTNET_LITE0, *known])
     if name == EFFICIENTNET_LITE0:
         return _load_efficientnet_lite0(weights)
     if name == "squeezenet1_1" and weights is None:
         return _load_packaged_squeezenet()
+    if weights is not None and name in torchvision.models.list_models(module=torchvision.models.detection):
+        # Torchvision freezes the batch norms of these models, and sets their eps, where it loads its own weights.
+        raise ModelError(
+            f"{name} takes no file of weights, because torchvision builds it for its own weights; expected a function "
+            "of yours that builds the network and loads the file, as package.module:factory"
+        )
     return _load_torchvision(name, weights)
 
 
@@ -128,18 +143,24 @@ def _load_torchvision(name: str, weights: str | os.PathLike[str] | None) -> Netw
         # Torch raises RuntimeError for a wrong hash and for a damaged copy in the download cache.
         except (OSError, http.client.HTTPException, RuntimeError) as error:
             reason = getattr(error, "reason", None) or error
+            way = "pass the file: weights=FILE (on the command line: --weights FILE)"
+            if name in torchvision.models.list_models(module=torchvision.models.detection):
+                way = f"put the file into {Path(torch.hub.get_dir()) / 'checkpoints'}"
             raise ModelError(
-                f"the weights of {name} could not be downloaded: {reason}. Fetch {default.url} by other means and pass "
-                "the file: weights=FILE (on the command line: --weights FILE)"
+                f"the weights of {name} could not be downloaded: {reason}. Fetch {default.url} by other means and {way}"
             ) from error
     else:
         state = read_state(weights)
-        arguments: dict[str, bool] = {}
+        arguments: dict[str, Any] = {}
         if name in ("googlenet", "inception_v3"):
             # Torchvision builds them like this for its own weights. The auxiliary heads serve only training.
             arguments = {"init_weights": False, "aux_logits": False, "transform_input": True}
             for key in [key for key in state if key.startswith(("aux1.", "aux2.", "AuxLogits."))]:
                 del state[key]
+        if name in torchvision.models.list_models(module=torchvision.models.segmentation):
+            arguments = {"weights_backbone": None}
+            if any(key.startswith("aux_classifier.") for key in state):
+                arguments["aux_loss"] = True
         if name.startswith("densenet"):
             # The files that torchvision publishes still have the names of an older DenseNet.
             for key in list(state):

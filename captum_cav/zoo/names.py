@@ -22,8 +22,10 @@ from captum_cav.errors import InputError
 #: The network that is no model of torchvision.
 EFFICIENTNET_LITE0 = "efficientnet_lite0"
 # A function of torchvision that makes a model: its name follows this decorator, maybe after other decorators.
-_REGISTERED = re.compile(r"^@register_model\((?:name=[\"'](\w+)[\"'])?\)\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
+_REGISTERED = re.compile(r"^@register_model\((?:name=[\"'](\w+)[\"'])?\)\n(?:.*\n)*?def (\w+)\(", re.MULTILINE)
 _CLASSES = "_IMAGENET_CATEGORIES"
+#: What the networks of torchvision do that are no classifiers, and what of their output can be explained.
+TASKS = {"segmentation": "region:CLASS", "detection": "box:NUMBER"}
 
 
 def check_network(name: Any, known: Collection[str]) -> None:
@@ -41,7 +43,7 @@ def check_network(name: Any, known: Collection[str]) -> None:
         hint = f"near matches: {', '.join(near)}" if near else "no name comes near"
         raise InputError(
             f"no network is named {name!r}; {hint}. Known are squeezenet1_1, efficientnet_lite0 and torchvision's "
-            'classification models; a network of your own is loaded as "package.module:factory"'
+            'networks that classify, segment or detect; a network of your own is loaded as "package.module:factory"'
         )
 
 
@@ -143,20 +145,34 @@ def _find_class_name(wanted: str, classes: Sequence[str], network: str) -> int:
     raise InputError(f"{network} has no class {wanted!r}; {hint}")
 
 
-def torchvision_models() -> tuple[str, ...]:
-    """The names of torchvision's classification models, from torchvision's source files.
+def torchvision_models(task: str = "") -> tuple[str, ...]:
+    """The names of torchvision's models for a task, from torchvision's source files.
+
+    Args:
+        task: one of :data:`TASKS`; empty for classification.
 
     Returns:
         The names; empty if the source files do not tell them. Then only torchvision itself can check a name.
 
     Example::
 
-        >>> "resnet18" in torchvision_models()
-        True
+        >>> "resnet18" in torchvision_models(), "fcn_resnet50" in torchvision_models("segmentation")
+        (True, True)
     """
     folder = _torchvision_models_folder()
-    texts = [file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.py"))] if folder else []
+    texts = [file.read_text(encoding="utf-8") for file in sorted((folder / task).glob("*.py"))] if folder else []
     return tuple(name or function for text in texts for name, function in _REGISTERED.findall(text))
+
+
+def task_of(model: str) -> str:
+    """The task of a model of torchvision, one of :data:`TASKS`; empty for classifiers and for other networks.
+
+    Example::
+
+        >>> task_of("fcn_resnet50"), task_of("resnet18")
+        ('segmentation', '')
+    """
+    return next((task for task in TASKS if model in torchvision_models(task)), "")
 
 
 @functools.cache

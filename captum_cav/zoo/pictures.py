@@ -83,8 +83,17 @@ def squash(picture: Image.Image, size: int) -> Image.Image:
 
 
 def crop(picture: Image.Image, transform: Any) -> Image.Image:
-    """The part of a picture that a transform of torchvision keeps, before the colours are normalized."""
-    resized = functional.resize(picture, transform.resize_size, transform.interpolation, antialias=transform.antialias)
+    """The part of a picture that a transform of torchvision keeps, before the colours are normalized.
+
+    Transforms of networks that segment crop nothing, and those of networks that detect do not resize either.
+    """
+    if not hasattr(transform, "resize_size"):
+        return picture
+    resized: Image.Image = functional.resize(
+        picture, transform.resize_size, transform.interpolation, antialias=transform.antialias
+    )
+    if not hasattr(transform, "crop_size"):
+        return resized
     cropped: Image.Image = functional.center_crop(resized, transform.crop_size)
     return cropped
 

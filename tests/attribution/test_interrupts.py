@@ -20,6 +20,7 @@ from captum_cav.propagation.dispatch import Propagation
 from captum_cav.propagation.overrides import Rulebook
 from captum_cav.propagation.reentrancy import running
 from captum_cav.propagation.trace import Trace
+from captum_cav.torch_internals import end_innermost_mode, function_modes
 from tests.propagation.engine import rulebook
 from tests.support.small_networks import samples, small_net
 from tests.support.tensors import tensors_of
@@ -111,6 +112,33 @@ def test_an_interrupt_under_no_grad_leaves_the_grad_mode() -> None:
     with torch.no_grad():
         for number in interrupted_runs(lambda: LayerCAV(net, "0").attribute(x, 1), 50, 97):
             assert not torch.is_grad_enabled(), number
+
+
+class Interrupted(nn.Sequential):
+    """Is interrupted where torch has taken the mode off its stack, as it does around each operation."""
+
+    def __init__(self, passes: int) -> None:
+        super().__init__(*small_net())
+        self.passes = passes
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.passes:
+            end_innermost_mode()
+            raise KeyboardInterrupt
+        self.passes -= 1
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(("way", "passes"), [*((way, 0) for way in WAYS), ("with a graph", 1)])
+def test_an_interrupt_while_torch_has_taken_the_mode_off_stays_an_interrupt(way: str, passes: int) -> None:
+    net, x = Interrupted(passes), samples()
+    with pytest.raises(KeyboardInterrupt) as caught:
+        WAYS[way](net, x)
+    assert caught.value.__context__ is None or isinstance(caught.value.__context__, KeyboardInterrupt)
+    assert not function_modes()
+    net.passes = 9
+    assert net(x).grad_fn is not None
+    assert torch.equal(InputCAV(net).attribute(x, 1), InputCAV(small_net()).attribute(x, 1))
 
 
 # Modes that were left ------------------------------------------------------------------------------------------------

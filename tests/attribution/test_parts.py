@@ -9,7 +9,8 @@ import torch
 from captum.attr import NoiseTunnel
 from torch import nn
 
-from captum_cav import InputCAV, LayerCAV, NeuronCAV
+import captum_cav
+from captum_cav import InputCAV, LayerCAV, NeuronCAV, scores
 from captum_cav.errors import ScoreWarning
 from tests.support.errors import refused
 from tests.support.small_networks import Apply
@@ -236,3 +237,51 @@ def test_one_score_or_one_neuron_for_all_samples_is_refused(size: int) -> None:
     counted = Counted()
     with refused(ValueError, "neuron_selector gives a tensor of shape ()", "one row for each sample", model=counted):
         NeuronCAV(counted, "act").attribute(batch(), lambda out: out.sum(), internal_batch_size=size)
+
+
+FOR_EACH_SAMPLE: dict[str, tuple[Any, Any]] = {
+    "reference has shape (4, 3)": (scores.Similarity(torch.ones(4, 3)), scores.Similarity(torch.ones(3))),
+    "reference has shape (2, 3)": (scores.Similarity(torch.ones(2, 3)), scores.Similarity(torch.ones(1, 3))),
+    "reference has shape (4, 3), one": (
+        scores.ReconstructionError(torch.ones(4, 3)),
+        scores.ReconstructionError(torch.ones(3)),
+    ),
+    "[0, 1, 2, 0] lists": (scores.Difference([0, 1, 2, 0], 1), scores.Difference(0, 1)),
+    "[0, 1] lists": (scores.Sum(0, [0, 1]), scores.Sum(0, 1)),
+    "tensor([0, 1, 2, 0]) lists": (scores.Mean(torch.tensor([0, 1, 2, 0])), scores.Mean(torch.tensor(2))),
+}
+
+
+@pytest.mark.parametrize("said", FOR_EACH_SAMPLE)
+def test_a_score_with_something_for_each_sample_is_refused_and_the_advice_works(said: str) -> None:
+    """Which samples are in a part is not known to a score."""
+    net, (each, shared) = Counted(), FOR_EACH_SAMPLE[said]
+    cav, x = LayerCAV(net, "act", score=each, normalize=None), batch(4)
+    for one in (cav, captum_cav.compile(cav)):
+        with refused(ValueError, said, "internal_batch_size", "leave out internal_batch_size", model=net):
+            one.attribute(x, internal_batch_size=2)
+    if "2, 3" not in said and "[0, 1] " not in said:
+        assert cav.attribute(x).shape == (4, 4)
+        assert torch.equal(cav.attribute(x, internal_batch_size=4), cav.attribute(x))
+    found = LayerCAV(net, "act", score=shared, normalize=None)
+    assert torch.equal(found.attribute(x, internal_batch_size=2), found.attribute(x))
+
+
+def test_a_region_or_a_box_for_each_sample_is_refused_in_parts() -> None:
+    net, x = nn.Conv2d(1, 2, 1), torch.rand(4, 1, 2, 2)
+    masks = torch.ones(4, 2, 2)
+    with refused(ValueError, "mask has shape (4, 2, 2), one entry for each sample", model=net):
+        InputCAV(net, score=scores.Region(1, masks)).attribute(x, internal_batch_size=2)
+    whole = InputCAV(net, score=scores.Region(1, masks)).attribute(x)
+    parts = InputCAV(net, score=scores.Region(1, masks[0])).attribute(x, internal_batch_size=2)
+    torch.testing.assert_close(parts, whole)
+
+    def detector(x: torch.Tensor) -> torch.Tensor:
+        boxes = torch.tensor([[1.0, 1.0, 2.0, 2.0], [5.0, 5.0, 2.0, 2.0]]).T.expand(len(x), 4, 2)
+        return torch.cat([boxes, x.flatten(1)[:, None, :2]], 1)
+
+    boxes = torch.tensor([[4.0, 4.0, 6.0, 6.0]]).expand(4, 4)
+    with refused(ValueError, "box has shape (4, 4), one entry for each sample", model=net):
+        InputCAV(detector, score=scores.Detection(boxes, label=0)).attribute(x, internal_batch_size=1)
+    single = InputCAV(detector, score=scores.Detection(boxes[0], label=0)).attribute(x, internal_batch_size=1)
+    assert torch.equal(single, InputCAV(detector, score=scores.Detection(boxes, label=0)).attribute(x))

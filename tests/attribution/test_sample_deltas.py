@@ -30,6 +30,16 @@ DETECTION: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "ps_roi_align": lambda x, boxes: ops.ps_roi_align(x, boxes, 2),
     "ps_roi_pool": lambda x, boxes: ops.ps_roi_pool(x, boxes, 2),
     "deform_conv2d": deformed,
+    "deform_conv2d with a mask": lambda x, boxes: ops.deform_conv2d(
+        x,
+        0.3 * fixed(1, 2 * 4, 5, 5).expand(len(x), -1, -1, -1),
+        fixed(4, 8, 2, 2),
+        mask=fixed(1, 4, 5, 5).sigmoid().expand(len(x), -1, -1, -1),
+    ),
+    "roi_align of a list": lambda x, boxes: ops.roi_align(x, list(boxes[:, None, 1:]), 2, 0.5, 2, aligned=True),
+    "several maps": lambda x, boxes: ops.MultiScaleRoIAlign(["a", "b"], 2, 2)(
+        {"a": x, "b": nn.functional.avg_pool2d(x, 2)}, list(boxes[:, None, 1:]), [(6, 6)] * 3
+    ),
 }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from captum_cav import InputCAV, LayerCAV, NeuronCAV, verify
 from captum_cav.errors import (
@@ -183,6 +184,45 @@ class Refusing(torch.Tensor):
 
 
 every_subclass = pytest.mark.parametrize("kind", [Bare, WithNotes, Refusing])
+
+
+class Wrapping(torch.Tensor):
+    """A subclass that has no numbers of its own: every operation is run on the tensor inside."""
+
+    @staticmethod
+    def __new__(cls, inside: torch.Tensor) -> Any:
+        made = torch.Tensor._make_wrapper_subclass(cls, inside.shape, dtype=inside.dtype)
+        made.inside = inside
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def unwrap(leaf: Any) -> Any:
+            return leaf.inside if isinstance(leaf, cls) else leaf
+
+        found = func(*tree_map(unwrap, args), **tree_map(unwrap, kwargs or {}))
+        return tree_map(lambda leaf: cls(leaf) if isinstance(leaf, torch.Tensor) else leaf, found)
+
+
+def masked(x: torch.Tensor) -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a prototype of torch
+        return torch.masked.masked_tensor(x, x > 0)
+
+
+@pytest.mark.parametrize("wrap", [Wrapping, masked], ids=["Wrapping", "MaskedTensor"])
+def test_a_subclass_that_keeps_its_numbers_elsewhere_is_refused(wrap: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    net, x = writing_net(), picture().double()
+    given = wrap(x)
+    said = rf"^inputs is a {type(given).__name__}, which keeps its numbers in another way; expected a plain tensor"
+    for attribute in (
+        lambda: InputCAV(net).attribute(given, 1),
+        lambda: LayerCAV(net, "1").attribute(given, 1, return_convergence_delta=True),
+        lambda: NeuronCAV(net, "1").attribute(given, (0, 1, 1)),
+        lambda: verify(net, given, 1),
+    ):
+        with raising(CAVTypeError, TypeError, said, net):
+            attribute()
 
 
 def writing_net() -> nn.Sequential:

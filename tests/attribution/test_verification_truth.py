@@ -555,7 +555,29 @@ def inferred(x: torch.Tensor) -> torch.Tensor:
     return F.linear(hidden - largest, W2)[:, 0]
 
 
-@pytest.mark.parametrize("model", [stabilised, weighed, inferred])
+@torch.no_grad()
+def largest_of(hidden: torch.Tensor) -> torch.Tensor:
+    return hidden.amax(1, keepdim=True)
+
+
+def decorated(x: torch.Tensor) -> torch.Tensor:
+    hidden = F.linear(x, W1)
+    return F.linear(hidden - largest_of(hidden), W2)[:, 0]
+
+
+def sorted_there(x: torch.Tensor) -> torch.Tensor:
+    hidden = F.linear(x, W1)
+    with torch.set_grad_enabled(False):
+        order = hidden.argsort(1)
+    return F.linear(hidden.gather(1, order), W2)[:, 0]
+
+
+def on_the_host(x: torch.Tensor) -> torch.Tensor:
+    hidden = F.linear(x, W1)
+    return F.linear(hidden - torch.from_numpy(hidden.detach().numpy().max(1, keepdims=True)), W2)[:, 0]
+
+
+@pytest.mark.parametrize("model", [stabilised, weighed, inferred, decorated, sorted_there, on_the_host])
 def test_what_is_computed_under_no_grad_is_a_constant(model: Model) -> None:
     x = fixed(2, 3)
     leaf = x.clone().requires_grad_()

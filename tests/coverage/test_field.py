@@ -113,3 +113,21 @@ def test_one_detection(suite: str, name: str, value: Quantity) -> None:
         return detection(problem.model(images))[:, None]
 
     check(suite, name, problem._replace(score=score, target=0), SUITES[suite][name].layer)
+
+
+@pytest.mark.parametrize("name", ["UNet", "SegResNet", "DynUNet", "HighResNet"])
+def test_a_region_of_a_volume(name: str) -> None:
+    """Networks of MONAI, with the region in which a class has the largest score."""
+    need_package("monai")
+    network = SUITES["monai"][name]
+    net, x, layer = build(network).model, build(network).inputs, network.layer
+    maps = net(x).detach()
+    assert maps.dim() == 5
+    region = scores.Region(int(maps.argmax(1).flatten().mode().values))
+
+    def score(volumes: torch.Tensor) -> torch.Tensor:
+        return region(net(volumes))[:, None]
+
+    check("monai", f"region of {name}", Problem(score, net, x, 0), layer)
+    by_name = LayerCAV(net, layer, score=region).attribute(x)
+    torch.testing.assert_close(by_name, LayerCAV(score, net.get_submodule(layer)).attribute(x, 0))

@@ -84,7 +84,25 @@ PARAMETRIZATIONS: dict[str, Callable[[nn.Linear], Any]] = {
     "orthogonal": parametrizations.orthogonal,
     "low rank": lambda layer: parametrize.register_parametrization(layer, "weight", LowRank(*layer.weight.shape)),
     "pruned": lambda layer: prune.l1_unstructured(layer, "weight", 0.4),
+    "pruned twice": lambda layer: [prune.l1_unstructured(layer, "weight", 0.2) for _ in range(2)],
+    "pruned with the bias": lambda layer: prune.global_unstructured(
+        [(layer, "weight"), (layer, "bias")], prune.L1Unstructured, amount=0.3
+    ),
+    "by a hook": lambda layer: computed_by_a_hook(layer),
 }
+
+
+def computed_by_a_hook(layer: nn.Linear) -> None:
+    """The weight is an attribute that a hook of the user computes before each call."""
+    raw = nn.Parameter(layer.weight.detach().clone())
+    del layer.weight
+    layer.register_parameter("raw", raw)
+
+    def compute(module: nn.Module, args: Any) -> None:
+        module.weight = module.raw * 2
+
+    layer.register_forward_pre_hook(compute)
+    compute(layer, ())
 
 
 def changed_by(change: Callable[[nn.Linear], Any]) -> nn.Sequential:
@@ -178,6 +196,29 @@ def test_derived_weights_are_the_very_tensors_that_they_were(
         attribute(net, x)
     loss.backward()
     assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("kind", ["attention", "recurrent"])
+def test_derived_weights_of_larger_layers_are_the_very_tensors_that_they_were(kind: str) -> None:
+    class Larger(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            is_attention = kind == "attention"
+            self.layer = nn.MultiheadAttention(4, 2, batch_first=True) if is_attention else nn.LSTM(4, 3)
+            prune.l1_unstructured(self.layer, "in_proj_weight" if is_attention else "weight_hh_l0", 0.4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (self.layer(x, x, x) if kind == "attention" else self.layer(x))[0].sum(1)
+
+    net, x = Larger().double().eval(), fixed(2, 3, 4)
+    expected = gradients_of(net, net(x))
+    net(x)
+    weight = net.layer.in_proj_weight if kind == "attention" else net.layer.weight_hh_l0
+    for attribution in (InputCAV(net), LayerCAV(net, "layer")):
+        attribution.attribute(x, 1)
+        assert weight is (net.layer.in_proj_weight if kind == "attention" else net.layer.weight_hh_l0)
+        assert weight.requires_grad
+    assert all(map(torch.equal, gradients_of(net, net(x)), expected))
 
 
 @every_way

@@ -41,6 +41,27 @@ class Softened(nn.Module):
         return x.mul_(2).tanh()
 
 
+class SparsemaxFunction(torch.autograd.Function):
+    """The projection onto the simplex; it writes over its argument."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        x -= x.amax(-1, keepdim=True)
+        ordered, _ = x.sort(-1, descending=True)
+        sums, counts = ordered.cumsum(-1) - 1, torch.arange(1, x.shape[-1] + 1, dtype=x.dtype)
+        size = (counts * ordered > sums).sum(-1, keepdim=True)
+        return (x - sums.gather(-1, size - 1) / size).clamp(min=0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class Sparsemax(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return SparsemaxFunction.apply(x)
+
+
 class Net(nn.Module):
     """A linear layer, a module that writes into its argument, and what the model makes of both."""
 
@@ -61,7 +82,7 @@ ONCE: dict[str, Callable[[nn.Module, torch.Tensor], torch.Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("middle", [Sparse, Softened])
+@pytest.mark.parametrize("middle", [Sparse, Softened, Sparsemax])
 @pytest.mark.parametrize("use", ONCE)
 def test_a_module_that_is_ruled_as_one_writes_into_a_copy(use: str, middle: type[nn.Module]) -> None:
     net, x = filled(Net(middle(), ONCE[use])), fixed(3, 4)
@@ -103,7 +124,7 @@ AGAIN: dict[str, Callable[[nn.Module, torch.Tensor], torch.Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("middle", [Sparse, Softened])
+@pytest.mark.parametrize("middle", [Sparse, Softened, Sparsemax])
 @pytest.mark.parametrize("use", AGAIN)
 def test_an_argument_that_was_written_into_unseen_must_not_be_used_again(use: str, middle: type[nn.Module]) -> None:
     net, x = filled(Net(middle(), AGAIN[use])), fixed(3, 4)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from captum_cav import InputCAV
 from captum_cav.operations import TABLE
 from captum_cav.propagation.kinds import Kind, Role
 from captum_cav.propagation.operation import UNKNOWN, Operation, OperationSpec
@@ -54,6 +55,31 @@ def test_all_forms_of_a_function_have_its_plain_name(function: Callable[..., Any
 SWITCHED = [name for name in dir(F) if not name.startswith("_") and callable(getattr(F, name))]
 SWITCHED = [name for name in SWITCHED if inspect.isfunction(getattr(F, name))]
 SWITCHED = [name for name in SWITCHED if "inplace" in inspect.signature(getattr(F, name)).parameters]
+
+
+def test_names_of_one_function_have_one_treatment() -> None:
+    """``torch.spmm == torch.mm``, so they are one key. The treatment must not depend on which of them comes first."""
+    names: dict[Any, set[str]] = {}
+    for name in dir(torch):
+        if inspect.isbuiltin(getattr(torch, name)):
+            names.setdefault(getattr(torch, name), set()).add(name)
+    several = {key: found for key, found in names.items() if len(found) > 1}
+    assert {"mm", "spmm"} <= several[torch.mm]
+    for found in several.values():
+        rows = {TABLE._plain_names.get(name, name) for name in found}
+        assert len(rows) == 1 or not rows & {name for name, _ in TABLE}, found
+
+
+@pytest.mark.parametrize("first", [torch.spmm, torch.dsmm, torch.mm], ids=["spmm", "dsmm", "mm"])
+def test_a_product_with_a_sparse_weight_by_any_name(first: Callable[..., Any]) -> None:
+    TABLE.treatments.clear()
+    x, weight = torch.rand(2, 3).double(), torch.rand(3, 4).double()
+    for function in (first, torch.mm, first):
+        for given in (weight, weight.to_sparse()):
+            model = lambda x, function=function, given=given: function(given.T, x.T).T  # noqa: E731
+            found = InputCAV(model, normalize=None).attribute(x, 1)
+            torch.testing.assert_close(found, x * weight[:, 1])
+        assert InputCAV(lambda x: torch.mm(x, weight), rules="gamma").attribute(x, 1).shape == x.shape
 
 
 @pytest.mark.parametrize("name", SWITCHED)

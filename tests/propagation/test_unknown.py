@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import types
 from typing import Any
 
 import pytest
 import torch
 
 from captum_cav.errors import UnsupportedOperationError
+from captum_cav.operations import TABLE
 from captum_cav.propagation import unknown
 from captum_cav.propagation.operation import UNKNOWN, Operation
 from tests.propagation.engine import Pass
@@ -23,6 +25,8 @@ WHERE = " in module 'layer1' (Layer)"
         (torch.Tensor.cos, "torch.Tensor.cos"),
         (torch.special.i0, "torch.special.i0"),
         (torch.nn.functional.pdist, "torch.nn.functional.pdist"),
+        (torch.segment_reduce, "torch.segment_reduce"),
+        (torch.convolution, "torch.convolution"),
         (torch.ops.aten.cos.default, "torch.ops.aten.cos.default"),
         (torch.ops.aten.cos, "torch.ops.aten.cos"),
         (math.cos, "math.cos"),
@@ -31,6 +35,22 @@ WHERE = " in module 'layer1' (Layer)"
 )
 def test_a_function_is_named_as_a_key_of_rules(function: object, key: str) -> None:
     assert unknown.key_of(function) == key  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_key_that_a_message_names_is_the_function() -> None:
+    functions = [*torch.overrides.get_testing_overrides(), *(getattr(torch, name) for name in dir(torch))]
+    wrong = []
+    for function in functions:
+        name = getattr(function, "__name__", "_")
+        if isinstance(function, types.BuiltinFunctionType) and not name.startswith("_"):
+            try:
+                found = eval(unknown.key_of(function))  # noqa: S307
+            except (AttributeError, NameError):
+                found = None
+            if found is not function and TABLE.treatments[found].name != TABLE.treatments[function].name:
+                wrong.append(unknown.key_of(function))
+    assert not wrong
 
 
 def operation(function: Any, *sources: torch.Tensor) -> Operation:

@@ -71,6 +71,18 @@ def test_what_is_no_rule_is_refused(attached: Any) -> None:
     InputCAV(model).attribute(X, 0)
 
 
+@pytest.mark.parametrize("name", ["gamma", "epsilon_plus_flat", "auto"])
+@pytest.mark.parametrize("make", [InputCAV, lambda model: LayerCAV(model, "0"), lambda model: NeuronCAV(model, "1")])
+def test_the_name_of_a_preset_is_no_rule(name: str, make: Callable[..., Any]) -> None:
+    model = net()
+    model[2].rule = name
+    said = (f"the attribute rule of module '2' is {name!r}, the name of a preset", "expected a rule", "rename it")
+    with cav_error(TypeError, *said):
+        make(model)
+    model[2].rule = rules.GammaRule()
+    make(model)
+
+
 def test_what_means_something_else_is_ignored() -> None:
     class WithMethod(nn.Linear):
         def rule(self) -> None:

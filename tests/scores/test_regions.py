@@ -79,7 +79,7 @@ def test_a_mask_of_another_size_is_refused_and_the_advice_works() -> None:
     mask[:, 4:10] = True
     with cav_error(
         ValueError,
-        "mask has shape (2, 16, 16); expected (h, w) or (N, h, w) with the size (8, 8) of the model's output",
+        "mask has shape (2, 16, 16); expected (8, 8) or (N, 8, 8), the size of the model's output",
         "torch.nn.functional.interpolate(mask.reshape(-1, 1, *mask.shape[-2:]).float(), (8, 8))[:, 0]",
     ):
         LayerCAV(net, "head", score=scores.Region(1, mask)).attribute(x)
@@ -131,3 +131,65 @@ def test_the_advice_for_another_output_works() -> None:
     x, my_score = pictures(), scores.Region(1)
     found = LayerCAV(Deep(), "features.1", score=lambda output: my_score(output[0])).attribute(x)
     assert torch.equal(found, LayerCAV(Segmenter(), "features.1", score=my_score).attribute(x))
+
+
+# Volumes and videos --------------------------------------------------------------------------------------------------
+
+
+def of_volumes() -> nn.Sequential:
+    """Scores of shape (N, 4, 3, 4, 5)."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv3d(3, 5, 3, padding=1), nn.ReLU(), nn.Conv3d(5, 4, 1))
+    return net.double().eval()
+
+
+VOLUMES = torch.randn(2, 3, 3, 4, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+VOXELS = torch.zeros(3, 4, 5, dtype=torch.bool)
+VOXELS[:2, 1:3, 2:] = True
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        scores.Region(2),
+        scores.Region(1, VOXELS),
+        scores.Region(0, torch.stack([VOXELS, VOXELS.flip(0)])),
+        scores.Region(3, VOXELS.double()),
+    ],
+    ids=["own", "mask", "masks", "numbers"],
+)
+def test_a_region_of_a_volume_is_explained_like_a_function_around_the_model(score: scores.Region) -> None:
+    check_like_a_function(of_volumes(), "1", score, VOLUMES)
+
+
+def test_the_map_of_a_region_of_a_volume_is_input_x_gradient() -> None:
+    net, x = of_volumes(), VOLUMES.clone().requires_grad_()
+    own = net(x).argmax(1) == 2
+    (gradient,) = torch.autograd.grad((net(x)[:, 2] * own).sum(), x)
+    found = InputCAV(net, score=scores.Region(2), normalize=None).attribute(VOLUMES)
+    torch.testing.assert_close(found, (x * gradient).detach())
+
+
+def test_a_volume_of_one_slice_is_a_picture() -> None:
+    maps = Segmenter()(pictures()).detach()
+    for class_index, mask in ((None, None), (2, None), (1, MASK), (0, MASKS)):
+        slices = None if mask is None else mask.unsqueeze(-3)
+        found = scores.Region(class_index, slices)(maps.unsqueeze(2))
+        assert torch.equal(found, scores.Region(class_index, mask)(maps))
+
+
+def test_wrong_masks_of_volumes_are_refused_and_the_advice_works() -> None:
+    net, mask = of_volumes(), torch.ones(2, 6, 8, 10)
+    with cav_error(
+        ValueError,
+        "mask has shape (2, 6, 8, 10); expected (3, 4, 5) or (N, 3, 4, 5), the size of the model's output",
+        "torch.nn.functional.interpolate(mask.reshape(-1, 1, *mask.shape[-3:]).float(), (3, 4, 5))[:, 0]",
+    ):
+        InputCAV(net, score=scores.Region(1, mask)).attribute(VOLUMES)
+    smaller = F.interpolate(mask.reshape(-1, 1, *mask.shape[-3:]).float(), (3, 4, 5))[:, 0]
+    assert InputCAV(net, score=scores.Region(1, smaller)).attribute(VOLUMES).abs().sum() > 0
+    said = r"mask has shape \(4, 5\); expected \(3, 4, 5\) or \(N, 3, 4, 5\), the size of the model's output\.$"
+    with pytest.raises(ValueError, match=said):
+        scores.Region(1, torch.ones(4, 5))(net(VOLUMES))
+    with cav_error(ValueError, "class 3 has the largest score nowhere", "Region(3, mask=torch.ones(1, 1, 2))"):
+        scores.Region(3)(-torch.arange(4.0).reshape(1, 4, 1, 1, 1).expand(1, 4, 1, 1, 2))

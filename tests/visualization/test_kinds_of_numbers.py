@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import matplotlib.text
 import numpy as np
 import pytest
 import torch
@@ -111,3 +112,31 @@ def test_tokens_that_are_no_texts_are_refused(tokens: Any, what: str) -> None:
 
 def test_tokens_may_be_an_array_of_texts() -> None:
     visualization.show_tokens(np.array(["a", "b"]), MAP[0])
+
+
+WITH_NAMES: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "show_tokens": ("tokens", lambda names: visualization.show_tokens(names, MAP[0])),
+    "show_features": ("names", lambda names: visualization.show_features(names, MAP[0])),
+    "show_layers": ("names", lambda names: visualization.show_layers(PICTURE, [MAP, MAP], names)),
+    "show_classes": ("classes", lambda names: visualization.show_classes(PICTURE, [[MAP]] * 2, names, ["a"])),
+    "show_classes, layers": ("layers", lambda names: visualization.show_classes(PICTURE, [[MAP] * 2], ["a"], names)),
+}
+
+
+@pytest.mark.parametrize("names", [None, 2], ids=str)
+@pytest.mark.parametrize("draw", WITH_NAMES)
+def test_names_that_are_no_list_are_refused(draw: str, names: Any) -> None:
+    what, drawn = WITH_NAMES[draw]
+    with cav_error(TypeError, f"{what} is {names!r}", "expected a list"):
+        drawn(names)
+
+
+@pytest.mark.parametrize("draw", WITH_NAMES)
+@pytest.mark.parametrize("make", [tuple, iter, dict.fromkeys, np.array], ids=["tuple", "iterator", "keys", "array"])
+def test_names_of_any_kind_are_drawn(make: Callable[[list[str]], Any], draw: str) -> None:
+    drawn = WITH_NAMES[draw][1]
+    texts = [
+        [text.get_text() for text in drawn(names)[0].findobj(matplotlib.text.Text)]
+        for names in (make(["first", "last"]), ["first", "last"])
+    ]
+    assert texts[0] == texts[1]
