@@ -137,9 +137,15 @@ def batch_norm_into(
         x, args: the arguments of ``torch.native_batch_norm``.
         out: the tensor.
     """
-    nothing = x.new_empty(0), x.new_empty(0)
-    torch.ops.aten.native_batch_norm.out(x, *args, out=out, save_mean=nothing[0], save_invstd=nothing[1])
-    return out, *nothing
+    unsaved = _empty(x.dtype)
+    torch.ops.aten.native_batch_norm.out(x, *args, out=out, save_mean=unsaved, save_invstd=unsaved)
+    return out, None, None
+
+
+@functools.cache
+def _empty(dtype: torch.dtype) -> torch.Tensor:
+    """A tensor without numbers, for statistics that nothing saves."""
+    return torch.empty(0, dtype=dtype, device="cpu")
 
 
 def is_random(operation: Overload, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:

@@ -117,7 +117,7 @@ def in_last_place(tensors: Sequence[torch.Tensor], inputs: int) -> Iterator[list
 def _moved(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     if not tensor.is_floating_point():
         return tensor
-    signs = torch.randint(2, tensor.shape, generator=generator).to(tensor.device) * 2 - 1
+    signs = torch.randint(2, tensor.shape, generator=generator, device="cpu").to(tensor.device) * 2 - 1
     return torch.nextafter(tensor.detach(), (signs * torch.inf).to(tensor.dtype))
 
 
@@ -129,7 +129,7 @@ def changed(arguments: Arguments) -> Arguments:
         if not isinstance(leaf, torch.Tensor):
             return leaf
         if leaf.is_floating_point():
-            factors = 0.75 + 0.5 * torch.rand(leaf.shape, generator=generator)
+            factors = 0.75 + 0.5 * torch.rand(leaf.shape, generator=generator, device="cpu")
             return (leaf.detach() * factors.to(leaf.device)).to(leaf.dtype)
         return leaf.roll(1, -1) if leaf.dim() else leaf
 

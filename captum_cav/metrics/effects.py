@@ -295,7 +295,7 @@ def _design(count: int, masks: int, seed: int) -> tuple[torch.Tensor, torch.Tens
     generator = torch.Generator().manual_seed(seed)
     pairs = masks // 2
     while True:
-        shown = torch.randint(2, (pairs, count), generator=generator, dtype=torch.bool)
+        shown = torch.randint(2, (pairs, count), generator=generator, device="cpu", dtype=torch.bool)
         signs = 2 * shown.double() - 1
         if all(int(torch.linalg.matrix_rank(half)) == count for half in signs.chunk(2)):
             break

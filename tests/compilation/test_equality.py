@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import captum_cav
-from captum_cav import InputCAV, LayerCAV, NeuronCAV
+from captum_cav import InputCAV, LayerCAV, NeuronCAV, torch_graphs
 from captum_cav.compilation.compiled import Compiled
 from tests.support.small_networks import picture, samples, small_net
 from tests.support.tensors import tensors_of
@@ -250,3 +250,12 @@ def test_a_batch_norm_is_written_over_a_convolution_that_nothing_else_needs(
     norm = torch.ops.aten.native_batch_norm.default
     pairs = [(node, node.args[0]) for node in recorded.graph.nodes if node.target is norm]
     assert sum(recorded.memory.group(one) is recorded.memory.group(other) for one, other in pairs) == count
+
+
+def test_a_replay_under_another_default_device() -> None:
+    torch_graphs._empty.cache_clear()
+    cav, x = LayerCAV(norms(), "2"), torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    expected = cav.attribute(x, 1)
+    with torch.device("meta"):
+        assert_equal_bits(captum_cav.compile(cav).attribute(x, 1), expected)
+    assert_equal_bits(captum_cav.compile(cav).attribute(x, 1), expected)
