@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from captum_cav.errors import InputError
+from captum_cav.tensors import as_tensor
 
 __all__ = [
     "MOST_DISTORTION",
@@ -106,7 +107,7 @@ def spatial_map(attributions: torch.Tensor, picture_size: tuple[int, ...], chann
         >>> spatial_map(torch.ones(2, 5, 8), (5,)).shape      # the tokens of a text
         torch.Size([2, 5])
     """
-    attributions = torch.as_tensor(attributions)
+    attributions = as_tensor(attributions)
     shape = tuple(attributions.shape)
     sides = len(picture_size)
     if sides == 1:
@@ -209,7 +210,7 @@ def resize_map(ratios: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
         >>> resize_map(torch.ones(1, 1, 2), (1, 2, 4)).shape       # a volume
         torch.Size([1, 2, 4])
     """
-    ratios = torch.as_tensor(ratios)
+    ratios = as_tensor(ratios)
     if ratios.dim() < len(size) or 0 in ratios.shape[-len(size) :] or min(size) < 1:
         raise InputError(
             f"a map of shape {tuple(ratios.shape)} cannot be brought to {' x '.join(map(str, size))} cells; expected "
@@ -224,7 +225,7 @@ def resize_map(ratios: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
 
 def _weights(cells: int, new: int) -> torch.Tensor:
     """How each old cell divides its share among the new cells: shape (cells, new), each row adds up to 1."""
-    each = torch.eye(cells, dtype=torch.float64)[:, None, None]
+    each = torch.eye(cells, dtype=torch.float64, device="cpu")[:, None, None]
     weights = F.interpolate(each, (1, new), mode="bilinear", align_corners=False, antialias=True)[:, 0, 0]
     return weights / weights.sum(1, keepdim=True)
 
@@ -281,7 +282,7 @@ def check_map(ratios: torch.Tensor, name: str, dimensions: int = 2) -> torch.Ten
         >>> check_map(torch.ones(2, requires_grad=True), "words", 1)
         tensor([1., 1.])
     """
-    ratios = on_host(torch.as_tensor(ratios), f"the map {name!r}")
+    ratios = on_host(as_tensor(ratios), f"the map {name!r}")
     if ratios.dim() != dimensions or not ratios.numel():
         raise InputError(
             f"the map {name!r} has shape {tuple(ratios.shape)}; expected ({_GRIDS[dimensions]}), one number a place: "

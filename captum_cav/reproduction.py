@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from captum_cav.ablation import Ablation, Standing, ablate, positive_spots, resize_mask
 from captum_cav.errors import InputError
 from captum_cav.metrics import entropy
+from captum_cav.tensors import as_tensor
 from captum_cav.visualization.colours import new_figure
 from captum_cav.visualization.fonts import fit_fonts, writable
 
@@ -392,7 +393,7 @@ def draw_trials(picture: Any, trials: Sequence[Trial], title: str) -> Figure:
     Returns:
         The figure. No window is opened.
     """
-    pixels = torch.as_tensor(np.array(picture))
+    pixels = as_tensor(np.array(picture))
     figure = new_figure(2.4 * len(trials) + 0.6, 6.4)
     figure.suptitle(title, fontsize=12, parse_math=False)
     grid = figure.subplots(2, len(trials), squeeze=False)

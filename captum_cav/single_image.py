@@ -86,7 +86,7 @@ def batch_of(network: Network, picture: Image.Image) -> torch.Tensor:
     """
     tensors = itertools.chain(network.model.parameters(), network.model.buffers())
     # A quantized model has whole numbers as parameters and takes ordinary ones.
-    like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
+    like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0, device="cpu"))
     return network.preprocess(picture)[None].to(like.device, like.dtype)
 
 

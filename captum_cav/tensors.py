@@ -15,6 +15,18 @@ def is_number(tensor: torch.Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
+def as_tensor(numbers: Any, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """A tensor as it is, and other numbers as a tensor on the CPU, whatever the default device of torch is.
+
+    Args:
+        numbers: a tensor, an array, a number or a (nested) list of numbers.
+        dtype: the type of the numbers. None for the type that they have.
+    """
+    if isinstance(numbers, torch.Tensor):
+        return numbers if dtype is None else numbers.to(dtype)
+    return torch.as_tensor(numbers, dtype=dtype, device="cpu")
+
+
 def size_of_infinity(dtype: torch.dtype) -> float:
     """From which size on numbers of a type stand for infinity, as in masks: a thousandth of the largest number.
 

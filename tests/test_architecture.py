@@ -157,3 +157,30 @@ def test_no_module_is_hidden_behind_a_function_of_its_name() -> None:
 @pytest.mark.parametrize("module", SOURCES)
 def test_no_file_is_too_long(module: str) -> None:
     assert SOURCES[module].count("\n") <= MOST_LINES
+
+
+#: What makes tensors of nothing but numbers of Python.
+FACTORIES = set("arange as_tensor empty eye full linspace ones rand randint randn randperm tensor zeros".split())
+
+
+def without_device(source: str) -> list[str]:
+    """The calls that make a tensor on the default device of torch."""
+    return [
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and ast.unparse(node.func.value) == "torch"
+        and node.func.attr in FACTORIES
+        and all(keyword.arg != "device" for keyword in node.keywords)
+    ]
+
+
+def test_the_search_for_tensors_on_the_default_device_finds_them() -> None:
+    assert without_device("x = torch.zeros(2)\ny = f(torch.arange(3, device=x.device))") == ["torch.zeros(2)"]
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_no_tensor_is_made_on_the_default_device(module: str) -> None:
+    """A user may set that device to a GPU (``torch.set_default_device``), while numbers are wanted on the host."""
+    assert without_device(SOURCES[module]) == []

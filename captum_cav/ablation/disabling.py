@@ -17,7 +17,7 @@ from captum_cav.ablation.masks import resize_mask
 from captum_cav.ablation.result import BY, Ablation, By
 from captum_cav.errors import CAVTypeError, InputError, LayerError, OptionError
 from captum_cav.maps import sequence_channels, spatial_map
-from captum_cav.tensors import tensors_in
+from captum_cav.tensors import as_tensor, tensors_in
 from captum_cav.torch_internals import tree_map
 
 
@@ -191,7 +191,7 @@ def _check_by(by: Any) -> None:
 
 def _check_samples(inputs: torch.Tensor, mask: Any, layout: checks.Layout) -> None:
     """Refuse a picture without the dimension of the samples, which looks like signals, before the model refuses it."""
-    shape = tuple(torch.as_tensor(mask).shape)
+    shape = tuple(as_tensor(mask).shape)
     if len(layout.size) == 1 and len(shape) == 2 and shape[0] != len(inputs):
         raise InputError(
             f"inputs of shape {tuple(inputs.shape)} are {len(inputs)} samples of {layout.size[0]} places, and mask has "

@@ -46,7 +46,7 @@ def box_mask(box: Sequence[float], size: tuple[int, int]) -> torch.Tensor:
             "beyond it; expected left < right and top < bottom, as integers (pixels) or with a float among them "
             "(fractions)."
         )
-    mask = torch.zeros(size, dtype=torch.bool)
+    mask = torch.zeros(size, dtype=torch.bool, device="cpu")
     mask[top:bottom, left:right] = True
     return mask
 

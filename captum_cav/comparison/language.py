@@ -66,7 +66,7 @@ class LanguageModelMethod:
             rows = []
             for row, target in zip(inputs, targets, strict=True):
                 prompt = captum_attr.TextTokenInput(" ".join(map(str, row.tolist())), _Ids(), baselines=self.baseline)
-                found = llm.attribute(prompt, torch.tensor([target]), **options, **self.options)
+                found = llm.attribute(prompt, torch.tensor([target], device="cpu"), **options, **self.options)
                 rows.append(found.seq_attr.detach())
             return torch.stack(rows).to(inputs.device)
 
@@ -153,7 +153,7 @@ class _Ids:
 
     def encode(self, text: str, return_tensors: str | None = None, **_: Any) -> Any:
         ids = [int(word) for word in text.split()]
-        return ids if return_tensors is None else torch.tensor([ids])
+        return ids if return_tensors is None else torch.tensor([ids], device="cpu")
 
     def decode(self, ids: Any) -> str:
         return " ".join(map(str, ids.flatten().tolist() if isinstance(ids, torch.Tensor) else ids))

@@ -238,7 +238,7 @@ def as_pictures(inputs: torch.Tensor) -> torch.Tensor:
         Shape (N, H, W, 3), uint8, on the CPU.
     """
     if not inputs.is_floating_point():
-        return torch.full((len(inputs), 1, inputs.shape[2], 3), 255, dtype=torch.uint8)
+        return torch.full((len(inputs), 1, inputs.shape[2], 3), 255, dtype=torch.uint8, device="cpu")
     inputs = inputs.mean(2) if inputs.dim() == 5 else inputs[:, :, None] if inputs.dim() == 3 else inputs
     low, high = inputs.amin((1, 2, 3), keepdim=True), inputs.amax((1, 2, 3), keepdim=True)
     shown = (inputs - low) / (high - low).clamp(min=torch.finfo(inputs.dtype).tiny)

@@ -147,7 +147,7 @@ def find_clusters(maps: torch.Tensor, *, seed: int = 0) -> Clustering:
     maps = checks.check_maps(maps, sides=2).double().cpu()
     features = in_parts_of_size(maps).flatten(1).numpy()
     if len(features) < FEWEST_MAPS or features.shape[1] < 2 or not float(features.var(0).sum()) > 0:
-        return Clustering((), None, None, (), torch.zeros(len(features), 2, dtype=torch.float64))
+        return Clustering((), None, None, (), torch.zeros(len(features), 2, dtype=torch.float64, device="cpu"))
     eigenvalues, labels, inside = _best_groups(features, seed)
     if inside is None:
         return Clustering((), None, None, eigenvalues, _points(features, None))

@@ -237,7 +237,7 @@ def _as_list(value: Any) -> list[Any]:
 def _device_of(model: Callable[..., Any]) -> torch.device:
     if not isinstance(model, torch.nn.Module):
         return torch.device("cpu")
-    return next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0)).device
+    return next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0, device="cpu")).device
 
 
 def on_device(

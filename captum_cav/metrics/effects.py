@@ -283,7 +283,7 @@ def _design(count: int, masks: int, seed: int) -> tuple[torch.Tensor, torch.Tens
         Booleans of shape (masks, cells), and weights of shape (3, cells, masks): of all masks, and of either half.
     """
     if 2**count <= masks:
-        hidden = torch.arange(2**count)[:, None].bitwise_and(2 ** torch.arange(count)) > 0
+        hidden = torch.arange(2**count, device="cpu")[:, None].bitwise_and(2 ** torch.arange(count, device="cpu")) > 0
         # Over all subsets, the fit and the difference of the means are the same.
         weights = (1 - 2 * hidden.double()).T / 2 ** (count - 1)
         return hidden, weights.expand(3, -1, -1)
@@ -302,7 +302,9 @@ def _design(count: int, masks: int, seed: int) -> tuple[torch.Tensor, torch.Tens
     # A mask minus its complement leaves no constant to fit. The coefficients of +1 and -1 are half of the effects.
     fits = signs.new_zeros(3, count, pairs)
     fits[0] = torch.linalg.pinv(signs)
-    for number, (place, half) in enumerate(zip(torch.arange(pairs).chunk(2), signs.chunk(2), strict=True), 1):
+    for number, (place, half) in enumerate(
+        zip(torch.arange(pairs, device="cpu").chunk(2), signs.chunk(2), strict=True), 1
+    ):
         fits[number, :, place] = torch.linalg.pinv(half)
     return torch.cat([~shown, shown]), torch.cat([fits, -fits], 2)
 

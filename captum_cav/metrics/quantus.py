@@ -61,8 +61,8 @@ def quantus_explain_func(factory: Callable[[Any], Any], **options: Any) -> Calla
         )
 
     def explain(model: torch.nn.Module, inputs: Explanations, targets: Explanations, **_: Any) -> Explanations:
-        like = next(model.parameters(), torch.empty(0))
-        pictures = torch.as_tensor(np.asarray(inputs)).to(like)
+        like = next(model.parameters(), torch.empty(0, device="cpu"))
+        pictures = torch.as_tensor(np.asarray(inputs), device="cpu").to(like)
         found = factory(model).attribute(pictures, target=np.asarray(targets).tolist(), **options)
         if not isinstance(found, torch.Tensor):
             raise CAVTypeError(f"the attribution gave a {type(found).__name__}; expected one map, of one layer.")

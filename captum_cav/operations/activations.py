@@ -16,6 +16,7 @@ from captum_cav.operations.table import TABLE
 from captum_cav.propagation.kinds import Derivative, Kind
 from captum_cav.propagation.operation import Operation, OperationSpec, Surrogate
 from captum_cav.propagation.traits import FACTOR, Trait
+from captum_cav.tensors import as_tensor
 
 
 @of_one
@@ -100,7 +101,7 @@ def power(operation: Operation) -> Any:
         return passed_through(operation)
     is_number = isinstance(x, (int, float))
     # A number stays on the host: a copy to the device would make the host wait.
-    base = torch.as_tensor(x, dtype=torch.float64 if is_number else exponent.dtype)
+    base = as_tensor(x, dtype=torch.float64 if is_number else exponent.dtype)
     if operation.depends_on_inputs(x) or operation.in_place or not bool((base > 0).all()):
         return operation.gradient()
     factor = math.log(x) if is_number else base.log()
@@ -136,7 +137,7 @@ def glu(operation: Operation) -> Any:
 def logarithm_of_factor(operation: Operation) -> Any:
     """``a * log(b)``, decomposed."""
     a, b = operation.argument(0, "input"), operation.argument(1, "other")
-    return operation.decompose(lambda: a * torch.as_tensor(b).log())
+    return operation.decompose(lambda: a * as_tensor(b).log())
 
 
 _OF_ELEMENTS = frozenset({What.AFFINE, What.ELEMENTWISE, What.ACTIVATION})

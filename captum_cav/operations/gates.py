@@ -15,11 +15,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from captum_cav.operations.forms import form_of
 from captum_cav.propagation.operation import Operation
 from captum_cav.propagation.traits import Trait
+from captum_cav.tensors import as_tensor
 
 _SHIFTED_GATE = Trait.SHIFTED_UP | Trait.GATE | Trait.SQUASHED
 
@@ -31,7 +30,7 @@ def reciprocal_power(operation: Operation, traits: Trait) -> Trait:
     if is_exponential:
         is_gate = not operation.depends_on_inputs(operation.argument(0, "input"))
     else:
-        is_gate = bool((torch.as_tensor(exponent) < 0).all())
+        is_gate = bool((as_tensor(exponent) < 0).all())
     if not is_gate:
         return Trait.NONE
     return Trait.GATE if is_exponential else Trait.GATE | Trait.RECIPROCAL

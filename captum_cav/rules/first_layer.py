@@ -16,6 +16,7 @@ import torch
 
 from captum_cav.errors import OptionError
 from captum_cav.rules.affine import AffineRule, Bias, Share, Summands, inverse_of
+from captum_cav.tensors import as_tensor
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -56,7 +57,7 @@ class ZBoxRule(AffineRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not bool((torch.as_tensor(self.low) < torch.as_tensor(self.high)).all()):
+        if not bool((as_tensor(self.low) < as_tensor(self.high)).all()):
             raise OptionError(f"low is {self.low!r} and high {self.high!r}; expected low below high everywhere.")
 
     def shares(self, summands: Summands) -> Sequence[Share]:

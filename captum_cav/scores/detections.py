@@ -13,6 +13,7 @@ from captum_cav.checks import part_of
 from captum_cav.checks.options import as_integer
 from captum_cav.errors import CAVTypeError, InputError, OptionError, TargetError
 from captum_cav.scores.outputs import Shown, for_each_sample, refuse_output
+from captum_cav.tensors import as_tensor
 
 #: What of a detection is explained.
 Quantity: TypeAlias = Literal["score", "x1", "y1", "x2", "y2", "width", "height"]
@@ -109,7 +110,7 @@ class Detection(Shown):
         found = _samples_of(output, self)
         boxes: torch.Tensor | None = None
         if self.box is not None:
-            boxes = for_each_sample("box", torch.as_tensor(self.box), (4,), len(found)).expand(len(found), 4)
+            boxes = for_each_sample("box", as_tensor(self.box), (4,), len(found)).expand(len(found), 4)
         return torch.stack(
             [self._of_sample(number, one, None if boxes is None else boxes[number]) for number, one in enumerate(found)]
         )
@@ -144,7 +145,7 @@ def _check_box(box: Any) -> None:
         CAVTypeError, InputError: with what was given and what was expected.
     """
     try:
-        corners = torch.as_tensor(box, dtype=torch.float64)
+        corners = as_tensor(box, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
         raise CAVTypeError(f"box is {box!r}; expected four numbers x1, y1, x2, y2.") from error
     if corners.dim() not in (1, 2) or corners.shape[-1] != 4:

@@ -221,7 +221,7 @@ class SequenceCAV(ContributionAttribution):
                 for place in of_layer
                 for has_rows, part in zip(place.has_rows, next(found), strict=True)
             ]
-            matrix = torch.zeros(len(selected.values), columns, dtype=parts[0][2].dtype)
+            matrix = torch.zeros(len(selected.values), columns, dtype=parts[0][2].dtype, device="cpu")
             delta = delta.to(matrix)
             for start, has_rows, part in parts:
                 if has_rows:
@@ -312,7 +312,7 @@ class SequenceCAV(ContributionAttribution):
         ids = torch.cat(list(task.segments.values())).cpu()
         generates = "output" in segments
         if task.outputs is None:
-            outputs, spellings, probabilities = torch.zeros(1, dtype=torch.long), ["similarity"], None
+            outputs, spellings, probabilities = torch.zeros(1, dtype=torch.long, device="cpu"), ["similarity"], None
         else:
             outputs = task.outputs.cpu()
             spellings = spelled(outputs, self.tokenizer) if generates else self._classes(outputs)
@@ -363,8 +363,8 @@ def _check_causal(matrix: torch.Tensor, task: Task) -> None:
     """
     if task.first_later is None:
         return
-    columns = torch.arange(matrix.shape[1])
-    later = columns[None] >= torch.tensor(task.first_later)[:, None]
+    columns = torch.arange(matrix.shape[1], device=matrix.device)
+    later = columns[None] >= torch.tensor(task.first_later, device=matrix.device)[:, None]
     if bool((matrix * later).abs().sum() > 1e-6 * matrix.abs().sum()):
         raise ModelError(
             "tokens that come later contribute to an output, so the model does not generate one token after the other; "

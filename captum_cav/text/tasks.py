@@ -114,7 +114,7 @@ def classification(model: Any, text: torch.Tensor, targets: Sequence[Any]) -> Ta
             )
         return logits[[0] * len(indices)]
 
-    return Task(head, (text[None],), (0,), {"text": text}, torch.tensor([entry[-1] for entry in indices]))
+    return Task(head, (text[None],), (0,), {"text": text}, torch.tensor([entry[-1] for entry in indices], device="cpu"))
 
 
 def similarity(model: Any, first: torch.Tensor, second: torch.Tensor, pooling: Pooling) -> Task:

@@ -9,6 +9,7 @@ import torch
 
 from captum_cav import checks
 from captum_cav.errors import CAVTypeError, InputError
+from captum_cav.tensors import as_tensor
 
 
 def is_batch(given: Any) -> bool:
@@ -44,7 +45,7 @@ def sequences_in(given: Any, name: str, tokenizer: Any, *, adds_special: bool = 
             )
         given, mask = given["input_ids"], given.get("attention_mask")
     rows = list(given) if is_batch(given) else [given]
-    masks = [None] * len(rows) if mask is None else list(torch.as_tensor(mask).reshape(len(rows), -1))
+    masks = [None] * len(rows) if mask is None else list(as_tensor(mask).reshape(len(rows), -1))
     return [_one_sequence(row, of_row, name, tokenizer, adds_special) for row, of_row in zip(rows, masks, strict=True)]
 
 
@@ -59,7 +60,7 @@ def _one_sequence(given: Any, mask: torch.Tensor | None, name: str, tokenizer: A
         indices = [checks.as_integer(index) for index in given] if isinstance(given, (list, tuple)) else [None]
         if None in indices:
             raise CAVTypeError(f"{name} is a {type(given).__name__}; expected a text, or the indices of tokens.")
-        given = torch.tensor(indices, dtype=torch.long)
+        given = torch.tensor(indices, dtype=torch.long, device="cpu")
     if given.dim() != 1 or given.is_floating_point():
         raise InputError(
             f"{name} has shape {tuple(given.shape)} and {given.dtype}; expected integers of shape (T,) or (N, T)."

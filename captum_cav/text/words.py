@@ -237,6 +237,6 @@ def sums_over_words(values: torch.Tensor, words: Sequence[Word]) -> torch.Tensor
         >>> sums_over_words(torch.tensor([[1.0, 2.0, 4.0]]), words_of(["em", "##bed", "it"]))
         tensor([[3., 4.]])
     """
-    index = torch.tensor([number for number, word in enumerate(words) for _ in range(word.start, word.stop)])
+    numbers = [number for number, word in enumerate(words) for _ in range(word.start, word.stop)]
     sums = values.new_zeros(*values.shape[:-1], len(words))
-    return sums.index_add_(-1, index.to(values.device), values)
+    return sums.index_add_(-1, torch.tensor(numbers, device=values.device), values)

@@ -83,7 +83,7 @@ def show_features(
         bars.append((f"{len(order) - most} others", others))
         colours.append(on_white(0.5 if others > 0 else -0.5))
     if constants is not None:
-        (share,) = check_map(torch.tensor([constants]), "constants", 1).tolist()
+        (share,) = check_map(torch.tensor([constants], device="cpu"), "constants", 1).tolist()
         bars.append(("constants", share))
         colours.append(_GREY)
     figure, axis = axes or _page(len(bars), title)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from captum_cav.errors import InputError, OptionError
 from captum_cav.maps import check_map, on_host, resize_map
+from captum_cav.tensors import as_tensor
 from captum_cav.visualization.colours import (
     DIMMED,
     ENDS,
@@ -139,12 +140,12 @@ def draw_panel(
         axis.imshow(picture)
         add_caption(figure, axis, panel.title, number="" if numbered else None)
         return
-    height, width = torch.as_tensor(panel.ratios).shape
+    height, width = as_tensor(panel.ratios).shape
     number = amount(full / (height * width), panel.unit) if numbered else None
     add_caption(figure, axis, panel.title, f"{height} x {width}", number)
     axis.imshow(picture.mean(2) * (1 if panel.signed else DIMMED), cmap="gray", vmin=0, vmax=255)
     levels = in_full_colours(density, full).numpy()
-    most = float(strength(torch.as_tensor(levels), panel.signed).max())
+    most = float(strength(as_tensor(levels), panel.signed).max())
     if most == 0:
         add_note(axis, NOTHING[panel.signed])
         return

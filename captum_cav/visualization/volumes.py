@@ -15,6 +15,7 @@ from matplotlib.image import AxesImage
 from captum_cav import checks
 from captum_cav.errors import InputError, OptionError
 from captum_cav.maps import check_map, on_host, resize_map
+from captum_cav.tensors import as_tensor
 from captum_cav.visualization.colours import (
     DIMMED,
     HEAT,
@@ -265,7 +266,7 @@ def animate(
 
 def _laid(volume: Any, ratios: Any, title: str) -> tuple[np.ndarray[Any, Any], torch.Tensor]:
     """A volume in grey from 0 to 1, and contributions on its grid, both of shape (D, H, W)."""
-    values = on_host(torch.as_tensor(volume), "the volume").double()
+    values = on_host(as_tensor(volume), "the volume").double()
     if values.dim() == 4 and values.shape[3] == 3:
         values = values.mean(3)
     if values.dim() != 3:
@@ -275,7 +276,7 @@ def _laid(volume: Any, ratios: Any, title: str) -> tuple[np.ndarray[Any, Any], t
     values = check_map(values, "volume", 3)
     low, high = values.min(), values.max()
     grey = ((values - low) / (high - low if high > low else 1.0)).numpy()
-    found = torch.as_tensor(ratios)
+    found = as_tensor(ratios)
     if found.dim() == 5:
         if len(found) != 1:
             raise InputError(

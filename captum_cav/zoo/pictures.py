@@ -107,7 +107,7 @@ def efficientnet_lite_input(picture: Image.Image, size: int) -> torch.Tensor:
 def caffe_input(picture: Image.Image, size: int) -> torch.Tensor:
     """The input of networks from Caffe: shape (3, size, size), blue first, colours from 0 to 255 minus their mean."""
     rgb: torch.Tensor = functional.pil_to_tensor(squash(picture, size))
-    return rgb.flip(0).float() - torch.tensor([104.006, 116.669, 122.679])[:, None, None]
+    return rgb.flip(0).float() - torch.tensor([104.006, 116.669, 122.679], device="cpu")[:, None, None]
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
