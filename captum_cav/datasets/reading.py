@@ -197,7 +197,8 @@ class ExplainedDataset(Dataset[Explained]):
 
 def _row_of(tensors: Any, name: str, position: int) -> torch.Tensor:
     """One row of a tensor in a file. A part of the file is read, which safetensors 0.4 selects by slices only."""
-    found: torch.Tensor = tensors.get_slice(name)[position : position + 1]
+    with torch.device("cpu"):  # safetensors makes a slice on the default device of torch.
+        found: torch.Tensor = tensors.get_slice(name)[position : position + 1]
     return found[0]
 
 
