@@ -66,7 +66,7 @@ def made(name: str) -> str:
     elif benchmark == "compiled":
         report = _read(f"compiled_{what}")
         lines = [*of_compiled(report["rows"]), "", f"{report['device']}, {report['threads']} threads, torch"]
-        lines[-1] += f" {report['versions']['torch']}."
+        lines[-1] += f" {report['versions']['torch']}. {report.get('note', '')}".rstrip()
     elif benchmark == "replays":
         report = _read("replays")
         lines = of_replays(report["rows"]) if what == "bits" else refused_replays(report["rows"])
