@@ -22,12 +22,11 @@ from captum_cav.torch_internals import Overload
 __all__ = [
     "DispatchMode",
     "aliased_arguments",
-    "batch_norm_into",
     "below_autograd",
     "direct_function",
     "fused",
     "hook_registries",
-    "is_fixed_batch_norm",
+    "in_place_batch_norm",
     "is_random",
     "places_of_tensors",
     "plain_name",
@@ -123,23 +122,36 @@ def variant_with_out(operation: Overload) -> tuple[Overload, str] | None:
     return None
 
 
-def is_fixed_batch_norm(operation: Overload, args: Sequence[Any]) -> bool:
-    """Whether an operation is a batch norm with fixed statistics on a CPU: a factor and a constant for each channel."""
-    return operation is torch.ops.aten.native_batch_norm.default and not args[5] and args[0].device.type == "cpu"
+def in_place_batch_norm(operation: Overload, args: Sequence[Any]) -> Callable[..., tuple[Any, ...]] | None:
+    """A function for a batch norm with fixed statistics on a CPU, which may write its result into its input.
 
-
-def batch_norm_into(
-    x: torch.Tensor, *args: Any, out: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """A batch norm with fixed statistics on a CPU, whose result is written into ``out``. ``out`` may be ``x``.
+    Such a norm has a factor and a constant for each channel.
 
     Args:
-        x, args: the arguments of ``torch.native_batch_norm``.
-        out: the tensor.
+        operation: the aten operation.
+        args: its arguments.
+
+    Returns:
+        Takes the arguments of the operation and a tensor ``out`` for its result. None for other operations.
     """
+    if operation is torch.ops.aten.native_batch_norm.default and not args[5] and args[0].device.type == "cpu":
+        return _batch_norm_into
+    # Before torch 2.9, a recording has this operation.
+    if operation is torch.ops.aten._native_batch_norm_legit_no_training.default and args[0].device.type == "cpu":
+        return _fixed_batch_norm_into
+    return None
+
+
+def _batch_norm_into(x: torch.Tensor, *args: Any, out: torch.Tensor) -> tuple[Any, ...]:
     unsaved = _empty(x.dtype)
     torch.ops.aten.native_batch_norm.out(x, *args, out=out, save_mean=unsaved, save_invstd=unsaved)
     return out, None, None
+
+
+def _fixed_batch_norm_into(
+    x: torch.Tensor, weight: Any, bias: Any, mean: Any, variance: Any, *args: Any, out: torch.Tensor
+) -> tuple[Any, ...]:
+    return _batch_norm_into(x, weight, bias, mean, variance, False, *args, out=out)
 
 
 @functools.cache

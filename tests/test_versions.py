@@ -55,6 +55,7 @@ PRIVATE: dict[str, tuple[Any, str]] = {
     "_len_torch_function_stack": (torch._C, OLDEST),
     "_metadata": (nn.Identity().state_dict(), OLDEST),
     "_modules": (nn.Identity(), OLDEST),
+    "_native_batch_norm_legit_no_training": (torch.ops.aten, OLDEST),
     "_opname": (torch.ops.aten.add.Tensor, OLDEST),
     "_ops": (torch, OLDEST),
     "_orig_mod": (torch.compile(nn.Identity()), OLDEST),

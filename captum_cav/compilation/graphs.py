@@ -16,10 +16,9 @@ from captum_cav.errors import RecordingError
 from captum_cav.tensors import is_same_memory
 from captum_cav.torch_graphs import (
     aliased_arguments,
-    batch_norm_into,
     below_autograd,
     direct_function,
-    is_fixed_batch_norm,
+    in_place_batch_norm,
     variant_with_out,
 )
 from captum_cav.torch_internals import Overload
@@ -132,8 +131,8 @@ class RecordedGraph:
                         operation, name = variant
                         kwargs = {**kwargs, name: values[node]}
                         self.with_out[node] = direct_function(operation, args, kwargs), name
-                elif is_fixed_batch_norm(node.target, args):
-                    self.with_out[node] = batch_norm_into, "out"
+                elif (in_place := in_place_batch_norm(node.target, args)) is not None:
+                    self.with_out[node] = in_place, "out"
                     self.results[node] = _kind(values[node][0])
                 shared, written = aliased_arguments(node.target, node.args, node.kwargs)
                 is_view = shared and not written and isinstance(values[node], torch.Tensor)

@@ -247,8 +247,8 @@ def test_a_batch_norm_is_written_over_a_convolution_that_nothing_else_needs(
         assert_equal_bits(compiled.attribute(x, 1), cav.attribute(x, 1))
     (made,) = compiled._made.values()  # type: ignore[attr-defined]
     recorded = made.recording.graph
-    norm = torch.ops.aten.native_batch_norm.default
-    pairs = [(node, node.args[0]) for node in recorded.graph.nodes if node.target is norm]
+    pairs = [(node, node.args[0]) for node in recorded.graph.nodes if "batch_norm" in str(node.target)]
+    assert len(pairs) == 2
     assert sum(recorded.memory.group(one) is recorded.memory.group(other) for one, other in pairs) == count
 
 
