@@ -136,7 +136,7 @@ def in_place_batch_norm(operation: Overload, args: Sequence[Any]) -> Callable[..
     """
     if operation is torch.ops.aten.native_batch_norm.default and not args[5] and args[0].device.type == "cpu":
         return _batch_norm_into
-    # Before torch 2.9, a recording has this operation.
+    # Older versions of torch record this operation, among them 2.9.
     if operation is torch.ops.aten._native_batch_norm_legit_no_training.default and args[0].device.type == "cpu":
         return _fixed_batch_norm_into
     return None
