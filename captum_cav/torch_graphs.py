@@ -142,9 +142,11 @@ def in_place_batch_norm(operation: Overload, args: Sequence[Any]) -> Callable[..
     return None
 
 
-def _batch_norm_into(x: torch.Tensor, *args: Any, out: torch.Tensor) -> tuple[Any, ...]:
-    unsaved = _empty(x.dtype)
-    torch.ops.aten.native_batch_norm.out(x, *args, out=out, save_mean=unsaved, save_invstd=unsaved)
+def _batch_norm_into(
+    x: torch.Tensor, weight: Any, bias: Any, mean: torch.Tensor, *args: Any, out: torch.Tensor
+) -> tuple[Any, ...]:
+    unsaved = _empty(mean.dtype)  # Under autocast, statistics have another type than the input.
+    torch.ops.aten.native_batch_norm.out(x, weight, bias, mean, *args, out=out, save_mean=unsaved, save_invstd=unsaved)
     return out, None, None
 
 

@@ -252,6 +252,22 @@ def test_a_batch_norm_is_written_over_a_convolution_that_nothing_else_needs(
     assert sum(recorded.memory.group(one) is recorded.memory.group(other) for one, other in pairs) == count
 
 
+@pytest.mark.parametrize("kind", ["autocast", "statistics in float32", "half", "double"])
+def test_a_batch_norm_of_any_precision_is_written_in_place(kind: str) -> None:
+    """Under autocast, and where only the norms stay in float32, the statistics have another type than the input."""
+    dtype = {"half": torch.float16, "double": torch.float64, "statistics in float32": torch.bfloat16}.get(kind)
+    net, x = norms().to(dtype), torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0)).to(dtype)
+    if kind == "statistics in float32":
+        for module in net:
+            if isinstance(module, nn.BatchNorm2d):
+                module.float()
+    cav = LayerCAV(net, "2")
+    compiled = captum_cav.compile(cav)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=kind == "autocast"):
+        compiled.attribute(x, 1)
+        assert_equal_bits(compiled.attribute(x * 0.5, 2), cav.attribute(x * 0.5, 2))
+
+
 def test_a_replay_under_another_default_device() -> None:
     torch_graphs._empty.cache_clear()
     cav, x = LayerCAV(norms(), "2"), torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
